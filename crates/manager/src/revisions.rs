@@ -75,5 +75,7 @@ fn replaced(service: &Service, spec: Arc<ServiceSpec>, image_digest: Option<Stri
         _ => service.update.previous_version.filter(|it| *it != version),
     };
     let update = UpdateStatus { previous_version: previous, ..UpdateStatus::begun(service.spec_version) };
+    // A new run of a job replaces the one before at once.
+    let update = if spec.mode.is_job() { update.completed() } else { update };
     Service { spec, image_digest, spec_version: version, revisions, update, ..service.clone() }
 }

@@ -79,17 +79,18 @@ fn service(
 fn deploy(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     let mut keys = node.fields()?;
     spec.mode = keys.read("mode", |it| it.parsed(ServiceMode::named))?.unwrap_or_default();
-    if let Some(replicas) = keys.read("replicas", Node::number)? {
-        if spec.mode == (ServiceMode::Global {}) {
-            return Err(node.fault("a global service has one task on each node, and no `replicas`"));
-        }
-        spec.mode = ServiceMode::Replicated { replicas };
-    }
+    let mode = spec.mode;
+    let replicas = |it: &Node| mode.with_replicas(it.number()?).map_err(|why| it.fault(why));
+    spec.mode = keys.read("replicas", replicas)?.unwrap_or(mode);
+    let mode = spec.mode;
+    let most = |it: &Node| mode.with_max_concurrent(NonZeroU64::new(it.number()?)).map_err(|why| it.fault(why));
+    spec.mode = keys.read("x-flota-max-concurrent", most)?.unwrap_or(mode);
     spec.labels.extend(keys.read("labels", labels)?.unwrap_or_default());
     if let Some(node) = keys.get("resources") {
         resources(node, spec)?;
     }
-    spec.restart = keys.read("restart_policy", restart)?.unwrap_or_default();
+    let default = ServiceSpec::of_mode(spec.mode).restart;
+    spec.restart = keys.read("restart_policy", |it| restart(it, default.clone()))?.unwrap_or(default);
     spec.update = keys.read("update_config", update::update)?.unwrap_or_default();
     spec.rollback = keys.read("rollback_config", update::rollback)?.unwrap_or_default();
     spec.constraints = keys.read("placement", placement)?.unwrap_or_default();
@@ -129,8 +130,7 @@ fn amounts(keys: &mut Fields<'_>) -> Result<Resources, Fault> {
     })
 }
 
-fn restart(node: &Node) -> Result<RestartPolicy, Fault> {
-    let base = RestartPolicy::default();
+fn restart(node: &Node, base: RestartPolicy) -> Result<RestartPolicy, Fault> {
     let mut keys = node.fields()?;
     let condition = |text: &str| match text {
         "any" => Ok(RestartCondition::Any),

@@ -125,8 +125,16 @@ services:
             ("mode: global", ServiceMode::Global {}),
             ("mode: replicated", ServiceMode::Replicated { replicas: 1 }),
             ("mode: replicated, replicas: 2", ServiceMode::Replicated { replicas: 2 }),
+            ("mode: global-job", ServiceMode::GlobalJob {}),
+            (
+                "mode: replicated-job, replicas: 5, x-flota-max-concurrent: 2",
+                ServiceMode::ReplicatedJob { completions: 5, max_concurrent: NonZeroU64::new(2) },
+            ),
         ] {
-            assert_eq!(parsed(&file(deploy)).expect("a good file").services[0].mode, mode);
+            let spec = parsed(&file(deploy)).expect("a good file").services[0].clone();
+            assert_eq!(spec.mode, mode);
+            let condition = if mode.is_job() { RestartCondition::OnFailure } else { RestartCondition::Any };
+            assert_eq!(spec.restart.condition, condition, "a job that has ended well is done");
         }
     }
 
@@ -153,10 +161,10 @@ services:
                 web("deploy:\n      resources:\n        limits:\n          memory: x"),
                 "7: services.web.deploy.resources.limits.memory: `x` is not a size",
             ),
-            (web("deploy: { mode: daemon }"), "4: services.web.deploy.mode: `daemon` is neither replicated nor global"),
+            (web("deploy: { mode: daemon }"), "4: services.web.deploy.mode: `daemon` is none of replicated"),
             (
                 web("deploy: { mode: global, replicas: 2 }"),
-                "4: services.web.deploy: a global service has one task on each",
+                "4: services.web.deploy.replicas: a service of the mode global has a task on each node",
             ),
             (web("deploy: { replicas: -1 }"), "4: services.web.deploy.replicas: `-1` is not a whole number from 0"),
             (

@@ -151,11 +151,16 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             mode: match spec.mode {
                 ServiceMode::Replicated { .. } => ps::ServiceMode::Replicated,
                 ServiceMode::Global {} => ps::ServiceMode::Global,
+                ServiceMode::ReplicatedJob { .. } => ps::ServiceMode::ReplicatedJob,
+                ServiceMode::GlobalJob {} => ps::ServiceMode::GlobalJob,
             }
             .into(),
+            max_concurrent: spec.mode.max_concurrent().map_or(0, NonZeroU64::get),
             replicas: match spec.mode {
-                ServiceMode::Replicated { replicas } => replicas,
-                ServiceMode::Global {} => 0,
+                ServiceMode::Replicated { replicas: count } | ServiceMode::ReplicatedJob { completions: count, .. } => {
+                    count
+                }
+                ServiceMode::Global {} | ServiceMode::GlobalJob {} => 0,
             },
             limits: Some(spec.limits.into()),
             reservations: Some(spec.reservations.into()),
@@ -210,6 +215,11 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             mode: match ps::ServiceMode::try_from(spec.mode) {
                 Ok(ps::ServiceMode::Replicated) => ServiceMode::Replicated { replicas: spec.replicas },
                 Ok(ps::ServiceMode::Global) => ServiceMode::Global {},
+                Ok(ps::ServiceMode::ReplicatedJob) => ServiceMode::ReplicatedJob {
+                    completions: spec.replicas,
+                    max_concurrent: NonZeroU64::new(spec.max_concurrent),
+                },
+                Ok(ps::ServiceMode::GlobalJob) => ServiceMode::GlobalJob {},
                 Err(_) => return Err(Malformed::new("spec.mode", "is unknown")),
             },
             limits: spec.limits.into(),

@@ -67,7 +67,7 @@ pub enum OnPartition {
 
 /// How many tasks a service has and where they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
+#[serde(tag = "mode", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum ServiceMode {
     /// A fixed number of tasks on any nodes where they fit.
     Replicated {
@@ -76,6 +76,16 @@ pub enum ServiceMode {
     },
     /// One task on each node that meets the constraints and is not drained.
     Global {},
+    /// Tasks that end when their work is done.
+    ReplicatedJob {
+        /// The number of tasks whose program must end well.
+        completions: u64,
+        /// Largest number of tasks that run at once; `None` for all.
+        #[serde(serialize_with = "number_or_zero")]
+        max_concurrent: Option<NonZeroU64>,
+    },
+    /// A task on each node that meets the constraints and is not drained, which ends when its work is done.
+    GlobalJob {},
 }
 
 impl ServiceMode {
@@ -84,9 +94,10 @@ impl ServiceMode {
     /// # Errors
     /// There is no such mode.
     pub fn named(name: &str) -> Result<Self, String> {
-        let modes = [Self::default(), Self::Global {}];
+        let job = Self::ReplicatedJob { completions: 1, max_concurrent: None };
+        let modes = [Self::default(), Self::Global {}, job, Self::GlobalJob {}];
         let found = modes.into_iter().find(|mode| mode.as_str() == name);
-        found.ok_or_else(|| format!("`{name}` is neither replicated nor global"))
+        found.ok_or_else(|| format!("`{name}` is none of replicated, global, replicated-job and global-job"))
     }
 
     /// Returns the name of the mode that users see.
@@ -94,15 +105,63 @@ impl ServiceMode {
         match self {
             Self::Replicated { .. } => "replicated",
             Self::Global {} => "global",
+            Self::ReplicatedJob { .. } => "replicated-job",
+            Self::GlobalJob {} => "global-job",
         }
     }
 
-    /// Returns the number of tasks that a replicated service has unless it is stopped; `None` for another mode.
+    /// Returns the number of tasks that the service has in all unless it is stopped; `None` if it has one on each node.
     pub fn replicas(self) -> Option<u64> {
         match self {
             Self::Replicated { replicas } => Some(replicas),
-            Self::Global {} => None,
+            Self::ReplicatedJob { completions, .. } => Some(completions),
+            Self::Global {} | Self::GlobalJob {} => None,
         }
+    }
+
+    /// Returns the mode with this number of tasks.
+    ///
+    /// # Errors
+    /// It has a task on each node.
+    pub fn with_replicas(self, replicas: u64) -> Result<Self, String> {
+        match self {
+            Self::Replicated { .. } => Ok(Self::Replicated { replicas }),
+            Self::ReplicatedJob { max_concurrent, .. } => {
+                Ok(Self::ReplicatedJob { completions: replicas, max_concurrent })
+            }
+            Self::Global {} | Self::GlobalJob {} => {
+                Err(format!("a service of the mode {} has a task on each node, and no number of tasks", self.as_str()))
+            }
+        }
+    }
+
+    /// Returns the mode with this largest number of tasks at once; `None` for all.
+    ///
+    /// # Errors
+    /// It is another mode than that of a replicated job.
+    pub fn with_max_concurrent(self, max_concurrent: Option<NonZeroU64>) -> Result<Self, String> {
+        match self {
+            Self::ReplicatedJob { completions, .. } => Ok(Self::ReplicatedJob { completions, max_concurrent }),
+            _ => Err("it is for services of the mode replicated-job".into()),
+        }
+    }
+
+    /// Returns the largest number of tasks that run at once; `None` if all may.
+    pub fn max_concurrent(self) -> Option<NonZeroU64> {
+        match self {
+            Self::ReplicatedJob { max_concurrent, .. } => max_concurrent,
+            _ => None,
+        }
+    }
+
+    /// Returns whether the service has one task on each node.
+    pub fn is_global(self) -> bool {
+        matches!(self, Self::Global {} | Self::GlobalJob {})
+    }
+
+    /// Returns whether its tasks end when their work is done.
+    pub fn is_job(self) -> bool {
+        matches!(self, Self::ReplicatedJob { .. } | Self::GlobalJob {})
     }
 }
 
@@ -242,6 +301,12 @@ impl Default for ServiceSpec {
 }
 
 impl ServiceSpec {
+    /// Returns the default spec of a service of this mode. Tasks of a job are not started again once they have ended well.
+    pub fn of_mode(mode: ServiceMode) -> Self {
+        let condition = if mode.is_job() { RestartCondition::OnFailure } else { RestartCondition::Any };
+        Self { mode, restart: RestartPolicy { condition, ..RestartPolicy::default() }, ..Self::default() }
+    }
+
     /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, the labels
     /// of the service, how its tasks are replaced, or what its name and its ports on every node stand for differ.
     pub fn same_task(&self, newer: &Self) -> bool {

@@ -17,7 +17,7 @@ use flota_api::proto::objects;
 use crate::client::{Client, request_id};
 use crate::commands::spec_flags::SpecFlags;
 use crate::commands::{logs, task};
-use crate::error::{Usage, named};
+use crate::error::named;
 use crate::printer::{self, ListOptions};
 use crate::progress::{self, Target, WaitOptions};
 
@@ -28,7 +28,7 @@ pub(crate) enum Service {
         /// Name of the service (default: that of the image)
         #[arg(long)]
         name: Option<String>,
-        /// Number of tasks to run, or one on each node: replicated or global
+        /// Where tasks run, and whether they end: replicated, global, replicated-job or global-job
         #[arg(long, default_value = "replicated", value_parser = ServiceMode::named)]
         mode: ServiceMode,
         #[command(flatten)]
@@ -95,11 +95,8 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
     match verb {
         Service::Create { name, mode, flags, no_resolve_image, wait, image, args } => {
             let name = name.unwrap_or_else(|| default_name(&image));
-            let mut spec = ServiceSpec { name, image, command: args, mode, ..ServiceSpec::default() };
+            let mut spec = ServiceSpec { name, image, command: args, ..ServiceSpec::of_mode(mode) };
             flags.apply(&mut spec)?;
-            if spec.mode.as_str() != mode.as_str() {
-                anyhow::bail!(Usage("--replicas: a global service has one task on each node".into()));
-            }
             create(client, &spec, resolve_image(true, no_resolve_image), &wait).await
         }
         Service::Ls(options) => ls(client, &options).await,
@@ -167,16 +164,18 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     options.print_age(services.header);
     let mut rows = Vec::new();
     for row in services.services {
-        let ServiceRow { service, running, desired } = row;
+        let ServiceRow { service, running, desired, done } = row;
         let service = answered(service)?;
         let spec = &service.spec;
-        let replicas = match spec.stopped {
-            true => format!("{running}/{} (stopped)", spec.mode.replicas().unwrap_or_default()),
-            false => format!("{running}/{desired}"),
+        let replicas = match (done, spec.stopped) {
+            (Some(done), false) => format!("{running} ({done}/{desired} done)"),
+            (Some(done), true) => format!("{running} ({done}/{desired} done, stopped)"),
+            (None, true) => format!("{running}/{} (stopped)", spec.mode.replicas().unwrap_or_default()),
+            (None, false) => format!("{running}/{desired}"),
         };
         let value = json!({
             "id": service.id, "name": spec.name, "mode": spec.mode.as_str(),
-            "replicas": { "running": running, "desired": desired }, "image": spec.image, "ports": service.ports,
+            "replicas": { "running": running, "desired": desired, "done": done }, "image": spec.image, "ports": service.ports,
         });
         let cells = vec![
             printer::short_id(service.id.as_str(), &options.rows),

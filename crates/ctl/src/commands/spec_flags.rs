@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 
 use flota_api::constraint::Constraint;
-use flota_api::model::{OnPartition, RestartCondition, ServiceMode, ServiceSpec};
+use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
 
 use crate::commands::health_flags::HealthFlags;
 use crate::commands::network_flags::NetworkFlags;
@@ -35,9 +35,12 @@ pub(crate) struct SpecFlags {
 /// Those that have no file of their own.
 #[derive(Debug, Default, Args)]
 struct BasicFlags {
-    /// Number of tasks to run
+    /// Number of tasks to run; of a replicated job, those whose program must end well
     #[arg(long)]
     replicas: Option<u64>,
+    /// Largest number of tasks of a replicated job that run at once; 0 means all
+    #[arg(long, value_name = "COUNT")]
+    max_concurrent: Option<u64>,
     /// Variable to set, NAME=value; may be repeated; {{.Node.Hostname}} and the like are filled in
     #[arg(short, long, visible_alias = "env-add")]
     env: Vec<String>,
@@ -120,7 +123,11 @@ impl BasicFlags {
             }
         }
         if let Some(replicas) = self.replicas {
-            spec.mode = ServiceMode::Replicated { replicas };
+            spec.mode = spec.mode.with_replicas(replicas).map_err(|why| Usage(format!("--replicas: {why}")))?;
+        }
+        if let Some(most) = self.max_concurrent {
+            let mode = spec.mode.with_max_concurrent(NonZeroU64::new(most));
+            spec.mode = mode.map_err(|why| Usage(format!("--max-concurrent: {why}")))?;
         }
         // An empty text or a zero removes what the spec has.
         fn replace<T: Clone, U>(target: &mut Option<U>, given: &Option<T>, read: impl FnOnce(T) -> Option<U>) {

@@ -91,6 +91,7 @@ impl Progress {
         let ServiceProgress { running, desired, converged, .. } = &self.tasks;
         let replaced = format!("{} of {desired} tasks replaced", running.min(desired));
         match self.update.phase {
+            _ if let Some(done) = self.tasks.done => format!("{done} of {desired} tasks done, {running} running"),
             // A service that is stopped or was removed has no desired number of tasks.
             _ if *desired == 0 && *running > 0 => format!("{running} tasks are left"),
             _ if *desired == 0 && !converged => "stopping".to_owned(),
@@ -111,6 +112,13 @@ impl Progress {
             (format!("`ctl service update --resume {name}`"), format!("`ctl service rollback {name}`"));
         let history = format!("`ctl service history {name}`");
         match self.update.phase {
+            _ if self.tasks.failed => Some((
+                format!(
+                    "{} of {desired} tasks have done their work, and the others have failed for good",
+                    self.tasks.done.unwrap_or_default()
+                ),
+                format!("`ctl service ps {name}` shows why, `ctl service restart {name}` runs it anew"),
+            )),
             UpdatePhase::Paused => Some((
                 format!("the update is paused: {reason}"),
                 format!("{resume} continues it, {back} goes back to the spec before"),
@@ -172,6 +180,7 @@ fn hangs(target: &Target, last: &Progress, timeout: Duration) -> anyhow::Error {
     let rolls_back = last.update.phase == UpdatePhase::RollingBack;
     let update = if rolls_back { "rollback" } else { "update" };
     let what = match (desired, outdated) {
+        _ if let Some(done) = last.tasks.done => format!("{done} of {desired} tasks have done their work"),
         (0, _) if *running == 0 => "tasks have not stopped yet".to_owned(),
         (0, _) => format!("{running} tasks are left"),
         (_, 0) if last.update.is_active() && last.is_replaced() => {

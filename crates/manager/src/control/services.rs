@@ -29,6 +29,8 @@ pub(crate) struct ServiceSummary {
     pub(crate) running: u64,
     /// Number of tasks that its spec asks for.
     pub(crate) desired: u64,
+    /// Of a job, the number of tasks that have done their work; `None` for other services.
+    pub(crate) done: Option<u64>,
 }
 
 const FIELDS: &[Field<ServiceSummary>] = &[
@@ -40,7 +42,8 @@ const FIELDS: &[Field<ServiceSummary>] = &[
 
 fn summary(service: &Arc<Service>, view: &Tables) -> ServiceSummary {
     let running = view.tasks_of_service(&service.id).filter(|task| task.is_serving()).count() as u64;
-    ServiceSummary { service: Arc::clone(service), running, desired: wanted::tasks(service, view) }
+    let done = service.spec.mode.is_job().then(|| wanted::done(service, view).count() as u64);
+    ServiceSummary { service: Arc::clone(service), running, desired: wanted::tasks(service, view), done }
 }
 
 /// Refuses another mode than the service has: its tasks have other places then.

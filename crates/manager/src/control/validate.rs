@@ -9,7 +9,7 @@ use std::num::NonZeroU64;
 
 use flota_api::defaults::REPLICAS_BOUND;
 use flota_api::image_ref::ImageRef;
-use flota_api::model::ServiceSpec;
+use flota_api::model::{RestartCondition, ServiceSpec};
 use flota_api::{naming, template};
 
 use super::error::{ControlError, Violation};
@@ -34,6 +34,12 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     let bound =
         |value: u64, most: u64| (value <= most).then_some(()).ok_or(format!("{value} is over the bound of {most}"));
     check("replicas", bound(spec.mode.replicas().unwrap_or_default(), REPLICAS_BOUND));
+    if spec.mode.is_job() && spec.restart.condition == RestartCondition::Any {
+        check(
+            "restart.condition",
+            Err("a job is not started again once its work is done: `on-failure` or `none`".into()),
+        );
+    }
     let texts =
         spec.entrypoint.iter().chain(&spec.command).chain(&spec.user).chain(&spec.working_dir).chain(&spec.hostname);
     check("command", texts.clone().all(|it| !it.contains('\0')).then_some(()).ok_or("it holds a NUL byte".into()));

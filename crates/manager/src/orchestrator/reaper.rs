@@ -66,7 +66,12 @@ fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
     for task in slot {
         let unassigned = task.node_id.is_none();
         let ended = task.status.state.is_terminal() || unassigned;
-        let nowhere = !unassigned && view.node_of(task).is_none();
+        // What a job has done stays done.
+        let is_result = task.has_done_its_work()
+            && view
+                .service(&task.service_id)
+                .is_some_and(|service| service.spec.mode.is_job() && service.spec_version == task.spec_version);
+        let nowhere = !unassigned && view.node_of(task).is_none() && !is_result;
         let unwanted =
             task.desired_state == DesiredState::Remove || (unassigned && task.desired_state == DesiredState::Shutdown);
         let kept = [newest, last_failure].contains(&Some(&task.id)) || !task.status.state.is_terminal();

@@ -1,25 +1,23 @@
-//! Keeps a service at its number of tasks, or with one on each of its nodes: creates tasks, replaces those that were lost or
+//! Gives a service the tasks that its mode asks for: creates tasks, replaces those that were lost or
 //! that failed for good, scales down, carries an update from slot to slot, and moves tasks off drained nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rand::Rng;
 
-use flota_api::id::{NodeId, ServiceId, TaskId};
-use flota_api::model::{
-    Availability, FailureAction, Node, NodeState, RestartCondition, Service, ServiceMode, Task, UpdateOrder,
-    UpdateStatus,
-};
+use flota_api::id::{ServiceId, TaskId};
+use flota_api::model::{Availability, FailureAction, Node, NodeState, Service, Task, UpdateOrder, UpdateStatus};
 use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
-use flota_api::version::Timestamp;
 use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
+use super::after_end::{AfterEnd, after_end, delayed};
 use super::moves::{self, Move};
-use super::slot::{Slot, keep_order, slots};
+use super::places::{Places, places};
+use super::slot::{Slot, slots};
 use super::{task_factory, update};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
@@ -99,7 +97,7 @@ fn of_node(node: &Node, view: &Tables) -> Vec<Key> {
 
 /// Returns the keys of the services that have a task on each of their nodes.
 fn global_services(view: &Tables) -> impl Iterator<Item = Key> {
-    view.services().filter(|it| it.spec.mode == ServiceMode::Global {}).map(|it| Key::of(&it.id))
+    view.services().filter(|it| it.spec.mode.is_global()).map(|it| Key::of(&it.id))
 }
 
 /// Whether no global service can notice the difference.
@@ -118,9 +116,15 @@ fn is_moving(task: &Task, view: &Tables) -> bool {
     view.tasks_of_slot(&task.service_id, task.slot).any(|task| moves::is_leaving(task, view))
 }
 
+/// Whether the slots of the task's service wait for each other because only so many may work at once.
+fn is_bounded(task: &Task, view: &Tables) -> bool {
+    view.service(&task.service_id).is_some_and(|it| it.spec.mode.max_concurrent().is_some())
+}
+
 /// Returns the key that must be planned again after a change of this task.
 fn key_of(task: &Task, view: &Tables) -> Key {
-    if is_updating(task, view) || is_moving(task, view) { Key::of(&task.service_id) } else { Key::slot_of(task) }
+    let is_for_all = is_updating(task, view) || is_moving(task, view) || is_bounded(task, view);
+    if is_for_all { Key::of(&task.service_id) } else { Key::slot_of(task) }
 }
 
 fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
@@ -129,17 +133,30 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
     if service.update.is_active() && record_failures(service, &slots, view, plan, cx) {
         return;
     }
-    let kept = match service.spec.mode {
-        ServiceMode::Replicated { replicas } => scale_down(service, replicas, &slots, plan, cx),
-        ServiceMode::Global {} => leave_nodes(service, &slots, view, plan, cx),
-    };
+    let Places { kept, surplus, missing } = places(service, &slots, view);
+    remove(surplus.into_iter().flat_map(|slot| &slot.tasks), plan, cx);
+    // So many more slots may begin to work.
+    let at_once =
+        service.spec.mode.max_concurrent().map_or(usize::MAX, |most| usize::try_from(most.get()).unwrap_or(usize::MAX));
+    let mut room = at_once.saturating_sub(kept.values().filter(|slot| slot.is_busy()).count());
     for (number, slot) in &kept {
         if plan.is_full(cx) {
             return;
         }
-        plan_slot(service, *number, slot, view, plan, cx);
+        if service.spec.mode.is_job() {
+            // A new run takes the place of the one before.
+            let earlier = slot.live().filter(|task| task.spec_version != service.spec_version);
+            earlier.for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
+        }
+        if slot.is_busy() {
+            plan_slot(service, *number, slot, view, plan, cx);
+        } else if room > 0 {
+            let before = plan.changes.len();
+            plan_slot(service, *number, slot, view, plan, cx);
+            room -= usize::from(plan.changes.len() > before);
+        }
     }
-    for (number, pinned_to) in missing(service, &slots, &kept, view) {
+    for (number, pinned_to) in missing.into_iter().take(room) {
         if plan.is_full(cx) {
             return;
         }
@@ -195,62 +212,6 @@ fn remove<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, plan: &mut Plan, cx: &
         }
         plan.set_desired(task, DesiredState::Remove);
     }
-}
-
-/// Removes surplus slots of a replicated service and returns those that stay.
-fn scale_down<'a>(
-    service: &Service,
-    replicas: u64,
-    slots: &'a BTreeMap<u64, Slot>,
-    plan: &mut Plan,
-    cx: &PlanContext,
-) -> BTreeMap<u64, &'a Slot> {
-    let counted = || slots.iter().filter(|(_, slot)| slot.counts());
-    let keep = if service.spec.stopped { 0 } else { usize::try_from(replicas).unwrap_or(usize::MAX) };
-    if counted().count() <= keep {
-        return counted().map(|(number, slot)| (*number, slot)).collect();
-    }
-    let mut ranked = keep_order(counted().map(|(number, slot)| (*number, slot)));
-    remove(ranked.split_off(keep).into_iter().flat_map(|(_, slot)| &slot.tasks), plan, cx);
-    ranked.into_iter().collect()
-}
-
-/// Removes the slots of a global service whose nodes have no task of it any more, and returns those that stay.
-fn leave_nodes<'a>(
-    service: &Service,
-    slots: &'a BTreeMap<u64, Slot>,
-    view: &Tables,
-    plan: &mut Plan,
-    cx: &PlanContext,
-) -> BTreeMap<u64, &'a Slot> {
-    let mut nodes = BTreeSet::new();
-    let (kept, left): (Vec<_>, Vec<_>) = slots.iter().filter(|(_, slot)| slot.counts()).partition(|(_, slot)| {
-        let node = slot.pinned_to().and_then(|id| view.node(id));
-        node.is_some_and(|node| wanted::keeps(&service.spec, node) && nodes.insert(&node.id))
-    });
-    remove(left.into_iter().flat_map(|(_, slot)| &slot.tasks), plan, cx);
-    kept.into_iter().map(|(number, slot)| (*number, slot)).collect()
-}
-
-/// Returns the numbers of the slots that the service lacks, and the nodes of those of a global service.
-fn missing(
-    service: &Service,
-    slots: &BTreeMap<u64, Slot>,
-    kept: &BTreeMap<u64, &Slot>,
-    view: &Tables,
-) -> Vec<(u64, Option<NodeId>)> {
-    let nodes: Vec<Option<NodeId>> = match service.spec.mode {
-        _ if service.spec.stopped => Vec::new(),
-        ServiceMode::Replicated { replicas } => {
-            vec![None; usize::try_from(replicas).unwrap_or(usize::MAX).saturating_sub(kept.len())]
-        }
-        ServiceMode::Global {} => {
-            let served: BTreeSet<&NodeId> = kept.values().filter_map(|slot| slot.pinned_to()).collect();
-            let lacks = |node: &&Arc<Node>| wanted::takes(&service.spec, node) && !served.contains(&node.id);
-            view.nodes().filter(lacks).map(|node| Some(node.id.clone())).collect()
-        }
-    };
-    (1..).filter(|number| !slots.contains_key(number)).zip(nodes).collect()
 }
 
 /// Stops every task of a slot that is neither its current task nor its successor, nor serves until its current one does. If
@@ -330,40 +291,6 @@ fn stopping_is_lost(slot: &Slot, view: &Tables) -> bool {
 /// Whether no node can report the end of the task.
 fn unreachable(task: &Task, view: &Tables) -> bool {
     view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
-}
-
-/// When the task that replaces this failed one may start. The delay counts from when the leader learned of the end,
-/// because the clock of the node may be wrong.
-fn delayed(service: &Service, failed: &Task) -> Timestamp {
-    failed.meta.updated_at + task_factory::backoff(&service.spec.restart, failed.failures() + 1)
-}
-
-/// The decision about a slot whose newest task has ended.
-#[derive(Clone, Copy)]
-enum AfterEnd {
-    /// It stays as it is.
-    Stay,
-    /// It gets another task at once.
-    Replace,
-    /// It gets another task, which starts after the delay of its service's policy.
-    ReplaceLater,
-}
-
-fn after_end(service: &Service, last: &Task) -> AfterEnd {
-    if last.spec_version != service.spec_version {
-        return AfterEnd::Replace;
-    }
-    let policy = &service.spec.restart;
-    let within_budget = policy.max_attempts.is_none_or(|most| last.failures() < most.get());
-    match last.status.state {
-        // The task was stopped, but its slot remains: it was moved, or removed by a user.
-        _ if last.desired_state.is_stopping() => AfterEnd::Replace,
-        TaskState::Failed if policy.condition == RestartCondition::None => AfterEnd::Stay,
-        TaskState::Complete if policy.condition != RestartCondition::Any => AfterEnd::Stay,
-        TaskState::Failed | TaskState::Rejected | TaskState::Complete if within_budget => AfterEnd::ReplaceLater,
-        TaskState::Failed | TaskState::Rejected | TaskState::Complete => AfterEnd::Stay,
-        _ => AfterEnd::Replace,
-    }
 }
 
 fn advance_update(

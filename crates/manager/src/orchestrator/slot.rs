@@ -89,6 +89,16 @@ impl Slot {
         self.tasks.iter().filter(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal())
     }
 
+    /// Whether a task of it may run, or has not ended yet.
+    pub(super) fn is_busy(&self) -> bool {
+        self.live().next().is_some() || self.is_stopping()
+    }
+
+    /// Whether its newest task has done what the present spec asks for, as that of a job can.
+    pub(super) fn is_done(&self) -> bool {
+        self.newest().is_some_and(|task| task.spec_version == self.spec_version && task.has_done_its_work())
+    }
+
     /// Whether a task that was told to stop has not ended yet.
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping().next().is_some()

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use flota_api::model::{ServiceMode, ServiceSpec};
+use flota_api::model::ServiceSpec;
 use flota_api::proto::control::ResolveImage;
 
 use super::{change, get, replace};
@@ -21,10 +21,14 @@ pub(crate) struct ServiceNames {
 }
 
 /// Changes the spec of a service. If it is stopped, a user who expects tasks of it learns that it stays so.
-async fn set(client: &Client, name: &str, set: impl FnOnce(&mut ServiceSpec)) -> anyhow::Result<Target> {
+async fn set(
+    client: &Client,
+    name: &str,
+    set: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
+) -> anyhow::Result<Target> {
     let mut is_stopped = false;
     let set = |spec: &mut ServiceSpec| {
-        set(spec);
+        set(spec)?;
         is_stopped = spec.stopped;
         Ok(())
     };
@@ -49,7 +53,11 @@ pub(super) async fn scale(client: &Client, targets: &[String], wait: &WaitOption
     }
     let mut changed = Vec::new();
     for (name, replicas) in parsed {
-        changed.push(set(client, &name, |spec| spec.mode = ServiceMode::Replicated { replicas }).await?);
+        let set_replicas = |spec: &mut ServiceSpec| {
+            spec.mode = spec.mode.with_replicas(replicas).map_err(|why| Usage(format!("{name}: {why}")))?;
+            Ok(())
+        };
+        changed.push(set(client, &name, set_replicas).await?);
     }
     progress::services(client, &changed, wait).await
 }
@@ -59,7 +67,11 @@ pub(super) async fn restart(ServiceNames { services, wait }: ServiceNames, clien
     named(&services)?;
     let mut changed = Vec::new();
     for name in services {
-        changed.push(set(client, &name, |spec| spec.force += 1).await?);
+        let force = |spec: &mut ServiceSpec| {
+            spec.force += 1;
+            Ok(())
+        };
+        changed.push(set(client, &name, force).await?);
     }
     progress::services(client, &changed, &wait).await
 }

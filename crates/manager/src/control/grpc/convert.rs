@@ -100,7 +100,7 @@ impl From<NamedImage> for pc::ImageRow {
 
 impl From<ServiceSummary> for pc::ServiceRow {
     fn from(row: ServiceSummary) -> Self {
-        Self { service: Some(row.service.as_ref().into()), running: row.running, desired: row.desired }
+        Self { service: Some(row.service.as_ref().into()), running: row.running, desired: row.desired, done: row.done }
     }
 }
 
@@ -191,6 +191,8 @@ impl From<ServiceProgress> for pc::ServiceProgress {
             outdated: it.outdated,
             hanging: it.hanging.into_iter().map(Into::into).collect(),
             removed: it.removed,
+            done: it.done,
+            failed: it.has_failed,
             update: Some((&it.update).into()),
         }
     }
