@@ -333,4 +333,23 @@ mod tests {
         let error = ServiceSpec::try_from(wire(&["node.id==a", "colour==red"])).expect_err("no such key");
         assert!(error.to_string().contains("constraints[1]: `colour==red`: the key is one of"), "{error}");
     }
+
+    #[test]
+    fn every_mode_survives_the_way_to_the_wire_and_back() {
+        for (mode, json) in [
+            (ServiceMode::Replicated { replicas: 3 }, r#"{"mode":"replicated","replicas":3}"#),
+            (ServiceMode::Global {}, r#"{"mode":"global"}"#),
+            (
+                ServiceMode::ReplicatedJob { completions: 5, max_concurrent: NonZeroU64::new(2) },
+                r#"{"mode":"replicated-job","completions":5,"maxConcurrent":2}"#,
+            ),
+            (ServiceMode::GlobalJob {}, r#"{"mode":"global-job"}"#),
+        ] {
+            let spec = ServiceSpec::of_mode(mode);
+            assert_eq!(ServiceSpec::try_from(ps::ServiceSpec::from(&spec)), Ok(spec));
+            assert_eq!(serde_json::to_string(&mode).expect("it is a map"), json);
+            let named = ServiceMode::named(mode.as_str()).expect("it has a name");
+            assert_eq!(named.as_str(), mode.as_str());
+        }
+    }
 }
