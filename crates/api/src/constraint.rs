@@ -23,13 +23,58 @@ pub enum ConstraintError {
 
 /// A property of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Key {
+pub enum Key {
+    /// Its id.
     Id,
+    /// Its host name.
     Hostname,
+    /// Its role.
     Role,
+    /// Its operating system.
     Os,
+    /// Its architecture.
     Architecture,
+    /// The label of this name.
     Label(String),
+}
+
+impl Key {
+    /// Parses a property as a user types it, such as `node.labels.zone`.
+    ///
+    /// # Errors
+    /// Nodes have no such property.
+    pub fn parse(text: &str) -> Result<Self, ConstraintError> {
+        Ok(match text.trim() {
+            "node.id" => Self::Id,
+            "node.hostname" => Self::Hostname,
+            "node.role" => Self::Role,
+            "node.platform.os" => Self::Os,
+            "node.platform.arch" => Self::Architecture,
+            text => match text.strip_prefix("node.labels.") {
+                Some(label) if !label.is_empty() => Self::Label(label.to_owned()),
+                _ => return Err(ConstraintError::Key(text.to_owned())),
+            },
+        })
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id => f.write_str("node.id"),
+            Self::Hostname => f.write_str("node.hostname"),
+            Self::Role => f.write_str("node.role"),
+            Self::Os => f.write_str("node.platform.os"),
+            Self::Architecture => f.write_str("node.platform.arch"),
+            Self::Label(label) => write!(f, "node.labels.{label}"),
+        }
+    }
+}
+
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// A comparison that must hold for a node.
@@ -55,17 +100,7 @@ impl Constraint {
         if value.is_empty() {
             return Err(ConstraintError::Value(text.to_owned()));
         }
-        let key = match key {
-            "node.id" => Key::Id,
-            "node.hostname" => Key::Hostname,
-            "node.role" => Key::Role,
-            "node.platform.os" => Key::Os,
-            "node.platform.arch" => Key::Architecture,
-            _ => match key.strip_prefix("node.labels.") {
-                Some(label) if !label.is_empty() => Key::Label(label.to_owned()),
-                _ => return Err(ConstraintError::Key(text.to_owned())),
-            },
-        };
+        let key = Key::parse(key).map_err(|_| ConstraintError::Key(text.to_owned()))?;
         Ok(Self { key, equal, value: value.to_owned() })
     }
 
@@ -88,15 +123,7 @@ impl Constraint {
 
 impl fmt::Display for Constraint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.key {
-            Key::Id => f.write_str("node.id"),
-            Key::Hostname => f.write_str("node.hostname"),
-            Key::Role => f.write_str("node.role"),
-            Key::Os => f.write_str("node.platform.os"),
-            Key::Architecture => f.write_str("node.platform.arch"),
-            Key::Label(label) => write!(f, "node.labels.{label}"),
-        }?;
-        write!(f, "{}{}", if self.equal { "==" } else { "!=" }, self.value)
+        write!(f, "{}{}{}", self.key, if self.equal { "==" } else { "!=" }, self.value)
     }
 }
 

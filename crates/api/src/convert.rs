@@ -89,7 +89,7 @@ enums! {
     Filter = po::Filter, "pending_reason.refused.filter" {
         NotReady = NotReady, Drained = Drained, Paused = Paused, Constraint = Constraint, Cpu = Cpu, Memory = Memory,
         Runtime = Runtime, Privileged = Privileged, Capability = Capability, Device = Device,
-        GenericResource = GenericResource, Port = Port,
+        GenericResource = GenericResource, Port = Port, MaxReplicas = MaxReplicas,
         Encryption = Encryption,
     }
     NetworkDriver = pt::NetworkDriver, "driver" {

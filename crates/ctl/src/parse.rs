@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use flota_api::constraint::Key;
+
 use crate::error::Usage;
 
 /// Parses a size such as `512`, `64k`, `256m` or `1.5g` to bytes; units are powers of 1024, as in Docker.
@@ -28,6 +30,14 @@ pub(crate) fn duration_or_none(text: &str) -> Result<Duration, Usage> {
 pub(crate) fn filter(text: &str) -> Result<(String, String), Usage> {
     let (key, value) = text.split_once('=').ok_or_else(|| Usage("it is KEY=VALUE".into()))?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Parses a placement preference such as `spread=node.labels.zone`, as Docker has it.
+pub(crate) fn preference(text: &str) -> Result<Key, Usage> {
+    let key = text
+        .strip_prefix("spread=")
+        .ok_or_else(|| Usage("it is spread=KEY, such as spread=node.labels.zone".into()))?;
+    Key::parse(key).map_err(|error| Usage(error.to_string()))
 }
 
 /// Parses a label `NAME=value`.

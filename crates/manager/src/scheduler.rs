@@ -7,6 +7,7 @@ mod candidate;
 mod devices;
 mod filters;
 mod ranking;
+mod spread;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

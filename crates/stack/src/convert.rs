@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 use flota_api::capability;
-use flota_api::constraint::Constraint;
+use flota_api::constraint::{Constraint, Key};
 use flota_api::model::{EndpointMode, RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec};
 use flota_api::resources::{Limits, Resources};
 
@@ -93,7 +93,9 @@ fn deploy(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     spec.restart = keys.read("restart_policy", |it| restart(it, default.clone()))?.unwrap_or(default);
     spec.update = keys.read("update_config", update::update)?.unwrap_or_default();
     spec.rollback = keys.read("rollback_config", update::rollback)?.unwrap_or_default();
-    spec.constraints = keys.read("placement", placement)?.unwrap_or_default();
+    if let Some(node) = keys.get("placement") {
+        placement(node, spec)?;
+    }
     let mode = |text: &str| {
         let found = EndpointMode::ALL.iter().copied().find(|it| it.as_str() == text);
         found.ok_or_else(|| format!("`{text}` is neither vip nor dnsrr"))
@@ -148,12 +150,21 @@ fn restart(node: &Node, base: RestartPolicy) -> Result<RestartPolicy, Fault> {
     Ok(policy)
 }
 
-fn placement(node: &Node) -> Result<Vec<Constraint>, Fault> {
+fn placement(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     let mut keys = node.fields()?;
-    let constraints =
-        keys.read("constraints", |list| list.list()?.iter().map(|it| it.parsed(Constraint::parse)).collect());
+    let constraints = |list: &Node| list.list()?.iter().map(|it| it.parsed(Constraint::parse)).collect();
+    spec.constraints = keys.read("constraints", constraints)?.unwrap_or_default();
+    let preferences = |list: &Node| list.list()?.iter().map(preference).collect();
+    spec.spread_over = keys.read("preferences", preferences)?.unwrap_or_default();
+    spec.max_replicas_per_node = keys.read("max_replicas_per_node", Node::number)?.and_then(NonZeroU64::new);
+    keys.finish()
+}
+
+fn preference(node: &Node) -> Result<Key, Fault> {
+    let mut keys = node.fields()?;
+    let key = keys.required("spread")?.parsed(Key::parse)?;
     keys.finish()?;
-    Ok(constraints?.unwrap_or_default())
+    Ok(key)
 }
 
 /// Reads a list of words, or one text that is split into words.

@@ -64,7 +64,7 @@ pub(crate) fn parse(text: &str, name: &str, environment: Environment<'_>) -> Res
 mod tests {
     use std::num::NonZeroU64;
 
-    use flota_api::constraint::Constraint;
+    use flota_api::constraint::{Constraint, Key};
     use flota_api::model::{StackSpec, UpdateOrder};
 
     use super::*;
@@ -92,7 +92,10 @@ services:
       restart_policy: { condition: on-failure, delay: 2s }
       update_config: { order: start-first }
       rollback_config: { parallelism: 0 }
-      placement: { constraints: [node.role==worker] }
+      placement:
+        constraints: [node.role==worker]
+        preferences: [{ spread: node.labels.zone }]
+        max_replicas_per_node: 2
 "#;
 
     fn parsed(text: &str) -> Result<StackSpec, String> {
@@ -116,6 +119,8 @@ services:
         assert_eq!((web.update.order, web.rollback.order), (UpdateOrder::StartFirst, UpdateOrder::StopFirst));
         assert_eq!(parallelism, [Some(1), None]);
         assert_eq!(web.constraints, [Constraint::parse("node.role==worker").expect("it is good")]);
+        assert_eq!(web.spread_over, [Key::parse("node.labels.zone").expect("it is good")]);
+        assert_eq!(web.max_replicas_per_node, NonZeroU64::new(2));
     }
 
     #[test]

@@ -316,7 +316,7 @@ fn update_whose_constraint_no_node_meets_stops_no_healthy_task() {
         let before = it.picture();
         let constraints = vec!["node.labels.zone==a".into()];
         let update = UpdatePolicy { progress_deadline_ms: Some(40_000), ..policy(1, UpdateOrder::StopFirst) };
-        let spec = ServiceSpec { constraints, update: Some(update), ..spec("web", 2) };
+        let spec = ServiceSpec { constraints, update: Some(update), ..with_env("web", 2, "VERSION=2") };
         it.update(it.leader(), "update", spec).unwrap();
         it.wait("a new task waits", 5_000, tasks_are("web", 1, TaskState::Pending));
         it.pass(30_000);

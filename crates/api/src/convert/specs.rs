@@ -173,6 +173,8 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             stop_grace_ms: millis(spec.stop_grace),
             stop_signal: spec.stop_signal.clone().unwrap_or_default(),
             constraints: spec.constraints.iter().map(ToString::to_string).collect(),
+            spread_over: spec.spread_over.iter().map(ToString::to_string).collect(),
+            max_replicas_per_node: spec.max_replicas_per_node.map_or(0, NonZeroU64::get),
             on_partition: kind.into(),
             on_partition_after_ms: after,
             keep_on_node_loss: spec.keep_on_node_loss,
@@ -233,6 +235,8 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             stop_grace: Duration::from_millis(spec.stop_grace_ms),
             stop_signal: filled(spec.stop_signal),
             constraints: constraints(&spec.constraints)?,
+            spread_over: keys(&spec.spread_over)?,
+            max_replicas_per_node: NonZeroU64::new(spec.max_replicas_per_node),
             on_partition: on_partition(spec.on_partition, spec.on_partition_after_ms)?,
             keep_on_node_loss: spec.keep_on_node_loss,
             force: spec.force,
@@ -255,6 +259,14 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             stopped: spec.stopped,
         })
     }
+}
+
+fn keys(texts: &[String]) -> Result<Vec<Key>, Malformed> {
+    let parse = |(index, text): (usize, &String)| {
+        let malformed = |error| Malformed::new("spread_over", format!("can't be used: spread_over[{index}]: {error}"));
+        Key::parse(text).map_err(malformed)
+    };
+    texts.iter().enumerate().map(parse).collect()
 }
 
 fn constraints(texts: &[String]) -> Result<Vec<Constraint>, Malformed> {

@@ -270,14 +270,19 @@ impl Default for Node {
 impl Node {
     /// Returns whether the constraint holds for this node.
     pub fn satisfies(&self, constraint: &Constraint) -> bool {
-        constraint.accepts(match constraint.key() {
+        constraint.accepts(self.property(constraint.key()))
+    }
+
+    /// Returns this property of the node; `None` if it does not have the label.
+    pub fn property(&self, key: &Key) -> Option<&str> {
+        match key {
             Key::Id => Some(self.id.as_str()),
             Key::Hostname => Some(self.description.hostname.as_str()),
             Key::Role => Some(self.role.as_str()),
             Key::Os => Some(self.description.os.as_str()),
             Key::Architecture => Some(self.description.architecture.as_str()),
             Key::Label(label) => self.spec.labels.get(label).map(String::as_str),
-        })
+        }
     }
 
     /// Returns the address of the node's overlay traffic: the one that it reports, or else that of its listener.

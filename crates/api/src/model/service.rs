@@ -12,7 +12,7 @@ use super::health::HealthSpec;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
 use super::update::{Revision, UpdatePolicy, UpdateStatus};
 use super::{seconds, seconds_or_zero, text_or_empty};
-use crate::constraint::Constraint;
+use crate::constraint::{Constraint, Key};
 use crate::defaults;
 use crate::id::{ServiceId, StackId};
 use crate::resources::{Limits, Resources, number_or_zero};
@@ -221,6 +221,12 @@ pub struct ServiceSpec {
     pub healthcheck: HealthSpec,
     /// Conditions on the nodes that may run a task.
     pub constraints: Vec<Constraint>,
+    /// Properties of nodes over whose values the tasks are spread evenly, the first before the second. Nodes without a label
+    /// are a group of their own.
+    pub spread_over: Vec<Key>,
+    /// Largest number of its tasks on one node; `None` for no limit.
+    #[serde(serialize_with = "number_or_zero")]
+    pub max_replicas_per_node: Option<NonZeroU64>,
     /// The treatment of a task while its worker is connected to no manager.
     pub on_partition: OnPartition,
     /// Whether tasks wait for their node if it is lost, and start there at boot without a manager.
@@ -280,6 +286,8 @@ impl Default for ServiceSpec {
             stop_signal: None,
             healthcheck: HealthSpec::default(),
             constraints: Vec::new(),
+            spread_over: Vec::new(),
+            max_replicas_per_node: None,
             on_partition: OnPartition::Run,
             keep_on_node_loss: false,
             force: 0,
@@ -307,8 +315,8 @@ impl ServiceSpec {
         Self { mode, restart: RestartPolicy { condition, ..RestartPolicy::default() }, ..Self::default() }
     }
 
-    /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, the labels
-    /// of the service, how its tasks are replaced, or what its name and its ports on every node stand for differ.
+    /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, their nodes, the
+    /// labels of the service, how its tasks are replaced, or what its name and its ports on every node stand for differ.
     pub fn same_task(&self, newer: &Self) -> bool {
         let plain = |spec: &Self| Self {
             mode: ServiceMode::default(),
@@ -316,6 +324,9 @@ impl ServiceSpec {
             update: UpdatePolicy::default(),
             rollback: UpdatePolicy::default(),
             labels: BTreeMap::new(),
+            constraints: Vec::new(),
+            spread_over: Vec::new(),
+            max_replicas_per_node: None,
             endpoint_mode: EndpointMode::Vip,
             ports: spec.host_ports().collect(),
             ..spec.clone()

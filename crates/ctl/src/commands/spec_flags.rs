@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use anyhow::Context;
 use clap::Args;
 
-use flota_api::constraint::Constraint;
+use flota_api::constraint::{Constraint, Key};
 use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
 
 use crate::commands::health_flags::HealthFlags;
@@ -77,6 +77,12 @@ struct BasicFlags {
     /// Constraint on the node, such as node.labels.zone==a; may be repeated
     #[arg(long, visible_alias = "constraint-add")]
     constraint: Vec<String>,
+    /// Property of nodes over whose values the tasks are spread, spread=node.labels.zone; may be repeated
+    #[arg(long, visible_alias = "placement-pref-add", value_name = "PREFERENCE", value_parser = parse::preference)]
+    placement_pref: Vec<Key>,
+    /// Largest number of tasks on one node; 0 means no limit
+    #[arg(long, value_name = "COUNT")]
+    replicas_max_per_node: Option<u64>,
     /// When to restart a task: any, on-failure or none
     #[arg(long)]
     restart_condition: Option<String>,
@@ -143,6 +149,12 @@ impl BasicFlags {
         replace(&mut spec.limits.memory_bytes, &self.limit_memory, NonZeroU64::new);
         replace(&mut spec.limits.nano_cpus, &self.limit_cpu, NonZeroU64::new);
         replace(&mut spec.limits.pids, &self.limit_pids, NonZeroU64::new);
+        replace(&mut spec.max_replicas_per_node, &self.replicas_max_per_node, NonZeroU64::new);
+        for key in &self.placement_pref {
+            if !spec.spread_over.contains(key) {
+                spec.spread_over.push(key.clone());
+            }
+        }
         replace(&mut spec.restart.max_attempts, &self.restart_max_attempts, NonZeroU64::new);
         replace(&mut spec.restart.window, &self.restart_window, |it| Some(it).filter(|it| !it.is_zero()));
         set(&mut spec.reservations.memory_bytes, &self.reserve_memory);

@@ -49,8 +49,9 @@ impl ControlLoop for ServiceTasks {
                 if is_news { vec![key_of(new, view)] } else { Vec::new() }
             }
             Event::Updated { old: Object::Node(old), new: Object::Node(new) } => {
-                let lasts = |node: &Node| (node.state == NodeState::Down, node.spec.availability);
-                let mut keys = if lasts(old) == lasts(new) { Vec::new() } else { of_node(new, view) };
+                let lasts = |node: &Node| (node.state == NodeState::Down, node.spec.availability, node.role);
+                let is_same = lasts(old) == lasts(new) && has_same_properties(old, new);
+                let mut keys = if is_same { Vec::new() } else { of_node(new, view) };
                 if !is_same_place(old, new) {
                     keys.extend(global_services(view));
                 }
@@ -103,7 +104,16 @@ fn global_services(view: &Tables) -> impl Iterator<Item = Key> {
 /// Whether no global service can notice the difference.
 fn is_same_place(old: &Node, new: &Node) -> bool {
     let place = |node: &Node| (node.state == NodeState::Ready, node.spec.availability, node.role);
-    place(old) == place(new) && old.spec.labels == new.spec.labels && old.description == new.description
+    place(old) == place(new) && has_same_properties(old, new)
+}
+
+/// Whether constraints can't notice the difference, except by the role.
+fn has_same_properties(old: &Node, new: &Node) -> bool {
+    let properties = |node: &Node| {
+        let description = &node.description;
+        (description.hostname.clone(), description.os.clone(), description.architecture.clone())
+    };
+    old.spec.labels == new.spec.labels && properties(old) == properties(new)
 }
 
 /// Whether the tasks of the task's service are being replaced. Its slots then depend on each other.
@@ -111,7 +121,7 @@ fn is_updating(task: &Task, view: &Tables) -> bool {
     view.service(&task.service_id).is_some_and(|it| it.update.is_active())
 }
 
-/// Whether the task's slot has a task on a drained node. The slots of its service are then planned together.
+/// Whether the task's slot has a task that leaves its node. The slots of its service are then planned together.
 fn is_moving(task: &Task, view: &Tables) -> bool {
     view.tasks_of_slot(&task.service_id, task.slot).any(|task| moves::is_leaving(task, view))
 }

@@ -15,6 +15,7 @@ use flota_raft_store::Tables;
 
 use super::candidate::{Candidate, Rank};
 use super::filters;
+use super::spread::Spread;
 use crate::plan::Plan;
 
 /// Every node, in an order that is made as far as it is needed.
@@ -35,6 +36,8 @@ pub(super) struct Ranking<'a> {
     next: Option<Candidate<'a>>,
     /// Whether all nodes that do not refuse the spec are in `seen`.
     is_complete: bool,
+    /// Takes the place of `best` if the spec asks for a spread over groups of nodes.
+    spread: Option<Spread>,
 }
 
 impl<'a> Ranking<'a> {
@@ -63,7 +66,9 @@ impl<'a> Ranking<'a> {
         }
         let (level, walk) = (view.fewest_live_tasks(service), Box::new(view.takers()));
         let best = BinaryHeap::new();
-        let mut it = Self { service, spec, view, seen, best, early, level, walk, next: None, is_complete: false };
+        let spread = (!spec.spread_over.is_empty()).then(|| Spread::new(&spec.spread_over, &seen, service, view));
+        let (next, is_complete) = (None, false);
+        let mut it = Self { service, spec, view, seen, best, early, level, walk, next, is_complete, spread };
         (0..it.seen.len()).for_each(|index| it.rank(index));
         it
     }
@@ -80,6 +85,9 @@ impl<'a> Ranking<'a> {
         let devices = node.take(self.spec, self.view);
         let id = node.node.id.clone();
         plan.expect(Kind::Node, &id);
+        if let Some(spread) = &mut self.spread {
+            spread.count(node.node);
+        }
         self.rank(index);
         Some((id, devices))
     }
@@ -109,7 +117,14 @@ impl<'a> Ranking<'a> {
 
     /// Takes the best node out of the order.
     fn choose(&mut self) -> Option<usize> {
-        self.look_ahead();
+        if self.spread.is_some() {
+            self.complete();
+        } else {
+            self.look_ahead();
+        }
+        if let Some(spread) = &mut self.spread {
+            return spread.pop();
+        }
         let top = self.best.peek().map(|Reverse((rank, id, _))| (*rank, id));
         if let Some(next) = self.next.take_if(|next| top.is_none_or(|top| (next.rank(), &next.node.id) < top)) {
             self.seen.push(next);
@@ -130,10 +145,12 @@ impl<'a> Ranking<'a> {
     }
 
     fn complete(&mut self) {
-        self.is_complete = true;
+        if std::mem::replace(&mut self.is_complete, true) {
+            return;
+        }
         for node in self.view.takers() {
             if !self.is_early(node)
-                && self.count(node) != self.level
+                && (self.spread.is_some() || self.count(node) != self.level)
                 && let Some(node) = self.fitting(node)
             {
                 self.seen.push(node);
@@ -161,8 +178,12 @@ impl<'a> Ranking<'a> {
     /// Puts a node into the order, unless it refuses the spec.
     fn rank(&mut self, index: usize) {
         let node = &self.seen[index];
-        if self.fits(node) {
-            self.best.push(Reverse((node.rank(), node.node.id.clone(), index)));
+        if !self.fits(node) {
+            return;
+        }
+        match &mut self.spread {
+            Some(spread) => spread.push(node, index),
+            None => self.best.push(Reverse((node.rank(), node.node.id.clone(), index))),
         }
     }
 

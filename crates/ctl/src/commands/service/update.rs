@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use flota_api::constraint::Constraint;
+use flota_api::constraint::{Constraint, Key};
 use flota_api::model::{self, ServiceSpec};
 use flota_api::proto::control::PauseUpdateRequest;
 
@@ -13,11 +13,12 @@ use crate::commands::network;
 use crate::commands::network_flags::NetworkRemovals;
 use crate::commands::privilege_flags::PrivilegeRemovals;
 use crate::commands::spec_flags::SpecFlags;
+use crate::parse;
 use crate::printer;
 use crate::progress::{self, Target, WaitOptions};
 
 /// The flags, and groups of flags, that change the spec.
-const CHANGES: [&str; 15] = [
+const CHANGES: [&str; 16] = [
     "BasicFlags",
     "PrivilegeFlags",
     "NetworkFlags",
@@ -32,6 +33,7 @@ const CHANGES: [&str; 15] = [
     "env_rm",
     "label_rm",
     "constraint_rm",
+    "placement_pref_rm",
     "force",
 ];
 
@@ -57,6 +59,9 @@ pub(crate) struct Update {
     /// Constraint to remove
     #[arg(long, value_name = "CONSTRAINT")]
     constraint_rm: Vec<String>,
+    /// Preference to remove
+    #[arg(long, value_name = "PREFERENCE", value_parser = parse::preference)]
+    placement_pref_rm: Vec<Key>,
     #[command(flatten)]
     removals: PrivilegeRemovals,
     #[command(flatten)]
@@ -123,6 +128,7 @@ impl Update {
             let removed = Constraint::parse(text)?;
             spec.constraints.retain(|it| *it != removed);
         }
+        spec.spread_over.retain(|it| !self.placement_pref_rm.contains(it));
         if let Some(image) = &self.image {
             spec.image.clone_from(image);
         }
