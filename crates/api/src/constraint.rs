@@ -15,7 +15,7 @@ pub enum ConstraintError {
     #[error(
         "`{0}`: the key is one of node.id, node.hostname, node.role, node.platform.os, node.platform.arch, node.labels.NAME"
     )]
-    Key(String),
+    NodeProperty(String),
     /// The value is missing.
     #[error("`{0}`: the value is missing")]
     Value(String),
@@ -23,7 +23,7 @@ pub enum ConstraintError {
 
 /// A property of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Key {
+pub enum NodeProperty {
     /// Its id.
     Id,
     /// Its host name.
@@ -38,7 +38,7 @@ pub enum Key {
     Label(String),
 }
 
-impl Key {
+impl NodeProperty {
     /// Parses a property as a user types it, such as `node.labels.zone`.
     ///
     /// # Errors
@@ -52,13 +52,13 @@ impl Key {
             "node.platform.arch" => Self::Architecture,
             text => match text.strip_prefix("node.labels.") {
                 Some(label) if !label.is_empty() => Self::Label(label.to_owned()),
-                _ => return Err(ConstraintError::Key(text.to_owned())),
+                _ => return Err(ConstraintError::NodeProperty(text.to_owned())),
             },
         })
     }
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for NodeProperty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Id => f.write_str("node.id"),
@@ -71,7 +71,7 @@ impl fmt::Display for Key {
     }
 }
 
-impl Serialize for Key {
+impl Serialize for NodeProperty {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -80,7 +80,7 @@ impl Serialize for Key {
 /// A comparison that must hold for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Constraint {
-    key: Key,
+    key: NodeProperty,
     equal: bool,
     value: String,
 }
@@ -100,17 +100,17 @@ impl Constraint {
         if value.is_empty() {
             return Err(ConstraintError::Value(text.to_owned()));
         }
-        let key = Key::parse(key).map_err(|_| ConstraintError::Key(text.to_owned()))?;
+        let key = NodeProperty::parse(key).map_err(|_| ConstraintError::NodeProperty(text.to_owned()))?;
         Ok(Self { key, equal, value: value.to_owned() })
     }
 
     /// Returns whether the constraint names the one node that satisfies it.
     pub fn names_node(&self) -> bool {
-        self.equal && matches!(self.key, Key::Id | Key::Hostname)
+        self.equal && matches!(self.key, NodeProperty::Id | NodeProperty::Hostname)
     }
 
     /// Returns which property of a node is compared.
-    pub(crate) fn key(&self) -> &Key {
+    pub(crate) fn key(&self) -> &NodeProperty {
         &self.key
     }
 

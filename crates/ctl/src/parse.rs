@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flota_api::constraint::Key;
+use flota_api::constraint::NodeProperty;
 
 use crate::error::Usage;
 
@@ -33,11 +33,11 @@ pub(crate) fn filter(text: &str) -> Result<(String, String), Usage> {
 }
 
 /// Parses a placement preference such as `spread=node.labels.zone`, as Docker has it.
-pub(crate) fn preference(text: &str) -> Result<Key, Usage> {
+pub(crate) fn preference(text: &str) -> Result<NodeProperty, Usage> {
     let key = text
         .strip_prefix("spread=")
         .ok_or_else(|| Usage("it is spread=KEY, such as spread=node.labels.zone".into()))?;
-    Key::parse(key).map_err(|error| Usage(error.to_string()))
+    NodeProperty::parse(key).map_err(|error| Usage(error.to_string()))
 }
 
 /// Parses a label `NAME=value`.

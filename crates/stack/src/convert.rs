@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 use flota_api::capability;
-use flota_api::constraint::{Constraint, Key};
+use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{EndpointMode, RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec};
 use flota_api::resources::{Limits, Resources};
 
@@ -160,9 +160,9 @@ fn placement(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     keys.finish()
 }
 
-fn preference(node: &Node) -> Result<Key, Fault> {
+fn preference(node: &Node) -> Result<NodeProperty, Fault> {
     let mut keys = node.fields()?;
-    let key = keys.required("spread")?.parsed(Key::parse)?;
+    let key = keys.required("spread")?.parsed(NodeProperty::parse)?;
     keys.finish()?;
     Ok(key)
 }

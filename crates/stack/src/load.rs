@@ -64,7 +64,8 @@ pub(crate) fn parse(text: &str, name: &str, environment: Environment<'_>) -> Res
 mod tests {
     use std::num::NonZeroU64;
 
-    use flota_api::constraint::{Constraint, Key};
+    use flota_api::constraint::{Constraint, NodeProperty};
+    use flota_api::model::{RestartCondition, ServiceMode};
     use flota_api::model::{StackSpec, UpdateOrder};
 
     use super::*;
@@ -119,7 +120,7 @@ services:
         assert_eq!((web.update.order, web.rollback.order), (UpdateOrder::StartFirst, UpdateOrder::StopFirst));
         assert_eq!(parallelism, [Some(1), None]);
         assert_eq!(web.constraints, [Constraint::parse("node.role==worker").expect("it is good")]);
-        assert_eq!(web.spread_over, [Key::parse("node.labels.zone").expect("it is good")]);
+        assert_eq!(web.spread_over, [NodeProperty::parse("node.labels.zone").expect("it is good")]);
         assert_eq!(web.max_replicas_per_node, NonZeroU64::new(2));
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::networks::{all, parse_all, parse_filled, texts};
 use super::{FromNumber, Malformed, filled, millis, on_partition, require};
 use crate::capability::normalise;
-use crate::constraint::Constraint;
+use crate::constraint::{Constraint, NodeProperty};
 use crate::model::{
     NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec, TaskStatus,
 };
@@ -261,10 +261,10 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
     }
 }
 
-fn keys(texts: &[String]) -> Result<Vec<Key>, Malformed> {
+fn keys(texts: &[String]) -> Result<Vec<NodeProperty>, Malformed> {
     let parse = |(index, text): (usize, &String)| {
         let malformed = |error| Malformed::new("spread_over", format!("can't be used: spread_over[{index}]: {error}"));
-        Key::parse(text).map_err(malformed)
+        NodeProperty::parse(text).map_err(malformed)
     };
     texts.iter().enumerate().map(parse).collect()
 }

@@ -12,7 +12,7 @@ use super::health::HealthSpec;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
 use super::update::{Revision, UpdatePolicy, UpdateStatus};
 use super::{seconds, seconds_or_zero, text_or_empty};
-use crate::constraint::{Constraint, Key};
+use crate::constraint::{Constraint, NodeProperty};
 use crate::defaults;
 use crate::id::{ServiceId, StackId};
 use crate::resources::{Limits, Resources, number_or_zero};
@@ -223,7 +223,7 @@ pub struct ServiceSpec {
     pub constraints: Vec<Constraint>,
     /// Properties of nodes over whose values the tasks are spread evenly, the first before the second. Nodes without a label
     /// are a group of their own.
-    pub spread_over: Vec<Key>,
+    pub spread_over: Vec<NodeProperty>,
     /// Largest number of its tasks on one node; `None` for no limit.
     #[serde(serialize_with = "number_or_zero")]
     pub max_replicas_per_node: Option<NonZeroU64>,

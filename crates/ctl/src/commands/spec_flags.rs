@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use anyhow::Context;
 use clap::Args;
 
-use flota_api::constraint::{Constraint, Key};
+use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
 
 use crate::commands::health_flags::HealthFlags;
@@ -79,7 +79,7 @@ struct BasicFlags {
     constraint: Vec<String>,
     /// Property of nodes over whose values the tasks are spread, spread=node.labels.zone; may be repeated
     #[arg(long, visible_alias = "placement-pref-add", value_name = "PREFERENCE", value_parser = parse::preference)]
-    placement_pref: Vec<Key>,
+    placement_pref: Vec<NodeProperty>,
     /// Largest number of tasks on one node; 0 means no limit
     #[arg(long, value_name = "COUNT")]
     replicas_max_per_node: Option<u64>,

@@ -2,7 +2,6 @@
 //! its image is there) before the old one is stopped, and no second serving task is stopped before the first one's
 //! successor serves. A task for which there is no room elsewhere stays where it is.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use flota_api::model::{Availability, Node, NodeState, Task};
@@ -75,6 +74,8 @@ fn does_not_serve(slot: &Slot) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use flota_api::model::{NodeSpec, TaskStatus};
     use flota_api::object::StoreObject;

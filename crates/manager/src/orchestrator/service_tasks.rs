@@ -10,7 +10,7 @@ use flota_api::id::{ServiceId, TaskId};
 use flota_api::model::{Availability, FailureAction, Node, NodeState, Service, Task, UpdateOrder, UpdateStatus};
 use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object};
-use flota_api::state::{DesiredState, TaskState};
+use flota_api::state::DesiredState;
 use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 

@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use flota_api::constraint::Key;
+use flota_api::constraint::NodeProperty;
 use flota_api::id::{NodeId, ServiceId};
 use flota_api::model::Node;
 use flota_raft_store::Tables;
@@ -16,7 +16,7 @@ type Group = Vec<String>;
 
 /// Nodes by group, best first.
 pub(super) struct Spread {
-    keys: Vec<Key>,
+    keys: Vec<NodeProperty>,
     /// Tasks of the service in each group and each group of groups, by the values of the first levels.
     counts: BTreeMap<Group, u64>,
     /// The nodes that do not refuse the spec, by the values of all levels. No group is empty.
@@ -25,7 +25,7 @@ pub(super) struct Spread {
 
 impl Spread {
     /// Counts the tasks of the service on all nodes. `changed` has the nodes that differ from what the tables have.
-    pub(super) fn new(keys: &[Key], changed: &[Candidate], service: &ServiceId, view: &Tables) -> Self {
+    pub(super) fn new(keys: &[NodeProperty], changed: &[Candidate], service: &ServiceId, view: &Tables) -> Self {
         let mut it = Self { keys: keys.to_vec(), counts: BTreeMap::new(), nodes: BTreeMap::new() };
         let changed: BTreeMap<&NodeId, u64> = changed.iter().map(|it| (&it.node.id, it.of_service())).collect();
         for node in view.nodes() {

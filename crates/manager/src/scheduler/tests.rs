@@ -4,7 +4,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::plan::Change;
-use flota_api::constraint::{Constraint, Key};
+use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{
     Allowance, Attachment, Availability, DeviceId, GenericResource, Network, NetworkAttachment, NetworkSpec,
     NodeDevice, NodePort, NodeState, Protocol, PublishMode, PublishedPort, Service, ServiceMode, ServiceSpec,
@@ -96,7 +96,7 @@ fn pending(count: u64) -> impl Iterator<Item = Object> {
 #[test]
 fn tasks_spread_evenly_over_the_values_of_labels_level_by_level() {
     let over = |keys: &[&str]| {
-        let keys = keys.iter().map(|key| Key::parse(key).expect("a property of nodes")).collect();
+        let keys = keys.iter().map(|key| NodeProperty::parse(key).expect("a property of nodes")).collect();
         ServiceSpec { spread_over: keys, ..ServiceSpec::default() }
     };
     let nodes = [

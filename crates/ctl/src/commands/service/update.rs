@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use flota_api::constraint::{Constraint, Key};
+use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{self, ServiceSpec};
 use flota_api::proto::control::PauseUpdateRequest;
 
@@ -61,7 +61,7 @@ pub(crate) struct Update {
     constraint_rm: Vec<String>,
     /// Preference to remove
     #[arg(long, value_name = "PREFERENCE", value_parser = parse::preference)]
-    placement_pref_rm: Vec<Key>,
+    placement_pref_rm: Vec<NodeProperty>,
     #[command(flatten)]
     removals: PrivilegeRemovals,
     #[command(flatten)]

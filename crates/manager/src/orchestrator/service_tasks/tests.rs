@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use super::*;
 use crate::plan::Change;
-use flota_api::model::{Availability, Node, NodeState, RestartPolicy, ServiceMode, ServiceSpec, TaskStatus};
+use flota_api::model::{
+    Availability, Node, NodeState, RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, TaskStatus,
+};
 use flota_api::object::{Object, StoreObject};
+use flota_api::state::TaskState;
 use flota_api::version::{Meta, Timestamp};
 
 const NOW: Timestamp = Timestamp(1_000_000);
