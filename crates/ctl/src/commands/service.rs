@@ -1,5 +1,6 @@
 //! `ctl service …` manages services.
 
+mod explain;
 mod history;
 mod replicas;
 mod update;
@@ -76,6 +77,11 @@ pub(crate) enum Service {
     Rollback(history::Rollback),
     /// List the specs that a service has had
     History(history::History),
+    /// Say why a service is not as its spec asks
+    Explain {
+        /// Service: name, id, or beginning of an id
+        service: String,
+    },
     /// Replace all tasks of services, as an update does
     Restart(replicas::ServiceNames),
     /// Stop all tasks of services, which keep their number of tasks
@@ -115,6 +121,7 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
         Service::Update(it) => update::run(*it, client).await,
         Service::Rollback(it) => history::roll_back(it, client).await,
         Service::History(it) => history::list(it, client).await,
+        Service::Explain { service } => explain::run(service, client).await,
         Service::Restart(it) => replicas::restart(it, client).await,
         Service::Stop(it) => replicas::set_stopped(it, true, client).await,
         Service::Start(it) => replicas::set_stopped(it, false, client).await,

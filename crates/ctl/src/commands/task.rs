@@ -127,6 +127,16 @@ impl Row {
         Self { task, service: "web".into(), node, image, restarts: 0, error, health: None }
     }
 
+    #[cfg(test)]
+    pub(crate) fn with_error(self, error: &str) -> Self {
+        Self { error: error.into(), ..self }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_restarts(self, restarts: u64) -> Self {
+        Self { restarts, ..self }
+    }
+
     fn parse(row: TaskRow) -> anyhow::Result<Self> {
         let health = row.health.is_some().then(|| row.health().into());
         let task = row.task.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a task"))?;
@@ -143,6 +153,19 @@ impl Row {
 
     pub(crate) fn name(&self) -> String {
         task_name(&self.service, self.task.slot)
+    }
+
+    /// Returns why the task is not in its desired state; may be empty.
+    pub(crate) fn error(&self) -> &str {
+        &self.error
+    }
+
+    pub(crate) fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    pub(crate) fn node(&self) -> &str {
+        &self.node
     }
 
     /// Returns the digest of the task's image, if it is known.
