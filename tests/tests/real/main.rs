@@ -20,3 +20,4 @@ mod runtimes;
 mod servers;
 mod services;
 mod traffic;
+mod updates;

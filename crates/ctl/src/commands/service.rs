@@ -20,7 +20,7 @@ use crate::commands::spec_flags::SpecFlags;
 use crate::commands::{logs, task};
 use crate::error::named;
 use crate::printer::{self, ListOptions};
-use crate::progress::{self, Target, WaitOptions};
+use crate::progress::{self, Awaited, WaitOptions};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Service {
@@ -157,7 +157,7 @@ async fn create(
     printer::warnings(&warnings);
     let id = service.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a service"))?.id;
     printer::line(&id);
-    progress::service(client, &Target { id, name: spec.name.clone(), begins_update: false }, wait).await
+    progress::service(client, &Awaited { id, name: spec.name.clone(), begins_update: false }, wait).await
 }
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
@@ -228,7 +228,7 @@ async fn change(
     name: &str,
     resolve_image: ResolveImage,
     change: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
-) -> anyhow::Result<Target> {
+) -> anyhow::Result<Awaited> {
     let service = get(client, name).await?;
     let mut spec = service.spec.as_ref().clone();
     change(&mut spec)?;
@@ -243,7 +243,7 @@ async fn replace(
     service: &model::Service,
     spec: &ServiceSpec,
     resolve_image: ResolveImage,
-) -> anyhow::Result<Target> {
+) -> anyhow::Result<Awaited> {
     let request = UpdateServiceRequest {
         request_id: request_id(),
         service: service.id.to_string(),
@@ -257,7 +257,7 @@ async fn replace(
     let new = answered(new)?;
     // An update may already have been rolled back to the spec before; then it is among the earlier ones.
     let begins_update = (new.spec_version, &new.revisions) != (service.spec_version, &service.revisions);
-    Ok(Target { id: service.id.to_string(), name: spec.name.clone(), begins_update })
+    Ok(Awaited { id: service.id.to_string(), name: spec.name.clone(), begins_update })
 }
 
 async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
@@ -269,7 +269,7 @@ async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Re
         let request = RemoveRequest { request_id: request_id(), name: service.id.to_string(), force: false };
         client.change(request, |mut control, request| async move { control.remove_service(request).await }).await?;
         printer::line(name);
-        gone.push(Target { id: service.id.to_string(), name: name.clone(), begins_update: false });
+        gone.push(Awaited { id: service.id.to_string(), name: name.clone(), begins_update: false });
     }
     progress::services(client, &gone, wait).await
 }

@@ -15,7 +15,7 @@ use crate::error::Hinted;
 
 /// A service whose change is waited for.
 #[derive(Clone, Debug)]
-pub(crate) struct Target {
+pub(crate) struct Awaited {
     pub(crate) id: String,
     pub(crate) name: String,
     /// Whether the change has begun an update. If that is rolled back, the change has failed; any other rollback
@@ -24,7 +24,7 @@ pub(crate) struct Target {
 }
 
 /// Waits until the service matches its spec or, if it was removed, until all its tasks are gone.
-pub(crate) async fn service(client: &Client, target: &Target, wait: &WaitOptions) -> anyhow::Result<()> {
+pub(crate) async fn service(client: &Client, target: &Awaited, wait: &WaitOptions) -> anyhow::Result<()> {
     if wait.detach {
         return Ok(());
     }
@@ -32,7 +32,7 @@ pub(crate) async fn service(client: &Client, target: &Target, wait: &WaitOptions
 }
 
 /// Waits for all services within one timeout.
-pub(crate) async fn services(client: &Client, all: &[Target], wait: &WaitOptions) -> anyhow::Result<()> {
+pub(crate) async fn services(client: &Client, all: &[Awaited], wait: &WaitOptions) -> anyhow::Result<()> {
     let until = Instant::now() + wait.timeout;
     for target in all {
         let timeout = until.saturating_duration_since(Instant::now());
@@ -41,7 +41,7 @@ pub(crate) async fn services(client: &Client, all: &[Target], wait: &WaitOptions
     Ok(())
 }
 
-async fn wait_for_service(client: &Client, target: &Target, wait: &WaitOptions) -> anyhow::Result<()> {
+async fn wait_for_service(client: &Client, target: &Awaited, wait: &WaitOptions) -> anyhow::Result<()> {
     let until = Instant::now() + wait.timeout;
     let (mut line, mut last) = (ProgressLine::new(), Progress::default());
     let watch = client.watch(
@@ -105,7 +105,7 @@ impl Progress {
     }
 
     /// Returns why the wait is over without success, and what a user can do, if it is.
-    fn failure(&self, target: &Target) -> Option<(String, String)> {
+    fn failure(&self, target: &Awaited) -> Option<(String, String)> {
         let (name, reason) = (&target.name, self.reason());
         let ServiceProgress { desired, outdated, .. } = self.tasks;
         let (resume, back) =
@@ -154,7 +154,7 @@ impl Progress {
 }
 
 /// Shows a report, and returns whether the wait is over.
-fn show(target: &Target, progress: &Progress, line: &mut ProgressLine) -> anyhow::Result<ControlFlow<()>> {
+fn show(target: &Awaited, progress: &Progress, line: &mut ProgressLine) -> anyhow::Result<ControlFlow<()>> {
     let name = &target.name;
     if progress.tasks.removed {
         line.show(format!("{name}: removed"));
@@ -174,7 +174,7 @@ fn show(target: &Target, progress: &Progress, line: &mut ProgressLine) -> anyhow
     Ok(if progress.tasks.converged { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
-fn hangs(target: &Target, last: &Progress, timeout: Duration) -> anyhow::Error {
+fn hangs(target: &Awaited, last: &Progress, timeout: Duration) -> anyhow::Error {
     let (name, waited) = (&target.name, timeout.as_secs_f64());
     let ServiceProgress { running, desired, outdated, .. } = &last.tasks;
     let rolls_back = last.update.phase == UpdatePhase::RollingBack;
@@ -224,8 +224,8 @@ mod tests {
         HangingTask { name: name.into(), state: "pending".into(), reason: reason.into(), stuck }
     }
 
-    fn target(begins_update: bool) -> Target {
-        Target { id: "s1".into(), name: "web".into(), begins_update }
+    fn target(begins_update: bool) -> Awaited {
+        Awaited { id: "s1".into(), name: "web".into(), begins_update }
     }
 
     fn line() -> ProgressLine {

@@ -116,7 +116,7 @@ fn tasks_spread_evenly_over_the_values_of_labels_level_by_level() {
     let racks = over(&["node.labels.zone", "node.labels.rack"]);
     let placed = planned(&view(racks, 9, vec![]), "s");
     assert_eq!(placed, ["p1@e", "p2@a", "p3@d", "p4@e", "p5@c", "p6@d", "p7@e", "p8@b", "p9@d"]);
-    let there = task("r", "s", "d", TaskState::Running).into_object();
+    let there = Task { slot: 9, ..task("r", "s", "d", TaskState::Running) }.into_object();
     assert_eq!(planned(&view(zones(), 3, vec![there]), "s"), ["p1@e", "p2@a", "p3@e"]);
     let few = ServiceSpec { max_replicas_per_node: NonZeroU64::new(1), ..zones() };
     let placed = planned(&view(few, 6, vec![]), "s");
@@ -145,10 +145,10 @@ fn tasks_spread_over_the_nodes_that_have_the_fewest_of_their_service_then_of_all
     let mut objects: Vec<Object> = ["a", "b", "c"].map(|id| node(id).into_object()).into();
     objects.push(service("s", ServiceSpec::default()).into_object());
     objects.push(service("other", ServiceSpec::default()).into_object());
-    objects.push(task("r", "s", "a", TaskState::Running).into_object());
+    objects.push(Task { slot: 9, ..task("r", "s", "a", TaskState::Running) }.into_object());
     objects.push(task("o", "other", "b", TaskState::Running).into_object());
     objects.push(task("p1", "s", "", TaskState::Pending).into_object());
-    objects.push(task("p2x", "s", "", TaskState::Pending).into_object());
+    objects.push(Task { slot: 2, ..task("p2x", "s", "", TaskState::Pending) }.into_object());
     assert_eq!(planned(&view(objects.clone()), "s"), ["p1@c", "p2x@b"], "service balance wins, total breaks ties");
     // Many tasks of another service do not keep this one away.
     objects

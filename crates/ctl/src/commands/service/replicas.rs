@@ -9,7 +9,7 @@ use super::{change, get, replace};
 use crate::client::Client;
 use crate::error::{Usage, named};
 use crate::printer;
-use crate::progress::{self, Target, WaitOptions};
+use crate::progress::{self, Awaited, WaitOptions};
 
 /// The services that a command is for.
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ async fn set(
     client: &Client,
     name: &str,
     set: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
-) -> anyhow::Result<Target> {
+) -> anyhow::Result<Awaited> {
     let mut is_stopped = false;
     let set = |spec: &mut ServiceSpec| {
         set(spec)?;
@@ -89,7 +89,7 @@ pub(super) async fn set_stopped(
         let service = get(client, &name).await?;
         let mut spec = service.spec.as_ref().clone();
         if spec.stopped == stopped {
-            targets.push(Target { id: service.id.to_string(), name: spec.name, begins_update: false });
+            targets.push(Awaited { id: service.id.to_string(), name: spec.name, begins_update: false });
         } else {
             spec.stopped = stopped;
             targets.push(replace(client, &service, &spec, ResolveImage::Changed).await?);

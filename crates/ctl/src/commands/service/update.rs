@@ -15,7 +15,7 @@ use crate::commands::privilege_flags::PrivilegeRemovals;
 use crate::commands::spec_flags::SpecFlags;
 use crate::parse;
 use crate::printer;
-use crate::progress::{self, Target, WaitOptions};
+use crate::progress::{self, Awaited, WaitOptions};
 
 /// The flags, and groups of flags, that change the spec.
 const CHANGES: [&str; 16] = [
@@ -92,7 +92,7 @@ pub(super) async fn run(update: Update, client: &Client) -> anyhow::Result<()> {
             let service = set_paused(client, service, false).await?;
             // Whoever continues a rollback wants it to be done.
             let begins_update = !service.update.is_rollback();
-            let target = Target { id: service.id.to_string(), name: service.spec.name.clone(), begins_update };
+            let target = Awaited { id: service.id.to_string(), name: service.spec.name.clone(), begins_update };
             progress::service(client, &target, wait).await
         }
         (_, _, true) => history::roll_back(Rollback::to_last(service.clone(), wait.clone()), client).await,
