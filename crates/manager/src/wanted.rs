@@ -11,6 +11,7 @@ use flota_raft_store::Tables;
 /// have it instead.
 pub(crate) fn keeps(spec: &ServiceSpec, node: &Node) -> bool {
     !spec.stopped
+        && !node.has_left()
         && node.spec.availability != Availability::Drain
         && spec.constraints.iter().all(|constraint| node.satisfies(constraint))
 }

@@ -191,7 +191,7 @@ fn failure_of_a_start_first_update_takes_nothing_from_what_serves() {
         it.pass(10_000);
         assert_eq!(it.picture(), before);
         roll_back(it, STARTED_FIRST, None).unwrap();
-        it.wait("the rollback is done", 20_000, update_is(STARTED_FIRST, UpdatePhase::Completed));
+        it.wait("the rollback is done", 20_000, update_is(STARTED_FIRST, UpdatePhase::RolledBack));
         assert_eq!(it.picture(), before, "the old tasks have what is wanted");
     });
 }
@@ -210,7 +210,7 @@ fn user_brings_a_service_back_to_any_kept_spec_and_its_number_of_tasks_stays() {
             it.converge();
         }
         roll_back(it, "web", Some(1)).unwrap();
-        it.wait("it is done", 30_000, update_is("web", UpdatePhase::Completed));
+        it.wait("it is done", 30_000, update_is("web", UpdatePhase::RolledBack));
         let all = |version| (1..=4).map(|slot| (slot, version)).collect::<BTreeSet<_>>();
         assert_eq!(serving(it.cluster(), "web"), Ok(all(1)));
         let first = service(it.cluster(), "web").unwrap();
@@ -222,9 +222,11 @@ fn user_brings_a_service_back_to_any_kept_spec_and_its_number_of_tasks_stays() {
             answer.unwrap().into_inner().revisions.iter().map(version).collect::<Vec<_>>()
         };
         assert_eq!(history(it), [1, 3, 2]);
-        roll_back(it, "web", None).unwrap();
-        it.wait("it is done", 30_000, update_is("web", UpdatePhase::Completed));
-        assert_eq!(serving(it.cluster(), "web"), Ok(all(3)), "the one that was in place last");
+        let error = roll_back(it, "web", None).unwrap_err();
+        assert!(error.message().contains("service `web` is back at spec 1 already: say which other one"), "{error}");
+        roll_back(it, "web", Some(3)).unwrap();
+        it.wait("it is done", 30_000, update_is("web", UpdatePhase::RolledBack));
+        assert_eq!(serving(it.cluster(), "web"), Ok(all(3)));
         assert_eq!(history(it), [3, 1, 2]);
         for (version, why) in [(3, "service `web` has spec 3 now"), (9, "there is no spec 9 of service `web` any more")]
         {

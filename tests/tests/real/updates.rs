@@ -40,7 +40,7 @@ fn a_bad_update_is_rolled_back_or_paused_and_the_user_goes_on_from_there() {
     assert_eq!(update_state(&cluster, "web"), "paused");
     assert_eq!(running(&cluster, "web").len(), 2, "no other slot is touched");
     cluster.ok("service rollback web");
-    assert_eq!(update_state(&cluster, "web"), "completed");
+    assert_eq!(update_state(&cluster, "web"), "rolled-back");
     assert_eq!(running(&cluster, "web").len(), 3);
     let history = cluster.rows("service history web");
     assert_eq!(history[0]["version"], 1, "an earlier spec has its number again");

@@ -376,3 +376,13 @@ pub struct Service {
     /// The ports on which every node answers, all with a published port.
     pub ports: Vec<PublishedPort>,
 }
+
+impl Service {
+    /// Returns the digests of the images that its specs, the present one and those that are kept, stand for.
+    pub fn image_digests(&self) -> impl Iterator<Item = &str> {
+        self.image_digest
+            .iter()
+            .chain(self.revisions.iter().filter_map(|it| it.image_digest.as_ref()))
+            .map(String::as_str)
+    }
+}

@@ -233,12 +233,11 @@ impl UpdateStatus {
         Self { phase, reason: Some(reason), ..self.clone() }
     }
 
-    /// Returns the status in which it goes on. In the slots for which `is_replaced` is false, a new task is tried once more;
-    /// the new task of the others stays, whether it works by now or not.
+    /// Returns the status in which it goes on. The new tasks of `failed_slots` stay, whether they work by now or not; in the
+    /// others that have failed, a new task is tried once more.
     #[must_use]
-    pub fn resumed(&self, is_replaced: impl Fn(u64) -> bool) -> Self {
+    pub fn resumed(&self, failed_slots: BTreeSet<u64>) -> Self {
         let phase = if self.is_rollback() { UpdatePhase::RollingBack } else { UpdatePhase::Updating };
-        let failed_slots = self.failed_slots.iter().copied().filter(|slot| is_replaced(*slot)).collect();
         Self { phase, reason: None, failed_slots, ..self.clone() }
     }
 

@@ -124,10 +124,10 @@ impl Progress {
                 format!("{resume} continues it, {back} goes back to the spec before"),
             )),
             UpdatePhase::RollbackPaused => Some((
-                format!("the update has failed, and its rollback is paused: {reason}"),
+                format!("the rollback is paused: {reason}"),
                 format!("{resume} continues the rollback, {history} lists the specs to go back to"),
             )),
-            UpdatePhase::RolledBack if target.begins_update => Some((
+            UpdatePhase::RolledBack if target.begins_update && self.update.rollback_cause.is_some() => Some((
                 format!("the update has failed and was rolled back: {}", self.cause()),
                 format!("{history} shows the specs, `ctl service ps {name}` the tasks"),
             )),
@@ -145,7 +145,7 @@ impl Progress {
             (UpdatePhase::Updating, Some(reason)) => {
                 Some(format!("the update goes on although a new task has failed: {reason}"))
             }
-            (UpdatePhase::RollingBack, _) => {
+            (UpdatePhase::RollingBack, _) if self.update.rollback_cause.is_some() => {
                 Some(format!("the update has failed and is being rolled back: {}", self.cause()))
             }
             _ => None,
@@ -191,7 +191,8 @@ fn hangs(target: &Awaited, last: &Progress, timeout: Duration) -> anyhow::Error 
             format!("the {update} is not done: {running} of {desired} tasks run, {left} are still to be replaced")
         }
     };
-    let cause = rolls_back.then(|| format!("\n  the update has failed: {}", printable(last.cause())));
+    let cause = last.update.rollback_cause.as_ref().filter(|_| rolls_back);
+    let cause = cause.map(|cause| format!("\n  the update has failed: {}", printable(cause)));
     let reasons: String = grouped(last.tasks.hanging.iter()).map(|(_, it)| format!("\n  {}", printable(&it))).collect();
     anyhow::anyhow!("service {name}: {what} after {waited:.0} s{}{reasons}", cause.unwrap_or_default())
 }

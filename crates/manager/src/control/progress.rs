@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use flota_api::id::{ServiceId, is_id};
-use flota_api::model::{Image, NodeState, PendingReason, Service, Task, UpdateStatus};
+use flota_api::model::{Image, Node, NodeState, PendingReason, Service, Task, UpdateStatus};
 use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
@@ -217,8 +217,16 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
     let stopping = tasks
         .iter()
         .any(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal() && !is_node_lost(view, task));
-    let outdated = tasks.iter().filter(|task| task.is_live() && task.spec_version != service.spec_version).count();
-    let desired = wanted::tasks(service, view);
+    let outdated = tasks.iter().copied();
+    let outdated = outdated.filter(|task| task.is_live() && task.spec_version != service.spec_version);
+    // A task on a node that takes none now keeps its spec until the node does.
+    let (waiting, outdated): (Vec<_>, Vec<_>) = outdated.partition(|task| {
+        let takes = |node: &Arc<Node>| wanted::takes(&service.spec, node);
+        task.pinned_to.as_ref().is_some_and(|id| !view.node(id).is_some_and(takes))
+    });
+    let outdated = outdated.len();
+    let waiting = waiting.iter().filter(|task| !is_node_lost(view, task)).count() as u64;
+    let desired = wanted::tasks(service, view).saturating_sub(waiting);
     let done = service.spec.mode.is_job().then(|| wanted::done(service, view).count() as u64);
     let is_complete = match done {
         Some(done) => done == desired && running == 0 || service.spec.stopped && running == 0,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flota_api::clock::Random;
 use flota_api::id::{ServiceId, StackId};
-use flota_api::model::{Revision, Service, ServiceSpec, Task, UpdatePhase};
+use flota_api::model::{Revision, Service, ServiceSpec, Task, UpdatePhase, UpdateStatus};
 use flota_api::object::Kind;
 use flota_api::state::DesiredState;
 use flota_api::version::Version;
@@ -180,9 +180,14 @@ impl<M: Member> Control<M> {
                 ControlError::invalid("version", why)
             };
             let restored = revisions::restored(service, version, view).ok_or_else(unknown)?;
-            // It was set when other rules may have held.
+            // It was set when other rules may have held, and other networks may have been there.
             validate::check(&restored.spec)?;
-            Ok(restored)
+            let spec = with_ids(&restored.spec, view, &BTreeMap::new())?;
+            let update = match spec.mode.is_job() {
+                true => restored.update,
+                false => UpdateStatus { phase: UpdatePhase::RollingBack, ..UpdateStatus::default() },
+            };
+            Ok(Service { spec: Arc::new(spec), update, ..restored })
         };
         self.change_service(request_id, reference, change).await
     }
@@ -196,14 +201,20 @@ impl<M: Member> Control<M> {
     ) -> Result<Arc<Service>, ControlError> {
         let change = |service: &Service, view: &Tables| {
             let update = &service.update;
-            let is_wanted = |task: &Task| task.is_live() && task.desired_state == DesiredState::Running;
+            let fails = |task: &Task| task.status.attempt > 1 || task.status.is_unhealthy();
+            let stays = |task: &Task| {
+                task.is_live()
+                    && task.desired_state == DesiredState::Running
+                    && task.spec_version == service.spec_version
+                    && fails(task)
+            };
             let name = &service.spec.name;
             let update = match paused {
                 true if update.is_active() => update.paused("a user has paused it".into()),
-                false if update.is_paused() => update.resumed(|slot| {
-                    let mut tasks = view.tasks_of_slot(&service.id, slot);
-                    tasks.any(|task| is_wanted(task) && task.spec_version == service.spec_version)
-                }),
+                false if update.is_paused() => {
+                    let tasks = view.tasks_of_service(&service.id);
+                    update.resumed(tasks.filter(|task| stays(task)).map(|task| task.slot).collect())
+                }
                 true => return Err(ControlError::invalid("service", format!("`{name}` is not being updated"))),
                 false => return Err(ControlError::invalid("service", format!("the update of `{name}` is not paused"))),
             };

@@ -17,6 +17,8 @@ use super::error::{ControlError, Violation};
 /// Smallest memory limit in bytes. The kernel refuses smaller ones, or no program can start within them.
 const LEAST_MEMORY: u64 = 4 << 20;
 const SPEC_BOUND: usize = 256 << 10;
+/// Most levels of a spread: more groups of groups than any cluster has.
+const SPREAD_BOUND: usize = 8;
 
 /// Returns every rule that `spec` breaks.
 pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
@@ -39,6 +41,9 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
             "restart.condition",
             Err("a job is not started again once its work is done: `on-failure` or `none`".into()),
         );
+    }
+    if spec.spread_over.len() > SPREAD_BOUND {
+        check("spread_over", Err(format!("{} levels are over the bound of {SPREAD_BOUND}", spec.spread_over.len())));
     }
     let texts =
         spec.entrypoint.iter().chain(&spec.command).chain(&spec.user).chain(&spec.working_dir).chain(&spec.hostname);
@@ -65,6 +70,9 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     update::judge(spec, &mut check);
     let texts = texts.chain(&spec.env).chain(spec.labels.iter().flat_map(|(key, value)| [key, value]));
     let size: usize = texts.chain(privileges::texts(spec)).chain(health::texts(spec)).map(String::len).sum();
+    let places =
+        spec.constraints.iter().map(ToString::to_string).chain(spec.spread_over.iter().map(ToString::to_string));
+    let size = size + places.map(|it| it.len()).sum::<usize>();
     check("spec", (size <= SPEC_BOUND).then_some(()).ok_or(format!("{size} bytes are over the bound of {SPEC_BOUND}")));
     found
 }

@@ -4,6 +4,7 @@ use flota_api::model::{RestartCondition, Service, Task};
 use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
 
+use super::slot::Slot;
 use super::task_factory;
 
 /// The decision about a slot whose newest task has ended.
@@ -17,9 +18,15 @@ pub(super) enum AfterEnd {
     ReplaceLater,
 }
 
+/// Whether a task of the slot has done all that the service asks of it.
+pub(super) fn is_done(service: &Service, slot: &Slot) -> bool {
+    service.spec.restart.condition != RestartCondition::Any && slot.is_done()
+}
+
 /// Returns what follows the end of `last`, the newest task of its slot.
 pub(super) fn after_end(service: &Service, last: &Task) -> AfterEnd {
-    if last.spec_version != service.spec_version {
+    // While an update is paused, a slot keeps the spec that it has.
+    if last.spec_version != service.spec_version && !service.update.is_paused() {
         return AfterEnd::Replace;
     }
     let policy = &service.spec.restart;

@@ -40,7 +40,10 @@ pub(super) fn places<'a>(service: &Service, slots: &'a BTreeMap<u64, Slot>, view
             vec![None; usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(kept.len())]
         }
         ServiceMode::Global {} | ServiceMode::GlobalJob {} => {
-            let served: BTreeSet<&NodeId> = kept.values().filter_map(|slot| slot.pinned_to()).collect();
+            // The task that leaves a node has ended before the next one begins there.
+            let stopping = slots.values().filter(|slot| slot.is_stopping());
+            let served: BTreeSet<&NodeId> =
+                kept.values().copied().chain(stopping).filter_map(|slot| slot.pinned_to()).collect();
             let lacks = |node: &&Arc<Node>| wanted::takes(&service.spec, node) && !served.contains(&node.id);
             view.nodes().filter(lacks).map(|node| Some(node.id.clone())).collect()
         }

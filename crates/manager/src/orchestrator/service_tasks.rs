@@ -7,14 +7,14 @@ use std::sync::Arc;
 use rand::Rng;
 
 use flota_api::id::{ServiceId, TaskId};
-use flota_api::model::{Availability, FailureAction, Node, NodeState, Service, Task, UpdateOrder, UpdateStatus};
+use flota_api::model::{Availability, FailureAction, Node, NodeState, Service, ServiceMode, Task, UpdateStatus};
 use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object};
 use flota_api::state::DesiredState;
 use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
-use super::after_end::{AfterEnd, after_end, delayed};
+use super::after_end::{self, AfterEnd, after_end, delayed};
 use super::moves::{self, Move};
 use super::places::{Places, places};
 use super::slot::{Slot, slots};
@@ -57,6 +57,8 @@ impl ControlLoop for ServiceTasks {
                 }
                 keys
             }
+            // A node of a global service may get its next task now.
+            Event::Removed(Object::Task(task)) if task.pinned_to.is_some() => vec![Key::of(&task.service_id)],
             // Without it the slot may no longer count, and then the service needs another one.
             Event::Removed(Object::Task(task)) if task.desired_state != DesiredState::Remove => {
                 let slot = Slot::new(view.tasks_of_slot(&task.service_id, task.slot), task.spec_version);
@@ -144,6 +146,10 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
         return;
     }
     let Places { kept, surplus, missing } = places(service, &slots, view);
+    if let Some(update) = caught_up(service, &kept, view) {
+        plan.put(Service { update, ..service.as_ref().clone() });
+        return;
+    }
     remove(surplus.into_iter().flat_map(|slot| &slot.tasks), plan, cx);
     // So many more slots may begin to work.
     let at_once =
@@ -186,8 +192,17 @@ fn record_failures(
     plan: &mut Plan,
     cx: &PlanContext,
 ) -> bool {
-    let counted = slots.iter().filter(|(_, slot)| slot.counts()).map(|(number, slot)| (*number, slot)).collect();
-    let failures = update::outlook(service, &counted, cx.now).failures;
+    let counted: BTreeMap<u64, &Slot> =
+        slots.iter().filter(|(_, slot)| slot.counts()).map(|(number, slot)| (*number, slot)).collect();
+    let failed_slots = &service.update.failed_slots;
+    let gone = |number: &u64| !counted.contains_key(number);
+    if failed_slots.iter().any(gone) {
+        // A slot that gets the number anew is watched as any other.
+        let failed_slots = failed_slots.iter().copied().filter(|number| !gone(number)).collect();
+        plan.put(Service { update: UpdateStatus { failed_slots, ..service.update.clone() }, ..service.clone() });
+        return true;
+    }
+    let failures = update::outlook(service, &counted, view, cx).failures;
     let Some((number, why)) = failures.first_key_value() else { return false };
     let reason = format!("{}: {why}", task_name(&service.spec.name, *number));
     let mut update = service.update.clone();
@@ -209,8 +224,21 @@ fn record_failures(
     true
 }
 
+/// Returns the status of an update that had ended before nodes were there that have tasks of an earlier spec, and that goes
+/// on now.
+fn caught_up(service: &Service, kept: &BTreeMap<u64, &Slot>, view: &Tables) -> Option<UpdateStatus> {
+    let update = &service.update;
+    let has_ended = service.spec.mode == (ServiceMode::Global {}) && !update.is_active() && !update.is_paused();
+    let is_late = |(number, slot): (&u64, &&Slot)| {
+        update::is_outdated(slot)
+            && !update.failed_slots.contains(number)
+            && !update::waits_for_node(service, slot, view)
+    };
+    (has_ended && kept.iter().any(is_late)).then(|| update.resumed(update.failed_slots.clone()))
+}
+
 fn plan_slot(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
-    stop_doubles(service, number, slot, plan);
+    stop_doubles(service, number, slot, plan, cx);
     fill(service, number, slot, view, plan, cx);
 }
 
@@ -226,11 +254,15 @@ fn remove<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, plan: &mut Plan, cx: &
 
 /// Stops every task of a slot that is neither its current task nor its successor, nor serves until its current one does. If
 /// that has failed, it is stopped instead, and the one that serves stays.
-fn stop_doubles(service: &Service, number: u64, slot: &Slot, plan: &mut Plan) {
+fn stop_doubles(service: &Service, number: u64, slot: &Slot, plan: &mut Plan, cx: &PlanContext) {
     if faults::is_on(Fault::DoublePlacement) {
         return;
     }
-    let predecessor = slot.predecessor().filter(|_| update::policy(service).order == UpdateOrder::StartFirst);
+    let settled = slot.current().and_then(|task| update::settled_at(update::policy(service), task));
+    let predecessor = slot.predecessor().filter(|_| settled.is_none_or(|at| at > cx.now));
+    if let Some(at) = settled.filter(|_| predecessor.is_some()) {
+        plan.retry_at(at);
+    }
     let has_failed = predecessor.is_some() && service.update.failed_slots.contains(&number);
     let current = slot.current().filter(|_| !has_failed);
     let kept = [current, slot.successor(), predecessor].map(|task| task.map(|task| &task.id));
@@ -248,14 +280,22 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
         let waits = stays && node.is_some_and(|it| it.spec.availability != Availability::Drain);
         task.node_id.is_some() && gone && !waits
     };
+    if after_end::is_done(service, slot) {
+        // A task that was prepared to take its place has nothing left to do.
+        slot.live().for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
+        return;
+    }
     if let Some(successor) = slot.successor() {
+        // A slot whose new task has failed keeps its old one until a user decides.
+        let is_given_up = service.update.failed_slots.contains(&number) && update::is_outdated(slot);
         // Its task stays where it is after all, as its node is no longer drained.
         let stays = |task: &Arc<Task>| !moves::is_leaving(task, view) && !lost(task);
         let is_needless = slot.current().is_some_and(|task| task.spec_version == service.spec_version && stays(task));
         let is_leaving = moves::is_leaving(successor, view);
-        if lost(successor) || is_leaving || is_needless || successor.spec_version != service.spec_version {
+        if lost(successor) || is_leaving || is_needless || is_given_up || successor.spec_version != service.spec_version
+        {
             plan.set_desired(successor, DesiredState::Shutdown);
-        } else if slot.current().is_none() && stopping_is_lost(slot, view) {
+        } else if slot.current().is_none() && stopping_is_lost(service, slot, view) {
             // The old task has ended, so its place is free.
             plan.set_desired(successor, DesiredState::Running);
         }
@@ -275,7 +315,7 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
         }
         None => match slot.newest().map(|last| (last, after_end(service, last))) {
             // The slot gets a new task only once the old one has ended.
-            _ if !stopping_is_lost(slot, view) => return,
+            _ if !stopping_is_lost(service, slot, view) => return,
             Some((_, AfterEnd::Stay)) => return,
             Some((last, AfterEnd::ReplaceLater)) => Some(delayed(service, last)),
             Some((_, AfterEnd::Replace)) | None => None,
@@ -293,9 +333,13 @@ fn put_new(task: Task, plan: &mut Plan, cx: &mut PlanContext) {
     plan.put(task);
 }
 
-/// Whether every task that is stopping is on a node that can't report its end. Such tasks are not waited for.
-fn stopping_is_lost(slot: &Slot, view: &Tables) -> bool {
-    slot.stopping().all(|task| unreachable(task, view))
+/// Whether every task that is stopping is on a node that can't report its end. Such tasks are not waited for, unless the
+/// service keeps its tasks on their nodes: the container may still run there.
+fn stopping_is_lost(service: &Service, slot: &Slot, view: &Tables) -> bool {
+    let is_kept = |node: &Arc<Node>| {
+        service.spec.keep_on_node_loss && !node.has_left() && node.spec.availability != Availability::Drain
+    };
+    slot.stopping().all(|task| unreachable(task, view) && !view.node_of(task).is_some_and(is_kept))
 }
 
 /// Whether no node can report the end of the task.
@@ -313,7 +357,7 @@ fn advance_update(
     if !service.update.is_active() || !plan.changes.is_empty() {
         return;
     }
-    let outlook = update::outlook(service, kept, cx.now);
+    let outlook = update::outlook(service, kept, view, cx);
     if outlook.is_done {
         plan.put(Service { update: service.update.completed(), ..service.as_ref().clone() });
         return;

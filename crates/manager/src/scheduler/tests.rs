@@ -126,6 +126,16 @@ fn tasks_spread_evenly_over_the_values_of_labels_level_by_level() {
 }
 
 #[test]
+fn another_placement_concerns_the_tasks_that_wait() {
+    let old = service("s", ServiceSpec::default());
+    let event = Event::Updated { old: old.clone().into_object(), new: old.clone().into_object() };
+    let idle = view(vec![old.clone().into_object()]);
+    assert_eq!(Scheduler.dirtied_by(&event, &idle), []);
+    let waits = view(vec![old.into_object(), task("p", "s", "", TaskState::Pending).into_object()]);
+    assert_eq!(Scheduler.dirtied_by(&event, &waits), [Key::of("s")]);
+}
+
+#[test]
 fn a_new_task_may_stand_beside_the_one_that_it_replaces_although_the_node_has_as_many_as_allowed() {
     let spec = ServiceSpec { max_replicas_per_node: NonZeroU64::new(1), ..ServiceSpec::default() };
     for desired_state in [DesiredState::Running, DesiredState::Ready] {

@@ -101,8 +101,12 @@ fn summary(service: &Service, running: u64, desired: u64, done: Option<u64>) -> 
             lines.push(format!("  {resume} continues it, {back} goes back to the spec before"));
         }
         UpdatePhase::RollingBack | UpdatePhase::RollbackPaused | UpdatePhase::RolledBack => {
-            let cause = because(&update.rollback_cause);
-            lines.push(format!("the last update has failed, and it is back at spec {}{cause}", service.spec_version));
+            lines.push(match &update.rollback_cause {
+                Some(cause) => {
+                    format!("the last update has failed, and it is back at spec {}: {cause}", service.spec_version)
+                }
+                None => format!("a user has brought it back to spec {}", service.spec_version),
+            });
             if update.is_paused() {
                 lines.push(format!("  the rollback is paused{}; {resume} continues it", because(&update.reason)));
             }

@@ -38,10 +38,11 @@ fn within(duration: Duration, least: Duration) -> Result<(), String> {
 
 /// Refuses an order in which no task could ever be replaced.
 fn order(policy: &UpdatePolicy, spec: &ServiceSpec) -> Result<(), String> {
-    let pin = spec.constraints.iter().find(|it| it.names_node());
-    match (policy.order, spec.host_ports().next(), pin) {
-        (UpdateOrder::StartFirst, Some(port), Some(pin)) => Err(format!(
-            "start-first can't work: the new task runs beside the old one, both on one node ({pin}), where both need \
+    let named = spec.constraints.iter().find(|it| it.names_node()).map(ToString::to_string);
+    let is_global = spec.mode.is_global().then(|| "each in its turn".to_owned());
+    match (policy.order, spec.host_ports().next(), named.or(is_global)) {
+        (UpdateOrder::StartFirst, Some(port), Some(node)) => Err(format!(
+            "start-first can't work: the new task runs beside the old one, both on one node ({node}), where both need \
              port {}/{}; use stop-first",
             port.published.unwrap_or(port.target),
             port.protocol
