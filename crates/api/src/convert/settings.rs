@@ -83,7 +83,10 @@ mod tests {
         for (spec, expected) in [
             (ps::ServiceSpec { memory_swap: Some(-2), ..good() }, "the field `memory_swap` is -2, below -1"),
             (ps::ServiceSpec { ulimits: limit("nofile", -2), ..good() }, "the field `ulimits.soft` is -2, below -1"),
-            (ps::ServiceSpec { ulimits: limit("x", 1), ..good() }, "the field `ulimits` can't be used: `x` is not a limit"),
+            (
+                ps::ServiceSpec { ulimits: limit("x", 1), ..good() },
+                "the field `ulimits` can't be used: `x` is not a limit",
+            ),
             (ps::ServiceSpec { pull: 7, ..good() }, "the field `pull` has an unknown value"),
         ] {
             let error = ServiceSpec::try_from(spec).expect_err(expected).to_string();

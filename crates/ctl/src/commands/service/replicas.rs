@@ -21,14 +21,19 @@ pub(crate) struct ServiceNames {
 }
 
 /// Changes the spec of a service. If it is stopped, a user who expects tasks of it learns that it stays so.
-async fn set(client: &Client, name: &str, set: impl FnOnce(&mut ServiceSpec)) -> anyhow::Result<Target> {
+async fn set(
+    client: &Client,
+    name: &str,
+    resolve_image: ResolveImage,
+    set: impl FnOnce(&mut ServiceSpec),
+) -> anyhow::Result<Target> {
     let mut is_stopped = false;
     let set = |spec: &mut ServiceSpec| {
         set(spec);
         is_stopped = spec.stopped;
         Ok(())
     };
-    let target = change(client, name, ResolveImage::Changed, set).await?;
+    let target = change(client, name, resolve_image, set).await?;
     if is_stopped {
         printer::message(&format!("note: {name} is stopped, and stays so until `ctl service start {name}`"));
     }
@@ -49,7 +54,9 @@ pub(super) async fn scale(client: &Client, targets: &[String], wait: &WaitOption
     }
     let mut changed = Vec::new();
     for (name, replicas) in parsed {
-        changed.push(set(client, &name, |spec| spec.mode = ServiceMode::Replicated { replicas }).await?);
+        // The tasks that are added run the image of the others.
+        let scale = |spec: &mut ServiceSpec| spec.mode = ServiceMode::Replicated { replicas };
+        changed.push(set(client, &name, ResolveImage::Never, scale).await?);
     }
     progress::services(client, &changed, wait).await
 }
@@ -59,7 +66,7 @@ pub(super) async fn restart(ServiceNames { services, wait }: ServiceNames, clien
     named(&services)?;
     let mut changed = Vec::new();
     for name in services {
-        changed.push(set(client, &name, |spec| spec.force += 1).await?);
+        changed.push(set(client, &name, ResolveImage::Changed, |spec| spec.force += 1).await?);
     }
     progress::services(client, &changed, &wait).await
 }
@@ -80,7 +87,7 @@ pub(super) async fn set_stopped(
             targets.push(Target { id: service.id.to_string(), name: spec.name, begins_update: false });
         } else {
             spec.stopped = stopped;
-            targets.push(replace(client, &service, &spec, ResolveImage::Changed).await?);
+            targets.push(replace(client, &service, &spec, ResolveImage::Never).await?);
         }
         printer::line(&name);
     }

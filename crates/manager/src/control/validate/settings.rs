@@ -44,7 +44,10 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
     let mut limited = BTreeSet::new();
     for (index, limit) in spec.ulimits.iter().enumerate() {
         let result = limit.check().map_err(|error| error.to_string());
-        check(&format!("ulimits[{index}]"), result.and_then(|()| once(limited.insert(limit.name), limit.name.as_str())));
+        check(
+            &format!("ulimits[{index}]"),
+            result.and_then(|()| once(limited.insert(limit.name), limit.name.as_str())),
+        );
     }
     check("sysctls", few(spec.sysctls.len()));
     for (name, value) in &spec.sysctls {
