@@ -19,4 +19,5 @@ mod retries;
 mod runtimes;
 mod servers;
 mod services;
+mod settings;
 mod traffic;
