@@ -69,7 +69,7 @@ mod tests {
     use std::num::NonZeroU64;
 
     use flota_api::constraint::Constraint;
-    use flota_api::model::{StackSpec, UpdateOrder};
+    use flota_api::model::{ServiceMode, StackSpec, UpdateOrder};
 
     use super::*;
 
