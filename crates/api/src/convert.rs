@@ -9,6 +9,7 @@ mod endpoints;
 mod health;
 mod networks;
 mod objects;
+mod settings;
 mod specs;
 mod streams;
 mod tunnels;
@@ -18,8 +19,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::model::{
-    Availability, Balancer, EndpointMode, FailureAction, Filter, HealthState, NetworkDriver, NodeState,
-    NodeStateReason, OnPartition, Protocol, PublishMode, RestartCondition, Role, UpdateOrder, UpdatePhase,
+    Availability, Balancer, EndpointMode, FailureAction, Filter, HealthState, LogDriver, NetworkDriver, NodeState,
+    NodeStateReason, OnPartition, Protocol, PublishMode, PullPolicy, RestartCondition, Role, UpdateOrder, UpdatePhase,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
@@ -104,6 +105,8 @@ enums! {
         Pause = Pause, Continue = Continue, Rollback = Rollback,
     }
     UpdateOrder = ps::UpdateOrder, "update.order" { StopFirst = StopFirst, StartFirst = StartFirst }
+    LogDriver = ps::LogDriver, "log.driver" { JsonFile = JsonFile, None = None }
+    PullPolicy = ps::PullPolicy, "pull" { Missing = Missing, Always = Always }
     UpdatePhase = po::UpdatePhase, "service.update.phase" {
         Completed = Completed, Updating = Updating, Paused = Paused, RollingBack = RollingBack,
         RollbackPaused = RollbackPaused, RolledBack = RolledBack,

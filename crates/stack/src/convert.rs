@@ -5,10 +5,12 @@ mod devices;
 mod health;
 mod networks;
 mod privileges;
+mod settings;
 mod update;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
+use std::path::Path;
 
 use flota_api::capability;
 use flota_api::constraint::{Constraint, NodeProperty};
@@ -18,13 +20,19 @@ use flota_api::resources::{Limits, Resources};
 use crate::fields::Fields;
 use crate::parse;
 use crate::tree::{Fault, Node, Value};
+use crate::words;
 use networks::Declared;
 
-/// Returns the value of a variable of the environment.
-pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// What a file refers to outside of itself.
+pub(crate) struct Context<'a> {
+    /// Returns the value of a variable of the environment.
+    pub(crate) environment: &'a dyn Fn(&str) -> Option<String>,
+    /// The folder at which paths begin.
+    pub(crate) folder: &'a Path,
+}
 
 /// Converts a whole file.
-pub(crate) fn stack(name: &str, document: &Node, environment: Environment<'_>) -> Result<StackSpec, Fault> {
+pub(crate) fn stack(name: &str, document: &Node, context: &Context<'_>) -> Result<StackSpec, Fault> {
     let none = || document.fault("the file has no services");
     if matches!(document.value, Value::Null) {
         return Err(none());
@@ -35,7 +43,7 @@ pub(crate) fn stack(name: &str, document: &Node, environment: Environment<'_>) -
     let services = keys.get("services").map(Node::map).transpose()?.filter(|map| !map.is_empty()).ok_or_else(none)?;
     let mut networks = Declared::read(name, keys.get("networks"))?;
     keys.finish()?;
-    let service = |(key, node): (&String, _)| service((name, key), node, &mut networks, environment);
+    let service = |(key, node): (&String, _)| service((name, key), node, &mut networks, context);
     let services = services.iter().map(service).collect::<Result<_, _>>()?;
     Ok(StackSpec { name: name.to_owned(), services, networks: networks.finish() })
 }
@@ -44,16 +52,17 @@ fn service(
     (stack, key): (&str, &str),
     node: &Node,
     networks: &mut Declared,
-    environment: Environment<'_>,
+    context: &Context<'_>,
 ) -> Result<ServiceSpec, Fault> {
     let mut keys = node.fields()?;
     let name = format!("{stack}_{key}");
     let mut spec = ServiceSpec { name, image: keys.required("image")?.text()?, ..ServiceSpec::default() };
-    spec.command = keys.read("command", words)?.unwrap_or_default();
-    spec.entrypoint = keys.read("entrypoint", words)?.unwrap_or_default();
-    let variables = keys.read("environment", |node| variables(node, environment))?.unwrap_or_default();
+    spec.command = keys.read("command", command)?.unwrap_or_default();
+    spec.entrypoint = keys.read("entrypoint", command)?.unwrap_or_default();
+    let mut variables = keys.read("env_file", |node| settings::variables(node, context))?.unwrap_or_default();
+    variables.extend(keys.read("environment", |node| self::variables(node, context))?.unwrap_or_default());
     spec.env = variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-    spec.labels = keys.read("labels", labels)?.unwrap_or_default();
+    spec.container_labels = keys.read("labels", labels)?.unwrap_or_default();
     spec.working_dir = keys.text("working_dir")?;
     spec.user = keys.text("user")?;
     spec.hostname = keys.text("hostname")?;
@@ -68,6 +77,7 @@ fn service(
     let drop = keys.read("cap_drop", Node::texts)?.unwrap_or_default();
     capability::amend(&mut spec.cap_add, &mut spec.cap_drop, &add, &drop);
     spec.devices = keys.read("devices", devices::mapped)?.unwrap_or_default();
+    settings::read(&mut keys, &mut spec)?;
     networks.service(key, &mut keys, &mut spec)?;
     if let Some(node) = keys.get("deploy") {
         deploy(node, &mut spec)?;
@@ -85,7 +95,7 @@ fn deploy(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     let mode = spec.mode;
     let most = |it: &Node| mode.with_max_concurrent(NonZeroU64::new(it.number()?)).map_err(|why| it.fault(why));
     spec.mode = keys.read("x-flota-max-concurrent", most)?.unwrap_or(mode);
-    spec.labels.extend(keys.read("labels", labels)?.unwrap_or_default());
+    spec.labels = keys.read("labels", labels)?.unwrap_or_default();
     if let Some(node) = keys.get("resources") {
         resources(node, spec)?;
     }
@@ -168,43 +178,19 @@ fn preference(node: &Node) -> Result<NodeProperty, Fault> {
 }
 
 /// Reads a list of words, or one text that is split into words.
-fn words(node: &Node) -> Result<Vec<String>, Fault> {
+fn command(node: &Node) -> Result<Vec<String>, Fault> {
     match &node.value {
         Value::List(_) => node.texts(),
-        Value::Scalar(_) => node.parsed(split),
+        Value::Scalar(_) => node.parsed(words::split),
         _ => Err(node.unexpected("a text or a list")),
     }
 }
 
-/// Splits `text` into words at white space, except within quotes. A backslash makes the next character literal, except
-/// within single quotes.
-fn split(text: &str) -> Result<Vec<String>, String> {
-    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        match (quote, character) {
-            (Some(open), _) if character == open => quote = None,
-            (None, '"' | '\'') => {
-                quote = Some(character);
-                word.get_or_insert_default();
-            }
-            (None, _) if character.is_whitespace() => words.extend(word.take()),
-            (None | Some('"'), '\\') => word.get_or_insert_default().extend(characters.next()),
-            _ => word.get_or_insert_default().push(character),
-        }
-    }
-    if quote.is_some() {
-        return Err(format!("`{text}` has an unclosed quote"));
-    }
-    words.extend(word);
-    Ok(words)
-}
-
 /// Reads variables. One without a value has that of the environment.
-fn variables(node: &Node, environment: Environment<'_>) -> Result<BTreeMap<String, String>, Fault> {
+fn variables(node: &Node, context: &Context<'_>) -> Result<BTreeMap<String, String>, Fault> {
     pairs(node, |name, node| {
         let unset = || node.fault(format!("`{name}` has no value, and the environment of ctl has none either"));
-        environment(name).ok_or_else(unset)
+        (context.environment)(name).ok_or_else(unset)
     })
 }
 

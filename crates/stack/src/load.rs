@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use flota_api::model::StackSpec;
 
-use crate::convert::{self, Environment};
+use crate::convert::{self, Context};
 use crate::tree::{self, Fault};
 
 const FILE_BOUND: u64 = 16 << 20;
@@ -42,7 +42,7 @@ pub enum LoadError {
 }
 
 /// Reads a stack from a file. `name` becomes the stack's name and the prefix of its services' names. Variables without a
-/// value have that of this process's environment.
+/// value have that of this process's environment, and paths in the file begin at its folder.
 ///
 /// # Errors
 /// The file can't be read, has more than 16 MiB, or has a key or value that is not understood.
@@ -53,11 +53,15 @@ pub fn load(path: &Path, name: &str) -> Result<StackSpec, LoadError> {
     }
     let text = std::fs::read_to_string(path).map_err(read)?;
     let content = |Fault { line, key, why }| LoadError::Content { path: path.to_owned(), line, key, why };
-    parse(&text, name, &|name| std::env::var(name).ok()).map_err(content)
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let context = Context { environment: &|name| std::env::var(name).ok(), folder };
+    tree::parse(&text).and_then(|document| convert::stack(name, &document, &context)).map_err(content)
 }
 
-pub(crate) fn parse(text: &str, name: &str, environment: Environment<'_>) -> Result<StackSpec, Fault> {
-    convert::stack(name, &tree::parse(text)?, environment)
+/// Parses a text as if it were a file in the present folder, for tests.
+#[cfg(test)]
+pub(crate) fn parse(text: &str, name: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<StackSpec, Fault> {
+    convert::stack(name, &tree::parse(text)?, &Context { environment, folder: Path::new("") })
 }
 
 #[cfg(test)]
@@ -111,8 +115,9 @@ services:
         assert_eq!((web.name.as_str(), web.image.as_str(), web.mode.replicas()), ("shop_web", "whoami", Some(3)));
         assert_eq!(web.command, ["serve", "two words"]);
         assert_eq!(web.env, ["NODE={{.Node.Hostname}}", "PORT=8080", "USER=ada"]);
-        let labels: Vec<String> = web.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        assert_eq!(labels, ["a=b", "bare=", "empty=", "team=shop"]);
+        let labels = [&web.labels, &web.container_labels]
+            .map(|labels| labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" "));
+        assert_eq!(labels, ["a=b bare=", "empty= team=shop"]);
         let limits = [web.limits.nano_cpus, web.limits.memory_bytes, web.limits.pids].map(|it| it.map(NonZeroU64::get));
         assert_eq!(limits, [Some(500_000_000), Some(64 << 20), Some(20)]);
         assert_eq!(web.reservations.nano_cpus, 100_000_000);

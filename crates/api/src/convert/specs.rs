@@ -4,11 +4,11 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::networks::{all, parse_all, parse_filled, texts};
-use super::{FromNumber, Malformed, filled, millis, on_partition, require};
+use super::{FromNumber, Malformed, filled, millis, on_partition, require, settings};
 use crate::capability::normalise;
 use crate::constraint::{Constraint, NodeProperty};
 use crate::model::{
-    NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec, TaskStatus,
+    Bound, NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec, TaskStatus,
 };
 use crate::proto::{specs as ps, types as pt};
 use crate::resources::{Limits, Resources};
@@ -196,6 +196,17 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             update: Some((&spec.update).into()),
             rollback: Some((&spec.rollback).into()),
             stopped: spec.stopped,
+            read_only: spec.read_only,
+            tty: spec.tty,
+            shm_size: spec.shm_size.map_or(0, NonZeroU64::get),
+            ulimits: spec.ulimits.iter().map(Into::into).collect(),
+            sysctls: spec.sysctls.clone(),
+            groups: spec.groups.clone(),
+            container_labels: spec.container_labels.clone(),
+            memory_swap: spec.memory_swap.map(Bound::number),
+            oom_score_adj: spec.oom_score_adj,
+            log: Some(spec.log.into()),
+            pull: spec.pull.number(),
         }
     }
 }
@@ -257,6 +268,17 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             update: spec.update.try_into()?,
             rollback: spec.rollback.try_into()?,
             stopped: spec.stopped,
+            read_only: spec.read_only,
+            tty: spec.tty,
+            shm_size: NonZeroU64::new(spec.shm_size),
+            ulimits: all(spec.ulimits)?,
+            sysctls: spec.sysctls,
+            groups: spec.groups,
+            container_labels: spec.container_labels,
+            memory_swap: spec.memory_swap.map(|it| settings::bound("memory_swap", it)).transpose()?,
+            oom_score_adj: spec.oom_score_adj,
+            log: spec.log.try_into()?,
+            pull: FromNumber::from_number(spec.pull)?,
         })
     }
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::device::{DeviceMapping, GenericResource};
 use super::health::HealthSpec;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
+use super::setting::{Bound, LogSpec, PullPolicy, Ulimit, bound_or_zero};
 use super::update::{Revision, UpdatePolicy, UpdateStatus};
 use super::{seconds, seconds_or_zero, text_or_empty};
 use crate::constraint::{Constraint, NodeProperty};
@@ -185,7 +186,7 @@ pub struct ServiceSpec {
     pub entrypoint: Vec<String>,
     /// Replaces the image's command unless it is empty.
     pub command: Vec<String>,
-    /// Variables as `NAME=value`, added to the image's own; values may hold templates.
+    /// Variables as `NAME=value`, added to the image's own; values may hold templates. `NAME` alone removes the variable.
     pub env: Vec<String>,
     /// Replaces the image's working directory.
     #[serde(serialize_with = "text_or_empty")]
@@ -261,6 +262,30 @@ pub struct ServiceSpec {
     pub dns: DnsConfig,
     /// Further lines of a task's `/etc/hosts`.
     pub hosts: Vec<HostEntry>,
+    /// Whether the root file system is read-only.
+    pub read_only: bool,
+    /// Whether the program runs at a terminal.
+    pub tty: bool,
+    /// Size of `/dev/shm` in bytes; `None` for 64 MiB.
+    #[serde(serialize_with = "number_or_zero")]
+    pub shm_size: Option<NonZeroU64>,
+    /// Limits of each process; those that are not here are the node's.
+    pub ulimits: Vec<Ulimit>,
+    /// Kernel parameters of the task's own namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Supplementary groups of the program, by number, or by name in the image's `/etc/group`.
+    pub groups: Vec<String>,
+    /// Labels of the tasks' containers, for people and tools.
+    pub container_labels: BTreeMap<String, String>,
+    /// Bytes of memory and swap together that a task can't exceed; if `None`, it has no swap.
+    #[serde(serialize_with = "bound_or_zero")]
+    pub memory_swap: Option<Bound>,
+    /// Adjustment of the programs' OOM score (proc_pid_oom_score_adj(5)); `None` for that of the daemon.
+    pub oom_score_adj: Option<i32>,
+    /// How the output of a task is kept.
+    pub log: LogSpec,
+    /// When the digest of the image is resolved.
+    pub pull: PullPolicy,
 }
 
 impl Default for ServiceSpec {
@@ -304,6 +329,17 @@ impl Default for ServiceSpec {
             endpoint_mode: EndpointMode::Vip,
             dns: DnsConfig::default(),
             hosts: Vec::new(),
+            read_only: false,
+            tty: false,
+            shm_size: None,
+            ulimits: Vec::new(),
+            sysctls: BTreeMap::new(),
+            groups: Vec::new(),
+            container_labels: BTreeMap::new(),
+            memory_swap: None,
+            oom_score_adj: None,
+            log: LogSpec::default(),
+            pull: PullPolicy::Missing,
         }
     }
 }
@@ -316,7 +352,7 @@ impl ServiceSpec {
     }
 
     /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, their nodes, the
-    /// labels of the service, how its tasks are replaced, or what its name and its ports on every node stand for differ.
+    /// labels of the service, how its tasks are replaced, when its image is looked up, or what its name and its ports on every node stand for differ.
     pub fn same_task(&self, newer: &Self) -> bool {
         let plain = |spec: &Self| Self {
             mode: ServiceMode::default(),
@@ -327,6 +363,7 @@ impl ServiceSpec {
             constraints: Vec::new(),
             spread_over: Vec::new(),
             max_replicas_per_node: None,
+            pull: PullPolicy::Missing,
             endpoint_mode: EndpointMode::Vip,
             ports: spec.host_ports().collect(),
             ..spec.clone()

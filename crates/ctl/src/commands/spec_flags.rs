@@ -8,9 +8,11 @@ use clap::Args;
 use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
 
+use crate::commands::env_flags::EnvFlags;
 use crate::commands::health_flags::HealthFlags;
 use crate::commands::network_flags::NetworkFlags;
 use crate::commands::privilege_flags::PrivilegeFlags;
+use crate::commands::setting_flags::SettingFlags;
 use crate::commands::update_flags::{RollbackFlags, UpdateFlags};
 use crate::error::Usage;
 use crate::parse;
@@ -20,6 +22,10 @@ use crate::parse;
 pub(crate) struct SpecFlags {
     #[command(flatten)]
     basic: BasicFlags,
+    #[command(flatten)]
+    env: EnvFlags,
+    #[command(flatten)]
+    settings: SettingFlags,
     #[command(flatten)]
     privileges: PrivilegeFlags,
     #[command(flatten)]
@@ -41,13 +47,10 @@ struct BasicFlags {
     /// Largest number of tasks of a replicated job that run at once; 0 means all
     #[arg(long, value_name = "COUNT")]
     max_concurrent: Option<u64>,
-    /// Variable to set, NAME=value; may be repeated; {{.Node.Hostname}} and the like are filled in
-    #[arg(short, long, visible_alias = "env-add")]
-    env: Vec<String>,
     /// Label of the service, KEY=VALUE; may be repeated
     #[arg(short, long, visible_alias = "label-add", value_parser = parse::label)]
     label: Vec<(String, String)>,
-    /// Entrypoint to run instead of the image's
+    /// Entrypoint to run instead of the image's, split into words as by a shell
     #[arg(long)]
     entrypoint: Option<String>,
     /// Working directory
@@ -98,7 +101,7 @@ struct BasicFlags {
     /// Time between the stop signal and SIGKILL
     #[arg(long, value_parser = parse::duration)]
     stop_grace_period: Option<std::time::Duration>,
-    /// Signal that asks the program to stop
+    /// Signal that asks the program to stop, such as SIGQUIT, or its number
     #[arg(long)]
     stop_signal: Option<String>,
     /// Behaviour of a task whose node can reach no manager: run, or stop:TIME
@@ -112,6 +115,8 @@ struct BasicFlags {
 impl SpecFlags {
     /// Sets the given flags in the spec and leaves the rest as it is.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
+        self.env.apply(spec)?;
+        self.settings.apply(spec)?;
         self.privileges.apply(spec);
         self.networks.apply(spec);
         self.health.apply(spec);
@@ -162,12 +167,7 @@ impl BasicFlags {
         set(&mut spec.restart.delay, &self.restart_delay);
         set(&mut spec.stop_grace, &self.stop_grace_period);
         if let Some(entrypoint) = &self.entrypoint {
-            spec.entrypoint = entrypoint.split_whitespace().map(str::to_owned).collect();
-        }
-        for variable in &self.env {
-            let name = variable.split('=').next().unwrap_or_default();
-            spec.env.retain(|it| it.split('=').next() != Some(name));
-            spec.env.push(variable.clone());
+            spec.entrypoint = parse::words(entrypoint).context("--entrypoint")?;
         }
         spec.labels.extend(self.label.iter().cloned());
         for (index, text) in self.constraint.iter().enumerate() {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use futures::future::join_all;
 
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{Service, ServiceSpec};
+use flota_api::model::{PullPolicy, Service, ServiceSpec};
 use flota_api::object::Kind;
 use flota_raft_store::Tables;
 
@@ -20,7 +20,7 @@ use super::{Control, Member};
 /// The services of a request whose images are resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResolveImage {
-    /// Those that are new or get another reference.
+    /// Those that are new or get another reference, and those with [`PullPolicy::Always`].
     Changed,
     /// All.
     Always,
@@ -69,7 +69,12 @@ impl Pins {
 
     /// Whether the service gets a digest anew.
     fn concerns(&self, spec: &ServiceSpec, before: Option<&Service>) -> bool {
-        self.when == ResolveImage::Always || before.is_none_or(|it| it.spec.image != spec.image)
+        let is_asked_for = match self.when {
+            ResolveImage::Always => true,
+            ResolveImage::Changed => spec.pull == PullPolicy::Always,
+            ResolveImage::Never => false,
+        };
+        is_asked_for || before.is_none_or(|it| it.spec.image != spec.image)
     }
 
     /// The digest that a reference means without a registry.

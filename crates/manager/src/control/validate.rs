@@ -3,6 +3,7 @@
 mod health;
 pub(super) mod networks;
 mod privileges;
+pub(super) mod settings;
 mod update;
 
 use std::num::NonZeroU64;
@@ -65,11 +66,13 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
         check("reservations.cpus", Err("it is more than the limit".into()));
     }
     privileges::judge(spec, &mut check);
+    settings::judge(spec, &mut check);
     networks::judge(spec, &mut check);
     health::judge(spec, &mut check);
     update::judge(spec, &mut check);
     let texts = texts.chain(&spec.env).chain(spec.labels.iter().flat_map(|(key, value)| [key, value]));
-    let size: usize = texts.chain(privileges::texts(spec)).chain(health::texts(spec)).map(String::len).sum();
+    let texts = texts.chain(privileges::texts(spec)).chain(health::texts(spec)).chain(settings::texts(spec));
+    let size: usize = texts.map(String::len).sum();
     let places =
         spec.constraints.iter().map(ToString::to_string).chain(spec.spread_over.iter().map(ToString::to_string));
     let size = size + places.map(|it| it.len()).sum::<usize>();
@@ -78,8 +81,8 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
 }
 
 fn variable(text: &str) -> Result<(), String> {
-    let is_named = text.split_once('=').is_some_and(|(name, _)| !name.is_empty()) && !text.contains('\0');
-    is_named.then_some(()).ok_or("it has the form NAME=value")?;
+    let is_named = !text.is_empty() && !text.starts_with('=') && !text.contains('\0');
+    is_named.then_some(()).ok_or("it has the form NAME=value, or NAME to remove the variable")?;
     template::check(text).map_err(|error| error.to_string())
 }
 
@@ -106,7 +109,7 @@ mod tests {
         let good = ServiceSpec { name: "web".into(), image: "web".into(), ..ServiceSpec::default() };
         assert_eq!(violations(&good), []);
         let hostname = Some("{{.Service.Name}}-{{.Task.Slot}}".into());
-        let env = vec![r#"Q={{"{{"}}x}}"#.into()];
+        let env = vec![r#"Q={{"{{"}}x}}"#.into(), "REMOVED".into()];
         assert_eq!(violations(&ServiceSpec { hostname, env, ..good.clone() }), []);
         let mut bad = ServiceSpec {
             name: "-".into(),

@@ -24,6 +24,7 @@ pub(crate) struct ServiceNames {
 async fn set(
     client: &Client,
     name: &str,
+    resolve_image: ResolveImage,
     set: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
 ) -> anyhow::Result<Awaited> {
     let mut is_stopped = false;
@@ -32,7 +33,7 @@ async fn set(
         is_stopped = spec.stopped;
         Ok(())
     };
-    let target = change(client, name, ResolveImage::Changed, set).await?;
+    let target = change(client, name, resolve_image, set).await?;
     if is_stopped {
         printer::message(&format!("note: {name} is stopped, and stays so until `ctl service start {name}`"));
     }
@@ -53,11 +54,12 @@ pub(super) async fn scale(client: &Client, targets: &[String], wait: &WaitOption
     }
     let mut changed = Vec::new();
     for (name, replicas) in parsed {
+        // The tasks that are added run the image of the others.
         let set_replicas = |spec: &mut ServiceSpec| {
             spec.mode = spec.mode.with_replicas(replicas).map_err(|why| Usage(format!("{name}: {why}")))?;
             Ok(())
         };
-        changed.push(set(client, &name, set_replicas).await?);
+        changed.push(set(client, &name, ResolveImage::Never, set_replicas).await?);
     }
     progress::services(client, &changed, wait).await
 }
@@ -71,7 +73,7 @@ pub(super) async fn restart(ServiceNames { services, wait }: ServiceNames, clien
             spec.force += 1;
             Ok(())
         };
-        changed.push(set(client, &name, force).await?);
+        changed.push(set(client, &name, ResolveImage::Changed, force).await?);
     }
     progress::services(client, &changed, &wait).await
 }
@@ -92,7 +94,7 @@ pub(super) async fn set_stopped(
             targets.push(Awaited { id: service.id.to_string(), name: spec.name, begins_update: false });
         } else {
             spec.stopped = stopped;
-            targets.push(replace(client, &service, &spec, ResolveImage::Changed).await?);
+            targets.push(replace(client, &service, &spec, ResolveImage::Never).await?);
         }
         printer::line(&name);
     }

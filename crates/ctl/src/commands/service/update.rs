@@ -1,5 +1,6 @@
 //! `ctl service update` changes the spec of a service; with one of three flags it decides on the update instead.
 
+use anyhow::Context;
 use clap::Args;
 
 use flota_api::constraint::{Constraint, NodeProperty};
@@ -12,14 +13,18 @@ use crate::client::{Client, request_id};
 use crate::commands::network;
 use crate::commands::network_flags::NetworkRemovals;
 use crate::commands::privilege_flags::PrivilegeRemovals;
+use crate::commands::setting_flags::SettingRemovals;
 use crate::commands::spec_flags::SpecFlags;
 use crate::parse;
 use crate::printer;
 use crate::progress::{self, Awaited, WaitOptions};
 
 /// The flags, and groups of flags, that change the spec.
-const CHANGES: [&str; 16] = [
+const CHANGES: [&str; 19] = [
     "BasicFlags",
+    "EnvFlags",
+    "SettingFlags",
+    "SettingRemovals",
     "PrivilegeFlags",
     "NetworkFlags",
     "HealthFlags",
@@ -47,7 +52,7 @@ pub(crate) struct Update {
     /// Do not ask the registry for the image's digest; each node then asks by itself
     #[arg(long)]
     no_resolve_image: bool,
-    /// Arguments of the program, separated by blanks
+    /// Arguments of the program, split into words as by a shell
     #[arg(long)]
     args: Option<String>,
     /// Variable to remove
@@ -64,6 +69,8 @@ pub(crate) struct Update {
     placement_pref_rm: Vec<NodeProperty>,
     #[command(flatten)]
     removals: PrivilegeRemovals,
+    #[command(flatten)]
+    setting_removals: SettingRemovals,
     #[command(flatten)]
     network_removals: Box<NetworkRemovals>,
     /// Replace the tasks even if nothing has changed
@@ -133,10 +140,11 @@ impl Update {
             spec.image.clone_from(image);
         }
         if let Some(args) = &self.args {
-            spec.command = args.split_whitespace().map(str::to_owned).collect();
+            spec.command = parse::words(args).context("--args")?;
         }
         spec.force += u64::from(self.force);
         self.removals.apply(spec)?;
+        self.setting_removals.apply(spec)?;
         self.network_removals.apply(spec, left)?;
         self.flags.apply(spec)
     }

@@ -1,5 +1,6 @@
 //! Conversions between the messages of `control.proto` and the types of the operations.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flota_api::model::{NetworkSpec, NodeSpec, Role, Service, ServiceSpec, StackSpec};
@@ -126,6 +127,8 @@ impl From<TaskSummary> for pc::TaskRow {
             image: row.image().to_owned(),
             error: row.error(),
             health: row.health().map(|it| pt::HealthState::from(it).into()),
+            // They may be long, and a list has many tasks.
+            container_labels: BTreeMap::new(),
         }
     }
 }
