@@ -53,7 +53,7 @@ fn roll_back(it: &mut Script, service: &str, version: Option<u64>) -> Result<(),
     it.request(it.leader(), |mut client| async move { client.rollback_service(request).await.map(drop) })
 }
 
-fn pause(it: &mut Script, service: &str, paused: bool) -> Result<(), tonic::Status> {
+pub(super) fn pause(it: &mut Script, service: &str, paused: bool) -> Result<(), tonic::Status> {
     let request_id = format!("pause {paused} at {}", it.cluster().world.now());
     let request = PauseUpdateRequest { request_id, service: service.into(), paused };
     it.request(it.leader(), |mut client| async move { client.pause_update(request).await.map(drop) })
