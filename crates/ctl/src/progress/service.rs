@@ -289,7 +289,7 @@ mod tests {
         for (phase, error, hint) in [
             (Paused, "the update is paused: web.1: no", "service update --resume web"),
             (Paused, "the update is paused: web.1: no", "service rollback web"),
-            (RollbackPaused, "the update has failed, and its rollback is paused: web.1: no", "--resume web"),
+            (RollbackPaused, "the rollback is paused: web.1: no", "--resume web"),
             (RolledBack, "the update has failed and was rolled back: web.1: no", "service history web"),
         ] {
             let ended = ended(&of(phase, 0), true);
