@@ -372,9 +372,13 @@ fn advance_update(
                 plan.put(Task { desired_state: DesiredState::Ready, ..task });
             }
             update::Step::Start(number) => {
-                // Nothing is lost with a task that does not serve, and a slot has two tasks at most.
-                let idle = kept.get(&number).into_iter().flat_map(|slot| slot.live()).filter(|task| !task.is_serving());
-                idle.for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
+                // A slot has two tasks at most: one that serves, and the new one. Until the task of an earlier update has
+                // settled, the one before it stays.
+                if let Some(slot) = kept.get(&number) {
+                    let serving = slot.predecessor().or_else(|| slot.current().filter(|task| task.is_serving()));
+                    let others = slot.live().filter(|task| serving.is_none_or(|serving| serving.id != task.id));
+                    others.for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
+                }
                 put_new(task_factory::make(service, number, None, None, view, cx), plan, cx);
             }
             update::Step::Replace(number) => {

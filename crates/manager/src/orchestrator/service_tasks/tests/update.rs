@@ -406,3 +406,16 @@ fn the_old_task_of_a_start_first_update_stops_once_the_new_one_has_settled() {
     assert_eq!(planned_by(policy, just_now()), [""; 0]);
     assert_eq!(looks_at(policy, just_now()), Some(60));
 }
+
+#[test]
+fn an_update_that_starts_first_keeps_the_task_that_is_proven_and_a_slot_has_two_tasks_at_most() {
+    let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
+    let third = Service { spec_version: 3, spec_set_at: NOW, ..updated(policy) };
+    let unsettled = served(1, Duration::from_millis(40));
+    let planned = |second: Task| planned_of(third.clone(), [old(1), second, in_state(TaskState::Starting, old(2))]);
+    assert_eq!(planned(unsettled.clone()), ["+2 after 0 ms", "t2:shutdown"], "a slot without a serving task is first");
+    let both = UpdatePolicy { parallelism: None, ..policy };
+    let third = Service { spec_version: 3, spec_set_at: NOW, ..updated(both) };
+    let planned = planned_of(third, [old(1), unsettled, old(2)]);
+    assert_eq!(planned, ["+1 after 0 ms", "+2 after 0 ms", "n1:shutdown"]);
+}
