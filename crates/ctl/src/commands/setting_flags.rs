@@ -173,7 +173,7 @@ mod tests {
              --log-driver json-file --log-opt max-size=1k --log-opt max-file=3 --pull always",
         )
         .unwrap_or_else(|error| panic!("{error}"));
-        let all = "true true 1024 -1 -500|nofile=1:2 core=-1:-1|net.a=1 net.b=2=3|audio 44|a=b c=|Always Some(3072)";
+        let all = "true true 1024 -1 -500|nofile=1:2 core=-1:-1|net.a=1 net.b=2=3|audio 44|a=b c=|always Some(3072)";
         assert_eq!(shown(&created), all);
         for (flags, expected) in [
             ("", all),
@@ -181,16 +181,16 @@ mod tests {
                 "--read-only=false --tty=false --shm-size 0 --memory-swap 0 --oom-score-adj 0 --log-driver none \
                  --pull missing --ulimit-rm core --ulimit-rm nofile --sysctl-rm net.a --sysctl-rm net.b --group-rm 44 \
                  --group-rm audio --container-label-rm a --container-label-rm c",
-                "false false 0 0 0|||||Missing None",
+                "false false 0 0 0|||||missing None",
             ),
             (
                 "--ulimit-add nofile=3 --sysctl-add net.a=9 --group-add audio --container-label-add c=d \
                  --memory-swap=2k --log-opt max-file=",
-                "true true 1024 2048 -500|core=-1:-1 nofile=3:3|net.a=9 net.b=2=3|44 audio|a=b c=d|Always Some(1024)",
+                "true true 1024 2048 -500|core=-1:-1 nofile=3:3|net.a=9 net.b=2=3|44 audio|a=b c=d|always Some(1024)",
             ),
             (
                 "--ulimit-rm nofile --ulimit-add nofile=4 --group-rm 44 --group-add 45 --log-driver json-file",
-                "true true 1024 -1 -500|core=-1:-1 nofile=4:4|net.a=1 net.b=2=3|audio 45|a=b c=|Always Some(20971520)",
+                "true true 1024 -1 -500|core=-1:-1 nofile=4:4|net.a=1 net.b=2=3|audio 45|a=b c=|always Some(20971520)",
             ),
         ] {
             assert_eq!(shown(&updated(&created, flags).unwrap_or_else(|error| panic!("{error}"))), expected, "{flags}");
