@@ -61,13 +61,7 @@ pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec,
     if let Some(it) = &mut spec.root {
         it.path = rootfs.to_owned();
     }
-    let is_read_only = spec.root.as_ref().is_some_and(|it| it.readonly);
     let process = spec.process.get_or_insert_default();
-    if is_read_only {
-        // The runtime can't make the working directory any more then. If it can't be made, entering it fails with the
-        // reason.
-        let _ = root.make_folder(&process.cwd);
-    }
     take_user(process, &user::find(&root, &order.user, &order.extra_groups)?);
     Ok(spec)
 }
