@@ -7,10 +7,11 @@ use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::specs::{ServiceSpec, UpdatePolicy};
 use flota_api::proto::types::{RestartCondition, RestartPolicy};
 use flota_identity::{GrantKey, verify_grant};
-use flota_raft_store::faults::{self, Fault};
+use flota_raft_store::faults::Fault;
 use flota_tests::sim::clock::WallClock;
 use flota_tests::sim::cluster::SimCluster;
-use flota_tests::sim::script::{Script, script, spec};
+use flota_tests::sim::run::Options;
+use flota_tests::sim::script::{Script, script, script_of, spec};
 use flota_worker::{FakeProgram, WhatHappened};
 use std::time::Duration;
 
@@ -113,8 +114,7 @@ fn update_that_a_leader_with_a_wrong_clock_has_begun_is_paused_when_tasks_fail_u
 
 #[test]
 fn an_order_by_the_clock_is_found() {
-    script(3, |it| {
-        faults::set(Some(Fault::OrderByClock));
+    script_of(Options { fault: Some(Fault::OrderByClock), ..Options::new(1) }, |it| {
         let (phase, failed) = bad_update(it, ERRORS[0]);
         assert_eq!(
             (phase, failed),

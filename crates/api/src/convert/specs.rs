@@ -8,7 +8,8 @@ use super::{FromNumber, Malformed, filled, millis, on_partition, require, settin
 use crate::capability::normalise;
 use crate::constraint::{Constraint, NodeProperty};
 use crate::model::{
-    Bound, NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec, TaskStatus,
+    Bound, LogSpec, NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec,
+    TaskStatus, UpdatePolicy,
 };
 use crate::proto::{specs as ps, types as pt};
 use crate::resources::{Limits, Resources};
@@ -193,8 +194,9 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             dns: Some((&spec.dns).into()),
             hosts: spec.hosts.iter().map(Into::into).collect(),
             healthcheck: Some((&spec.healthcheck).into()),
-            update: Some((&spec.update).into()),
-            rollback: Some((&spec.rollback).into()),
+            // What has its default is left out, so that a spec of an older build has the same bytes, and digest, in this one.
+            update: (spec.update != UpdatePolicy::default()).then(|| (&spec.update).into()),
+            rollback: (spec.rollback != UpdatePolicy::default()).then(|| (&spec.rollback).into()),
             stopped: spec.stopped,
             read_only: spec.read_only,
             tty: spec.tty,
@@ -205,7 +207,7 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             container_labels: spec.container_labels.clone(),
             memory_swap: spec.memory_swap.map(Bound::number),
             oom_score_adj: spec.oom_score_adj,
-            log: Some(spec.log.into()),
+            log: (spec.log != LogSpec::default()).then(|| spec.log.into()),
             pull: spec.pull.number(),
         }
     }

@@ -61,6 +61,10 @@ impl Pins {
         let known = ImageRef::parse(&spec.image).ok().and_then(|reference| self.known(&reference, view));
         match (known, self.asked.get(&spec.image)) {
             (Some(digest), _) => Ok(Some(digest)),
+            // A registry that can't be asked changes nothing about an image that is known already.
+            (None, Some(None)) if before.is_some_and(|it| it.spec.image == spec.image) => {
+                Ok(before.and_then(|it| it.image_digest.clone()))
+            }
             (None, Some(answer)) => Ok(answer.clone()),
             (None, None) if self.when == ResolveImage::Never => Ok(None),
             (None, None) => Err(ControlError::ChangedMeanwhile { kind: Kind::Service, name: spec.name.clone() }),

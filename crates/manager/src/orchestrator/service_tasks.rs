@@ -11,6 +11,7 @@ use flota_api::model::{Availability, FailureAction, Node, NodeState, Service, Se
 use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object};
 use flota_api::state::DesiredState;
+use flota_api::version::Timestamp;
 use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
@@ -224,11 +225,12 @@ fn record_failures(
     true
 }
 
-/// Returns the status of an update that had ended before nodes were there that have tasks of an earlier spec, and that goes
-/// on now.
+/// Returns the status of an update that goes on now: it had ended before nodes were there that have tasks of an earlier spec,
+/// or an older build has begun it and did not note whether it had ended.
 fn caught_up(service: &Service, kept: &BTreeMap<u64, &Slot>, view: &Tables) -> Option<UpdateStatus> {
     let update = &service.update;
-    let has_ended = service.spec.mode == (ServiceMode::Global {}) && !update.is_active() && !update.is_paused();
+    let may_be_late = service.spec.mode == (ServiceMode::Global {}) || service.spec_set_at == Timestamp::default();
+    let has_ended = may_be_late && !update.is_active() && !update.is_paused();
     let is_late = |(number, slot): (&u64, &&Slot)| {
         update::is_outdated(slot)
             && !update.failed_slots.contains(number)

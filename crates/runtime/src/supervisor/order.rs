@@ -36,6 +36,7 @@ pub struct Order {
     /// if empty.
     pub user: String,
     /// Supplementary groups in addition to the user's own, by name or number, resolved as the user is.
+    #[serde(default)]
     pub extra_groups: Vec<String>,
     /// Content of /etc/hostname, without the end of its line.
     pub hostname: String,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-use flota_api::model::{LogSpec, PullPolicy, ServiceSpec, Ulimit, UlimitName};
+use flota_api::model::{Bound, LogSpec, PullPolicy, ServiceSpec, Ulimit, UlimitName};
 
 use super::{Context, pairs};
 use crate::fields::Fields;
@@ -18,7 +18,9 @@ pub(super) fn read(keys: &mut Fields<'_>, spec: &mut ServiceSpec) -> Result<(), 
     spec.ulimits = keys.read("ulimits", ulimits)?.unwrap_or_default();
     spec.sysctls = keys.read("sysctls", sysctls)?.unwrap_or_default();
     spec.groups = keys.read("group_add", Node::texts)?.unwrap_or_default();
-    spec.memory_swap = keys.read("memswap_limit", |it| it.parsed(setting::bytes_or_unlimited))?;
+    // As in Compose, none is the default.
+    let swap = keys.read("memswap_limit", |it| it.parsed(setting::bytes_or_unlimited))?;
+    spec.memory_swap = swap.filter(|it| *it != Bound::At(0));
     spec.oom_score_adj = keys.read("oom_score_adj", |it| {
         it.parsed(|text| text.parse().map_err(|_| format!("`{text}` is not a whole number")))
     })?;

@@ -16,6 +16,8 @@ const TEXT_BOUND: usize = 256;
 const OOM_SCORES: RangeInclusive<i32> = -1_000..=1_000;
 /// Smallest log in bytes. It is kept in two files, and each holds whole entries of up to 16 KiB.
 const LEAST_LOG: u64 = 64 << 10;
+/// Largest log in bytes. A daemon reads one from its beginning, and a supervisor half of it before a restart.
+const MOST_LOG: u64 = 1 << 30;
 /// Largest number of Docker's log files.
 const LOG_FILES: u64 = 1_000;
 /// Parameters of an IPC namespace, in addition to `fs.mqueue.…`.
@@ -37,6 +39,9 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
         check("stop_signal", Err(format!("`{}` {why}", text.escape_debug())));
     }
     check("memory_swap", memory_swap(spec));
+    if let Some(size) = spec.shm_size.filter(|it| i64::try_from(it.get()).is_err()) {
+        check("shm_size", Err(format!("{size} bytes are more than the kernel can count")));
+    }
     if let Some(score) = spec.oom_score_adj.filter(|it| !OOM_SCORES.contains(it)) {
         let (least, most) = (OOM_SCORES.start(), OOM_SCORES.end());
         check("oom_score_adj", Err(format!("{score} is not from {least} to {most}")));
@@ -113,8 +118,9 @@ pub(in super::super) fn is_of_network(name: &str) -> bool {
 fn group(name: &str) -> Result<(), String> {
     let is_name = (1..=TEXT_BOUND).contains(&name.len()) && !name.contains([':', ',', '/']);
     let is_name = is_name && !name.chars().any(|it| it.is_whitespace() || it.is_control());
-    let is_number_too_large = name.bytes().all(|it| it.is_ascii_digit()) && name.parse::<u32>().is_err();
-    let is_good = is_name && !is_number_too_large;
+    let is_number =
+        name.bytes().all(|it| it.is_ascii_digit()) && name.parse().is_ok_and(|number: u32| number != u32::MAX);
+    let is_good = is_name && (is_number || !name.bytes().all(|it| it.is_ascii_digit()));
     is_good.then_some(()).ok_or_else(|| format!("`{}` is neither a name nor a number of a group", name.escape_debug()))
 }
 
@@ -134,6 +140,10 @@ fn log(log: &LogSpec) -> Vec<(&'static str, String)> {
         found.push(("log.max_file", format!("{files} is over the bound of {LOG_FILES}")));
     }
     let files = log.max_file.map_or(1, NonZeroU64::get);
+    if let Some(size) = log.max_size.filter(|it| it.get().saturating_mul(files) > MOST_LOG) {
+        let why = format!("{files} file(s) of {size} bytes are more than the largest log, {MOST_LOG} bytes");
+        found.push(("log.max_size", why));
+    }
     if let Some(size) = log.max_size.filter(|it| it.get().saturating_mul(files) < LEAST_LOG) {
         let why = format!("{files} file(s) of {size} bytes are less than the least log, {LEAST_LOG} bytes");
         found.push(("log.max_size", why));

@@ -333,14 +333,18 @@ fn what_follows_a_failure_is_what_the_policy_says() {
 }
 
 #[test]
-fn an_object_of_an_older_build_is_completed_without_a_look_at_its_tasks() {
-    // As the conversion makes it; the tasks have run for weeks, and nothing says since when they serve.
-    let update = UpdateStatus { phase: UpdatePhase::Updating, ..UpdateStatus::default() };
-    let old_service =
-        Service { spec_version: 1, spec_set_at: Timestamp(0), update, ..updated(UpdatePolicy::default()) };
-    let mut restarted = old(2);
+fn an_update_of_an_older_build_goes_on_and_its_tasks_are_not_judged() {
+    // The tasks have run for weeks, and nothing says since when they serve.
+    let service = |update| Service { spec_set_at: Timestamp(0), update, ..updated(UpdatePolicy::default()) };
+    let mut restarted = served(2, LONG);
     restarted.status.attempt = 7;
-    assert_eq!(planned_of(old_service, [old(1), restarted]), ["! completed (spec 1): "]);
+    let idle = planned_of(service(UpdateStatus::default()), [served(1, LONG), restarted.clone()]);
+    assert_eq!(idle, [""; 0], "it had ended");
+    let begun = planned_of(service(UpdateStatus::default()), [old(1), restarted.clone()]);
+    assert_eq!(begun, ["! updating (spec 2): "]);
+    let active = service(UpdateStatus { phase: UpdatePhase::Updating, ..UpdateStatus::default() });
+    assert_eq!(planned_of(active.clone(), [old(1), restarted.clone()]), ["+1 ready after 0 ms"]);
+    assert_eq!(planned_of(active, [served(1, LONG), restarted]), ["! completed (spec 2): "]);
 }
 
 #[test]
