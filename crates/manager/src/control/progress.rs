@@ -229,7 +229,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
     let desired = wanted::tasks(service, view).saturating_sub(waiting);
     let done = service.spec.mode.is_job().then(|| wanted::done(service, view).count() as u64);
     let is_complete = match done {
-        Some(done) => done == desired && running == 0 || service.spec.stopped && running == 0,
+        Some(done) => running == 0 && (done == desired || service.spec.stopped),
         None => running == desired,
     };
     ServiceProgress {

@@ -14,13 +14,16 @@ use super::candidate::{Candidate, Rank};
 /// The values of a node's properties, level by level. A node without a label has an empty one.
 type Group = Vec<String>;
 
+/// A node's rank, its id, and its place among the nodes that were seen.
+type Place = (Rank, NodeId, usize);
+
 /// Nodes by group, best first.
 pub(super) struct Spread {
     keys: Vec<NodeProperty>,
     /// Tasks of the service in each group and each group of groups, by the values of the first levels.
     counts: BTreeMap<Group, u64>,
     /// The nodes that do not refuse the spec, by the values of all levels. No group is empty.
-    nodes: BTreeMap<Group, BinaryHeap<Reverse<(Rank, NodeId, usize)>>>,
+    nodes: BTreeMap<Group, BinaryHeap<Reverse<Place>>>,
 }
 
 impl Spread {
