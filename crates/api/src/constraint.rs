@@ -15,7 +15,7 @@ pub enum ConstraintError {
     #[error(
         "`{0}`: the key is one of node.id, node.hostname, node.role, node.platform.os, node.platform.arch, node.labels.NAME"
     )]
-    Key(String),
+    NodeProperty(String),
     /// The value is missing.
     #[error("`{0}`: the value is missing")]
     Value(String),
@@ -23,19 +23,64 @@ pub enum ConstraintError {
 
 /// A property of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Key {
+pub enum NodeProperty {
+    /// Its id.
     Id,
+    /// Its host name.
     Hostname,
+    /// Its role.
     Role,
+    /// Its operating system.
     Os,
+    /// Its architecture.
     Architecture,
+    /// The label of this name.
     Label(String),
+}
+
+impl NodeProperty {
+    /// Parses a property as a user types it, such as `node.labels.zone`.
+    ///
+    /// # Errors
+    /// Nodes have no such property.
+    pub fn parse(text: &str) -> Result<Self, ConstraintError> {
+        Ok(match text.trim() {
+            "node.id" => Self::Id,
+            "node.hostname" => Self::Hostname,
+            "node.role" => Self::Role,
+            "node.platform.os" => Self::Os,
+            "node.platform.arch" => Self::Architecture,
+            text => match text.strip_prefix("node.labels.") {
+                Some(label) if !label.is_empty() => Self::Label(label.to_owned()),
+                _ => return Err(ConstraintError::NodeProperty(text.to_owned())),
+            },
+        })
+    }
+}
+
+impl fmt::Display for NodeProperty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id => f.write_str("node.id"),
+            Self::Hostname => f.write_str("node.hostname"),
+            Self::Role => f.write_str("node.role"),
+            Self::Os => f.write_str("node.platform.os"),
+            Self::Architecture => f.write_str("node.platform.arch"),
+            Self::Label(label) => write!(f, "node.labels.{label}"),
+        }
+    }
+}
+
+impl Serialize for NodeProperty {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// A comparison that must hold for a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Constraint {
-    key: Key,
+    key: NodeProperty,
     equal: bool,
     value: String,
 }
@@ -55,27 +100,17 @@ impl Constraint {
         if value.is_empty() {
             return Err(ConstraintError::Value(text.to_owned()));
         }
-        let key = match key {
-            "node.id" => Key::Id,
-            "node.hostname" => Key::Hostname,
-            "node.role" => Key::Role,
-            "node.platform.os" => Key::Os,
-            "node.platform.arch" => Key::Architecture,
-            _ => match key.strip_prefix("node.labels.") {
-                Some(label) if !label.is_empty() => Key::Label(label.to_owned()),
-                _ => return Err(ConstraintError::Key(text.to_owned())),
-            },
-        };
+        let key = NodeProperty::parse(key).map_err(|_| ConstraintError::NodeProperty(text.to_owned()))?;
         Ok(Self { key, equal, value: value.to_owned() })
     }
 
     /// Returns whether the constraint names the one node that satisfies it.
     pub fn names_node(&self) -> bool {
-        self.equal && matches!(self.key, Key::Id | Key::Hostname)
+        self.equal && matches!(self.key, NodeProperty::Id | NodeProperty::Hostname)
     }
 
     /// Returns which property of a node is compared.
-    pub(crate) fn key(&self) -> &Key {
+    pub(crate) fn key(&self) -> &NodeProperty {
         &self.key
     }
 
@@ -88,15 +123,7 @@ impl Constraint {
 
 impl fmt::Display for Constraint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.key {
-            Key::Id => f.write_str("node.id"),
-            Key::Hostname => f.write_str("node.hostname"),
-            Key::Role => f.write_str("node.role"),
-            Key::Os => f.write_str("node.platform.os"),
-            Key::Architecture => f.write_str("node.platform.arch"),
-            Key::Label(label) => write!(f, "node.labels.{label}"),
-        }?;
-        write!(f, "{}{}", if self.equal { "==" } else { "!=" }, self.value)
+        write!(f, "{}{}{}", self.key, if self.equal { "==" } else { "!=" }, self.value)
     }
 }
 

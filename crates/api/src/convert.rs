@@ -10,6 +10,7 @@ mod health;
 mod mounts;
 mod networks;
 mod objects;
+mod settings;
 mod specs;
 mod streams;
 mod tunnels;
@@ -19,8 +20,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::model::{
-    Availability, Balancer, EndpointMode, FailureAction, Filter, HealthState, NetworkDriver, NodeState,
-    NodeStateReason, OnPartition, Propagation, Protocol, PublishMode, RestartCondition, Role, UpdateOrder, UpdatePhase,
+    Availability, Balancer, EndpointMode, FailureAction, Filter, HealthState, LogDriver, NetworkDriver, NodeState,
+    NodeStateReason, OnPartition, Propagation, Protocol, PublishMode, PullPolicy, RestartCondition, Role, UpdateOrder,
+    UpdatePhase,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
@@ -90,7 +92,7 @@ enums! {
     Filter = po::Filter, "pending_reason.refused.filter" {
         NotReady = NotReady, Drained = Drained, Paused = Paused, Constraint = Constraint, Cpu = Cpu, Memory = Memory,
         Runtime = Runtime, Privileged = Privileged, Capability = Capability, Device = Device,
-        GenericResource = GenericResource, Port = Port,
+        GenericResource = GenericResource, Port = Port, MaxReplicas = MaxReplicas,
         Encryption = Encryption, BindMount = BindMount, Volume = Volume,
     }
     NetworkDriver = pt::NetworkDriver, "driver" {
@@ -108,6 +110,8 @@ enums! {
         Pause = Pause, Continue = Continue, Rollback = Rollback,
     }
     UpdateOrder = ps::UpdateOrder, "update.order" { StopFirst = StopFirst, StartFirst = StartFirst }
+    LogDriver = ps::LogDriver, "log.driver" { JsonFile = JsonFile, None = None }
+    PullPolicy = ps::PullPolicy, "pull" { Missing = Missing, Always = Always }
     UpdatePhase = po::UpdatePhase, "service.update.phase" {
         Completed = Completed, Updating = Updating, Paused = Paused, RollingBack = RollingBack,
         RollbackPaused = RollbackPaused, RolledBack = RolledBack,

@@ -21,6 +21,7 @@ pub mod object;
 pub mod reason;
 pub mod resources;
 pub mod seal;
+pub mod signal;
 pub mod state;
 pub mod template;
 pub mod text;

@@ -18,6 +18,7 @@ mod network;
 mod node;
 mod pending;
 mod service;
+mod setting;
 mod stack;
 mod stream;
 mod task;
@@ -45,6 +46,7 @@ pub use node::{
 };
 pub use pending::{Filter, PendingReason, VolumeAt};
 pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec};
+pub use setting::{Bound, LogDriver, LogSpec, PullPolicy, Ulimit, UlimitError, UlimitName};
 pub use stack::{Stack, StackSpec};
 pub use stream::{
     LogLine, LogRange, Output, Program, StreamKind, StreamRequest, TaskFrame, TaskPort, TerminalSize, UserFrame,

@@ -136,7 +136,8 @@ impl Client {
             let answer = call(control(attempt.channel.clone()), request.clone());
             async move { attempt.answer(answer).await.map(Response::into_inner) }
         };
-        rounds::request(&self.sockets, &self.limits, bound, attempt).await.map_err(failure)
+        // On the heap: a future with a spec in each of its states is so large that a few of them fill a thread's stack.
+        Box::pin(rounds::request(&self.sockets, &self.limits, bound, attempt)).await.map_err(failure)
     }
 
     /// Reads all pages of a list and returns them as one; `join` adds a page to those before it. A list that breaks

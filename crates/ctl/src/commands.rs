@@ -1,6 +1,7 @@
 //! The commands: one file for each noun, one function for each verb. A command gets parsed values and a client, and
-//! never reads the environment.
+//! reads the environment only where Docker's does: for variables without a value, and for its logins.
 
+mod env_flags;
 pub(crate) mod exec;
 mod health_flags;
 pub(crate) mod image;
@@ -13,6 +14,7 @@ pub(crate) mod port_forward;
 mod privilege_flags;
 pub(crate) mod registry;
 pub(crate) mod service;
+mod setting_flags;
 mod spec_flags;
 pub(crate) mod stack;
 pub(crate) mod swarm;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::client::Client;
 use crate::error::{Interrupted, is_unreachable};
 
-pub(crate) use service::{Target, service, services};
+pub(crate) use service::{Awaited, service, services};
 
 /// The flags of commands that wait for a change to take effect.
 #[derive(Clone, Debug, clap::Args)]

@@ -38,7 +38,7 @@ impl ControlLoop for Images {
         match event {
             Event::Updated { old: Object::Node(old), new: Object::Node(new) } if old.state == new.state => Vec::new(),
             Event::Updated { old: Object::Service(old), .. } | Event::Removed(Object::Service(old)) => {
-                nameless(old.image_digest.as_deref(), view)
+                old.image_digests().flat_map(|digest| nameless(Some(digest), view)).collect()
             }
             Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => match object {
                 Object::Image(image) => vec![Key::of(&image.id)],

@@ -1,9 +1,13 @@
 //! Turns services into tasks: their number, slots and specs, and the replacement of tasks that ended or were lost.
 
+mod after_end;
 mod moves;
 pub(crate) mod orphan;
+mod places;
 pub(crate) mod reaper;
 pub(crate) mod service_tasks;
 mod slot;
 mod task_factory;
 mod update;
+
+pub(crate) use after_end::is_given_up;

@@ -71,6 +71,8 @@ impl Plan {
 pub(crate) struct PlanContext {
     /// The current time.
     pub(crate) now: Timestamp,
+    /// Since when this manager leads. Nobody has watched before.
+    pub(crate) led_since: Timestamp,
     /// Source of new ids; seeded, so that a run can be replayed.
     pub(crate) rng: StdRng,
     /// Number of changes that the driver takes of the plan.
@@ -81,6 +83,6 @@ pub(crate) struct PlanContext {
 impl PlanContext {
     /// A context with room for any plan.
     pub(crate) fn at(now: Timestamp) -> Self {
-        Self { now, rng: rand::SeedableRng::seed_from_u64(1), room: usize::MAX }
+        Self { now, led_since: Timestamp::default(), rng: rand::SeedableRng::seed_from_u64(1), room: usize::MAX }
     }
 }

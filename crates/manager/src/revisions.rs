@@ -5,9 +5,7 @@
 use std::sync::Arc;
 
 use flota_api::defaults::REVISIONS_KEPT;
-use flota_api::model::{
-    INGRESS, Network, PublishMode, PublishedPort, Revision, Service, ServiceSpec, UpdatePhase, UpdateStatus,
-};
+use flota_api::model::{PublishMode, PublishedPort, Revision, Service, ServiceSpec, UpdatePhase, UpdateStatus};
 use flota_api::object::Kind;
 use flota_raft_store::Tables;
 
@@ -18,7 +16,10 @@ use crate::plan::Plan;
 pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, image_digest: Option<String>) -> Service {
     let spec = Arc::new(spec);
     if service.spec.same_task(&spec) && service.image_digest == image_digest {
-        return Service { spec, ..service.clone() };
+        // What an update was rolled back to is now what a user has set.
+        let is_accepted = service.update.phase == UpdatePhase::RolledBack;
+        let update = if is_accepted { UpdateStatus::default() } else { service.update.clone() };
+        return Service { spec, update, ..service.clone() };
     }
     let newest = service.revisions.iter().map(|it| it.version).fold(service.spec_version, u64::max);
     replaced(service, spec, image_digest, newest + 1)
@@ -33,15 +34,12 @@ pub(crate) fn restored(service: &Service, version: u64, view: &Tables) -> Option
 }
 
 /// Returns the service after its update has failed for this reason: with the spec before the update, if that is kept, its
-/// networks and volumes are still there, and no other service has taken one of its ports. The plan then depends on that.
+/// networks and volumes are still there, and it publishes no port that another service may have taken. The plan then
+/// depends on that.
 pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan: &mut Plan) -> Option<Service> {
     let restored = restored(service, service.update.previous_version?, view)?;
-    let others: Vec<_> = view.services().filter(|it| it.id != service.id).flat_map(|it| &it.ports).collect();
-    let is_taken = |port: &PublishedPort| {
-        let is_same = |it: &&PublishedPort| (it.published, it.protocol) == (port.published, port.protocol);
-        port.mode == PublishMode::Ingress && others.iter().copied().any(|it| is_same(&it))
-    };
-    if restored.spec.ports.iter().any(is_taken) {
+    let has_new_port = |port: &PublishedPort| port.mode == PublishMode::Ingress && !service.spec.ports.contains(port);
+    if restored.spec.ports.iter().any(has_new_port) {
         return None;
     }
     for network in &restored.spec.networks {
@@ -51,11 +49,8 @@ pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan
     for name in restored.spec.volumes() {
         plan.expect(Kind::Volume, &view.volume_by_name(name)?.id);
     }
-    if let Some(ingress) = view.network_by_name(INGRESS).filter(|_| !restored.spec.ports.is_empty()) {
-        // A service that is given a port changes this network, so only one of two that want the same port gets it.
-        plan.put(Network::clone(ingress));
-    }
-    let update = UpdateStatus { phase: UpdatePhase::RollingBack, reason: Some(reason), ..UpdateStatus::default() };
+    let phase = UpdatePhase::RollingBack;
+    let update = UpdateStatus { phase, rollback_cause: Some(reason), ..UpdateStatus::default() };
     Some(Service { update, ..restored })
 }
 
@@ -65,14 +60,20 @@ fn replaced(service: &Service, spec: Arc<ServiceSpec>, image_digest: Option<Stri
         image_digest: service.image_digest.clone(),
         set_at: service.spec_set_at,
     };
-    let earlier = service.revisions.iter().filter(|it| it.version != version).cloned();
-    let mut revisions: Vec<Revision> = earlier.chain([last]).collect();
-    revisions.drain(..revisions.len().saturating_sub(REVISIONS_KEPT));
     // An update that has not ended has proved nothing, so a failure of this one goes back to what was there before both.
     let previous = match service.update.phase {
-        UpdatePhase::Completed | UpdatePhase::RolledBack => Some(service.spec_version),
-        _ => service.update.previous_version.filter(|it| *it != version),
+        UpdatePhase::Updating | UpdatePhase::Paused => service.update.previous_version.filter(|it| *it != version),
+        _ => Some(service.spec_version),
     };
+    let earlier = service.revisions.iter().filter(|it| it.version != version).cloned();
+    let mut revisions: Vec<Revision> = earlier.chain([last]).collect();
+    while revisions.len() > REVISIONS_KEPT
+        && let Some(oldest) = revisions.iter().position(|it| Some(it.version) != previous)
+    {
+        revisions.remove(oldest);
+    }
     let update = UpdateStatus { previous_version: previous, ..UpdateStatus::begun(service.spec_version) };
+    // A new run of a job replaces the one before at once.
+    let update = if spec.mode.is_job() { update.completed() } else { update };
     Service { spec, image_digest, spec_version: version, revisions, update, ..service.clone() }
 }

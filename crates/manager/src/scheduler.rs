@@ -7,6 +7,7 @@ mod candidate;
 mod devices;
 mod filters;
 mod ranking;
+mod spread;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,11 @@ impl ControlLoop for Scheduler {
         match event {
             Event::Updated { old: Object::Node(old), new: Object::Node(new) } if offers_the_same(old, new) => {
                 Vec::new()
+            }
+            // Another placement may suit tasks that wait.
+            Event::Updated { new: Object::Service(service), .. } => {
+                let waits = view.tasks_waiting(&service.id).next().is_some();
+                waits.then(|| Key::of(&service.id)).into_iter().collect()
             }
             Event::Created(Object::Node(_)) | Event::Updated { new: Object::Node(_), .. } => self.all(view),
             Event::Removed(Object::Node(_)) => self.all(view),

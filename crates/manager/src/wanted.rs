@@ -1,12 +1,17 @@
 //! How many tasks a service should have, and on which nodes.
 
-use flota_api::model::{Availability, Node, NodeState, Service, ServiceMode, ServiceSpec};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use flota_api::id::NodeId;
+use flota_api::model::{Availability, Node, NodeState, Service, ServiceMode, ServiceSpec, Task};
 use flota_raft_store::Tables;
 
 /// Whether a global service of this spec keeps its task on the node. Also a node that is down keeps it: no other node can
 /// have it instead.
 pub(crate) fn keeps(spec: &ServiceSpec, node: &Node) -> bool {
     !spec.stopped
+        && !node.has_left()
         && node.spec.availability != Availability::Drain
         && spec.constraints.iter().all(|constraint| node.satisfies(constraint))
 }
@@ -16,14 +21,26 @@ pub(crate) fn takes(spec: &ServiceSpec, node: &Node) -> bool {
     keeps(spec, node) && node.state == NodeState::Ready && node.spec.availability == Availability::Active
 }
 
-/// Returns how many tasks of the service should run now.
+/// Returns how many tasks of the service should run now; of a job, how many should have done their work in the end.
 pub(crate) fn tasks(service: &Service, view: &Tables) -> u64 {
     let spec = &service.spec;
     let has_task = |node: &Node| view.live_tasks(&service.id, &node.id) > 0;
     let runs = |node: &Node| node.state != NodeState::Down && keeps(spec, node) && has_task(node);
     match spec.mode {
+        ServiceMode::GlobalJob {} => {
+            let done: BTreeSet<&NodeId> = done(service, view).filter_map(|task| task.pinned_to.as_ref()).collect();
+            let counts = |node: &Node| done.contains(&node.id) || takes(spec, node) || runs(node);
+            view.nodes().filter(|node| counts(node)).count() as u64
+        }
         _ if spec.stopped => 0,
-        ServiceMode::Replicated { replicas } => replicas,
+        ServiceMode::Replicated { replicas: count } | ServiceMode::ReplicatedJob { completions: count, .. } => count,
         ServiceMode::Global {} => view.nodes().filter(|node| takes(spec, node) || runs(node)).count() as u64,
     }
+}
+
+/// Returns the tasks of a job that have done their work by its present spec.
+pub(crate) fn done<'a>(service: &'a Service, view: &'a Tables) -> impl Iterator<Item = &'a Arc<Task>> {
+    let is_present = |task: &&Arc<Task>| task.spec_version == service.spec_version;
+    let tasks = view.tasks_of_service(&service.id).filter(|_| service.spec.mode.is_job());
+    tasks.filter(is_present).filter(|task| task.has_done_its_work())
 }

@@ -25,7 +25,7 @@ pub use answer_ages::{ANSWERS_KEPT_FOR, AnswerAges};
 pub use digest::Digest;
 pub use proposer::{LocalProposer, ProposeError, Proposer};
 pub use store::{Event, Load, Store, Tables, View, Watch, WriteTx};
-pub use transaction::{Action, Conflict, Entry, Expectation, Outcome, Transaction};
+pub use transaction::{Action, Conflict, Entry, Expectation, Outcome, Rules, Transaction};
 
 /// Largest number of actions in one transaction.
 pub const ACTIONS_BOUND: usize = 10_000;

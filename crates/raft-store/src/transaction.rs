@@ -10,12 +10,6 @@ use flota_api::object::{Kind, Object};
 use flota_api::proto::raft as pr;
 use flota_api::version::{Timestamp, Version};
 
-/// Format of the entries in the log. An entry of an unknown format is not applied, because this manager's tables would
-/// then differ from those of the others.
-const FORMAT: u32 = 2;
-/// Format of entries from older builds, which are applied by the rules of those builds ([`Entry::is_old`]).
-const OLD_FORMAT: u32 = 1;
-
 /// An object was not as a transaction expected, so nothing of the transaction was applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum Conflict {
@@ -96,9 +90,21 @@ pub struct Entry {
     pub forget_answers: Option<Version>,
     /// Digest of the leader's tables after the entry with this index, which every manager compares with its own.
     pub check: Option<(Version, Digest)>,
-    /// Whether it was written by a build in which clocks decided what is newer. It is applied by the rules of that build,
-    /// so that managers that applied it before an upgrade have the same tables as those that apply it afterwards.
-    pub is_old: bool,
+    /// The rules by which it is applied.
+    pub rules: Rules,
+}
+
+/// The rules by which an entry is applied: those of the build that wrote it, so that managers that applied it before an
+/// upgrade have the same tables as those that apply it afterwards. The number is the format of the entry in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rules {
+    /// Clocks decide what is newer.
+    ByClock = 1,
+    /// Indices of entries decide what is newer.
+    ByIndex = 2,
+    /// The store also notes when a spec was set, when an update began, and when a task was prepared and served first.
+    #[default]
+    WithProgress = 3,
 }
 
 impl Transaction {
@@ -123,7 +129,7 @@ impl Entry {
     /// Encodes it for the log.
     pub fn encode(&self) -> Vec<u8> {
         let transactions = self.transactions.iter().map(encode_transaction).collect();
-        let format = if self.is_old { OLD_FORMAT } else { FORMAT };
+        let format = self.rules as u32;
         let check = self.check.map(|(index, digest)| pr::Check { index, digest: digest.to_bytes().to_vec().into() });
         let forget_answers = self.forget_answers.unwrap_or_default();
         pr::Entry { at: self.at.0, transactions, format, forget_answers, check }.encode_to_vec()
@@ -135,18 +141,17 @@ impl Entry {
     /// The bytes are damaged, or the entry was written by a newer build.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let entry = pr::Entry::decode(bytes).map_err(|_| Malformed::new("entry", "is not a protobuf message"))?;
-        if !matches!(entry.format, OLD_FORMAT | FORMAT) {
-            return Err(Malformed::new("entry", "has a format that is not known here"));
-        }
+        let known = [Rules::ByClock, Rules::ByIndex, Rules::WithProgress];
+        let rules = known.into_iter().find(|rules| *rules as u32 == entry.format);
+        let rules = rules.ok_or_else(|| Malformed::new("entry", "has a format that is not known here"))?;
         let transactions = entry.transactions.into_iter().map(decode_transaction).collect::<Result<_, _>>()?;
-        let is_old = entry.format == OLD_FORMAT;
         let check = entry.check.map(|it| match it.digest.as_ref().try_into() {
             Ok(digest) => Ok((it.index, Digest::from_bytes(digest))),
             Err(_) => Err(Malformed::new("check", "has a digest of a wrong length")),
         });
         // No entry of a transaction has the index zero.
         let forget_answers = Some(entry.forget_answers).filter(|index| *index != 0);
-        Ok(Self { at: Timestamp(entry.at), transactions, forget_answers, check: check.transpose()?, is_old })
+        Ok(Self { at: Timestamp(entry.at), transactions, forget_answers, check: check.transpose()?, rules })
     }
 }
 
@@ -250,12 +255,13 @@ mod tests {
             transactions,
             forget_answers: Some(9),
             check: Some((7, Digest::from_bytes([3; 16]))),
-            is_old: false,
+            rules: Rules::default(),
         };
-        let old = Entry { forget_answers: None, is_old: true, ..entry.clone() };
-        assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
-        assert_eq!(Entry::decode(&old.encode()), Ok(old));
-        let later = pr::Entry { format: FORMAT + 1, ..pr::Entry::default() }.encode_to_vec();
+        for rules in [Rules::ByClock, Rules::ByIndex, Rules::WithProgress] {
+            let entry = Entry { rules, ..entry.clone() };
+            assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
+        }
+        let later = pr::Entry { format: Rules::default() as u32 + 1, ..pr::Entry::default() }.encode_to_vec();
         assert!(Entry::decode(&later).is_err(), "of a newer build");
         assert!(Entry::decode(b"\xff\xff\xff").is_err());
     }

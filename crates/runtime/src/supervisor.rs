@@ -110,7 +110,8 @@ impl Supervisor {
         let signals = signals::Signals::watch().act(|| "watch for signals".into())?;
         let socket = dir.join(SOCKET);
         let listener = Listener::bind(&socket).act(|| format!("listen at {}", socket.display()))?;
-        let log = LogWriter::open(&order.log, order.log_bytes).act(|| format!("open {}", order.log.display()))?;
+        let log = order.log_bytes.map(|most| LogWriter::open(&order.log, most)).transpose();
+        let log = log.act(|| format!("open {}", order.log.display()))?;
         let exit_file = Reserved::new(&dir.join("exit.json")).act(|| "reserve space for the exit status".into())?;
         let Started { init, process, streams } = start::start(dir, &order)?;
         Ok(Self {

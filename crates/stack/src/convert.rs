@@ -5,28 +5,36 @@ mod devices;
 mod health;
 mod networks;
 mod privileges;
+mod settings;
 mod update;
 mod volumes;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
+use std::path::Path;
 
 use flota_api::capability;
-use flota_api::constraint::Constraint;
+use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{EndpointMode, RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec};
 use flota_api::resources::{Limits, Resources};
 
 use crate::fields::Fields;
 use crate::parse;
 use crate::tree::{Fault, Node, Value};
+use crate::words;
 use networks::Declared;
 use volumes::{DeclaredVolumes, ServiceMounts};
 
-/// Returns the value of a variable of the environment.
-pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// What a file refers to outside of itself.
+pub(crate) struct Context<'a> {
+    /// Returns the value of a variable of the environment.
+    pub(crate) environment: &'a dyn Fn(&str) -> Option<String>,
+    /// The folder at which paths begin.
+    pub(crate) folder: &'a Path,
+}
 
 /// Converts a whole file.
-pub(crate) fn stack(name: &str, document: &Node, environment: Environment<'_>) -> Result<StackSpec, Fault> {
+pub(crate) fn stack(name: &str, document: &Node, context: &Context<'_>) -> Result<StackSpec, Fault> {
     let none = || document.fault("the file has no services");
     if matches!(document.value, Value::Null) {
         return Err(none());
@@ -38,7 +46,7 @@ pub(crate) fn stack(name: &str, document: &Node, environment: Environment<'_>) -
     let mut networks = Declared::read(name, keys.get("networks"))?;
     let mut volumes = DeclaredVolumes::read(name, keys.get("volumes"))?;
     keys.finish()?;
-    let service = |(key, node): (&String, _)| service((name, key), node, (&mut networks, &mut volumes), environment);
+    let service = |(key, node): (&String, _)| service((name, key), node, (&mut networks, &mut volumes), context);
     let services = services.iter().map(service).collect::<Result<_, _>>()?;
     Ok(StackSpec { name: name.to_owned(), services, networks: networks.finish(), volumes: volumes.finish()? })
 }
@@ -47,16 +55,17 @@ fn service<'a>(
     (stack, key): (&str, &str),
     node: &'a Node,
     (networks, volumes): (&mut Declared, &mut DeclaredVolumes<'a>),
-    environment: Environment<'_>,
+    context: &Context<'_>,
 ) -> Result<ServiceSpec, Fault> {
     let mut keys = node.fields()?;
     let name = format!("{stack}_{key}");
     let mut spec = ServiceSpec { name, image: keys.required("image")?.text()?, ..ServiceSpec::default() };
-    spec.command = keys.read("command", words)?.unwrap_or_default();
-    spec.entrypoint = keys.read("entrypoint", words)?.unwrap_or_default();
-    let variables = keys.read("environment", |node| variables(node, environment))?.unwrap_or_default();
+    spec.command = keys.read("command", command)?.unwrap_or_default();
+    spec.entrypoint = keys.read("entrypoint", command)?.unwrap_or_default();
+    let mut variables = keys.read("env_file", |node| settings::variables(node, context))?.unwrap_or_default();
+    variables.extend(keys.read("environment", |node| self::variables(node, context))?.unwrap_or_default());
     spec.env = variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
-    spec.labels = keys.read("labels", labels)?.unwrap_or_default();
+    spec.container_labels = keys.read("labels", labels)?.unwrap_or_default();
     spec.working_dir = keys.text("working_dir")?;
     spec.user = keys.text("user")?;
     spec.hostname = keys.text("hostname")?;
@@ -71,6 +80,7 @@ fn service<'a>(
     let drop = keys.read("cap_drop", Node::texts)?.unwrap_or_default();
     capability::amend(&mut spec.cap_add, &mut spec.cap_drop, &add, &drop);
     spec.devices = keys.read("devices", devices::mapped)?.unwrap_or_default();
+    settings::read(&mut keys, &mut spec)?;
     networks.service(key, &mut keys, &mut spec)?;
     let mut mounts = ServiceMounts::of(&mut keys);
     if let Some(node) = keys.get("deploy") {
@@ -84,20 +94,23 @@ fn service<'a>(
 fn deploy(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     let mut keys = node.fields()?;
     spec.mode = keys.read("mode", |it| it.parsed(ServiceMode::named))?.unwrap_or_default();
-    if let Some(replicas) = keys.read("replicas", Node::number)? {
-        if spec.mode == (ServiceMode::Global {}) {
-            return Err(node.fault("a global service has one task on each node, and no `replicas`"));
-        }
-        spec.mode = ServiceMode::Replicated { replicas };
-    }
-    spec.labels.extend(keys.read("labels", labels)?.unwrap_or_default());
+    let mode = spec.mode;
+    let replicas = |it: &Node| mode.with_replicas(it.number()?).map_err(|why| it.fault(why));
+    spec.mode = keys.read("replicas", replicas)?.unwrap_or(mode);
+    let mode = spec.mode;
+    let most = |it: &Node| mode.with_max_concurrent(NonZeroU64::new(it.number()?)).map_err(|why| it.fault(why));
+    spec.mode = keys.read("x-flota-max-concurrent", most)?.unwrap_or(mode);
+    spec.labels = keys.read("labels", labels)?.unwrap_or_default();
     if let Some(node) = keys.get("resources") {
         resources(node, spec)?;
     }
-    spec.restart = keys.read("restart_policy", restart)?.unwrap_or_default();
+    let default = ServiceSpec::of_mode(spec.mode).restart;
+    spec.restart = keys.read("restart_policy", |it| restart(it, default.clone()))?.unwrap_or(default);
     spec.update = keys.read("update_config", update::update)?.unwrap_or_default();
     spec.rollback = keys.read("rollback_config", update::rollback)?.unwrap_or_default();
-    spec.constraints = keys.read("placement", placement)?.unwrap_or_default();
+    if let Some(node) = keys.get("placement") {
+        placement(node, spec)?;
+    }
     let mode = |text: &str| {
         let found = EndpointMode::ALL.iter().copied().find(|it| it.as_str() == text);
         found.ok_or_else(|| format!("`{text}` is neither vip nor dnsrr"))
@@ -134,8 +147,7 @@ fn amounts(keys: &mut Fields<'_>) -> Result<Resources, Fault> {
     })
 }
 
-fn restart(node: &Node) -> Result<RestartPolicy, Fault> {
-    let base = RestartPolicy::default();
+fn restart(node: &Node, base: RestartPolicy) -> Result<RestartPolicy, Fault> {
     let mut keys = node.fields()?;
     let condition = |text: &str| match text {
         "any" => Ok(RestartCondition::Any),
@@ -153,52 +165,37 @@ fn restart(node: &Node) -> Result<RestartPolicy, Fault> {
     Ok(policy)
 }
 
-fn placement(node: &Node) -> Result<Vec<Constraint>, Fault> {
+fn placement(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     let mut keys = node.fields()?;
-    let constraints =
-        keys.read("constraints", |list| list.list()?.iter().map(|it| it.parsed(Constraint::parse)).collect());
+    let constraints = |list: &Node| list.list()?.iter().map(|it| it.parsed(Constraint::parse)).collect();
+    spec.constraints = keys.read("constraints", constraints)?.unwrap_or_default();
+    let preferences = |list: &Node| list.list()?.iter().map(preference).collect();
+    spec.spread_over = keys.read("preferences", preferences)?.unwrap_or_default();
+    spec.max_replicas_per_node = keys.read("max_replicas_per_node", Node::number)?.and_then(NonZeroU64::new);
+    keys.finish()
+}
+
+fn preference(node: &Node) -> Result<NodeProperty, Fault> {
+    let mut keys = node.fields()?;
+    let key = keys.required("spread")?.parsed(NodeProperty::parse)?;
     keys.finish()?;
-    Ok(constraints?.unwrap_or_default())
+    Ok(key)
 }
 
 /// Reads a list of words, or one text that is split into words.
-fn words(node: &Node) -> Result<Vec<String>, Fault> {
+fn command(node: &Node) -> Result<Vec<String>, Fault> {
     match &node.value {
         Value::List(_) => node.texts(),
-        Value::Scalar(_) => node.parsed(split),
+        Value::Scalar(_) => node.parsed(words::split),
         _ => Err(node.unexpected("a text or a list")),
     }
 }
 
-/// Splits `text` into words at white space, except within quotes. A backslash makes the next character literal, except
-/// within single quotes.
-fn split(text: &str) -> Result<Vec<String>, String> {
-    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        match (quote, character) {
-            (Some(open), _) if character == open => quote = None,
-            (None, '"' | '\'') => {
-                quote = Some(character);
-                word.get_or_insert_default();
-            }
-            (None, _) if character.is_whitespace() => words.extend(word.take()),
-            (None | Some('"'), '\\') => word.get_or_insert_default().extend(characters.next()),
-            _ => word.get_or_insert_default().push(character),
-        }
-    }
-    if quote.is_some() {
-        return Err(format!("`{text}` has an unclosed quote"));
-    }
-    words.extend(word);
-    Ok(words)
-}
-
 /// Reads variables. One without a value has that of the environment.
-fn variables(node: &Node, environment: Environment<'_>) -> Result<BTreeMap<String, String>, Fault> {
+fn variables(node: &Node, context: &Context<'_>) -> Result<BTreeMap<String, String>, Fault> {
     pairs(node, |name, node| {
         let unset = || node.fault(format!("`{name}` has no value, and the environment of ctl has none either"));
-        environment(name).ok_or_else(unset)
+        (context.environment)(name).ok_or_else(unset)
     })
 }
 

@@ -1,16 +1,20 @@
 //! Stack files: from the YAML of the Compose specification to service specs. Called by `ctl stack deploy`.
 //!
 //! `tree.rs` parses the YAML, `fields.rs` reads values out of the tree, `convert.rs` makes specs of them, and `parse.rs`
-//! reads sizes and durations, `publish.rs` ports and networks, and `mount.rs` mounts. A key or value that is not understood
-//! is an error that names its line and key; it is never ignored.
+//! reads sizes and durations, `publish.rs` ports and networks, `mount.rs` mounts, `setting.rs` settings of tasks, `words.rs`
+//! command lines, and `env_file.rs` files of variables. A key or value that is not understood is an error that names its
+//! line and key; it is never ignored.
 
 mod convert;
+pub mod env_file;
 mod fields;
 mod load;
 pub mod mount;
 pub mod parse;
 pub mod publish;
+pub mod setting;
 mod tree;
+pub mod words;
 
 pub use load::{LoadError, load};
 

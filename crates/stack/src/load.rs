@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use flota_api::model::StackSpec;
 
-use crate::convert::{self, Environment};
+use crate::convert::{self, Context};
 use crate::tree::{self, Fault};
 
 const FILE_BOUND: u64 = 16 << 20;
@@ -42,7 +42,7 @@ pub enum LoadError {
 }
 
 /// Reads a stack from a file. `name` becomes the stack's name and the prefix of its services' names. Variables without a
-/// value have that of this process's environment.
+/// value have that of this process's environment, and paths in the file begin at its folder.
 ///
 /// # Errors
 /// The file can't be read, has more than 16 MiB, or has a key or value that is not understood.
@@ -53,19 +53,24 @@ pub fn load(path: &Path, name: &str) -> Result<StackSpec, LoadError> {
     }
     let text = std::fs::read_to_string(path).map_err(read)?;
     let content = |Fault { line, key, why }| LoadError::Content { path: path.to_owned(), line, key, why };
-    parse(&text, name, &|name| std::env::var(name).ok()).map_err(content)
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let context = Context { environment: &|name| std::env::var(name).ok(), folder };
+    tree::parse(&text).and_then(|document| convert::stack(name, &document, &context)).map_err(content)
 }
 
-pub(crate) fn parse(text: &str, name: &str, environment: Environment<'_>) -> Result<StackSpec, Fault> {
-    convert::stack(name, &tree::parse(text)?, environment)
+/// Parses a text as if it were a file in the present folder, for tests.
+#[cfg(test)]
+pub(crate) fn parse(text: &str, name: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<StackSpec, Fault> {
+    convert::stack(name, &tree::parse(text)?, &Context { environment, folder: Path::new("") })
 }
 
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU64;
 
-    use flota_api::constraint::Constraint;
-    use flota_api::model::{ServiceMode, StackSpec, UpdateOrder};
+    use flota_api::constraint::{Constraint, NodeProperty};
+    use flota_api::model::{RestartCondition, ServiceMode};
+    use flota_api::model::{StackSpec, UpdateOrder};
 
     use super::*;
 
@@ -92,7 +97,10 @@ services:
       restart_policy: { condition: on-failure, delay: 2s }
       update_config: { order: start-first }
       rollback_config: { parallelism: 0 }
-      placement: { constraints: [node.role==worker] }
+      placement:
+        constraints: [node.role==worker]
+        preferences: [{ spread: node.labels.zone }]
+        max_replicas_per_node: 2
 "#;
 
     fn parsed(text: &str) -> Result<StackSpec, String> {
@@ -107,8 +115,9 @@ services:
         assert_eq!((web.name.as_str(), web.image.as_str(), web.mode.replicas()), ("shop_web", "whoami", Some(3)));
         assert_eq!(web.command, ["serve", "two words"]);
         assert_eq!(web.env, ["NODE={{.Node.Hostname}}", "PORT=8080", "USER=ada"]);
-        let labels: Vec<String> = web.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        assert_eq!(labels, ["a=b", "bare=", "empty=", "team=shop"]);
+        let labels = [&web.labels, &web.container_labels]
+            .map(|labels| labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" "));
+        assert_eq!(labels, ["a=b bare=", "empty= team=shop"]);
         let limits = [web.limits.nano_cpus, web.limits.memory_bytes, web.limits.pids].map(|it| it.map(NonZeroU64::get));
         assert_eq!(limits, [Some(500_000_000), Some(64 << 20), Some(20)]);
         assert_eq!(web.reservations.nano_cpus, 100_000_000);
@@ -116,6 +125,8 @@ services:
         assert_eq!((web.update.order, web.rollback.order), (UpdateOrder::StartFirst, UpdateOrder::StopFirst));
         assert_eq!(parallelism, [Some(1), None]);
         assert_eq!(web.constraints, [Constraint::parse("node.role==worker").expect("it is good")]);
+        assert_eq!(web.spread_over, [NodeProperty::parse("node.labels.zone").expect("it is good")]);
+        assert_eq!(web.max_replicas_per_node, NonZeroU64::new(2));
     }
 
     #[test]
@@ -125,8 +136,16 @@ services:
             ("mode: global", ServiceMode::Global {}),
             ("mode: replicated", ServiceMode::Replicated { replicas: 1 }),
             ("mode: replicated, replicas: 2", ServiceMode::Replicated { replicas: 2 }),
+            ("mode: global-job", ServiceMode::GlobalJob {}),
+            (
+                "mode: replicated-job, replicas: 5, x-flota-max-concurrent: 2",
+                ServiceMode::ReplicatedJob { completions: 5, max_concurrent: NonZeroU64::new(2) },
+            ),
         ] {
-            assert_eq!(parsed(&file(deploy)).expect("a good file").services[0].mode, mode);
+            let spec = parsed(&file(deploy)).expect("a good file").services[0].clone();
+            assert_eq!(spec.mode, mode);
+            let condition = if mode.is_job() { RestartCondition::OnFailure } else { RestartCondition::Any };
+            assert_eq!(spec.restart.condition, condition, "a job that has ended well is done");
         }
     }
 
@@ -153,10 +172,10 @@ services:
                 web("deploy:\n      resources:\n        limits:\n          memory: x"),
                 "7: services.web.deploy.resources.limits.memory: `x` is not a size",
             ),
-            (web("deploy: { mode: daemon }"), "4: services.web.deploy.mode: `daemon` is neither replicated nor global"),
+            (web("deploy: { mode: daemon }"), "4: services.web.deploy.mode: `daemon` is none of replicated"),
             (
                 web("deploy: { mode: global, replicas: 2 }"),
-                "4: services.web.deploy: a global service has one task on each",
+                "4: services.web.deploy.replicas: a service of the mode global has a task on each node",
             ),
             (web("deploy: { replicas: -1 }"), "4: services.web.deploy.replicas: `-1` is not a whole number from 0"),
             (

@@ -96,6 +96,10 @@ async fn serve(
 
 async fn logs(executor: &ContainerExecutor, task: &TaskId, range: LogRange, outbox: &Outbox) -> Result<(), Gone> {
     let name = executor.name(task);
+    if executor.has_no_log(task) {
+        let why = format!("the output of {name} is not kept: its service has the log driver `none`");
+        return send(outbox, F::Error(why)).await;
+    }
     let mut reader = LogReader::open(&executor.paths.log(task));
     let mut tail = range.tail.map(|tail| usize::try_from(tail).unwrap_or(usize::MAX));
     loop {

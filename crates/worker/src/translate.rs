@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use flota_api::capability;
 use flota_api::defaults::EMBEDDED_RUNTIME;
-use flota_api::model::{Assignment, Refusal, ServiceSpec};
+use flota_api::model::{Assignment, Bound, Refusal, ServiceSpec};
 use flota_api::naming::{task_full_name, task_name};
+use flota_api::signal;
 use flota_api::template::{self, Field, TemplateError};
 use flota_image::ImageConfig;
 use flota_network::dns::Host;
@@ -23,8 +24,8 @@ use crate::mounts::{self, BindSources};
 use crate::networks::TaskNetwork;
 use crate::offers::NodeOffers;
 
-/// Bytes of output that are kept for each task.
-const LOG_BYTES: u64 = 20 << 20;
+mod settings;
+
 /// Period of the CPU controller in µs, as Docker sets it.
 const PERIOD: u64 = 100_000;
 /// Path in a container of the program that `--init` runs as PID 1.
@@ -33,6 +34,8 @@ const INIT: &str = "/dev/init";
 /// port, and send pings.
 const SYSCTLS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+/// Programs at a terminal need the variable, and images rarely set it.
+const TERMINAL: &str = "TERM=xterm";
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The values that templates can use about this node.
@@ -108,15 +111,10 @@ pub(crate) fn container(
     // This is the oldest version with everything that is used here; older runtimes refuse a newer one.
     result.oci_version = "1.0.2".into();
     let process = result.process.get_or_insert_default();
-    process.terminal = false;
     process.args = arguments(spec, config);
-    process.env = environment(&hostname, config.env().iter().flatten().cloned().chain(env));
+    process.env = environment(&hostname, spec.tty, config.env().iter().flatten().cloned().chain(env));
     process.cwd = Path::new("/").join(or(&spec.working_dir, config.working_dir()));
-    process.rlimits.clear();
     result.hostname = Some(hostname.clone());
-    if let Some(root) = &mut result.root {
-        root.readonly = false;
-    }
     set_rights(&mut result, spec);
     mounts::add(&mut result, mounts::of_task(spec, &places.volumes, &places.binds), spec);
     let no_new_privileges = spec.no_new_privileges.or(offers.no_new_privileges);
@@ -132,6 +130,7 @@ pub(crate) fn container(
         add_init(&mut result, &places.runtime);
     }
     join_network(&mut result, network);
+    settings::apply(&mut result, spec);
     let resolver = match network {
         TaskNetwork::Joined { resolver, .. } => Some(resolver.clone()),
         TaskNetwork::Loopback | TaskNetwork::Host => None,
@@ -140,13 +139,14 @@ pub(crate) fn container(
         id: assignment.task_id.to_string(),
         root: places.root,
         user: or(&spec.user, config.user()),
+        extra_groups: spec.groups.clone(),
         hosts: hosts(&hostname, network, spec),
         resolver,
         hostname,
         groups: places.groups,
         log: places.log,
-        log_bytes: LOG_BYTES,
-        terminal: false,
+        log_bytes: spec.log.bytes(),
+        terminal: spec.tty,
         runtime,
         pinned: places.binds.paths(),
     };
@@ -163,13 +163,17 @@ fn arguments(spec: &ServiceSpec, config: &ImageConfig) -> Vec<String> {
     [image(config.entrypoint()), command].concat()
 }
 
-/// Returns the given variables, of which the last with each name applies, and those that every program expects.
-fn environment(hostname: &str, given: impl Iterator<Item = String>) -> Vec<String> {
+/// Returns the given variables, of which the last with each name applies, and those that every program expects. One
+/// without a value is removed.
+fn environment(hostname: &str, is_at_terminal: bool, given: impl Iterator<Item = String>) -> Vec<String> {
     let mut result: Vec<String> = Vec::new();
-    for variable in [PATH.to_owned(), format!("HOSTNAME={hostname}")].into_iter().chain(given) {
+    let terminal = is_at_terminal.then(|| TERMINAL.to_owned());
+    for variable in [PATH.to_owned(), format!("HOSTNAME={hostname}")].into_iter().chain(terminal).chain(given) {
         let name = variable.split('=').next().unwrap_or_default();
         result.retain(|it| it.split('=').next() != Some(name));
-        result.push(variable);
+        if variable.contains('=') {
+            result.push(variable);
+        }
     }
     result
 }
@@ -207,8 +211,9 @@ fn set_rights(result: &mut Spec, spec: &ServiceSpec) {
 fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {
     let limits = &spec.limits;
     let signed = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
-    // If swap were available, the limit would not bound what the task uses.
-    let memory = |it: u64| Memory { limit: Some(signed(it)), swap: Some(signed(it)), ..Memory::default() };
+    // Memory and swap together. If more swap were available than is asked for, the limit would not bound what the task uses.
+    let both = |limit: u64| spec.memory_swap.map_or(signed(limit), Bound::number);
+    let memory = |it: u64| Memory { limit: Some(signed(it)), swap: Some(both(it)), ..Memory::default() };
     // The kernel accepts no less than 1 ms per period.
     let quota = |it: u64| (u128::from(it) * u128::from(PERIOD) / 1_000_000_000).max(1_000);
     let cpu = |it: u64| Cpu {
@@ -271,13 +276,11 @@ fn add_init(result: &mut Spec, runtime: &Path) {
     }
 }
 
-/// Returns the signal that asks the program to stop: the service's, else the image's, else SIGTERM.
+/// Returns the signal that asks the program to stop: the service's, else the image's, else SIGTERM. An image may name one
+/// that does not exist; then it is SIGTERM too.
 pub(crate) fn stop_signal(spec: &ServiceSpec, config: &ImageConfig) -> i32 {
     let given = spec.stop_signal.as_ref().or(config.stop_signal().as_ref()).filter(|it| !it.is_empty());
-    let name = given.map_or("SIGTERM", String::as_str);
-    let whole = if name.starts_with("SIG") { name.to_owned() } else { format!("SIG{name}") };
-    let number = name.parse().ok().or_else(|| whole.parse::<nix::sys::signal::Signal>().ok().map(|it| it as i32));
-    number.unwrap_or(nix::libc::SIGTERM)
+    given.and_then(|name| signal::number(name)).unwrap_or(nix::libc::SIGTERM)
 }
 
 /// Returns what a template stands for.

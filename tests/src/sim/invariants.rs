@@ -120,8 +120,8 @@ pub fn picture(cluster: &SimCluster) -> String {
 fn wanted(service: &Service, view: &View) -> u64 {
     match service.spec.mode {
         _ if service.spec.stopped => 0,
-        ServiceMode::Replicated { replicas } => replicas,
-        ServiceMode::Global {} => {
+        ServiceMode::Replicated { replicas: count } | ServiceMode::ReplicatedJob { completions: count, .. } => count,
+        ServiceMode::Global {} | ServiceMode::GlobalJob {} => {
             let takes = |node: &&std::sync::Arc<Node>| {
                 node.state == NodeState::Ready
                     && node.spec.availability != Availability::Drain
@@ -155,7 +155,7 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
     }
     let slots = slots(cluster);
     // A paused update waits for a user, and so does the failed task of its slot.
-    for service in view.services().filter(|service| !service.update.is_paused()) {
+    for service in view.services().filter(|it| !it.update.is_paused() && !it.spec.mode.is_job()) {
         let (name, wanted) = (&service.spec.name, wanted(service, &view));
         let here = slots.iter().filter(|((service, _), _)| service == name);
         let runs = here.map(|(_, running)| running.len()).collect::<Vec<_>>();

@@ -13,6 +13,7 @@ use flota_api::proto::specs::{NodeSpec, ServiceSpec};
 use flota_api::proto::types::RestartPolicy;
 
 use flota_identity::{Dialer, Peer};
+use flota_raft_store::faults;
 
 use super::cluster::SimCluster;
 use super::host::USER;
@@ -54,8 +55,17 @@ pub fn script(workers: u16, test: impl FnOnce(&mut Script) + Send + 'static) {
 /// # Panics
 /// The test panics; the log of the simulation is then printed to standard error.
 pub fn script_with(managers: u16, workers: u16, test: impl FnOnce(&mut Script) + Send + 'static) {
+    script_of(Options { managers, workers, ..Options::new(1) }, test);
+}
+
+/// Runs a test on the cluster that these options describe, in a thread of its own.
+///
+/// # Panics
+/// The test panics; the log of the simulation is then printed to standard error.
+pub fn script_of(options: Options, test: impl FnOnce(&mut Script) + Send + 'static) {
     let run = move || {
-        let mut script = Script { run: Run::new(Options { managers, workers, ..Options::new(1) }) };
+        faults::set(options.fault);
+        let mut script = Script { run: Run::new(options) };
         let tested = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             script.run.until_up().expect("the cluster starts");
             test(&mut script);

@@ -1,17 +1,21 @@
 //! Leaders whose wall clocks are wrong, and that are replaced by one whose clock is right: nothing that the wrong one has
 //! begun is done otherwise, and nothing is done twice.
 
+use flota_api::model::UpdatePhase;
 use flota_api::proto::control::NameImageRequest;
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
-use flota_api::proto::specs::ServiceSpec;
+use flota_api::proto::specs::{ServiceSpec, UpdatePolicy};
 use flota_api::proto::types::{RestartCondition, RestartPolicy};
 use flota_identity::{GrantKey, verify_grant};
+use flota_raft_store::faults::Fault;
 use flota_tests::sim::clock::WallClock;
 use flota_tests::sim::cluster::SimCluster;
-use flota_tests::sim::script::{Script, script, spec};
+use flota_tests::sim::run::Options;
+use flota_tests::sim::script::{Script, script, script_of, spec};
 use flota_worker::{FakeProgram, WhatHappened};
 use std::time::Duration;
 
+use super::updates::pause;
 use super::{another_leads, manual, seen, tasks_of};
 
 const MINUTE: i64 = 60_000;
@@ -74,6 +78,49 @@ fn rolling_update_that_a_leader_with_a_wrong_clock_has_begun_ends() {
         replace_leader(it, 0);
         it.converge();
         assert_eq!(starts(it.cluster()), 4, "each task is replaced once");
+    });
+}
+
+/// Lets a leader whose clock is ahead by this many milliseconds begin an update to a program that fails, of which one task
+/// in four may, and the next leader carry it out. Returns how it ends, and in how many slots.
+fn bad_update(it: &mut Script, ahead: i64) -> (UpdatePhase, usize) {
+    replace_leader(it, ahead);
+    it.create(it.leader(), spec("web", 4)).unwrap();
+    it.converge();
+    let program = FakeProgram { runs: Some(Duration::from_millis(50)), exit_code: 1, ..FakeProgram::default() };
+    it.cluster().workers.iter().for_each(|worker| worker.machine.set_program("web", program.clone()));
+    let tolerant =
+        UpdatePolicy { parallelism: 1, max_failure_millionths: 250_000, monitor_ms: 5_000, ..Default::default() };
+    let next = ServiceSpec { env: vec!["RELEASE=2".into()], update: Some(tolerant), ..spec("web", 4) };
+    it.update(it.leader(), "the update", next).unwrap();
+    pause(it, "web", true).unwrap();
+    replace_leader(it, 0);
+    pause(it, "web", false).unwrap();
+    it.wait("the update has ended", 60_000, |cluster| {
+        let view = cluster.view().ok_or("no manager leads")?;
+        let update = &view.service_by_name("web").ok_or("there is no such service")?.update;
+        seen(!update.is_active(), update)
+    });
+    let update = it.cluster().view().unwrap().service_by_name("web").unwrap().update.clone();
+    (update.phase, update.failed_slots.len())
+}
+
+#[test]
+fn update_that_a_leader_with_a_wrong_clock_has_begun_is_paused_when_tasks_fail_under_the_next() {
+    for ahead in ERRORS {
+        script(3, move |it| assert_eq!(bad_update(it, ahead), (UpdatePhase::Paused, 2)));
+    }
+}
+
+#[test]
+fn an_order_by_the_clock_is_found() {
+    script_of(Options { fault: Some(Fault::OrderByClock), ..Options::new(1) }, |it| {
+        let (phase, failed) = bad_update(it, ERRORS[0]);
+        assert_eq!(
+            (phase, failed),
+            (UpdatePhase::Completed, 1),
+            "tasks of the second leader seem to be older than the update"
+        );
     });
 }
 

@@ -9,6 +9,7 @@ mod digests;
 mod global;
 mod health;
 mod images;
+mod jobs;
 mod leader_clocks;
 mod leadership;
 mod membership;

@@ -160,6 +160,39 @@ fn task_whose_constraint_no_node_meets_starts_when_one_does() {
 }
 
 #[test]
+fn tasks_move_off_nodes_that_no_longer_meet_the_constraints_and_the_others_stay() {
+    script(3, |it| {
+        let label =
+            |zone: &str| NodeSpec { labels: [("zone".to_owned(), zone.to_owned())].into(), ..NodeSpec::default() };
+        for (node, zone) in [("w1", "a"), ("w2", "a"), ("w3", "b")] {
+            it.update_node(node, label(zone));
+        }
+        it.create(it.leader(), spec("web", 4)).unwrap();
+        it.converge();
+        let before = it.picture();
+        let stayed = |it: &mut Script, before: &str| {
+            let after = it.picture();
+            before.split(", ").filter(|task| after.contains(task)).count()
+        };
+        let on = |it: &mut Script, worker: usize| it.cluster().workers[worker].machine.running().len();
+        let staying = on(it, 0) + on(it, 1);
+        let constraints = vec!["node.labels.zone==a".into()];
+        it.update(it.leader(), "constrained", ServiceSpec { constraints, ..spec("web", 4) }).unwrap();
+        it.wait("none is left on the third node", 10_000, containers(2, 0));
+        it.converge();
+        assert_eq!(stayed(it, &before), staying, "no task is touched whose node meets the constraint");
+        let (before, staying) = (it.picture(), on(it, 1));
+        it.update_node("w1", label("b"));
+        it.wait("none is left on the first node", 10_000, containers(0, 0));
+        it.converge();
+        assert_eq!(stayed(it, &before), staying);
+        it.update_node("w2", label("b"));
+        it.pass(10_000);
+        containers(1, 4)(it.cluster()).unwrap();
+    });
+}
+
+#[test]
 fn task_without_room_starts_when_another_service_makes_room() {
     script(1, |it| {
         let whole = Resources { nano_cpus: 8_000_000_000, ..Resources::default() };

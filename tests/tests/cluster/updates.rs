@@ -53,7 +53,7 @@ fn roll_back(it: &mut Script, service: &str, version: Option<u64>) -> Result<(),
     it.request(it.leader(), |mut client| async move { client.rollback_service(request).await.map(drop) })
 }
 
-fn pause(it: &mut Script, service: &str, paused: bool) -> Result<(), tonic::Status> {
+pub(super) fn pause(it: &mut Script, service: &str, paused: bool) -> Result<(), tonic::Status> {
     let request_id = format!("pause {paused} at {}", it.cluster().world.now());
     let request = PauseUpdateRequest { request_id, service: service.into(), paused };
     it.request(it.leader(), |mut client| async move { client.pause_update(request).await.map(drop) })
@@ -161,7 +161,7 @@ fn failed_update_is_rolled_back_and_touches_only_the_slots_that_it_has_changed()
         it.wait("the rollback is done", 20_000, update_is("web", UpdatePhase::RolledBack));
         let service = service(it.cluster(), "web").unwrap();
         assert_eq!((service.spec_version, service.spec.env[0].as_str()), (1, "VERSION=1"));
-        let reason = service.update.reason.unwrap_or_default();
+        let reason = service.update.rollback_cause.unwrap_or_default();
         assert!(reason.starts_with("web.") && reason.ends_with(": it does not stay up (exit code 3)"), "{reason}");
         it.converge();
         let after = it.picture();
@@ -191,7 +191,7 @@ fn failure_of_a_start_first_update_takes_nothing_from_what_serves() {
         it.pass(10_000);
         assert_eq!(it.picture(), before);
         roll_back(it, STARTED_FIRST, None).unwrap();
-        it.wait("the rollback is done", 20_000, update_is(STARTED_FIRST, UpdatePhase::Completed));
+        it.wait("the rollback is done", 20_000, update_is(STARTED_FIRST, UpdatePhase::RolledBack));
         assert_eq!(it.picture(), before, "the old tasks have what is wanted");
     });
 }
@@ -210,7 +210,7 @@ fn user_brings_a_service_back_to_any_kept_spec_and_its_number_of_tasks_stays() {
             it.converge();
         }
         roll_back(it, "web", Some(1)).unwrap();
-        it.wait("it is done", 30_000, update_is("web", UpdatePhase::Completed));
+        it.wait("it is done", 30_000, update_is("web", UpdatePhase::RolledBack));
         let all = |version| (1..=4).map(|slot| (slot, version)).collect::<BTreeSet<_>>();
         assert_eq!(serving(it.cluster(), "web"), Ok(all(1)));
         let first = service(it.cluster(), "web").unwrap();
@@ -222,9 +222,11 @@ fn user_brings_a_service_back_to_any_kept_spec_and_its_number_of_tasks_stays() {
             answer.unwrap().into_inner().revisions.iter().map(version).collect::<Vec<_>>()
         };
         assert_eq!(history(it), [1, 3, 2]);
-        roll_back(it, "web", None).unwrap();
-        it.wait("it is done", 30_000, update_is("web", UpdatePhase::Completed));
-        assert_eq!(serving(it.cluster(), "web"), Ok(all(3)), "the one that was in place last");
+        let error = roll_back(it, "web", None).unwrap_err();
+        assert!(error.message().contains("service `web` is back at spec 1 already: say which other one"), "{error}");
+        roll_back(it, "web", Some(3)).unwrap();
+        it.wait("it is done", 30_000, update_is("web", UpdatePhase::RolledBack));
+        assert_eq!(serving(it.cluster(), "web"), Ok(all(3)));
         assert_eq!(history(it), [3, 1, 2]);
         for (version, why) in [(3, "service `web` has spec 3 now"), (9, "there is no spec 9 of service `web` any more")]
         {
@@ -316,7 +318,7 @@ fn update_whose_constraint_no_node_meets_stops_no_healthy_task() {
         let before = it.picture();
         let constraints = vec!["node.labels.zone==a".into()];
         let update = UpdatePolicy { progress_deadline_ms: Some(40_000), ..policy(1, UpdateOrder::StopFirst) };
-        let spec = ServiceSpec { constraints, update: Some(update), ..spec("web", 2) };
+        let spec = ServiceSpec { constraints, update: Some(update), ..with_env("web", 2, "VERSION=2") };
         it.update(it.leader(), "update", spec).unwrap();
         it.wait("a new task waits", 5_000, tasks_are("web", 1, TaskState::Pending));
         it.pass(30_000);

@@ -19,5 +19,7 @@ mod retries;
 mod runtimes;
 mod servers;
 mod services;
+mod settings;
 mod traffic;
+mod updates;
 mod volumes;

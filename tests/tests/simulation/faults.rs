@@ -80,8 +80,3 @@ fn a_refusal_of_a_deposed_leader_is_found() {
 fn an_age_that_is_too_small_is_found() {
     is_found(Fault::AgeOfContact, &[Kind::NotLinearizable]);
 }
-
-#[test]
-fn an_order_by_the_clock_is_found() {
-    is_found(Fault::OrderByClock, &[Kind::NotConverged, Kind::Unrest]);
-}

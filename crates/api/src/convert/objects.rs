@@ -120,15 +120,21 @@ impl From<&Service> for po::Service {
             spec: Some(it.spec.as_ref().into()),
             spec_version: it.spec_version,
             stack_id: it.stack_id.clone().map(Into::into),
-            update_paused: None,
+            update_paused: it.update.reason.clone().filter(|_| is_of_older_build(it)),
             virtual_ips: it.virtual_ips.iter().map(Into::into).collect(),
             ports: it.ports.iter().map(Into::into).collect(),
             image_digest: it.image_digest.clone(),
             spec_set_at: it.spec_set_at.0,
             revisions: it.revisions.iter().map(Into::into).collect(),
-            update: Some((&it.update).into()),
+            update: (!is_of_older_build(it)).then(|| (&it.update).into()),
         }
     }
+}
+
+/// Whether an older build has written the service, and no newer one has changed its update. It then has the same bytes, and
+/// digest, as in the older build.
+fn is_of_older_build(it: &Service) -> bool {
+    it.spec_set_at == Timestamp::default() && it.update == old_status(it.update.reason.clone())
 }
 
 impl TryFrom<po::Service> for Service {

@@ -4,11 +4,12 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::networks::{all, parse_all, parse_filled, texts};
-use super::{FromNumber, Malformed, filled, millis, on_partition, require};
+use super::{FromNumber, Malformed, filled, millis, on_partition, require, settings};
 use crate::capability::normalise;
-use crate::constraint::Constraint;
+use crate::constraint::{Constraint, NodeProperty};
 use crate::model::{
-    NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec, TaskStatus,
+    Bound, LogSpec, NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec,
+    TaskStatus, UpdatePolicy,
 };
 use crate::proto::{specs as ps, types as pt};
 use crate::resources::{Limits, Resources};
@@ -151,11 +152,16 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             mode: match spec.mode {
                 ServiceMode::Replicated { .. } => ps::ServiceMode::Replicated,
                 ServiceMode::Global {} => ps::ServiceMode::Global,
+                ServiceMode::ReplicatedJob { .. } => ps::ServiceMode::ReplicatedJob,
+                ServiceMode::GlobalJob {} => ps::ServiceMode::GlobalJob,
             }
             .into(),
+            max_concurrent: spec.mode.max_concurrent().map_or(0, NonZeroU64::get),
             replicas: match spec.mode {
-                ServiceMode::Replicated { replicas } => replicas,
-                ServiceMode::Global {} => 0,
+                ServiceMode::Replicated { replicas: count } | ServiceMode::ReplicatedJob { completions: count, .. } => {
+                    count
+                }
+                ServiceMode::Global {} | ServiceMode::GlobalJob {} => 0,
             },
             limits: Some(spec.limits.into()),
             reservations: Some(spec.reservations.into()),
@@ -168,6 +174,8 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             stop_grace_ms: millis(spec.stop_grace),
             stop_signal: spec.stop_signal.clone().unwrap_or_default(),
             constraints: spec.constraints.iter().map(ToString::to_string).collect(),
+            spread_over: spec.spread_over.iter().map(ToString::to_string).collect(),
+            max_replicas_per_node: spec.max_replicas_per_node.map_or(0, NonZeroU64::get),
             on_partition: kind.into(),
             on_partition_after_ms: after,
             keep_on_node_loss: spec.keep_on_node_loss,
@@ -186,10 +194,22 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             dns: Some((&spec.dns).into()),
             hosts: spec.hosts.iter().map(Into::into).collect(),
             healthcheck: Some((&spec.healthcheck).into()),
-            update: Some((&spec.update).into()),
-            rollback: Some((&spec.rollback).into()),
+            // What has its default is left out, so that a spec of an older build has the same bytes, and digest, in this one.
+            update: (spec.update != UpdatePolicy::default()).then(|| (&spec.update).into()),
+            rollback: (spec.rollback != UpdatePolicy::default()).then(|| (&spec.rollback).into()),
             stopped: spec.stopped,
             mounts: spec.mounts.iter().map(Into::into).collect(),
+            read_only: spec.read_only,
+            tty: spec.tty,
+            shm_size: spec.shm_size.map_or(0, NonZeroU64::get),
+            ulimits: spec.ulimits.iter().map(Into::into).collect(),
+            sysctls: spec.sysctls.clone(),
+            groups: spec.groups.clone(),
+            container_labels: spec.container_labels.clone(),
+            memory_swap: spec.memory_swap.map(Bound::number),
+            oom_score_adj: spec.oom_score_adj,
+            log: (spec.log != LogSpec::default()).then(|| spec.log.into()),
+            pull: spec.pull.number(),
         }
     }
 }
@@ -211,6 +231,11 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             mode: match ps::ServiceMode::try_from(spec.mode) {
                 Ok(ps::ServiceMode::Replicated) => ServiceMode::Replicated { replicas: spec.replicas },
                 Ok(ps::ServiceMode::Global) => ServiceMode::Global {},
+                Ok(ps::ServiceMode::ReplicatedJob) => ServiceMode::ReplicatedJob {
+                    completions: spec.replicas,
+                    max_concurrent: NonZeroU64::new(spec.max_concurrent),
+                },
+                Ok(ps::ServiceMode::GlobalJob) => ServiceMode::GlobalJob {},
                 Err(_) => return Err(Malformed::new("spec.mode", "is unknown")),
             },
             limits: spec.limits.into(),
@@ -224,6 +249,8 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             stop_grace: Duration::from_millis(spec.stop_grace_ms),
             stop_signal: filled(spec.stop_signal),
             constraints: constraints(&spec.constraints)?,
+            spread_over: keys(&spec.spread_over)?,
+            max_replicas_per_node: NonZeroU64::new(spec.max_replicas_per_node),
             on_partition: on_partition(spec.on_partition, spec.on_partition_after_ms)?,
             keep_on_node_loss: spec.keep_on_node_loss,
             force: spec.force,
@@ -245,8 +272,27 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             rollback: spec.rollback.try_into()?,
             stopped: spec.stopped,
             mounts: all(spec.mounts)?,
+            read_only: spec.read_only,
+            tty: spec.tty,
+            shm_size: NonZeroU64::new(spec.shm_size),
+            ulimits: all(spec.ulimits)?,
+            sysctls: spec.sysctls,
+            groups: spec.groups,
+            container_labels: spec.container_labels,
+            memory_swap: spec.memory_swap.map(|it| settings::bound("memory_swap", it)).transpose()?,
+            oom_score_adj: spec.oom_score_adj,
+            log: spec.log.try_into()?,
+            pull: FromNumber::from_number(spec.pull)?,
         })
     }
+}
+
+fn keys(texts: &[String]) -> Result<Vec<NodeProperty>, Malformed> {
+    let parse = |(index, text): (usize, &String)| {
+        let malformed = |error| Malformed::new("spread_over", format!("can't be used: spread_over[{index}]: {error}"));
+        NodeProperty::parse(text).map_err(malformed)
+    };
+    texts.iter().enumerate().map(parse).collect()
 }
 
 fn constraints(texts: &[String]) -> Result<Vec<Constraint>, Malformed> {
@@ -326,5 +372,24 @@ mod tests {
         assert_eq!(ps::ServiceSpec::from(&spec).constraints, ["node.role==worker"]);
         let error = ServiceSpec::try_from(wire(&["node.id==a", "colour==red"])).expect_err("no such key");
         assert!(error.to_string().contains("constraints[1]: `colour==red`: the key is one of"), "{error}");
+    }
+
+    #[test]
+    fn every_mode_survives_the_way_to_the_wire_and_back() {
+        for (mode, json) in [
+            (ServiceMode::Replicated { replicas: 3 }, r#"{"mode":"replicated","replicas":3}"#),
+            (ServiceMode::Global {}, r#"{"mode":"global"}"#),
+            (
+                ServiceMode::ReplicatedJob { completions: 5, max_concurrent: NonZeroU64::new(2) },
+                r#"{"mode":"replicated-job","completions":5,"maxConcurrent":2}"#,
+            ),
+            (ServiceMode::GlobalJob {}, r#"{"mode":"global-job"}"#),
+        ] {
+            let spec = ServiceSpec::of_mode(mode);
+            assert_eq!(ServiceSpec::try_from(ps::ServiceSpec::from(&spec)), Ok(spec));
+            assert_eq!(serde_json::to_string(&mode).expect("it is a map"), json);
+            let named = ServiceMode::named(mode.as_str()).expect("it has a name");
+            assert_eq!(named.as_str(), mode.as_str());
+        }
     }
 }

@@ -44,6 +44,7 @@ impl From<&UpdateStatus> for po::UpdateStatus {
         Self {
             phase: it.phase.number(),
             reason: it.reason.clone(),
+            rollback_cause: it.rollback_cause.clone(),
             failed_slots: it.failed_slots.iter().copied().collect(),
             previous_version: it.previous_version,
             started_at: it.started_at.0,
@@ -57,6 +58,7 @@ impl TryFrom<po::UpdateStatus> for UpdateStatus {
         Ok(Self {
             phase: FromNumber::from_number(it.phase)?,
             reason: it.reason,
+            rollback_cause: it.rollback_cause,
             failed_slots: it.failed_slots.into_iter().collect(),
             previous_version: it.previous_version,
             started_at: Timestamp(it.started_at),
@@ -64,10 +66,10 @@ impl TryFrom<po::UpdateStatus> for UpdateStatus {
     }
 }
 
-/// Returns the status of a service that an older build wrote. It did not say whether an update had ended; one that has
-/// is completed by the leader's next look at it.
+/// Returns the status of a service that an older build wrote. It did not say whether an update had ended; the leader goes on
+/// with one that has not.
 pub(super) fn old_status(paused: Option<String>) -> UpdateStatus {
-    let phase = if paused.is_some() { UpdatePhase::Paused } else { UpdatePhase::Updating };
+    let phase = if paused.is_some() { UpdatePhase::Paused } else { UpdatePhase::Completed };
     UpdateStatus { phase, reason: paused, ..UpdateStatus::default() }
 }
 
@@ -112,6 +114,6 @@ mod tests {
     fn an_update_that_an_older_build_has_paused_is_paused() {
         let status = old_status(Some("web.1: no such image".into()));
         assert!(status.is_paused() && status.reason.as_deref() == Some("web.1: no such image"));
-        assert!(old_status(None).is_active());
+        assert_eq!(old_status(None), UpdateStatus::default());
     }
 }

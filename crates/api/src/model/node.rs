@@ -12,7 +12,7 @@ use super::network::{Attachment, NodePort, Protocol};
 use super::text_or_empty;
 use super::tunnel::TunnelKey;
 use crate::clock_offset::ClockOffset;
-use crate::constraint::{Constraint, Key};
+use crate::constraint::{Constraint, NodeProperty};
 use crate::defaults::EMBEDDED_RUNTIME;
 use crate::id::{NodeId, TaskId};
 use crate::naming;
@@ -274,14 +274,19 @@ impl Default for Node {
 impl Node {
     /// Returns whether the constraint holds for this node.
     pub fn satisfies(&self, constraint: &Constraint) -> bool {
-        constraint.accepts(match constraint.key() {
-            Key::Id => Some(self.id.as_str()),
-            Key::Hostname => Some(self.description.hostname.as_str()),
-            Key::Role => Some(self.role.as_str()),
-            Key::Os => Some(self.description.os.as_str()),
-            Key::Architecture => Some(self.description.architecture.as_str()),
-            Key::Label(label) => self.spec.labels.get(label).map(String::as_str),
-        })
+        constraint.accepts(self.property(constraint.key()))
+    }
+
+    /// Returns this property of the node; `None` if it does not have the label.
+    pub fn property(&self, key: &NodeProperty) -> Option<&str> {
+        match key {
+            NodeProperty::Id => Some(self.id.as_str()),
+            NodeProperty::Hostname => Some(self.description.hostname.as_str()),
+            NodeProperty::Role => Some(self.role.as_str()),
+            NodeProperty::Os => Some(self.description.os.as_str()),
+            NodeProperty::Architecture => Some(self.description.architecture.as_str()),
+            NodeProperty::Label(label) => self.spec.labels.get(label).map(String::as_str),
+        }
     }
 
     /// Returns the address of the node's overlay traffic: the one that it reports, or else that of its listener.

@@ -26,6 +26,8 @@ states! {
         NotReady = "not ready",
         /// It takes no new tasks.
         Paused = "paused",
+        /// It has as many tasks of the service as the spec allows on a node.
+        MaxReplicas = "with as many tasks of the service as allowed",
         /// Another task has a port of the node that the spec asks for.
         Port = "with the port taken",
         /// Its kernel can't encrypt a network of the spec.

@@ -11,9 +11,10 @@ use super::device::{DeviceMapping, GenericResource};
 use super::health::HealthSpec;
 use super::mount::Mount;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
+use super::setting::{Bound, LogSpec, PullPolicy, Ulimit, bound_or_zero};
 use super::update::{Revision, UpdatePolicy, UpdateStatus};
 use super::{seconds, seconds_or_zero, text_or_empty};
-use crate::constraint::Constraint;
+use crate::constraint::{Constraint, NodeProperty};
 use crate::defaults;
 use crate::id::{ServiceId, StackId};
 use crate::resources::{Limits, Resources, number_or_zero};
@@ -68,7 +69,7 @@ pub enum OnPartition {
 
 /// How many tasks a service has and where they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
+#[serde(tag = "mode", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum ServiceMode {
     /// A fixed number of tasks on any nodes where they fit.
     Replicated {
@@ -77,6 +78,16 @@ pub enum ServiceMode {
     },
     /// One task on each node that meets the constraints and is not drained.
     Global {},
+    /// Tasks that end when their work is done.
+    ReplicatedJob {
+        /// The number of tasks whose program must end well.
+        completions: u64,
+        /// Largest number of tasks that run at once; `None` for all.
+        #[serde(serialize_with = "number_or_zero")]
+        max_concurrent: Option<NonZeroU64>,
+    },
+    /// A task on each node that meets the constraints and is not drained, which ends when its work is done.
+    GlobalJob {},
 }
 
 impl ServiceMode {
@@ -85,9 +96,10 @@ impl ServiceMode {
     /// # Errors
     /// There is no such mode.
     pub fn named(name: &str) -> Result<Self, String> {
-        let modes = [Self::default(), Self::Global {}];
+        let job = Self::ReplicatedJob { completions: 1, max_concurrent: None };
+        let modes = [Self::default(), Self::Global {}, job, Self::GlobalJob {}];
         let found = modes.into_iter().find(|mode| mode.as_str() == name);
-        found.ok_or_else(|| format!("`{name}` is neither replicated nor global"))
+        found.ok_or_else(|| format!("`{name}` is none of replicated, global, replicated-job and global-job"))
     }
 
     /// Returns the name of the mode that users see.
@@ -95,15 +107,63 @@ impl ServiceMode {
         match self {
             Self::Replicated { .. } => "replicated",
             Self::Global {} => "global",
+            Self::ReplicatedJob { .. } => "replicated-job",
+            Self::GlobalJob {} => "global-job",
         }
     }
 
-    /// Returns the number of tasks that a replicated service has unless it is stopped; `None` for another mode.
+    /// Returns the number of tasks that the service has in all unless it is stopped; `None` if it has one on each node.
     pub fn replicas(self) -> Option<u64> {
         match self {
             Self::Replicated { replicas } => Some(replicas),
-            Self::Global {} => None,
+            Self::ReplicatedJob { completions, .. } => Some(completions),
+            Self::Global {} | Self::GlobalJob {} => None,
         }
+    }
+
+    /// Returns the mode with this number of tasks.
+    ///
+    /// # Errors
+    /// It has a task on each node.
+    pub fn with_replicas(self, replicas: u64) -> Result<Self, String> {
+        match self {
+            Self::Replicated { .. } => Ok(Self::Replicated { replicas }),
+            Self::ReplicatedJob { max_concurrent, .. } => {
+                Ok(Self::ReplicatedJob { completions: replicas, max_concurrent })
+            }
+            Self::Global {} | Self::GlobalJob {} => {
+                Err(format!("a service of the mode {} has a task on each node, and no number of tasks", self.as_str()))
+            }
+        }
+    }
+
+    /// Returns the mode with this largest number of tasks at once; `None` for all.
+    ///
+    /// # Errors
+    /// It is another mode than that of a replicated job.
+    pub fn with_max_concurrent(self, max_concurrent: Option<NonZeroU64>) -> Result<Self, String> {
+        match self {
+            Self::ReplicatedJob { completions, .. } => Ok(Self::ReplicatedJob { completions, max_concurrent }),
+            _ => Err("it is for services of the mode replicated-job".into()),
+        }
+    }
+
+    /// Returns the largest number of tasks that run at once; `None` if all may.
+    pub fn max_concurrent(self) -> Option<NonZeroU64> {
+        match self {
+            Self::ReplicatedJob { max_concurrent, .. } => max_concurrent,
+            _ => None,
+        }
+    }
+
+    /// Returns whether the service has one task on each node.
+    pub fn is_global(self) -> bool {
+        matches!(self, Self::Global {} | Self::GlobalJob {})
+    }
+
+    /// Returns whether its tasks end when their work is done.
+    pub fn is_job(self) -> bool {
+        matches!(self, Self::ReplicatedJob { .. } | Self::GlobalJob {})
     }
 }
 
@@ -127,7 +187,7 @@ pub struct ServiceSpec {
     pub entrypoint: Vec<String>,
     /// Replaces the image's command unless it is empty.
     pub command: Vec<String>,
-    /// Variables as `NAME=value`, added to the image's own; values may hold templates.
+    /// Variables as `NAME=value`, added to the image's own; values may hold templates. `NAME` alone removes the variable.
     pub env: Vec<String>,
     /// Replaces the image's working directory.
     #[serde(serialize_with = "text_or_empty")]
@@ -163,6 +223,12 @@ pub struct ServiceSpec {
     pub healthcheck: HealthSpec,
     /// Conditions on the nodes that may run a task.
     pub constraints: Vec<Constraint>,
+    /// Properties of nodes over whose values the tasks are spread evenly, the first before the second. Nodes without a label
+    /// are a group of their own.
+    pub spread_over: Vec<NodeProperty>,
+    /// Largest number of its tasks on one node; `None` for no limit.
+    #[serde(serialize_with = "number_or_zero")]
+    pub max_replicas_per_node: Option<NonZeroU64>,
     /// The treatment of a task while its worker is connected to no manager.
     pub on_partition: OnPartition,
     /// Whether tasks wait for their node if it is lost, and start there at boot without a manager.
@@ -199,6 +265,30 @@ pub struct ServiceSpec {
     pub hosts: Vec<HostEntry>,
     /// What the tasks see at paths of their own, besides the image.
     pub mounts: Vec<Mount>,
+    /// Whether the root file system is read-only.
+    pub read_only: bool,
+    /// Whether the program runs at a terminal.
+    pub tty: bool,
+    /// Size of `/dev/shm` in bytes; `None` for 64 MiB.
+    #[serde(serialize_with = "number_or_zero")]
+    pub shm_size: Option<NonZeroU64>,
+    /// Limits of each process; those that are not here are the node's.
+    pub ulimits: Vec<Ulimit>,
+    /// Kernel parameters of the task's own namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Supplementary groups of the program, by number, or by name in the image's `/etc/group`.
+    pub groups: Vec<String>,
+    /// Labels of the tasks' containers, for people and tools.
+    pub container_labels: BTreeMap<String, String>,
+    /// Bytes of memory and swap together that a task can't exceed; if `None`, it has no swap.
+    #[serde(serialize_with = "bound_or_zero")]
+    pub memory_swap: Option<Bound>,
+    /// Adjustment of the programs' OOM score (proc_pid_oom_score_adj(5)); `None` for that of the daemon.
+    pub oom_score_adj: Option<i32>,
+    /// How the output of a task is kept.
+    pub log: LogSpec,
+    /// When the digest of the image is resolved.
+    pub pull: PullPolicy,
 }
 
 impl Default for ServiceSpec {
@@ -224,6 +314,8 @@ impl Default for ServiceSpec {
             stop_signal: None,
             healthcheck: HealthSpec::default(),
             constraints: Vec::new(),
+            spread_over: Vec::new(),
+            max_replicas_per_node: None,
             on_partition: OnPartition::Run,
             keep_on_node_loss: false,
             force: 0,
@@ -241,13 +333,30 @@ impl Default for ServiceSpec {
             dns: DnsConfig::default(),
             hosts: Vec::new(),
             mounts: Vec::new(),
+            read_only: false,
+            tty: false,
+            shm_size: None,
+            ulimits: Vec::new(),
+            sysctls: BTreeMap::new(),
+            groups: Vec::new(),
+            container_labels: BTreeMap::new(),
+            memory_swap: None,
+            oom_score_adj: None,
+            log: LogSpec::default(),
+            pull: PullPolicy::Missing,
         }
     }
 }
 
 impl ServiceSpec {
-    /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, the labels
-    /// of the service, how its tasks are replaced, or what its name and its ports on every node stand for differ.
+    /// Returns the default spec of a service of this mode. Tasks of a job are not started again once they have ended well.
+    pub fn of_mode(mode: ServiceMode) -> Self {
+        let condition = if mode.is_job() { RestartCondition::OnFailure } else { RestartCondition::Any };
+        Self { mode, restart: RestartPolicy { condition, ..RestartPolicy::default() }, ..Self::default() }
+    }
+
+    /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, their nodes, the
+    /// labels of the service, how its tasks are replaced, when its image is looked up, or what its name and its ports on every node stand for differ.
     pub fn same_task(&self, newer: &Self) -> bool {
         let plain = |spec: &Self| Self {
             mode: ServiceMode::default(),
@@ -255,6 +364,10 @@ impl ServiceSpec {
             update: UpdatePolicy::default(),
             rollback: UpdatePolicy::default(),
             labels: BTreeMap::new(),
+            constraints: Vec::new(),
+            spread_over: Vec::new(),
+            max_replicas_per_node: None,
+            pull: PullPolicy::Missing,
             endpoint_mode: EndpointMode::Vip,
             ports: spec.host_ports().collect(),
             ..spec.clone()
@@ -308,4 +421,14 @@ pub struct Service {
     pub virtual_ips: Vec<VirtualIp>,
     /// The ports on which every node answers, all with a published port.
     pub ports: Vec<PublishedPort>,
+}
+
+impl Service {
+    /// Returns the digests of the images that its specs, the present one and those that are kept, stand for.
+    pub fn image_digests(&self) -> impl Iterator<Item = &str> {
+        self.image_digest
+            .iter()
+            .chain(self.revisions.iter().filter_map(|it| it.image_digest.as_ref()))
+            .map(String::as_str)
+    }
 }

@@ -157,6 +157,11 @@ impl Task {
         self.status.state == TaskState::Running && !self.status.is_unhealthy() && self.is_live()
     }
 
+    /// Returns whether its program has ended well by itself, so that nothing is left to do for it.
+    pub fn has_done_its_work(&self) -> bool {
+        self.status.state == TaskState::Complete && !self.desired_state.is_stopping()
+    }
+
     /// Returns whether the task serves, and its health is known, if it has a check.
     pub fn is_proven(&self) -> bool {
         self.is_serving() && self.status.health.as_ref().is_none_or(|health| health.state == HealthState::Healthy)

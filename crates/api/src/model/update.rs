@@ -163,10 +163,11 @@ impl UpdatePolicy {
             // The image may have a check, with these settings.
             _ => {
                 let retries = check.retries.unwrap_or(defaults::HEALTH_RETRIES).get();
-                check.start_period.unwrap_or_default() + check.interval.unwrap_or(defaults::HEALTH_INTERVAL) * retries
+                let failures = check.interval.unwrap_or(defaults::HEALTH_INTERVAL).saturating_mul(retries);
+                check.start_period.unwrap_or_default().saturating_add(failures)
             }
         };
-        self.progress_deadline.unwrap_or_else(|| found_out() + defaults::PROGRESS_MARGIN)
+        self.progress_deadline.unwrap_or_else(|| found_out().saturating_add(defaults::PROGRESS_MARGIN))
     }
 }
 
@@ -177,9 +178,12 @@ pub struct UpdateStatus {
     /// The phase.
     #[serde(rename = "state")]
     pub phase: UpdatePhase,
-    /// Why it is paused or was rolled back, for people; or the last failure that was tolerated.
+    /// Why it is paused, for people; or the last failure that was tolerated.
     #[serde(serialize_with = "text_or_empty")]
     pub reason: Option<String>,
+    /// The failure because of which the tasks are, or were, brought back to the spec before.
+    #[serde(serialize_with = "text_or_empty")]
+    pub rollback_cause: Option<String>,
     /// The slots whose new task has failed.
     pub failed_slots: BTreeSet<u64>,
     /// Number of the spec that was in place before, to which the tasks are brought back if too many fail.
@@ -193,6 +197,7 @@ impl Default for UpdateStatus {
         Self {
             phase: UpdatePhase::Completed,
             reason: None,
+            rollback_cause: None,
             failed_slots: BTreeSet::new(),
             previous_version: None,
             started_at: Timestamp::default(),
@@ -228,14 +233,12 @@ impl UpdateStatus {
         Self { phase, reason: Some(reason), ..self.clone() }
     }
 
-    /// Returns the status in which it goes on. In the slots for which `is_replaced` is false, a new task is tried once more;
-    /// the new task of the others stays, whether it works by now or not.
+    /// Returns the status in which it goes on. The new tasks of `failed_slots` stay, whether they work by now or not; in the
+    /// others that have failed, a new task is tried once more.
     #[must_use]
-    pub fn resumed(&self, is_replaced: impl Fn(u64) -> bool) -> Self {
+    pub fn resumed(&self, failed_slots: BTreeSet<u64>) -> Self {
         let phase = if self.is_rollback() { UpdatePhase::RollingBack } else { UpdatePhase::Updating };
-        let reason = self.reason.clone().filter(|_| self.is_rollback());
-        let failed_slots = self.failed_slots.iter().copied().filter(|slot| is_replaced(*slot)).collect();
-        Self { phase, reason, failed_slots, ..self.clone() }
+        Self { phase, reason: None, failed_slots, ..self.clone() }
     }
 
     /// Returns the status in which it has ended.

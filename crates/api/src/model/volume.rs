@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::service::{ServiceMode, ServiceSpec};
+use super::service::ServiceSpec;
 use super::text_or_empty;
 use crate::id::{NodeId, StackId, VolumeId};
 use crate::version::Meta;
@@ -89,7 +89,7 @@ pub struct Volume {
 impl Volume {
     /// Returns the slot whose data a task of this spec and slot uses; `None` for data that is not of a slot.
     pub fn data_slot(&self, spec: &ServiceSpec, slot: u64) -> Option<u64> {
-        (self.spec.per_slot && spec.mode != ServiceMode::Global {}).then_some(slot)
+        (self.spec.per_slot && spec.mode.replicas().is_some()).then_some(slot)
     }
 
     /// Returns the nodes that have the data of this slot. Several can have data that is not of a slot.
@@ -129,6 +129,7 @@ pub struct TaskVolume {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ServiceMode;
 
     #[test]
     fn names_are_those_of_docker_without_two_dots_in_a_row() {
@@ -147,7 +148,9 @@ mod tests {
         let (replicated, global) = (spec(ServiceMode::Replicated { replicas: 3 }), spec(ServiceMode::Global {}));
         assert_eq!(volume(false).data_slot(&replicated, 2), None);
         assert_eq!(volume(true).data_slot(&replicated, 2), Some(2));
-        assert_eq!(volume(true).data_slot(&global, 2), None, "the slot of a global service is its node");
+        for on_each_node in [global, spec(ServiceMode::GlobalJob {})] {
+            assert_eq!(volume(true).data_slot(&on_each_node, 2), None, "the slot of a global service is its node");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `ctl service …` manages services.
 
+mod explain;
 mod history;
 mod replicas;
 mod update;
@@ -17,9 +18,9 @@ use flota_api::proto::objects;
 use crate::client::{Client, request_id};
 use crate::commands::spec_flags::SpecFlags;
 use crate::commands::{logs, task};
-use crate::error::{Usage, named};
+use crate::error::named;
 use crate::printer::{self, ListOptions};
-use crate::progress::{self, Target, WaitOptions};
+use crate::progress::{self, Awaited, WaitOptions};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Service {
@@ -28,7 +29,7 @@ pub(crate) enum Service {
         /// Name of the service (default: that of the image)
         #[arg(long)]
         name: Option<String>,
-        /// Number of tasks to run, or one on each node: replicated or global
+        /// Where tasks run, and whether they end: replicated, global, replicated-job or global-job
         #[arg(long, default_value = "replicated", value_parser = ServiceMode::named)]
         mode: ServiceMode,
         #[command(flatten)]
@@ -76,6 +77,11 @@ pub(crate) enum Service {
     Rollback(history::Rollback),
     /// List the specs that a service has had
     History(history::History),
+    /// Say why a service is not as its spec asks
+    Explain {
+        /// Service: name, id, or beginning of an id
+        service: String,
+    },
     /// Replace all tasks of services, as an update does
     Restart(replicas::ServiceNames),
     /// Stop all tasks of services, which keep their number of tasks
@@ -95,11 +101,8 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
     match verb {
         Service::Create { name, mode, flags, no_resolve_image, wait, image, args } => {
             let name = name.unwrap_or_else(|| default_name(&image));
-            let mut spec = ServiceSpec { name, image, command: args, mode, ..ServiceSpec::default() };
+            let mut spec = ServiceSpec { name, image, command: args, ..ServiceSpec::of_mode(mode) };
             flags.apply(&mut spec)?;
-            if spec.mode.as_str() != mode.as_str() {
-                anyhow::bail!(Usage("--replicas: a global service has one task on each node".into()));
-            }
             create(client, &spec, resolve_image(true, no_resolve_image), &wait).await
         }
         Service::Ls(options) => ls(client, &options).await,
@@ -118,6 +121,7 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
         Service::Update(it) => update::run(*it, client).await,
         Service::Rollback(it) => history::roll_back(it, client).await,
         Service::History(it) => history::list(it, client).await,
+        Service::Explain { service } => explain::run(service, client).await,
         Service::Restart(it) => replicas::restart(it, client).await,
         Service::Stop(it) => replicas::set_stopped(it, true, client).await,
         Service::Start(it) => replicas::set_stopped(it, false, client).await,
@@ -153,7 +157,7 @@ async fn create(
     printer::warnings(&warnings);
     let id = service.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a service"))?.id;
     printer::line(&id);
-    progress::service(client, &Target { id, name: spec.name.clone(), begins_update: false }, wait).await
+    progress::service(client, &Awaited { id, name: spec.name.clone(), begins_update: false }, wait).await
 }
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
@@ -167,16 +171,18 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     options.print_age(services.header);
     let mut rows = Vec::new();
     for row in services.services {
-        let ServiceRow { service, running, desired } = row;
+        let ServiceRow { service, running, desired, done } = row;
         let service = answered(service)?;
         let spec = &service.spec;
-        let replicas = match spec.stopped {
-            true => format!("{running}/{} (stopped)", spec.mode.replicas().unwrap_or_default()),
-            false => format!("{running}/{desired}"),
+        let replicas = match (done, spec.stopped) {
+            (Some(done), false) => format!("{running} ({done}/{desired} done)"),
+            (Some(done), true) => format!("{running} ({done}/{desired} done, stopped)"),
+            (None, true) => format!("{running}/{} (stopped)", spec.mode.replicas().unwrap_or_default()),
+            (None, false) => format!("{running}/{desired}"),
         };
         let value = json!({
             "id": service.id, "name": spec.name, "mode": spec.mode.as_str(),
-            "replicas": { "running": running, "desired": desired }, "image": spec.image, "ports": service.ports,
+            "replicas": { "running": running, "desired": desired, "done": done }, "image": spec.image, "ports": service.ports,
         });
         let cells = vec![
             printer::short_id(service.id.as_str(), &options.rows),
@@ -222,7 +228,7 @@ async fn change(
     name: &str,
     resolve_image: ResolveImage,
     change: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
-) -> anyhow::Result<Target> {
+) -> anyhow::Result<Awaited> {
     let service = get(client, name).await?;
     let mut spec = service.spec.as_ref().clone();
     change(&mut spec)?;
@@ -237,7 +243,7 @@ async fn replace(
     service: &model::Service,
     spec: &ServiceSpec,
     resolve_image: ResolveImage,
-) -> anyhow::Result<Target> {
+) -> anyhow::Result<Awaited> {
     let request = UpdateServiceRequest {
         request_id: request_id(),
         service: service.id.to_string(),
@@ -251,7 +257,7 @@ async fn replace(
     let new = answered(new)?;
     // An update may already have been rolled back to the spec before; then it is among the earlier ones.
     let begins_update = (new.spec_version, &new.revisions) != (service.spec_version, &service.revisions);
-    Ok(Target { id: service.id.to_string(), name: spec.name.clone(), begins_update })
+    Ok(Awaited { id: service.id.to_string(), name: spec.name.clone(), begins_update })
 }
 
 async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
@@ -263,7 +269,7 @@ async fn rm(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Re
         let request = RemoveRequest { request_id: request_id(), name: service.id.to_string(), force: false };
         client.change(request, |mut control, request| async move { control.remove_service(request).await }).await?;
         printer::line(name);
-        gone.push(Target { id: service.id.to_string(), name: name.clone(), begins_update: false });
+        gone.push(Awaited { id: service.id.to_string(), name: name.clone(), begins_update: false });
     }
     progress::services(client, &gone, wait).await
 }

@@ -5,13 +5,15 @@ use std::num::NonZeroU64;
 use anyhow::Context;
 use clap::Args;
 
-use flota_api::constraint::Constraint;
-use flota_api::model::{OnPartition, RestartCondition, ServiceMode, ServiceSpec};
+use flota_api::constraint::{Constraint, NodeProperty};
+use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
 
+use crate::commands::env_flags::EnvFlags;
 use crate::commands::health_flags::HealthFlags;
 use crate::commands::mount_flags::MountFlags;
 use crate::commands::network_flags::NetworkFlags;
 use crate::commands::privilege_flags::PrivilegeFlags;
+use crate::commands::setting_flags::SettingFlags;
 use crate::commands::update_flags::{RollbackFlags, UpdateFlags};
 use crate::error::Usage;
 use crate::parse;
@@ -21,6 +23,10 @@ use crate::parse;
 pub(crate) struct SpecFlags {
     #[command(flatten)]
     basic: BasicFlags,
+    #[command(flatten)]
+    env: EnvFlags,
+    #[command(flatten)]
+    settings: SettingFlags,
     #[command(flatten)]
     privileges: PrivilegeFlags,
     #[command(flatten)]
@@ -38,16 +44,16 @@ pub(crate) struct SpecFlags {
 /// Those that have no file of their own.
 #[derive(Debug, Default, Args)]
 struct BasicFlags {
-    /// Number of tasks to run
+    /// Number of tasks to run; of a replicated job, those whose program must end well
     #[arg(long)]
     replicas: Option<u64>,
-    /// Variable to set, NAME=value; may be repeated; {{.Node.Hostname}} and the like are filled in
-    #[arg(short, long, visible_alias = "env-add")]
-    env: Vec<String>,
+    /// Largest number of tasks of a replicated job that run at once; 0 means all
+    #[arg(long, value_name = "COUNT")]
+    max_concurrent: Option<u64>,
     /// Label of the service, KEY=VALUE; may be repeated
     #[arg(short, long, visible_alias = "label-add", value_parser = parse::label)]
     label: Vec<(String, String)>,
-    /// Entrypoint to run instead of the image's
+    /// Entrypoint to run instead of the image's, split into words as by a shell
     #[arg(long)]
     entrypoint: Option<String>,
     /// Working directory
@@ -77,6 +83,12 @@ struct BasicFlags {
     /// Constraint on the node, such as node.labels.zone==a; may be repeated
     #[arg(long, visible_alias = "constraint-add")]
     constraint: Vec<String>,
+    /// Property of nodes over whose values the tasks are spread, spread=node.labels.zone; may be repeated
+    #[arg(long, visible_alias = "placement-pref-add", value_name = "PREFERENCE", value_parser = parse::preference)]
+    placement_pref: Vec<NodeProperty>,
+    /// Largest number of tasks on one node; 0 means no limit
+    #[arg(long, value_name = "COUNT")]
+    replicas_max_per_node: Option<u64>,
     /// When to restart a task: any, on-failure or none
     #[arg(long)]
     restart_condition: Option<String>,
@@ -92,7 +104,7 @@ struct BasicFlags {
     /// Time between the stop signal and SIGKILL
     #[arg(long, value_parser = parse::duration)]
     stop_grace_period: Option<std::time::Duration>,
-    /// Signal that asks the program to stop
+    /// Signal that asks the program to stop, such as SIGQUIT, or its number
     #[arg(long)]
     stop_signal: Option<String>,
     /// Behaviour of a task whose node can reach no manager: run, or stop:TIME
@@ -106,6 +118,8 @@ struct BasicFlags {
 impl SpecFlags {
     /// Sets the given flags in the spec and leaves the rest as it is.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
+        self.env.apply(spec)?;
+        self.settings.apply(spec)?;
         self.privileges.apply(spec);
         self.networks.apply(spec);
         self.mounts.apply(spec);
@@ -124,7 +138,11 @@ impl BasicFlags {
             }
         }
         if let Some(replicas) = self.replicas {
-            spec.mode = ServiceMode::Replicated { replicas };
+            spec.mode = spec.mode.with_replicas(replicas).map_err(|why| Usage(format!("--replicas: {why}")))?;
+        }
+        if let Some(most) = self.max_concurrent {
+            let mode = spec.mode.with_max_concurrent(NonZeroU64::new(most));
+            spec.mode = mode.map_err(|why| Usage(format!("--max-concurrent: {why}")))?;
         }
         // An empty text or a zero removes what the spec has.
         fn replace<T: Clone, U>(target: &mut Option<U>, given: &Option<T>, read: impl FnOnce(T) -> Option<U>) {
@@ -140,6 +158,12 @@ impl BasicFlags {
         replace(&mut spec.limits.memory_bytes, &self.limit_memory, NonZeroU64::new);
         replace(&mut spec.limits.nano_cpus, &self.limit_cpu, NonZeroU64::new);
         replace(&mut spec.limits.pids, &self.limit_pids, NonZeroU64::new);
+        replace(&mut spec.max_replicas_per_node, &self.replicas_max_per_node, NonZeroU64::new);
+        for key in &self.placement_pref {
+            if !spec.spread_over.contains(key) {
+                spec.spread_over.push(key.clone());
+            }
+        }
         replace(&mut spec.restart.max_attempts, &self.restart_max_attempts, NonZeroU64::new);
         replace(&mut spec.restart.window, &self.restart_window, |it| Some(it).filter(|it| !it.is_zero()));
         set(&mut spec.reservations.memory_bytes, &self.reserve_memory);
@@ -147,12 +171,7 @@ impl BasicFlags {
         set(&mut spec.restart.delay, &self.restart_delay);
         set(&mut spec.stop_grace, &self.stop_grace_period);
         if let Some(entrypoint) = &self.entrypoint {
-            spec.entrypoint = entrypoint.split_whitespace().map(str::to_owned).collect();
-        }
-        for variable in &self.env {
-            let name = variable.split('=').next().unwrap_or_default();
-            spec.env.retain(|it| it.split('=').next() != Some(name));
-            spec.env.push(variable.clone());
+            spec.entrypoint = parse::words(entrypoint).context("--entrypoint")?;
         }
         spec.labels.extend(self.label.iter().cloned());
         for (index, text) in self.constraint.iter().enumerate() {

@@ -13,7 +13,7 @@ use crate::client::{Client, request_id};
 use crate::commands::service;
 use crate::error::{named, reason};
 use crate::printer::{self, ListOptions};
-use crate::progress::{self, Target, WaitOptions};
+use crate::progress::{self, Awaited, WaitOptions};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Resolve {
@@ -143,18 +143,18 @@ async fn deploy(
 
 /// Returns what is waited for of a service that was just deployed. If it is, or was, brought back to an earlier spec
 /// already, that is the end of an earlier deployment: a new task takes longer to fail.
-async fn deployed_service(client: &Client, (id, name): Named) -> anyhow::Result<Target> {
+async fn deployed_service(client: &Client, (id, name): Named) -> anyhow::Result<Awaited> {
     let begins_update = match service::get(client, &id).await {
         Ok(service) => !service.update.is_rollback(),
         Err(error) if reason(&error) == Some(Reason::NotFound) => false,
         Err(error) => return Err(error),
     };
-    Ok(Target { id, name, begins_update })
+    Ok(Awaited { id, name, begins_update })
 }
 
 /// Returns what is waited for of a service that is removed.
-fn removed((id, name): Named) -> Target {
-    Target { id, name, begins_update: false }
+fn removed((id, name): Named) -> Awaited {
+    Awaited { id, name, begins_update: false }
 }
 
 async fn rm(client: &Client, names: &[String], volumes: bool, wait: &WaitOptions) -> anyhow::Result<()> {

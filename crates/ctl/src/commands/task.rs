@@ -1,6 +1,7 @@
 //! `ctl task …` manages tasks. The rows that it prints are also used by `service ps`.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -50,7 +51,7 @@ pub(crate) async fn run(verb: Task, client: &Client) -> anyhow::Result<()> {
             named(&tasks)?;
             let mut found = Vec::new();
             for name in tasks {
-                found.push(serde_json::to_value(get(client, &name).await?.task)?);
+                found.push(get(client, &name).await?.whole()?);
             }
             printer::objects(found, pretty);
             Ok(())
@@ -117,14 +118,26 @@ pub(crate) struct Row {
     error: String,
     /// `None` if the task has no check or has ended.
     health: Option<HealthState>,
+    /// Empty in a row of a list.
+    container_labels: BTreeMap<String, String>,
 }
 
 impl Row {
     /// Returns a row for a task of the service `web`, for tests.
     #[cfg(test)]
     pub(crate) fn of(task: model::Task) -> Self {
-        let (node, image, error) = Default::default();
-        Self { task, service: "web".into(), node, image, restarts: 0, error, health: None }
+        let (node, image, error, container_labels) = Default::default();
+        Self { task, service: "web".into(), node, image, restarts: 0, error, health: None, container_labels }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_error(self, error: &str) -> Self {
+        Self { error: error.into(), ..self }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_restarts(self, restarts: u64) -> Self {
+        Self { restarts, ..self }
     }
 
     fn parse(row: TaskRow) -> anyhow::Result<Self> {
@@ -138,11 +151,32 @@ impl Row {
             restarts: row.restarts,
             error: row.error,
             health,
+            container_labels: row.container_labels,
         })
+    }
+
+    /// Returns the whole task as JSON, with the labels of its container, which are in the spec that it was made from.
+    fn whole(self) -> anyhow::Result<Value> {
+        let mut value = serde_json::to_value(self.task)?;
+        value["containerLabels"] = json!(self.container_labels);
+        Ok(value)
     }
 
     pub(crate) fn name(&self) -> String {
         task_name(&self.service, self.task.slot)
+    }
+
+    /// Returns why the task is not in its desired state; may be empty.
+    pub(crate) fn error(&self) -> &str {
+        &self.error
+    }
+
+    pub(crate) fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    pub(crate) fn node(&self) -> &str {
+        &self.node
     }
 
     /// Returns the digest of the task's image, if it is known.

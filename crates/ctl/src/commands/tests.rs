@@ -133,7 +133,8 @@ async fn decisions_on_an_update_are_one_request() {
 #[tokio::test]
 async fn a_rollback_is_a_failure_of_the_update_that_was_rolled_back_alone() {
     use model::UpdatePhase::{RolledBack, RollingBack, Updating};
-    let status = |phase| model::UpdateStatus { phase, ..model::UpdateStatus::default() };
+    let cause = Some("web.1: no".to_owned());
+    let status = |phase| model::UpdateStatus { phase, rollback_cause: cause.clone(), ..Default::default() };
     let row = |phase, spec_version| {
         let mut row = service_of(false, status(phase));
         row.service.as_mut().expect("it is there").spec_version = spec_version;
@@ -149,7 +150,10 @@ async fn a_rollback_is_a_failure_of_the_update_that_was_rolled_back_alone() {
     let resumed = |phase| [Act::Service(row(phase, 2)), watch()];
     assert_eq!(run("service update --resume web", resumed(Updating)).await.0, 1);
     assert_eq!(run("service update --resume web", resumed(RollingBack)).await.0, 0);
-    assert_eq!(run("service rollback web", resumed(Updating)).await.0, 1, "the earlier spec does not work either");
+    let by_user = model::UpdateStatus { rollback_cause: None, ..status(RolledBack) };
+    let last = ServiceProgress { converged: true, update: Some((&by_user).into()), ..ServiceProgress::default() };
+    let back = [Act::Service(row(RollingBack, 1)), Act::Watch(vec![last], None)];
+    assert_eq!(run("service rollback web", back).await.0, 0, "that is what the user wants");
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! The flags of `ctl service create` and `update` for how tasks are replaced, in an update and in the rollback of one that
-//! has failed. They are Docker's; the progress deadline is Flota's own.
+//! The flags of `ctl service create` and `update` for how tasks are replaced, in an update and in the rollback of one
+//! that has failed. They are Docker's; the progress deadline is Flota's own.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -32,8 +32,8 @@ pub(crate) struct UpdateFlags {
     /// Whether an update stops the old task of a slot before it starts the new one, or after (default: stop-first)
     #[arg(long, value_name = "ORDER", value_parser = order())]
     update_order: Option<UpdateOrder>,
-    /// Longest time until a new task serves, once its image is there; 0 means the default: what its health check needs, and
-    /// a minute
+    /// Longest time until a new task serves, once its image is there; 0 means the default: what its health check needs,
+    /// and a minute
     #[arg(long, value_name = "TIME", value_parser = parse::duration_or_none)]
     update_progress_deadline: Option<Duration>,
 }
@@ -59,8 +59,8 @@ pub(crate) struct RollbackFlags {
     /// Whether a rollback stops the old task of a slot before it starts the new one, or after (default: stop-first)
     #[arg(long, value_name = "ORDER", value_parser = order())]
     rollback_order: Option<UpdateOrder>,
-    /// Longest time until a task serves in a rollback, once its image is there; 0 means the default: what its health check
-    /// needs, and a minute
+    /// Longest time until a task serves in a rollback, once its image is there; 0 means the default: what its health
+    /// check needs, and a minute
     #[arg(long, value_name = "TIME", value_parser = parse::duration_or_none)]
     rollback_progress_deadline: Option<Duration>,
 }

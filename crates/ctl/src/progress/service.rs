@@ -15,16 +15,16 @@ use crate::error::Hinted;
 
 /// A service whose change is waited for.
 #[derive(Clone, Debug)]
-pub(crate) struct Target {
+pub(crate) struct Awaited {
     pub(crate) id: String,
     pub(crate) name: String,
-    /// Whether the change has begun an update. If that is rolled back, the change has failed; any other rollback concerns
-    /// an earlier change.
+    /// Whether the change has begun an update. If that is rolled back, the change has failed; any other rollback
+    /// concerns an earlier change.
     pub(crate) begins_update: bool,
 }
 
 /// Waits until the service matches its spec or, if it was removed, until all its tasks are gone.
-pub(crate) async fn service(client: &Client, target: &Target, wait: &WaitOptions) -> anyhow::Result<()> {
+pub(crate) async fn service(client: &Client, target: &Awaited, wait: &WaitOptions) -> anyhow::Result<()> {
     if wait.detach {
         return Ok(());
     }
@@ -32,7 +32,7 @@ pub(crate) async fn service(client: &Client, target: &Target, wait: &WaitOptions
 }
 
 /// Waits for all services within one timeout.
-pub(crate) async fn services(client: &Client, all: &[Target], wait: &WaitOptions) -> anyhow::Result<()> {
+pub(crate) async fn services(client: &Client, all: &[Awaited], wait: &WaitOptions) -> anyhow::Result<()> {
     let until = Instant::now() + wait.timeout;
     for target in all {
         let timeout = until.saturating_duration_since(Instant::now());
@@ -41,7 +41,7 @@ pub(crate) async fn services(client: &Client, all: &[Target], wait: &WaitOptions
     Ok(())
 }
 
-async fn wait_for_service(client: &Client, target: &Target, wait: &WaitOptions) -> anyhow::Result<()> {
+async fn wait_for_service(client: &Client, target: &Awaited, wait: &WaitOptions) -> anyhow::Result<()> {
     let until = Instant::now() + wait.timeout;
     let (mut line, mut last) = (ProgressLine::new(), Progress::default());
     let watch = client.watch(
@@ -71,9 +71,14 @@ impl Progress {
         Ok(Self { tasks: report, update })
     }
 
-    /// Returns why the tasks have not been, or are not being, brought to the spec that a user has set.
+    /// Returns why the update is paused, or the last failure that it has tolerated.
     fn reason(&self) -> &str {
         self.update.reason.as_deref().unwrap_or("no reason is known")
+    }
+
+    /// Returns the failure because of which the tasks are brought back to the spec before.
+    fn cause(&self) -> &str {
+        self.update.rollback_cause.as_deref().unwrap_or("no reason is known")
     }
 
     /// Whether all tasks are replaced, and only watched.
@@ -86,6 +91,7 @@ impl Progress {
         let ServiceProgress { running, desired, converged, .. } = &self.tasks;
         let replaced = format!("{} of {desired} tasks replaced", running.min(desired));
         match self.update.phase {
+            _ if let Some(done) = self.tasks.done => format!("{done} of {desired} tasks done, {running} running"),
             // A service that is stopped or was removed has no desired number of tasks.
             _ if *desired == 0 && *running > 0 => format!("{running} tasks are left"),
             _ if *desired == 0 && !converged => "stopping".to_owned(),
@@ -99,23 +105,30 @@ impl Progress {
     }
 
     /// Returns why the wait is over without success, and what a user can do, if it is.
-    fn failure(&self, target: &Target) -> Option<(String, String)> {
+    fn failure(&self, target: &Awaited) -> Option<(String, String)> {
         let (name, reason) = (&target.name, self.reason());
         let ServiceProgress { desired, outdated, .. } = self.tasks;
         let (resume, back) =
             (format!("`ctl service update --resume {name}`"), format!("`ctl service rollback {name}`"));
         let history = format!("`ctl service history {name}`");
         match self.update.phase {
+            _ if self.tasks.failed => Some((
+                format!(
+                    "{} of {desired} tasks have done their work, and the others have failed for good",
+                    self.tasks.done.unwrap_or_default()
+                ),
+                format!("`ctl service ps {name}` shows why, `ctl service restart {name}` runs it anew"),
+            )),
             UpdatePhase::Paused => Some((
                 format!("the update is paused: {reason}"),
                 format!("{resume} continues it, {back} goes back to the spec before"),
             )),
             UpdatePhase::RollbackPaused => Some((
-                format!("the update has failed, and its rollback is paused: {reason}"),
+                format!("the rollback is paused: {reason}"),
                 format!("{resume} continues the rollback, {history} lists the specs to go back to"),
             )),
-            UpdatePhase::RolledBack if target.begins_update => Some((
-                format!("the update has failed and was rolled back: {reason}"),
+            UpdatePhase::RolledBack if target.begins_update && self.update.rollback_cause.is_some() => Some((
+                format!("the update has failed and was rolled back: {}", self.cause()),
                 format!("{history} shows the specs, `ctl service ps {name}` the tasks"),
             )),
             UpdatePhase::Completed if outdated > 0 && !self.update.failed_slots.is_empty() => Some((
@@ -128,17 +141,20 @@ impl Progress {
 
     /// Returns what users should know of an update that goes on.
     fn note(&self) -> Option<String> {
-        let reason = self.update.reason.as_ref()?;
-        match self.update.phase {
-            UpdatePhase::Updating => Some(format!("the update goes on although a new task has failed: {reason}")),
-            UpdatePhase::RollingBack => Some(format!("the update has failed and is being rolled back: {reason}")),
+        match (self.update.phase, &self.update.reason) {
+            (UpdatePhase::Updating, Some(reason)) => {
+                Some(format!("the update goes on although a new task has failed: {reason}"))
+            }
+            (UpdatePhase::RollingBack, _) if self.update.rollback_cause.is_some() => {
+                Some(format!("the update has failed and is being rolled back: {}", self.cause()))
+            }
             _ => None,
         }
     }
 }
 
 /// Shows a report, and returns whether the wait is over.
-fn show(target: &Target, progress: &Progress, line: &mut ProgressLine) -> anyhow::Result<ControlFlow<()>> {
+fn show(target: &Awaited, progress: &Progress, line: &mut ProgressLine) -> anyhow::Result<ControlFlow<()>> {
     let name = &target.name;
     if progress.tasks.removed {
         line.show(format!("{name}: removed"));
@@ -158,12 +174,13 @@ fn show(target: &Target, progress: &Progress, line: &mut ProgressLine) -> anyhow
     Ok(if progress.tasks.converged { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
-fn hangs(target: &Target, last: &Progress, timeout: Duration) -> anyhow::Error {
+fn hangs(target: &Awaited, last: &Progress, timeout: Duration) -> anyhow::Error {
     let (name, waited) = (&target.name, timeout.as_secs_f64());
     let ServiceProgress { running, desired, outdated, .. } = &last.tasks;
     let rolls_back = last.update.phase == UpdatePhase::RollingBack;
     let update = if rolls_back { "rollback" } else { "update" };
     let what = match (desired, outdated) {
+        _ if let Some(done) = last.tasks.done => format!("{done} of {desired} tasks have done their work"),
         (0, _) if *running == 0 => "tasks have not stopped yet".to_owned(),
         (0, _) => format!("{running} tasks are left"),
         (_, 0) if last.update.is_active() && last.is_replaced() => {
@@ -174,7 +191,8 @@ fn hangs(target: &Target, last: &Progress, timeout: Duration) -> anyhow::Error {
             format!("the {update} is not done: {running} of {desired} tasks run, {left} are still to be replaced")
         }
     };
-    let cause = rolls_back.then(|| format!("\n  the update has failed: {}", printable(last.reason())));
+    let cause = last.update.rollback_cause.as_ref().filter(|_| rolls_back);
+    let cause = cause.map(|cause| format!("\n  the update has failed: {}", printable(cause)));
     let reasons: String = grouped(last.tasks.hanging.iter()).map(|(_, it)| format!("\n  {}", printable(&it))).collect();
     anyhow::anyhow!("service {name}: {what} after {waited:.0} s{}{reasons}", cause.unwrap_or_default())
 }
@@ -207,8 +225,8 @@ mod tests {
         HangingTask { name: name.into(), state: "pending".into(), reason: reason.into(), stuck }
     }
 
-    fn target(begins_update: bool) -> Target {
-        Target { id: "s1".into(), name: "web".into(), begins_update }
+    fn target(begins_update: bool) -> Awaited {
+        Awaited { id: "s1".into(), name: "web".into(), begins_update }
     }
 
     fn line() -> ProgressLine {
@@ -217,7 +235,8 @@ mod tests {
 
     /// A report of three tasks, in an update of this phase.
     fn report(phase: UpdatePhase, reason: Option<&str>, running: u64, outdated: u64) -> Progress {
-        let update = UpdateStatus { phase, reason: reason.map(Into::into), ..UpdateStatus::default() };
+        let reason: Option<String> = reason.map(Into::into);
+        let update = UpdateStatus { phase, rollback_cause: reason.clone(), reason, ..UpdateStatus::default() };
         Progress { tasks: ServiceProgress { running, desired: 3, outdated, ..Default::default() }, update }
     }
 
@@ -270,7 +289,7 @@ mod tests {
         for (phase, error, hint) in [
             (Paused, "the update is paused: web.1: no", "service update --resume web"),
             (Paused, "the update is paused: web.1: no", "service rollback web"),
-            (RollbackPaused, "the update has failed, and its rollback is paused: web.1: no", "--resume web"),
+            (RollbackPaused, "the rollback is paused: web.1: no", "--resume web"),
             (RolledBack, "the update has failed and was rolled back: web.1: no", "service history web"),
         ] {
             let ended = ended(&of(phase, 0), true);

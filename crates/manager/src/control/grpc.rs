@@ -200,7 +200,9 @@ impl Api for ControlService {
     }
 
     async fn get_task(&self, request: Request<pc::GetRequest>) -> Reply<pc::TaskRow> {
-        reply(self.control.get_task(&request.get_ref().name).await)
+        let task = self.control.get_task(&request.get_ref().name).await?;
+        let container_labels = task.container_labels();
+        Ok(Response::new(pc::TaskRow { container_labels, ..task.into() }))
     }
 
     type ListTasksStream = Answers<pc::Tasks>;

@@ -148,7 +148,8 @@ impl<M: Member> Control<M> {
             let (lost, kept): (BTreeSet<_>, BTreeSet<_>) =
                 image.references.iter().cloned().partition(|it| name.as_ref().is_none_or(|name| name == it));
             let names_it = |service: &Service| whole(&service.spec.image).is_some_and(|it| lost.contains(&it));
-            let is_pinned = |service: &Service| kept.is_empty() && service.image_digest.as_ref() == Some(&image.digest);
+            let is_pinned =
+                |service: &Service| kept.is_empty() && service.image_digests().any(|digest| digest == image.digest);
             let user = view.services().find(|service| names_it(service) || is_pinned(service));
             if let Some(service) = user.filter(|_| !force) {
                 let service = service.spec.name.clone();

@@ -20,6 +20,7 @@ use super::error::{ControlError, Violation};
 use super::filter::{self, Field, Filter};
 use super::reference::resolve;
 use super::validate::networks::{meet, violations};
+use super::validate::settings::is_of_network;
 use super::{Control, Freshness, Listing, Member};
 use crate::allocator::subnet_of;
 use crate::dispatcher::Programmed;
@@ -218,6 +219,17 @@ pub(super) fn with_ids(
     if let Some(driver) = drivers.iter().find(|driver| !driver.has_addresses()).filter(|_| !is_alone) {
         let why = format!("a task in the network `{driver}` has no other network and no port of the mode ingress");
         return Err(ControlError::invalid("networks", why));
+    }
+    if drivers.contains(&NetworkDriver::Host) {
+        let of_network = spec.sysctls.keys().filter(|name| is_of_network(name));
+        let refuse = |name: &String| {
+            let why = "a task in the network `host` has the node's, which stay as they are".to_owned();
+            Violation { field: format!("sysctls.{name}"), why }
+        };
+        let refused: Vec<Violation> = of_network.map(refuse).collect();
+        if !refused.is_empty() {
+            return Err(ControlError::Invalid(refused));
+        }
     }
     let ids: BTreeSet<&NetworkId> = spec.networks.iter().map(|it| &it.network).collect();
     if ids.len() < spec.networks.len() {

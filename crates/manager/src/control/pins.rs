@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use futures::future::join_all;
 
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{Service, ServiceSpec};
+use flota_api::model::{PullPolicy, Service, ServiceSpec};
 use flota_api::object::Kind;
 use flota_raft_store::Tables;
 
@@ -20,7 +20,7 @@ use super::{Control, Member};
 /// The services of a request whose images are resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResolveImage {
-    /// Those that are new or get another reference.
+    /// Those that are new or get another reference, and those with [`PullPolicy::Always`].
     Changed,
     /// All.
     Always,
@@ -61,6 +61,10 @@ impl Pins {
         let known = ImageRef::parse(&spec.image).ok().and_then(|reference| self.known(&reference, view));
         match (known, self.asked.get(&spec.image)) {
             (Some(digest), _) => Ok(Some(digest)),
+            // A registry that can't be asked changes nothing about an image that is known already.
+            (None, Some(None)) if before.is_some_and(|it| it.spec.image == spec.image) => {
+                Ok(before.and_then(|it| it.image_digest.clone()))
+            }
             (None, Some(answer)) => Ok(answer.clone()),
             (None, None) if self.when == ResolveImage::Never => Ok(None),
             (None, None) => Err(ControlError::ChangedMeanwhile { kind: Kind::Service, name: spec.name.clone() }),
@@ -69,7 +73,12 @@ impl Pins {
 
     /// Whether the service gets a digest anew.
     fn concerns(&self, spec: &ServiceSpec, before: Option<&Service>) -> bool {
-        self.when == ResolveImage::Always || before.is_none_or(|it| it.spec.image != spec.image)
+        let is_asked_for = match self.when {
+            ResolveImage::Always => true,
+            ResolveImage::Changed => spec.pull == PullPolicy::Always,
+            ResolveImage::Never => false,
+        };
+        is_asked_for || before.is_none_or(|it| it.spec.image != spec.image)
     }
 
     /// The digest that a reference means without a registry.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use flota_api::id::{ServiceId, is_id};
-use flota_api::model::{Image, NodeState, PendingReason, Service, Task, UpdateStatus};
+use flota_api::model::{Image, Node, NodeState, PendingReason, Service, Task, UpdateStatus};
 use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
@@ -17,6 +17,7 @@ use super::error::ControlError;
 use super::reference::resolve;
 use super::{Control, Member};
 use crate::images::{good_holders, wanted_holders};
+use crate::orchestrator::is_given_up;
 use crate::wanted;
 
 /// Reports that may wait for a reader; with more, the watch waits.
@@ -36,6 +37,10 @@ pub(crate) struct ServiceProgress {
     pub(crate) converged: bool,
     /// Number of tasks that an update has not replaced yet.
     pub(crate) outdated: u64,
+    /// Of a job, the number of tasks that have done their work; `None` for other services.
+    pub(crate) done: Option<u64>,
+    /// Whether a job has ended without success: no task of it runs any more, and some have failed for good.
+    pub(crate) has_failed: bool,
     /// Tasks that should run and do not.
     pub(crate) hanging: Vec<HangingTask>,
     /// How far its last update has come.
@@ -134,7 +139,7 @@ impl<M: Member> Control<M> {
         };
         let progress = move |view: &Tables| {
             let now = service(view, &id);
-            let is_last = now.converged || now.update.is_paused();
+            let is_last = now.converged || now.has_failed || now.update.is_paused();
             (now, is_last)
         };
         Ok(self.watch(progress, concerns))
@@ -212,17 +217,47 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
     let stopping = tasks
         .iter()
         .any(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal() && !is_node_lost(view, task));
-    let outdated = tasks.iter().filter(|task| task.is_live() && task.spec_version != service.spec_version).count();
-    let desired = wanted::tasks(service, view);
+    let outdated = tasks.iter().copied();
+    let outdated = outdated.filter(|task| task.is_live() && task.spec_version != service.spec_version);
+    // A task on a node that takes none now keeps its spec until the node does.
+    let (waiting, outdated): (Vec<_>, Vec<_>) = outdated.partition(|task| {
+        let takes = |node: &Arc<Node>| wanted::takes(&service.spec, node);
+        task.pinned_to.as_ref().is_some_and(|id| !view.node(id).is_some_and(takes))
+    });
+    let outdated = outdated.len();
+    let waiting = waiting.iter().filter(|task| !is_node_lost(view, task)).count() as u64;
+    let desired = wanted::tasks(service, view).saturating_sub(waiting);
+    let done = service.spec.mode.is_job().then(|| wanted::done(service, view).count() as u64);
+    let is_complete = match done {
+        Some(done) => running == 0 && (done == desired || service.spec.stopped),
+        None => running == desired,
+    };
     ServiceProgress {
         running,
         desired,
         outdated: outdated as u64,
-        converged: running == desired && !stopping && outdated == 0 && !service.update.is_active(),
+        converged: is_complete && !stopping && outdated == 0 && !service.update.is_active(),
+        done,
+        has_failed: service.spec.mode.is_job() && !is_complete && has_failed(service, &tasks, desired),
         hanging: hanging(service, &tasks),
         update: service.update.clone(),
         removed: false,
     }
+}
+
+/// Whether every slot of a job has done its work or was given up.
+fn has_failed(service: &Service, tasks: &[&Arc<Task>], desired: u64) -> bool {
+    let mut newest: BTreeMap<u64, &Arc<Task>> = BTreeMap::new();
+    for task in tasks {
+        let last = newest.entry(task.slot).or_insert(task);
+        if task.meta.order() > last.meta.order() {
+            *last = task;
+        }
+    }
+    let is_over = |task: &Arc<Task>| task.has_done_its_work() || is_given_up(service, task);
+    newest.len() as u64 >= desired
+        && newest.values().all(|task| task.spec_version == service.spec_version && is_over(task))
+        && newest.values().any(|task| is_given_up(service, task))
 }
 
 /// Whether the task's node is down or removed. Such a node reports nothing; its tasks go when it returns or is removed.

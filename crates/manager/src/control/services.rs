@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flota_api::clock::Random;
 use flota_api::id::{ServiceId, StackId};
-use flota_api::model::{Revision, Service, ServiceSpec, Task};
+use flota_api::model::{Revision, Service, ServiceSpec, Task, UpdatePhase, UpdateStatus};
 use flota_api::object::Kind;
 use flota_api::state::DesiredState;
 use flota_api::version::Version;
@@ -29,6 +29,8 @@ pub(crate) struct ServiceSummary {
     pub(crate) running: u64,
     /// Number of tasks that its spec asks for.
     pub(crate) desired: u64,
+    /// Of a job, the number of tasks that have done their work; `None` for other services.
+    pub(crate) done: Option<u64>,
 }
 
 const FIELDS: &[Field<ServiceSummary>] = &[
@@ -40,7 +42,8 @@ const FIELDS: &[Field<ServiceSummary>] = &[
 
 fn summary(service: &Arc<Service>, view: &Tables) -> ServiceSummary {
     let running = view.tasks_of_service(&service.id).filter(|task| task.is_serving()).count() as u64;
-    ServiceSummary { service: Arc::clone(service), running, desired: wanted::tasks(service, view) }
+    let done = service.spec.mode.is_job().then(|| wanted::done(service, view).count() as u64);
+    ServiceSummary { service: Arc::clone(service), running, desired: wanted::tasks(service, view), done }
 }
 
 /// Refuses another mode than the service has: its tasks have other places then.
@@ -160,9 +163,16 @@ impl<M: Member> Control<M> {
     ) -> Result<Arc<Service>, ControlError> {
         let change = |service: &Service, view: &Tables| {
             let name = &service.spec.name;
-            let last = || service.revisions.last().map(|it| it.version);
-            let none = || ControlError::invalid("version", format!("service `{name}` has no earlier spec"));
-            let version = version.or_else(last).ok_or_else(none)?;
+            let none = || match service.update.phase {
+                UpdatePhase::RollingBack | UpdatePhase::RollbackPaused | UpdatePhase::RolledBack => {
+                    format!("service `{name}` is back at spec {} already: say which other one", service.spec_version)
+                }
+                _ if service.revisions.is_empty() => format!("service `{name}` has no earlier spec"),
+                _ => format!("service `{name}` has no spec before spec {}: say which one", service.spec_version),
+            };
+            // The one before the update, also if that has taken the place of another that had not ended.
+            let last = service.update.previous_version;
+            let version = version.or(last).ok_or_else(|| ControlError::invalid("version", none()))?;
             if version == service.spec_version {
                 return Err(ControlError::invalid("version", format!("service `{name}` has spec {version} now")));
             }
@@ -171,7 +181,15 @@ impl<M: Member> Control<M> {
                 let why = format!("there is no spec {version} of service `{name}` any more: there are {}", kept());
                 ControlError::invalid("version", why)
             };
-            revisions::restored(service, version, view).ok_or_else(unknown)
+            let restored = revisions::restored(service, version, view).ok_or_else(unknown)?;
+            // It was set when other rules may have held, and other networks may have been there.
+            validate::check(&restored.spec)?;
+            let spec = with_ids(&restored.spec, view, &BTreeMap::new())?;
+            let update = match spec.mode.is_job() {
+                true => restored.update,
+                false => UpdateStatus { phase: UpdatePhase::RollingBack, ..UpdateStatus::default() },
+            };
+            Ok(Service { spec: Arc::new(spec), update, ..restored })
         };
         self.change_service(request_id, reference, change).await
     }
@@ -185,14 +203,20 @@ impl<M: Member> Control<M> {
     ) -> Result<Arc<Service>, ControlError> {
         let change = |service: &Service, view: &Tables| {
             let update = &service.update;
-            let is_wanted = |task: &Task| task.is_live() && task.desired_state == DesiredState::Running;
+            let fails = |task: &Task| task.status.attempt > 1 || task.status.is_unhealthy();
+            let stays = |task: &Task| {
+                task.is_live()
+                    && task.desired_state == DesiredState::Running
+                    && task.spec_version == service.spec_version
+                    && fails(task)
+            };
             let name = &service.spec.name;
             let update = match paused {
                 true if update.is_active() => update.paused("a user has paused it".into()),
-                false if update.is_paused() => update.resumed(|slot| {
-                    let mut tasks = view.tasks_of_slot(&service.id, slot);
-                    tasks.any(|task| is_wanted(task) && task.spec_version == service.spec_version)
-                }),
+                false if update.is_paused() => {
+                    let tasks = view.tasks_of_service(&service.id);
+                    update.resumed(tasks.filter(|task| stays(task)).map(|task| task.slot).collect())
+                }
                 true => return Err(ControlError::invalid("service", format!("`{name}` is not being updated"))),
                 false => return Err(ControlError::invalid("service", format!("the update of `{name}` is not paused"))),
             };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flota_api::id::{NetworkId, ServiceId, StackId};
-use flota_api::model::{Network, PublishMode, Service, Stack, StackSpec, check_volume_name};
+use flota_api::model::{Network, PublishMode, Service, ServiceSpec, Stack, StackSpec, check_volume_name};
 use flota_api::naming;
 use flota_api::object::Kind;
 use flota_raft_store::{Tables, Transaction, View, WriteTx};
@@ -135,6 +135,9 @@ impl<M: Member> Control<M> {
                 return Err(ControlError::NotOfStack { service: service.name.clone() });
             }
             let service = with_ids(service, view, &created)?;
+            // What users have decided beside the file stays: that it is stopped, and how often they have restarted it.
+            let (force, stopped) = before.map_or((0, false), |it| (it.spec.force, it.spec.stopped));
+            let service = ServiceSpec { force, stopped, ..service };
             claim(&mut tx, &service.name, &service)?;
             let known = before.map(|it| it.spec.as_ref());
             volumes::claim(&mut tx, &service, known, Some(&declared), &self.random)?;

@@ -1,5 +1,6 @@
 //! Tasks: their rows, with the names of the objects that a task refers to, and their removal.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -42,6 +43,11 @@ impl TaskSummary {
     /// Reference of its image.
     pub(crate) fn image(&self) -> &str {
         self.spec.as_ref().map_or("", |spec| &spec.image)
+    }
+
+    /// Labels of its container.
+    pub(crate) fn container_labels(&self) -> BTreeMap<String, String> {
+        self.spec.as_ref().map(|spec| spec.container_labels.clone()).unwrap_or_default()
     }
 
     /// Why the task is not in its desired state, or why its state may be outdated; empty if no reason is known.

@@ -4,13 +4,14 @@ mod health;
 mod mounts;
 pub(super) mod networks;
 mod privileges;
+pub(super) mod settings;
 mod update;
 
 use std::num::NonZeroU64;
 
 use flota_api::defaults::REPLICAS_BOUND;
 use flota_api::image_ref::ImageRef;
-use flota_api::model::ServiceSpec;
+use flota_api::model::{RestartCondition, ServiceSpec};
 use flota_api::{naming, template};
 
 use super::error::{ControlError, Violation};
@@ -18,6 +19,8 @@ use super::error::{ControlError, Violation};
 /// Smallest memory limit in bytes. The kernel refuses smaller ones, or no program can start within them.
 const LEAST_MEMORY: u64 = 4 << 20;
 const SPEC_BOUND: usize = 256 << 10;
+/// Most levels of a spread: more groups of groups than any cluster has.
+const SPREAD_BOUND: usize = 8;
 
 /// Returns every rule that `spec` breaks.
 pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
@@ -35,6 +38,15 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     let bound =
         |value: u64, most: u64| (value <= most).then_some(()).ok_or(format!("{value} is over the bound of {most}"));
     check("replicas", bound(spec.mode.replicas().unwrap_or_default(), REPLICAS_BOUND));
+    if spec.mode.is_job() && spec.restart.condition == RestartCondition::Any {
+        check(
+            "restart.condition",
+            Err("a job is not started again once its work is done: `on-failure` or `none`".into()),
+        );
+    }
+    if spec.spread_over.len() > SPREAD_BOUND {
+        check("spread_over", Err(format!("{} levels are over the bound of {SPREAD_BOUND}", spec.spread_over.len())));
+    }
     let texts =
         spec.entrypoint.iter().chain(&spec.command).chain(&spec.user).chain(&spec.working_dir).chain(&spec.hostname);
     check("command", texts.clone().all(|it| !it.contains('\0')).then_some(()).ok_or("it holds a NUL byte".into()));
@@ -55,20 +67,24 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
         check("reservations.cpus", Err("it is more than the limit".into()));
     }
     privileges::judge(spec, &mut check);
+    settings::judge(spec, &mut check);
     networks::judge(spec, &mut check);
     health::judge(spec, &mut check);
     mounts::judge(spec, &mut check);
     update::judge(spec, &mut check);
     let texts = texts.chain(&spec.env).chain(spec.labels.iter().flat_map(|(key, value)| [key, value]));
-    let size: usize = texts.chain(privileges::texts(spec)).chain(health::texts(spec)).map(String::len).sum();
-    let size = size + mounts::texts(spec).map(str::len).sum::<usize>();
+    let texts = texts.chain(privileges::texts(spec)).chain(health::texts(spec)).chain(settings::texts(spec));
+    let size: usize = texts.map(String::len).sum();
+    let places =
+        spec.constraints.iter().map(ToString::to_string).chain(spec.spread_over.iter().map(ToString::to_string));
+    let size = size + places.map(|it| it.len()).sum::<usize>() + mounts::texts(spec).map(str::len).sum::<usize>();
     check("spec", (size <= SPEC_BOUND).then_some(()).ok_or(format!("{size} bytes are over the bound of {SPEC_BOUND}")));
     found
 }
 
 fn variable(text: &str) -> Result<(), String> {
-    let is_named = text.split_once('=').is_some_and(|(name, _)| !name.is_empty()) && !text.contains('\0');
-    is_named.then_some(()).ok_or("it has the form NAME=value")?;
+    let is_named = !text.is_empty() && !text.starts_with('=') && !text.contains('\0');
+    is_named.then_some(()).ok_or("it has the form NAME=value, or NAME to remove the variable")?;
     template::check(text).map_err(|error| error.to_string())
 }
 
@@ -95,7 +111,7 @@ mod tests {
         let good = ServiceSpec { name: "web".into(), image: "web".into(), ..ServiceSpec::default() };
         assert_eq!(violations(&good), []);
         let hostname = Some("{{.Service.Name}}-{{.Task.Slot}}".into());
-        let env = vec![r#"Q={{"{{"}}x}}"#.into()];
+        let env = vec![r#"Q={{"{{"}}x}}"#.into(), "REMOVED".into()];
         assert_eq!(violations(&ServiceSpec { hostname, env, ..good.clone() }), []);
         let mut bad = ServiceSpec {
             name: "-".into(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flota_api::clock::Random;
 use flota_api::id::{StackId, VolumeId};
-use flota_api::model::{MountSource, ServiceMode, ServiceSpec, StackSpec, Volume, VolumeSpec, check_volume_name};
+use flota_api::model::{MountSource, ServiceSpec, StackSpec, Volume, VolumeSpec, check_volume_name};
 use flota_api::object::Kind;
 use flota_raft_store::{Tables, WriteTx};
 
@@ -101,7 +101,7 @@ pub(super) fn claim(
 ) -> Result<(), ControlError> {
     let view = Arc::clone(tx.view());
     let mut seen = BTreeSet::new();
-    let is_global = spec.mode == ServiceMode::Global {};
+    let is_global = spec.mode.replicas().is_none();
     for (index, mount) in spec.mounts.iter().enumerate() {
         let MountSource::Volume { name: Some(name), per_slot, .. } = &mount.source else { continue };
         let known = declared.and_then(|it| it.get(name)).or_else(|| view.volume_by_name(name).map(AsRef::as_ref));

@@ -31,6 +31,8 @@ pub(crate) struct Driver {
     store: Store,
     proposer: Arc<dyn Proposer>,
     clock: TermClock,
+    /// When it was created, which is when this manager began to lead.
+    led_since: Timestamp,
     rng: StdRng,
     loops: Vec<Box<dyn ControlLoop>>,
     /// The dirty keys of each loop.
@@ -53,7 +55,8 @@ impl Driver {
     ) -> Self {
         let dirty = vec![BTreeSet::new(); loops.len()];
         let share = largest_share(&loops);
-        Self { store, proposer, clock, rng, loops, dirty, share, timers: BTreeSet::new(), batches: 0 }
+        let (led_since, timers) = (clock.now(), BTreeSet::new());
+        Self { store, proposer, clock, led_since, rng, loops, dirty, share, timers, batches: 0 }
     }
 
     /// Runs until `cancel` is cancelled.
@@ -152,7 +155,12 @@ impl Driver {
     /// Runs one pass. Returns whether everything that was proposed was committed.
     async fn pass(&mut self) -> bool {
         let view = self.store.view();
-        let mut cx = PlanContext { now: self.clock.now(), rng: StdRng::from_rng(&mut self.rng), room: self.share };
+        let mut cx = PlanContext {
+            now: self.clock.now(),
+            led_since: self.led_since,
+            rng: StdRng::from_rng(&mut self.rng),
+            room: self.share,
+        };
         let planned = pass::run(&mut self.loops, &mut self.dirty, &view, &mut cx);
         self.timers.extend(planned.timers);
         let (mut held, mut too_large) = (true, false);

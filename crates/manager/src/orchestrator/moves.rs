@@ -1,8 +1,7 @@
-//! Moves the tasks of a service off nodes that are drained. As in an update, the new task is prepared (it has a node, and
+//! Moves the tasks of a service off nodes that are drained or no longer meet its constraints. As in an update, the new task is prepared (it has a node, and
 //! its image is there) before the old one is stopped, and no second serving task is stopped before the first one's
 //! successor serves. A task for which there is no room elsewhere stays where it is.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use flota_api::model::{Availability, Node, NodeState, Task};
@@ -26,10 +25,14 @@ pub(super) enum Move {
     Look,
 }
 
-/// Whether the task is on a node that is drained and can still stop it in order.
+/// Whether the task is on a node that is drained, or no longer meets the constraints of its service, and that can still stop
+/// it in order.
 pub(super) fn is_leaving(task: &Task, view: &Tables) -> bool {
-    let is_drained = |node: &Arc<Node>| node.spec.availability == Availability::Drain && node.state != NodeState::Down;
-    view.node_of(task).is_some_and(is_drained)
+    let constraints = view.service(&task.service_id).map(|it| it.spec.constraints.as_slice()).unwrap_or_default();
+    let may_stay = |node: &Node| {
+        node.spec.availability != Availability::Drain && constraints.iter().all(|constraint| node.satisfies(constraint))
+    };
+    view.node_of(task).is_some_and(|node| node.state != NodeState::Down && !may_stay(node))
 }
 
 /// Returns the next steps, given the slots of a service in the order of their numbers. Tasks of another version than
@@ -71,6 +74,8 @@ fn does_not_serve(slot: &Slot) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use flota_api::model::{NodeSpec, TaskStatus};
     use flota_api::object::StoreObject;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use flota_api::id::ServiceId;
-use flota_api::model::Task;
+use flota_api::model::{RestartCondition, Task};
 use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::{Event, Tables};
@@ -66,10 +66,15 @@ fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
     for task in slot {
         let unassigned = task.node_id.is_none();
         let ended = task.status.state.is_terminal() || unassigned;
-        let nowhere = !unassigned && view.node_of(task).is_none();
+        // What is done stays done.
+        let is_result = task.has_done_its_work()
+            && view.service(&task.service_id).is_some_and(|service| {
+                service.spec.restart.condition != RestartCondition::Any && service.spec_version == task.spec_version
+            });
+        let nowhere = !unassigned && view.node_of(task).is_none() && !is_result;
         let unwanted =
             task.desired_state == DesiredState::Remove || (unassigned && task.desired_state == DesiredState::Shutdown);
-        let kept = [newest, last_failure].contains(&Some(&task.id)) || !task.status.state.is_terminal();
+        let kept = [newest, last_failure].contains(&Some(&task.id)) || is_result || !task.status.state.is_terminal();
         if nowhere || (unwanted && ended) || !kept {
             plan.remove(Kind::Task, &task.id);
         }

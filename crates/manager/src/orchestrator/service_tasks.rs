@@ -1,25 +1,24 @@
-//! Keeps a service at its number of tasks, or with one on each of its nodes: creates tasks, replaces those that were lost or
+//! Gives a service the tasks that its mode asks for: creates tasks, replaces those that were lost or
 //! that failed for good, scales down, carries an update from slot to slot, and moves tasks off drained nodes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rand::Rng;
 
-use flota_api::id::{NodeId, ServiceId, TaskId};
-use flota_api::model::{
-    Availability, FailureAction, Node, NodeState, RestartCondition, Service, ServiceMode, Task, UpdateOrder,
-    UpdateStatus,
-};
+use flota_api::id::{ServiceId, TaskId};
+use flota_api::model::{Availability, FailureAction, Node, NodeState, Service, ServiceMode, Task, UpdateStatus};
 use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object};
-use flota_api::state::{DesiredState, TaskState};
+use flota_api::state::DesiredState;
 use flota_api::version::Timestamp;
 use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
+use super::after_end::{self, AfterEnd, after_end, delayed};
 use super::moves::{self, Move};
-use super::slot::{Slot, keep_order, slots};
+use super::places::{Places, places};
+use super::slot::{Slot, slots};
 use super::{task_factory, update};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
@@ -51,13 +50,16 @@ impl ControlLoop for ServiceTasks {
                 if is_news { vec![key_of(new, view)] } else { Vec::new() }
             }
             Event::Updated { old: Object::Node(old), new: Object::Node(new) } => {
-                let lasts = |node: &Node| (node.state == NodeState::Down, node.spec.availability);
-                let mut keys = if lasts(old) == lasts(new) { Vec::new() } else { of_node(new, view) };
+                let lasts = |node: &Node| (node.state == NodeState::Down, node.spec.availability, node.role);
+                let is_same = lasts(old) == lasts(new) && has_same_properties(old, new);
+                let mut keys = if is_same { Vec::new() } else { of_node(new, view) };
                 if !is_same_place(old, new) {
                     keys.extend(global_services(view));
                 }
                 keys
             }
+            // A node of a global service may get its next task now.
+            Event::Removed(Object::Task(task)) if task.pinned_to.is_some() => vec![Key::of(&task.service_id)],
             // Without it the slot may no longer count, and then the service needs another one.
             Event::Removed(Object::Task(task)) if task.desired_state != DesiredState::Remove => {
                 let slot = Slot::new(view.tasks_of_slot(&task.service_id, task.slot), task.spec_version);
@@ -99,13 +101,22 @@ fn of_node(node: &Node, view: &Tables) -> Vec<Key> {
 
 /// Returns the keys of the services that have a task on each of their nodes.
 fn global_services(view: &Tables) -> impl Iterator<Item = Key> {
-    view.services().filter(|it| it.spec.mode == ServiceMode::Global {}).map(|it| Key::of(&it.id))
+    view.services().filter(|it| it.spec.mode.is_global()).map(|it| Key::of(&it.id))
 }
 
 /// Whether no global service can notice the difference.
 fn is_same_place(old: &Node, new: &Node) -> bool {
     let place = |node: &Node| (node.state == NodeState::Ready, node.spec.availability, node.role);
-    place(old) == place(new) && old.spec.labels == new.spec.labels && old.description == new.description
+    place(old) == place(new) && has_same_properties(old, new)
+}
+
+/// Whether constraints can't notice the difference, except by the role.
+fn has_same_properties(old: &Node, new: &Node) -> bool {
+    let properties = |node: &Node| {
+        let description = &node.description;
+        (description.hostname.clone(), description.os.clone(), description.architecture.clone())
+    };
+    old.spec.labels == new.spec.labels && properties(old) == properties(new)
 }
 
 /// Whether the tasks of the task's service are being replaced. Its slots then depend on each other.
@@ -113,14 +124,20 @@ fn is_updating(task: &Task, view: &Tables) -> bool {
     view.service(&task.service_id).is_some_and(|it| it.update.is_active())
 }
 
-/// Whether the task's slot has a task on a drained node. The slots of its service are then planned together.
+/// Whether the task's slot has a task that leaves its node. The slots of its service are then planned together.
 fn is_moving(task: &Task, view: &Tables) -> bool {
     view.tasks_of_slot(&task.service_id, task.slot).any(|task| moves::is_leaving(task, view))
 }
 
+/// Whether the slots of the task's service wait for each other because only so many may work at once.
+fn is_bounded(task: &Task, view: &Tables) -> bool {
+    view.service(&task.service_id).is_some_and(|it| it.spec.mode.max_concurrent().is_some())
+}
+
 /// Returns the key that must be planned again after a change of this task.
 fn key_of(task: &Task, view: &Tables) -> Key {
-    if is_updating(task, view) || is_moving(task, view) { Key::of(&task.service_id) } else { Key::slot_of(task) }
+    let is_for_all = is_updating(task, view) || is_moving(task, view) || is_bounded(task, view);
+    if is_for_all { Key::of(&task.service_id) } else { Key::slot_of(task) }
 }
 
 fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
@@ -129,17 +146,34 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
     if service.update.is_active() && record_failures(service, &slots, view, plan, cx) {
         return;
     }
-    let kept = match service.spec.mode {
-        ServiceMode::Replicated { replicas } => scale_down(service, replicas, &slots, plan, cx),
-        ServiceMode::Global {} => leave_nodes(service, &slots, view, plan, cx),
-    };
+    let Places { kept, surplus, missing } = places(service, &slots, view);
+    if let Some(update) = caught_up(service, &kept, view) {
+        plan.put(Service { update, ..service.as_ref().clone() });
+        return;
+    }
+    remove(surplus.into_iter().flat_map(|slot| &slot.tasks), plan, cx);
+    // So many more slots may begin to work.
+    let at_once =
+        service.spec.mode.max_concurrent().map_or(usize::MAX, |most| usize::try_from(most.get()).unwrap_or(usize::MAX));
+    let mut room = at_once.saturating_sub(kept.values().filter(|slot| slot.is_busy()).count());
     for (number, slot) in &kept {
         if plan.is_full(cx) {
             return;
         }
-        plan_slot(service, *number, slot, view, plan, cx);
+        if service.spec.mode.is_job() {
+            // A new run takes the place of the one before.
+            let earlier = slot.live().filter(|task| task.spec_version != service.spec_version);
+            earlier.for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
+        }
+        if slot.is_busy() {
+            plan_slot(service, *number, slot, view, plan, cx);
+        } else if room > 0 {
+            let before = plan.changes.len();
+            plan_slot(service, *number, slot, view, plan, cx);
+            room -= usize::from(plan.changes.len() > before);
+        }
     }
-    for (number, pinned_to) in missing(service, &slots, &kept, view) {
+    for (number, pinned_to) in missing.into_iter().take(room) {
         if plan.is_full(cx) {
             return;
         }
@@ -159,8 +193,17 @@ fn record_failures(
     plan: &mut Plan,
     cx: &PlanContext,
 ) -> bool {
-    let counted = slots.iter().filter(|(_, slot)| slot.counts()).map(|(number, slot)| (*number, slot)).collect();
-    let failures = update::outlook(service, &counted, cx.now).failures;
+    let counted: BTreeMap<u64, &Slot> =
+        slots.iter().filter(|(_, slot)| slot.counts()).map(|(number, slot)| (*number, slot)).collect();
+    let failed_slots = &service.update.failed_slots;
+    let gone = |number: &u64| !counted.contains_key(number);
+    if failed_slots.iter().any(gone) {
+        // A slot that gets the number anew is watched as any other.
+        let failed_slots = failed_slots.iter().copied().filter(|number| !gone(number)).collect();
+        plan.put(Service { update: UpdateStatus { failed_slots, ..service.update.clone() }, ..service.clone() });
+        return true;
+    }
+    let failures = update::outlook(service, &counted, view, cx).failures;
     let Some((number, why)) = failures.first_key_value() else { return false };
     let reason = format!("{}: {why}", task_name(&service.spec.name, *number));
     let mut update = service.update.clone();
@@ -182,8 +225,22 @@ fn record_failures(
     true
 }
 
+/// Returns the status of an update that goes on now: it had ended before nodes were there that have tasks of an earlier spec,
+/// or an older build has begun it and did not note whether it had ended.
+fn caught_up(service: &Service, kept: &BTreeMap<u64, &Slot>, view: &Tables) -> Option<UpdateStatus> {
+    let update = &service.update;
+    let may_be_late = service.spec.mode == (ServiceMode::Global {}) || service.spec_set_at == Timestamp::default();
+    let has_ended = may_be_late && !update.is_active() && !update.is_paused();
+    let is_late = |(number, slot): (&u64, &&Slot)| {
+        update::is_outdated(slot)
+            && !update.failed_slots.contains(number)
+            && !update::waits_for_node(service, slot, view)
+    };
+    (has_ended && kept.iter().any(is_late)).then(|| update.resumed(update.failed_slots.clone()))
+}
+
 fn plan_slot(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
-    stop_doubles(service, slot, plan);
+    stop_doubles(service, number, slot, plan, cx);
     fill(service, number, slot, view, plan, cx);
 }
 
@@ -197,69 +254,20 @@ fn remove<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, plan: &mut Plan, cx: &
     }
 }
 
-/// Removes surplus slots of a replicated service and returns those that stay.
-fn scale_down<'a>(
-    service: &Service,
-    replicas: u64,
-    slots: &'a BTreeMap<u64, Slot>,
-    plan: &mut Plan,
-    cx: &PlanContext,
-) -> BTreeMap<u64, &'a Slot> {
-    let counted = || slots.iter().filter(|(_, slot)| slot.counts());
-    let keep = if service.spec.stopped { 0 } else { usize::try_from(replicas).unwrap_or(usize::MAX) };
-    if counted().count() <= keep {
-        return counted().map(|(number, slot)| (*number, slot)).collect();
-    }
-    let mut ranked = keep_order(counted().map(|(number, slot)| (*number, slot)));
-    remove(ranked.split_off(keep).into_iter().flat_map(|(_, slot)| &slot.tasks), plan, cx);
-    ranked.into_iter().collect()
-}
-
-/// Removes the slots of a global service whose nodes have no task of it any more, and returns those that stay.
-fn leave_nodes<'a>(
-    service: &Service,
-    slots: &'a BTreeMap<u64, Slot>,
-    view: &Tables,
-    plan: &mut Plan,
-    cx: &PlanContext,
-) -> BTreeMap<u64, &'a Slot> {
-    let mut nodes = BTreeSet::new();
-    let (kept, left): (Vec<_>, Vec<_>) = slots.iter().filter(|(_, slot)| slot.counts()).partition(|(_, slot)| {
-        let node = slot.pinned_to().and_then(|id| view.node(id));
-        node.is_some_and(|node| wanted::keeps(&service.spec, node) && nodes.insert(&node.id))
-    });
-    remove(left.into_iter().flat_map(|(_, slot)| &slot.tasks), plan, cx);
-    kept.into_iter().map(|(number, slot)| (*number, slot)).collect()
-}
-
-/// Returns the numbers of the slots that the service lacks, and the nodes of those of a global service.
-fn missing(
-    service: &Service,
-    slots: &BTreeMap<u64, Slot>,
-    kept: &BTreeMap<u64, &Slot>,
-    view: &Tables,
-) -> Vec<(u64, Option<NodeId>)> {
-    let nodes: Vec<Option<NodeId>> = match service.spec.mode {
-        _ if service.spec.stopped => Vec::new(),
-        ServiceMode::Replicated { replicas } => {
-            vec![None; usize::try_from(replicas).unwrap_or(usize::MAX).saturating_sub(kept.len())]
-        }
-        ServiceMode::Global {} => {
-            let served: BTreeSet<&NodeId> = kept.values().filter_map(|slot| slot.pinned_to()).collect();
-            let lacks = |node: &&Arc<Node>| wanted::takes(&service.spec, node) && !served.contains(&node.id);
-            view.nodes().filter(lacks).map(|node| Some(node.id.clone())).collect()
-        }
-    };
-    (1..).filter(|number| !slots.contains_key(number)).zip(nodes).collect()
-}
-
-/// Stops every task of a slot that is neither its current task nor its successor, nor serves until its current one does.
-fn stop_doubles(service: &Service, slot: &Slot, plan: &mut Plan) {
+/// Stops every task of a slot that is neither its current task nor its successor, nor serves until its current one does. If
+/// that has failed, it is stopped instead, and the one that serves stays.
+fn stop_doubles(service: &Service, number: u64, slot: &Slot, plan: &mut Plan, cx: &PlanContext) {
     if faults::is_on(Fault::DoublePlacement) {
         return;
     }
-    let predecessor = slot.predecessor().filter(|_| update::policy(service).order == UpdateOrder::StartFirst);
-    let kept = [slot.current(), slot.successor(), predecessor].map(|task| task.map(|task| &task.id));
+    let settled = slot.current().and_then(|task| update::settled_at(update::policy(service), task));
+    let predecessor = slot.predecessor().filter(|_| settled.is_none_or(|at| at > cx.now));
+    if let Some(at) = settled.filter(|_| predecessor.is_some()) {
+        plan.retry_at(at);
+    }
+    let has_failed = predecessor.is_some() && service.update.failed_slots.contains(&number);
+    let current = slot.current().filter(|_| !has_failed);
+    let kept = [current, slot.successor(), predecessor].map(|task| task.map(|task| &task.id));
     for task in slot.live().filter(|task| !kept.contains(&Some(&task.id))) {
         plan.set_desired(task, DesiredState::Shutdown);
     }
@@ -274,14 +282,22 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
         let waits = stays && node.is_some_and(|it| it.spec.availability != Availability::Drain);
         task.node_id.is_some() && gone && !waits
     };
+    if after_end::is_done(service, slot) {
+        // A task that was prepared to take its place has nothing left to do.
+        slot.live().for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
+        return;
+    }
     if let Some(successor) = slot.successor() {
+        // A slot whose new task has failed keeps its old one until a user decides.
+        let is_given_up = service.update.failed_slots.contains(&number) && update::is_outdated(slot);
         // Its task stays where it is after all, as its node is no longer drained.
         let stays = |task: &Arc<Task>| !moves::is_leaving(task, view) && !lost(task);
         let is_needless = slot.current().is_some_and(|task| task.spec_version == service.spec_version && stays(task));
         let is_leaving = moves::is_leaving(successor, view);
-        if lost(successor) || is_leaving || is_needless || successor.spec_version != service.spec_version {
+        if lost(successor) || is_leaving || is_needless || is_given_up || successor.spec_version != service.spec_version
+        {
             plan.set_desired(successor, DesiredState::Shutdown);
-        } else if slot.current().is_none() && stopping_is_lost(slot, view) {
+        } else if slot.current().is_none() && stopping_is_lost(service, slot, view) {
             // The old task has ended, so its place is free.
             plan.set_desired(successor, DesiredState::Running);
         }
@@ -301,7 +317,7 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
         }
         None => match slot.newest().map(|last| (last, after_end(service, last))) {
             // The slot gets a new task only once the old one has ended.
-            _ if !stopping_is_lost(slot, view) => return,
+            _ if !stopping_is_lost(service, slot, view) => return,
             Some((_, AfterEnd::Stay)) => return,
             Some((last, AfterEnd::ReplaceLater)) => Some(delayed(service, last)),
             Some((_, AfterEnd::Replace)) | None => None,
@@ -319,48 +335,18 @@ fn put_new(task: Task, plan: &mut Plan, cx: &mut PlanContext) {
     plan.put(task);
 }
 
-/// Whether every task that is stopping is on a node that can't report its end. Such tasks are not waited for.
-fn stopping_is_lost(slot: &Slot, view: &Tables) -> bool {
-    slot.stopping().all(|task| unreachable(task, view))
+/// Whether every task that is stopping is on a node that can't report its end. Such tasks are not waited for, unless the
+/// service keeps its tasks on their nodes: the container may still run there.
+fn stopping_is_lost(service: &Service, slot: &Slot, view: &Tables) -> bool {
+    let is_kept = |node: &Arc<Node>| {
+        service.spec.keep_on_node_loss && !node.has_left() && node.spec.availability != Availability::Drain
+    };
+    slot.stopping().all(|task| unreachable(task, view) && !view.node_of(task).is_some_and(is_kept))
 }
 
 /// Whether no node can report the end of the task.
 fn unreachable(task: &Task, view: &Tables) -> bool {
     view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
-}
-
-/// When the task that replaces this failed one may start. The delay counts from when the leader learned of the end,
-/// because the clock of the node may be wrong.
-fn delayed(service: &Service, failed: &Task) -> Timestamp {
-    failed.meta.updated_at + task_factory::backoff(&service.spec.restart, failed.failures() + 1)
-}
-
-/// The decision about a slot whose newest task has ended.
-#[derive(Clone, Copy)]
-enum AfterEnd {
-    /// It stays as it is.
-    Stay,
-    /// It gets another task at once.
-    Replace,
-    /// It gets another task, which starts after the delay of its service's policy.
-    ReplaceLater,
-}
-
-fn after_end(service: &Service, last: &Task) -> AfterEnd {
-    if last.spec_version != service.spec_version {
-        return AfterEnd::Replace;
-    }
-    let policy = &service.spec.restart;
-    let within_budget = policy.max_attempts.is_none_or(|most| last.failures() < most.get());
-    match last.status.state {
-        // The task was stopped, but its slot remains: it was moved, or removed by a user.
-        _ if last.desired_state.is_stopping() => AfterEnd::Replace,
-        TaskState::Failed if policy.condition == RestartCondition::None => AfterEnd::Stay,
-        TaskState::Complete if policy.condition != RestartCondition::Any => AfterEnd::Stay,
-        TaskState::Failed | TaskState::Rejected | TaskState::Complete if within_budget => AfterEnd::ReplaceLater,
-        TaskState::Failed | TaskState::Rejected | TaskState::Complete => AfterEnd::Stay,
-        _ => AfterEnd::Replace,
-    }
 }
 
 fn advance_update(
@@ -373,7 +359,7 @@ fn advance_update(
     if !service.update.is_active() || !plan.changes.is_empty() {
         return;
     }
-    let outlook = update::outlook(service, kept, cx.now);
+    let outlook = update::outlook(service, kept, view, cx);
     if outlook.is_done {
         plan.put(Service { update: service.update.completed(), ..service.as_ref().clone() });
         return;
@@ -388,9 +374,13 @@ fn advance_update(
                 plan.put(Task { desired_state: DesiredState::Ready, ..task });
             }
             update::Step::Start(number) => {
-                // Nothing is lost with a task that does not serve, and a slot has two tasks at most.
-                let idle = kept.get(&number).into_iter().flat_map(|slot| slot.live()).filter(|task| !task.is_serving());
-                idle.for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
+                // A slot has two tasks at most: one that serves, and the new one. Until the task of an earlier update has
+                // settled, the one before it stays.
+                if let Some(slot) = kept.get(&number) {
+                    let serving = slot.predecessor().or_else(|| slot.current().filter(|task| task.is_serving()));
+                    let others = slot.live().filter(|task| serving.is_none_or(|serving| serving.id != task.id));
+                    others.for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
+                }
                 put_new(task_factory::make(service, number, None, None, view, cx), plan, cx);
             }
             update::Step::Replace(number) => {

@@ -43,9 +43,14 @@ impl Slot {
         self.tasks.iter().filter(|task| task.is_live())
     }
 
-    /// Whether the task has the present spec, which is the newest unless the service was brought back to an earlier one.
+    /// Whether the task has the present spec of the service.
+    pub(super) fn is_present(&self, task: &Task) -> bool {
+        task.spec_version == self.spec_version
+    }
+
+    /// The present spec comes first, which is the newest unless the service was brought back to an earlier one.
     fn rank(&self, task: &Task) -> (bool, u64) {
-        (task.spec_version == self.spec_version, task.spec_version)
+        (self.is_present(task), task.spec_version)
     }
 
     /// The task that fills the slot: of those that may run, one with the present spec, then the one with the newest spec,
@@ -55,11 +60,10 @@ impl Slot {
         may_run.max_by_key(|task| (self.rank(task), task.status.state, order(task)))
     }
 
-    /// The task that the current one replaces by serving, as in a start-first update: it serves, and the current one does
-    /// not yet.
+    /// The task of another spec that serves, and that the current one replaces in a start-first update.
     pub(super) fn predecessor(&self) -> Option<&Arc<Task>> {
-        let current = self.current().filter(|task| task.served_at.is_none())?;
-        let serving = self.live().filter(|task| task.is_serving() && task.id != current.id);
+        let current = self.current()?;
+        let serving = self.live().filter(|task| task.is_serving() && task.spec_version != current.spec_version);
         serving.max_by_key(|task| (self.rank(task), order(task)))
     }
 
@@ -87,6 +91,16 @@ impl Slot {
     /// The tasks that were told to stop and have not ended yet.
     pub(super) fn stopping(&self) -> impl Iterator<Item = &Arc<Task>> {
         self.tasks.iter().filter(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal())
+    }
+
+    /// Whether a task of it may run, or has not ended yet.
+    pub(super) fn is_busy(&self) -> bool {
+        self.live().next().is_some() || self.is_stopping()
+    }
+
+    /// Whether a task of it has done what the present spec asks for, as that of a job can.
+    pub(super) fn is_done(&self) -> bool {
+        self.tasks.iter().any(|task| self.is_present(task) && task.has_done_its_work())
     }
 
     /// Whether a task that was told to stop has not ended yet.

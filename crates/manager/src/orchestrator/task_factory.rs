@@ -23,20 +23,31 @@ pub(super) fn make(
     view: &Tables,
     cx: &mut PlanContext,
 ) -> Task {
-    let same = before.filter(|task| task.spec_version == service.spec_version);
+    // While an update is paused, a slot keeps the spec that it has.
+    let kept = before.filter(|task| {
+        service.update.is_paused()
+            && task.spec_version != service.spec_version
+            && view.spec_version(&service.id, task.spec_version).is_some()
+    });
+    let spec_version = kept.map_or(service.spec_version, |task| task.spec_version);
+    let image_digest = match kept {
+        Some(task) => task.image_digest.clone(),
+        None => service.image_digest.clone().or_else(|| resolve(&service.spec.image, view)),
+    };
+    let same = before.filter(|task| task.spec_version == spec_version);
     Task {
         id: TaskId::random(&mut cx.rng),
         // Placeholders until the store sets these fields: the task is newer than everything in the view.
         meta: Meta { created_at: cx.now, updated_at: cx.now, created: view.version + 1, version: 0 },
         service_id: service.id.clone(),
-        spec_version: service.spec_version,
+        spec_version,
         slot,
         pinned_to: view.tasks_of_slot(&service.id, slot).find_map(|task| task.pinned_to.clone()),
         desired_state: DesiredState::Running,
         status: TaskStatus { state: TaskState::Pending, at: cx.now, ..TaskStatus::default() },
         inherited_restarts: same.map_or(0, |task| task.restarts() + 1),
         moves: same.map_or(0, |task| task.moves + u64::from(!ended_by_itself(task))),
-        image_digest: service.image_digest.clone().or_else(|| resolve(&service.spec.image, view)),
+        image_digest,
         not_before,
         ..Task::default()
     }

@@ -10,11 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flota_api::defaults;
+use flota_api::id::NodeId;
 use flota_api::model::{PendingReason, RestartCondition, Service, Task, UpdateOrder, UpdatePolicy};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Timestamp;
+use flota_raft_store::Tables;
 
 use super::slot::Slot;
+use crate::plan::PlanContext;
+use crate::wanted;
 
 /// A step of an update.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,90 +55,144 @@ pub(super) fn policy(service: &Service) -> &UpdatePolicy {
 }
 
 /// Returns how far the update has come, given the slots of the service in the order of their numbers.
-pub(super) fn outlook(service: &Service, slots: &BTreeMap<u64, &Slot>, now: Timestamp) -> Outlook {
-    let policy = policy(service);
-    let mut outlook = Outlook::default();
-    let (mut in_flight, mut watched, mut last_served) = (0, false, None);
-    let mut candidates = Vec::new();
-    for (number, slot) in slots {
+pub(super) fn outlook(service: &Service, slots: &BTreeMap<u64, &Slot>, view: &Tables, cx: &PlanContext) -> Outlook {
+    let mut survey = Survey::new(service, cx.now);
+    for (number, slot) in slots.iter().filter(|(_, slot)| !waits_for_node(service, slot, view)) {
         let new = newest_of(service, slot);
         let is_known = service.update.failed_slots.contains(number);
         if let Some(new) = new.filter(|_| !is_known) {
-            match judge(service, policy, new, now) {
+            match judge(service, slot, new, cx) {
                 Judgement::Failed(why) => {
-                    outlook.failures.insert(*number, why);
+                    survey.outlook.failures.insert(*number, why);
                     continue;
                 }
                 Judgement::Watched { until } => {
-                    watched = true;
-                    outlook.look_at(until);
+                    survey.is_watching = true;
+                    survey.outlook.look_at(until);
                 }
-                Judgement::Preparing => watched = true,
+                Judgement::Preparing => survey.is_watching = true,
                 Judgement::Good => {}
             }
-            last_served = last_served.max(new.served_at);
+            survey.last_served = survey.last_served.max(new.served_at);
         }
-        let is_outdated = slot.current().is_some_and(|task| task.spec_version != service.spec_version);
-        match slot.successor().filter(|it| it.spec_version == service.spec_version) {
-            Some(successor) if slot.current().is_some() => {
-                in_flight += usize::from(!is_known);
-                // The old task is stopped early only if that gives its successor room.
-                let needs_room = successor.pending_reason.as_ref().is_some_and(PendingReason::needs_room);
-                if successor.status.state == TaskState::Ready || needs_room {
-                    outlook.steps.push(Step::Replace(*number));
-                }
+        match (is_known, is_outdated(slot)) {
+            (true, _) => {}
+            (false, true) => survey.add_old(*number, slot),
+            (false, false) => survey.add_new(slot, new),
+        }
+    }
+    survey.end()
+}
+
+/// What the slots of a service have shown so far.
+struct Survey<'a> {
+    policy: &'a UpdatePolicy,
+    now: Timestamp,
+    outlook: Outlook,
+    /// Number of slots between their old and their new task.
+    in_flight: usize,
+    /// Slots that are to follow, by whether their old task serves: nothing is lost with one that does not.
+    waiting: Vec<(bool, u64)>,
+    /// When a new task has begun to serve last.
+    last_served: Option<Timestamp>,
+    /// Whether a new task may still fail.
+    is_watching: bool,
+}
+
+impl<'a> Survey<'a> {
+    fn new(service: &'a Service, now: Timestamp) -> Self {
+        let (outlook, waiting) = (Outlook::default(), Vec::new());
+        Self { policy: policy(service), now, outlook, in_flight: 0, waiting, last_served: None, is_watching: false }
+    }
+
+    /// Adds a slot whose current task has an earlier spec.
+    fn add_old(&mut self, number: u64, slot: &Slot) {
+        let Some(successor) = slot.successor().filter(|it| slot.is_present(it)) else {
+            self.waiting.push((slot.current().is_some_and(|task| task.is_serving()), number));
+            return;
+        };
+        self.in_flight += 1;
+        // The old task is stopped early only if that gives its successor room.
+        let needs_room = successor.pending_reason.as_ref().is_some_and(PendingReason::needs_room);
+        if successor.status.state == TaskState::Ready || needs_room {
+            self.outlook.steps.push(Step::Replace(number));
+        }
+    }
+
+    /// Adds a slot whose current task has the present spec, or that has none.
+    fn add_new(&mut self, slot: &Slot, new: Option<&Arc<Task>>) {
+        if slot.current().is_none() && slot.is_stopping() {
+            self.in_flight += 1;
+            return;
+        }
+        let Some(new) = new.filter(|task| task.is_live()) else { return };
+        match settled_at(self.policy, new) {
+            Some(at) if at <= self.now => {}
+            settled => {
+                self.in_flight += 1;
+                settled.into_iter().for_each(|at| self.outlook.look_at(at));
             }
-            _ if is_known => {}
-            _ if is_outdated => candidates.push((is_serving(slot), *number)),
-            _ if slot.current().is_none() && slot.is_stopping() => in_flight += 1,
-            _ => match new.filter(|it| it.is_live()).map(|it| settled_at(policy, it)) {
-                Some(None) => in_flight += 1,
-                Some(Some(at)) if at > now => {
-                    in_flight += 1;
-                    outlook.look_at(at);
-                }
-                Some(Some(_)) | None => {}
-            },
         }
     }
-    outlook.is_done = candidates.is_empty() && in_flight == 0 && !watched && outlook.failures.is_empty();
-    // A group of slots follows the one before it after the delay.
-    let due = last_served.map(|at| at + policy.delay).filter(|_| !policy.delay.is_zero());
-    let may_begin = policy.delay.is_zero() || in_flight == 0 && due.is_none_or(|due| due <= now);
-    if let Some(due) = due.filter(|due| *due > now && !candidates.is_empty()) {
-        outlook.look_at(due);
-    }
-    if may_begin {
-        // Slots that do not serve come first, because nothing is lost with them.
-        candidates.sort_unstable();
-        let begin = |(_, number)| match policy.order {
+
+    /// Begins with as many of the waiting slots as the policy allows now.
+    fn end(mut self) -> Outlook {
+        self.outlook.is_done =
+            self.waiting.is_empty() && self.in_flight == 0 && !self.is_watching && self.outlook.failures.is_empty();
+        // A group of slots follows the one before it after the delay.
+        let has_delay = !self.policy.delay.is_zero();
+        let due = self.last_served.filter(|_| has_delay).map(|at| at + self.policy.delay).filter(|due| *due > self.now);
+        if let Some(due) = due.filter(|_| !self.waiting.is_empty()) {
+            self.outlook.look_at(due);
+        }
+        if has_delay && (self.in_flight > 0 || due.is_some()) {
+            return self.outlook;
+        }
+        self.waiting.sort_unstable();
+        let step = |(_, number)| match self.policy.order {
             UpdateOrder::StopFirst => Step::Prepare(number),
             UpdateOrder::StartFirst => Step::Start(number),
         };
-        let room = policy.at_once().saturating_sub(in_flight);
-        outlook.steps.extend(candidates.into_iter().take(room).map(begin));
+        let room = self.policy.at_once().saturating_sub(self.in_flight);
+        self.outlook.steps.extend(self.waiting.into_iter().take(room).map(step));
+        self.outlook
     }
-    outlook
+}
+
+/// Whether the current task of the slot has another spec than the present one.
+pub(super) fn is_outdated(slot: &Slot) -> bool {
+    slot.current().is_some_and(|task| !slot.is_present(task))
+}
+
+/// Whether the slot belongs to a node that takes no tasks now. Its task stays as it is until the node does.
+pub(super) fn waits_for_node(service: &Service, slot: &Slot, view: &Tables) -> bool {
+    let takes = |id: &NodeId| view.node(id).is_some_and(|node| wanted::takes(&service.spec, node));
+    slot.pinned_to().is_some_and(|id| !takes(id))
 }
 
 /// Returns the newest task of the present spec that this update has made in the slot. Those that had ended when a user let
-/// the update go on do not count.
+/// the update go on do not count, and neither does one that is prepared because the slot moves to another node.
 fn newest_of<'a>(service: &Service, slot: &'a Slot) -> Option<&'a Arc<Task>> {
+    // An older build has set the spec. It did not note when, nor since when tasks serve.
+    if service.spec_set_at == Timestamp::default() {
+        return None;
+    }
     let counts_from = |task: &Task| if task.is_live() { service.spec_set_at } else { service.update.started_at };
-    let is_new = |task: &Task| task.spec_version == service.spec_version && task.meta.created_at >= counts_from(task);
+    let moves = slot.current().is_some_and(|task| slot.is_present(task));
+    let is_new = |task: &Task| {
+        slot.is_present(task)
+            && task.meta.created_at >= counts_from(task)
+            && !(moves && task.desired_state == DesiredState::Ready)
+    };
     slot.tasks.iter().rev().find(|task| is_new(task))
 }
 
-/// Returns from when on the next slot may follow this task; `None` before it serves. The health check of a task has told
-/// that it works. One without a check has a moment in which it may still show that it can't, as most programs that lack
-/// something do.
-fn settled_at(policy: &UpdatePolicy, task: &Task) -> Option<Timestamp> {
+/// Returns from when on the next slot may follow this task, and the task that it replaces may stop; `None` before it serves.
+/// The health check of a task has told that it works. One without a check has a moment in which it may still show that it
+/// can't, as most programs that lack something do.
+pub(super) fn settled_at(policy: &UpdatePolicy, task: &Task) -> Option<Timestamp> {
     let settles = if task.status.health.is_some() { Duration::ZERO } else { defaults::UPDATE_SETTLE };
     task.served_at.map(|at| at + settles.min(policy.monitor))
-}
-
-fn is_serving(slot: &Slot) -> bool {
-    slot.current().is_some_and(|task| task.is_serving())
 }
 
 /// What is known of a new task.
@@ -149,7 +207,8 @@ enum Judgement {
     Good,
 }
 
-fn judge(service: &Service, policy: &UpdatePolicy, task: &Task, now: Timestamp) -> Judgement {
+fn judge(service: &Service, slot: &Slot, task: &Task, cx: &PlanContext) -> Judgement {
+    let (policy, now) = (policy(service), cx.now);
     let monitored_until = task.served_at.map(|at| at + policy.monitor);
     // The end was reported when the task was last changed.
     let was_watched = monitored_until.is_none_or(|until| task.meta.updated_at <= until);
@@ -166,8 +225,11 @@ fn judge(service: &Service, policy: &UpdatePolicy, task: &Task, now: Timestamp) 
     if task.status.state.is_terminal() {
         return Judgement::Good;
     }
+    // It starts when the one before it has ended, and while no manager led, nobody could tell it so.
+    let before = slot.tasks.iter().filter(|it| it.id != task.id && it.status.state.is_terminal());
+    let freed = before.map(|it| it.meta.updated_at).max().unwrap_or_default();
     let begun = task.prepared_at.map_or(task.meta.created_at, |at| at + service.spec.stop_grace);
-    let begun = begun.max(service.update.started_at);
+    let begun = begun.max(freed).max(service.update.started_at).max(cx.led_since);
     let deadline = policy.deadline(&service.spec.healthcheck);
     let until = begun + deadline;
     if until > now {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use flota_api::id::{NodeId, ServiceId};
 use flota_api::model::{DeviceId, GenericResource, Node, Protocol, ServiceSpec, Task};
 use flota_api::resources::Resources;
-use flota_api::state::DesiredState;
 use flota_api::version::Timestamp;
 use flota_raft_store::{Load, Tables};
 
@@ -56,10 +55,9 @@ pub(super) fn count_failures(task: &Task, view: &Tables, now: Timestamp) -> BTre
     failures
 }
 
-/// Returns the nodes of tasks that these are prepared to replace, as if those tasks were not there.
+/// Returns the nodes of tasks that these are to replace, as if those tasks were not there.
 pub(super) fn without_replaced<'a>(tasks: &[&Arc<Task>], service: &ServiceId, view: &'a Tables) -> Vec<Candidate<'a>> {
-    let successors = tasks.iter().filter(|it| it.desired_state == DesiredState::Ready);
-    let slots = successors.flat_map(|it| view.tasks_of_slot(service, it.slot));
+    let slots = tasks.iter().flat_map(|it| view.tasks_of_slot(service, it.slot));
     let mut nodes: BTreeMap<&NodeId, Candidate> = BTreeMap::new();
     for node in slots.filter(|it| it.is_live()).filter_map(|it| view.node_of(it)) {
         let candidate = nodes.entry(&node.id).or_insert_with(|| Candidate::new(node, service, view));
@@ -75,6 +73,11 @@ impl<'a> Candidate<'a> {
         let (load, of_service) = (view.load(&node.id), view.live_tasks(service, &node.id));
         let (given, given_ports) = (Vec::new(), Vec::new());
         Self { node, load, of_service, failures: 0, differs: false, given, given_ports, without: None }
+    }
+
+    /// Number of live tasks of the service here, without those that are about to be replaced.
+    pub(super) fn of_service(&self) -> u64 {
+        self.of_service
     }
 
     /// Whether it differs from what the tables have: tasks were placed here in this plan, or are about to be replaced.

@@ -24,6 +24,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     (Filter::BindMount, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::BindMount(_)))),
     (Filter::Device, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Device(_)))),
     (Filter::Encryption, |spec, it, view| is_encrypted(spec, view) && !it.node.description.can_encrypt()),
+    (Filter::MaxReplicas, |spec, it, _| spec.max_replicas_per_node.is_some_and(|most| it.of_service() >= most.get())),
     (Filter::Port, |spec, it, view| it.has_port_taken(spec, view)),
     (Filter::GenericResource, |spec, it, view| it.choose_devices(&spec.generic_resources, view).is_none()),
 ];

@@ -15,6 +15,7 @@ use flota_raft_store::Tables;
 
 use super::candidate::{Candidate, Rank};
 use super::filters;
+use super::spread::Spread;
 use crate::plan::Plan;
 
 /// Every node, in an order that is made as far as it is needed.
@@ -35,6 +36,8 @@ pub(super) struct Ranking<'a> {
     next: Option<Candidate<'a>>,
     /// Whether all nodes that do not refuse the spec are in `seen`.
     is_complete: bool,
+    /// Takes the place of `best` if the spec asks for a spread over groups of nodes.
+    spread: Option<Spread>,
 }
 
 impl<'a> Ranking<'a> {
@@ -63,7 +66,9 @@ impl<'a> Ranking<'a> {
         }
         let (level, walk) = (view.fewest_live_tasks(service), Box::new(view.takers()));
         let best = BinaryHeap::new();
-        let mut it = Self { service, spec, view, seen, best, places, level, walk, next: None, is_complete: false };
+        let spread = (!spec.spread_over.is_empty()).then(|| Spread::new(&spec.spread_over, &seen, service, view));
+        let (next, is_complete) = (None, false);
+        let mut it = Self { service, spec, view, seen, best, places, level, walk, next, is_complete, spread };
         (0..it.seen.len()).for_each(|index| it.rank(index));
         it
     }
@@ -80,6 +85,9 @@ impl<'a> Ranking<'a> {
         let devices = node.take(self.spec, self.view);
         let id = node.node.id.clone();
         plan.expect(Kind::Node, &id);
+        if let Some(spread) = &mut self.spread {
+            spread.count(node.node);
+        }
         self.rank(index);
         Some((id, devices))
     }
@@ -107,14 +115,26 @@ impl<'a> Ranking<'a> {
             return Err(Some(filter));
         }
         let devices = node.take(self.spec, self.view);
+        if let Some(spread) = &mut self.spread {
+            spread.count(node.node);
+        }
         plan.expect(Kind::Node, id);
         Ok(devices)
     }
 
     /// Takes the best node out of the order.
     fn choose(&mut self) -> Option<usize> {
+        if self.spread.is_some() {
+            self.complete();
+            while let Some((rank, index)) = self.spread.as_mut().and_then(Spread::pop) {
+                match self.outdated(rank, index) {
+                    Some(index) => self.rank(index),
+                    None => return Some(index),
+                }
+            }
+            return None;
+        }
         self.look_ahead();
-        // A node that was taken out of turn has another rank now.
         while let Some(index) = self.best.peek().and_then(|Reverse((rank, _, index))| self.outdated(*rank, *index)) {
             self.best.pop();
             self.rank(index);
@@ -126,6 +146,7 @@ impl<'a> Ranking<'a> {
         self.best.pop().map(|Reverse((_, _, index))| index)
     }
 
+    /// A node that was taken out of turn has another rank now.
     fn outdated(&self, rank: Rank, index: usize) -> Option<usize> {
         (self.seen[index].rank() != rank).then_some(index)
     }
@@ -149,10 +170,12 @@ impl<'a> Ranking<'a> {
     }
 
     fn complete(&mut self) {
-        self.is_complete = true;
+        if std::mem::replace(&mut self.is_complete, true) {
+            return;
+        }
         for node in self.view.takers() {
             if !self.is_known(node)
-                && self.count(node) != self.level
+                && (self.spread.is_some() || self.count(node) != self.level)
                 && let Some(node) = self.fitting(node)
             {
                 let index = self.look_at(node);
@@ -180,8 +203,12 @@ impl<'a> Ranking<'a> {
     /// Puts a node into the order, unless it refuses the spec.
     fn rank(&mut self, index: usize) {
         let node = &self.seen[index];
-        if self.fits(node) {
-            self.best.push(Reverse((node.rank(), node.node.id.clone(), index)));
+        if !self.fits(node) {
+            return;
+        }
+        match &mut self.spread {
+            Some(spread) => spread.push(node, index),
+            None => self.best.push(Reverse((node.rank(), node.node.id.clone(), index))),
         }
     }
 

@@ -1,10 +1,12 @@
 mod volumes;
 
+use std::num::NonZeroU64;
+
 use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::plan::Change;
-use flota_api::constraint::Constraint;
+use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{
     Allowance, Attachment, Availability, DeviceId, GenericResource, Mount, MountSource, Network, NetworkAttachment,
     NetworkSpec, NodeDevice, NodePort, NodeState, Propagation, Protocol, PublishMode, PublishedPort, Service,
@@ -79,15 +81,86 @@ fn a_task_that_is_pinned_to_a_node_goes_there_or_waits_for_it() {
     assert_eq!(planned(&view(objects), "s"), ["p1@c", full, "p3xx@a", "p4xxx: there is no node"]);
 }
 
+/// A node with these labels.
+fn labelled(id: &str, labels: &[(&str, &str)]) -> Node {
+    let mut node = node(id);
+    node.spec.labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    node
+}
+
+fn pending(count: u64) -> impl Iterator<Item = Object> {
+    (1..=count).map(|slot| {
+        let meta = Meta { created: slot, ..Meta::default() };
+        Task { slot, meta, ..task(&format!("p{slot}"), "s", "", TaskState::Pending) }.into_object()
+    })
+}
+
+#[test]
+fn tasks_spread_evenly_over_the_values_of_labels_level_by_level() {
+    let over = |keys: &[&str]| {
+        let keys = keys.iter().map(|key| NodeProperty::parse(key).expect("a property of nodes")).collect();
+        ServiceSpec { spread_over: keys, ..ServiceSpec::default() }
+    };
+    let nodes = [
+        ("a", vec![("zone", "x"), ("rack", "1")]),
+        ("b", vec![("zone", "x"), ("rack", "1")]),
+        ("c", vec![("zone", "x"), ("rack", "2")]),
+        ("d", vec![("zone", "y"), ("rack", "1")]),
+        ("e", vec![]),
+    ];
+    let view = |spec: ServiceSpec, tasks: u64, other: Vec<Object>| {
+        let nodes = nodes.iter().map(|(id, labels)| labelled(id, labels).into_object());
+        view(nodes.chain([service("s", spec).into_object()]).chain(pending(tasks)).chain(other).collect())
+    };
+    let zones = || over(&["node.labels.zone"]);
+    let placed = planned(&view(zones(), 6, vec![]), "s");
+    assert_eq!(placed, ["p1@e", "p2@a", "p3@d", "p4@e", "p5@b", "p6@d"], "no label is a group too");
+    let racks = over(&["node.labels.zone", "node.labels.rack"]);
+    let placed = planned(&view(racks, 9, vec![]), "s");
+    assert_eq!(placed, ["p1@e", "p2@a", "p3@d", "p4@e", "p5@c", "p6@d", "p7@e", "p8@b", "p9@d"]);
+    let there = Task { slot: 9, ..task("r", "s", "d", TaskState::Running) }.into_object();
+    assert_eq!(planned(&view(zones(), 3, vec![there]), "s"), ["p1@e", "p2@a", "p3@e"]);
+    let few = ServiceSpec { max_replicas_per_node: NonZeroU64::new(1), ..zones() };
+    let placed = planned(&view(few, 6, vec![]), "s");
+    assert_eq!(placed[..5], ["p1@e", "p2@a", "p3@d", "p4@b", "p5@c"], "a full group does not hold the others up");
+    let full = "p6: no node fits: 5 of 5 with as many tasks of the service as allowed";
+    assert_eq!(placed[5], full);
+}
+
+#[test]
+fn another_placement_concerns_the_tasks_that_wait() {
+    let old = service("s", ServiceSpec::default());
+    let event = Event::Updated { old: old.clone().into_object(), new: old.clone().into_object() };
+    let idle = view(vec![old.clone().into_object()]);
+    assert_eq!(Scheduler.dirtied_by(&event, &idle), []);
+    let waits = view(vec![old.into_object(), task("p", "s", "", TaskState::Pending).into_object()]);
+    assert_eq!(Scheduler.dirtied_by(&event, &waits), [Key::of("s")]);
+}
+
+#[test]
+fn a_new_task_may_stand_beside_the_one_that_it_replaces_although_the_node_has_as_many_as_allowed() {
+    let spec = ServiceSpec { max_replicas_per_node: NonZeroU64::new(1), ..ServiceSpec::default() };
+    for desired_state in [DesiredState::Running, DesiredState::Ready] {
+        let mut objects = vec![node("a").into_object(), service("s", spec.clone()).into_object()];
+        objects.push(task("r", "s", "a", TaskState::Running).into_object());
+        objects.push(Task { desired_state, ..task("p1", "s", "", TaskState::Pending) }.into_object());
+        let placed = |objects: &[Object]| planned(&view(objects.to_vec()), "s");
+        assert_eq!(placed(&objects), ["p1@a"], "{desired_state}: both are of slot 1");
+        objects.pop();
+        objects.push(Task { slot: 2, ..task("p2", "s", "", TaskState::Pending) }.into_object());
+        assert_eq!(placed(&objects), ["p2: no node fits: 1 of 1 with as many tasks of the service as allowed"]);
+    }
+}
+
 #[test]
 fn tasks_spread_over_the_nodes_that_have_the_fewest_of_their_service_then_of_all() {
     let mut objects: Vec<Object> = ["a", "b", "c"].map(|id| node(id).into_object()).into();
     objects.push(service("s", ServiceSpec::default()).into_object());
     objects.push(service("other", ServiceSpec::default()).into_object());
-    objects.push(task("r", "s", "a", TaskState::Running).into_object());
+    objects.push(Task { slot: 9, ..task("r", "s", "a", TaskState::Running) }.into_object());
     objects.push(task("o", "other", "b", TaskState::Running).into_object());
     objects.push(task("p1", "s", "", TaskState::Pending).into_object());
-    objects.push(task("p2x", "s", "", TaskState::Pending).into_object());
+    objects.push(Task { slot: 2, ..task("p2x", "s", "", TaskState::Pending) }.into_object());
     assert_eq!(planned(&view(objects.clone()), "s"), ["p1@c", "p2x@b"], "service balance wins, total breaks ties");
     // Many tasks of another service do not keep this one away.
     objects

@@ -13,7 +13,7 @@ use super::table::Key;
 use super::tables::{Answer, Tables};
 use super::watch::Event;
 use crate::faults::{self, Fault};
-use crate::transaction::{Action, Conflict, Entry, Expectation, Outcome, Transaction};
+use crate::transaction::{Action, Conflict, Entry, Expectation, Outcome, Rules, Transaction};
 
 /// Number of answers to users' requests that are kept, so that a retry is not carried out again.
 const ANSWERS_KEPT: usize = 100_000;
@@ -25,16 +25,20 @@ const OLD_ANSWERS_KEPT_FOR: Duration = Duration::from_secs(15 * 60);
 struct Stamp {
     index: Version,
     at: Timestamp,
-    /// Whether the entry has the old format ([`Entry::is_old`]).
-    is_old: bool,
+    /// The rules of the entry.
+    rules: Rules,
 }
 
 impl Tables {
     pub(super) fn apply(&mut self, index: Version, entry: Entry) -> (Vec<Outcome>, Vec<Event>) {
         let mut events = Vec::new();
-        let is_old = entry.is_old;
-        let at = if is_old || faults::is_on(Fault::OrderByClock) { entry.at } else { self.advance_time(entry.at) };
-        let stamp = Stamp { index, at, is_old };
+        let rules = entry.rules;
+        let at = if rules == Rules::ByClock || faults::is_on(Fault::OrderByClock) {
+            entry.at
+        } else {
+            self.advance_time(entry.at)
+        };
+        let stamp = Stamp { index, at, rules };
         let outcomes = entry.transactions.into_iter().map(|it| self.apply_one(stamp, it, &mut events)).collect();
         self.version = index;
         self.forget_answers(stamp, entry.forget_answers);
@@ -110,10 +114,12 @@ impl Tables {
             return Err(changed(object.kind(), object.id()));
         }
         self.check_name(&object)?;
-        let Stamp { index, at, is_old } = stamp;
-        let created = if is_old { 0 } else { index };
+        let Stamp { index, at, rules } = stamp;
+        let created = if rules == Rules::ByClock { 0 } else { index };
         *object.meta_mut() = Meta { created_at: at, updated_at: at, created, version: index };
-        if let Object::Service(service) = &mut object {
+        if let Object::Service(service) = &mut object
+            && rules >= Rules::WithProgress
+        {
             let service = Arc::make_mut(service);
             (service.spec_set_at, service.update.started_at) = (at, at);
         }
@@ -129,14 +135,16 @@ impl Tables {
         match (&old, &mut new) {
             (Object::Task(old), Object::Task(new))
                 if old.status.rank() > new.status.rank()
-                    || (old.status.rank() == new.status.rank() && !stamp.is_old) =>
+                    || (old.status.rank() == new.status.rank() && stamp.rules != Rules::ByClock) =>
             {
                 // The update may have been planned before the worker's report arrived, so the report stays.
                 let new = Arc::make_mut(new);
                 new.status = old.status.clone();
-                (new.prepared_at, new.served_at) = (old.prepared_at, old.served_at);
+                if stamp.rules >= Rules::WithProgress {
+                    (new.prepared_at, new.served_at) = (old.prepared_at, old.served_at);
+                }
             }
-            (Object::Service(old), Object::Service(new)) => {
+            (Object::Service(old), Object::Service(new)) if stamp.rules >= Rules::WithProgress => {
                 let new = Arc::make_mut(new);
                 let is_same = old.spec_version == new.spec_version;
                 let goes_on = is_same && !(old.update.is_paused() && new.update.is_active());
@@ -154,7 +162,7 @@ impl Tables {
         let higher = status.rank() > old.status.rank();
         // A status of the same rank may bring another text. Reports arrive in the order in which the worker made them;
         // its clock may step, and says nothing about their order.
-        let in_order = !stamp.is_old || status.at >= old.status.at;
+        let in_order = stamp.rules != Rules::ByClock || status.at >= old.status.at;
         let newer = status.rank() == old.status.rank() && in_order && status != old.status;
         if !old.is_on(node) || old.status.state.is_terminal() || !(higher || newer) {
             return None;
@@ -162,7 +170,9 @@ impl Tables {
         let old = Arc::clone(old);
         let mut new = Task { status, ..old.as_ref().clone() };
         new.meta.updated_at = stamp.at;
-        new.record_progress(stamp.at);
+        if stamp.rules >= Rules::WithProgress {
+            new.record_progress(stamp.at);
+        }
         let new = new.into_object();
         self.replace_counted(new.clone());
         Some(Event::Updated { old: Object::Task(old), new })
@@ -177,7 +187,7 @@ impl Tables {
 
     fn forget_answers(&mut self, stamp: Stamp, expired: Option<Version>) {
         while let Some((version, id)) = self.answers_by_age.get_min().cloned() {
-            let is_expired = if stamp.is_old {
+            let is_expired = if stamp.rules == Rules::ByClock {
                 self.answers.get(&id).is_none_or(|answer| answer.at.until(stamp.at) > OLD_ANSWERS_KEPT_FOR)
             } else {
                 expired.is_some_and(|expired| version <= expired)

@@ -174,8 +174,13 @@ impl Indices {
     /// Follows the change of a service from `old` to `new`.
     pub(super) fn service(&mut self, old: Option<&Service>, new: Option<&Service>) {
         self.networks.service(old, new);
-        let pin = |it: &Service| Some((it.image_digest.as_deref()?.into(), it.id.clone()));
-        self.pins.update(old.and_then(pin), new.and_then(pin));
+        let pins = |service: Option<&Service>| -> BTreeSet<(Arc<str>, ServiceId)> {
+            let service = service.into_iter();
+            service.flat_map(|it| it.image_digests().map(|digest| (Arc::from(digest), it.id.clone()))).collect()
+        };
+        let (old, new) = (pins(old), pins(new));
+        old.difference(&new).for_each(|pin| self.pins.update(Some(pin.clone()), None));
+        new.difference(&old).for_each(|pin| self.pins.update(None, Some(pin.clone())));
     }
 
     /// Follows the change of an image from `old` to `new`.

@@ -269,7 +269,7 @@ fn process(dir: &Path, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Proc
     let _ = root.make_folder(&process.cwd);
     if !exec.user.is_empty() && exec.user != order.user {
         process.env.retain(|it| !it.starts_with("HOME=") || exec.env.contains(it));
-        prepare::take_user(&mut process, &user::find(&root, &exec.user)?);
+        prepare::take_user(&mut process, &user::find(&root, &exec.user, &order.extra_groups)?);
     }
     check_process(&process)?;
     Ok(process)

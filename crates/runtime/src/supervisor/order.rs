@@ -35,6 +35,9 @@ pub struct Order {
     /// User as `user[:group]`, by name or number, resolved with the container's own /etc/passwd and /etc/group; root
     /// if empty.
     pub user: String,
+    /// Supplementary groups in addition to the user's own, by name or number, resolved as the user is.
+    #[serde(default)]
+    pub extra_groups: Vec<String>,
     /// Content of /etc/hostname, without the end of its line.
     pub hostname: String,
     /// Content of /etc/hosts.
@@ -46,8 +49,8 @@ pub struct Order {
     pub groups: Groups,
     /// Path of the output log, which consists of two files.
     pub log: PathBuf,
-    /// Largest size of the log in bytes.
-    pub log_bytes: u64,
+    /// Largest size of the log in bytes; `None` if no log is kept.
+    pub log_bytes: Option<u64>,
     /// Whether its program runs at a terminal.
     pub terminal: bool,
     /// An OCI command line that creates the container instead of the embedded runtime.

@@ -35,7 +35,8 @@ pub(super) enum OutputSource {
 }
 
 pub(super) struct Output {
-    log: LogWriter,
+    /// `None` if no log is kept.
+    log: Option<LogWriter>,
     /// Standard output and error; `None` once it has ended. A terminal counts as standard output.
     streams: [Option<File>; 2],
     terminal: bool,
@@ -43,7 +44,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(log: LogWriter, streams: Streams) -> io::Result<Self> {
+    pub(super) fn new(log: Option<LogWriter>, streams: Streams) -> io::Result<Self> {
         let (streams, terminal) = match streams {
             Streams::Pipes(pipes) => (pipes.map(|it| Some(File::from(it))), false),
             Streams::Terminal(master) => ([Some(File::from(master)), None], true),
@@ -108,7 +109,7 @@ impl Output {
             Err(error) => return Err(error),
             Ok(count) => {
                 // A full disk must not stop the container: output that can't be written is lost.
-                let _ = self.log.write(index + 1, &buffer[..count]);
+                let _ = self.log.as_mut().map(|log| log.write(index + 1, &buffer[..count]));
                 for attached in &mut self.attached {
                     attached.copy(&buffer[..count]);
                 }
@@ -134,12 +135,12 @@ impl Output {
 
     /// Writes a line of the supervisor itself.
     pub(super) fn note(&mut self, text: &str) {
-        let _ = self.log.write(2, format!("{text}\n").as_bytes());
+        let _ = self.log.as_mut().map(|log| log.write(2, format!("{text}\n").as_bytes()));
     }
 
     /// Writes what is left in buffers.
     pub(super) fn finish(&mut self) {
-        let _ = self.log.finish();
+        let _ = self.log.as_mut().map(LogWriter::finish);
         for attached in &mut self.attached {
             attached.copy(b"");
         }
@@ -164,9 +165,9 @@ mod tests {
         result.recv_timeout(Duration::from_secs(10)).expect("it blocks")
     }
 
-    fn log(name: &str) -> (LogWriter, std::path::PathBuf) {
+    fn log(name: &str) -> (Option<LogWriter>, std::path::PathBuf) {
         let path = std::env::temp_dir().join(format!("flota-output-{name}-{}", std::process::id()));
-        (LogWriter::open(&path, 1 << 20).expect("in a temporary folder"), path)
+        (Some(LogWriter::open(&path, 1 << 20).expect("in a temporary folder")), path)
     }
 
     #[test]

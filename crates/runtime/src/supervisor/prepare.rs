@@ -101,7 +101,7 @@ pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec,
         }
     }
     let process = spec.process.get_or_insert_default();
-    take_user(process, &user::find(&root, &order.user)?);
+    take_user(process, &user::find(&root, &order.user, &order.extra_groups)?);
     Ok(spec)
 }
 

@@ -30,8 +30,33 @@ fn table(root: &RootDir, path: &str) -> String {
     read.map_or_else(String::new, |_| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-pub(crate) fn find(root: &RootDir, text: &str) -> Result<ContainerUser, StepError> {
-    parse(text, &table(root, "/etc/passwd"), &table(root, "/etc/group"))
+/// Finds a user, who also gets the groups in `more`, by name or number.
+pub(crate) fn find(root: &RootDir, text: &str, more: &[String]) -> Result<ContainerUser, StepError> {
+    let group = table(root, "/etc/group");
+    let mut user = parse(text, &table(root, "/etc/passwd"), &group)?;
+    add_groups(&mut user, more, &group)?;
+    Ok(user)
+}
+
+fn add_groups(user: &mut ContainerUser, more: &[String], group: &str) -> Result<(), StepError> {
+    for wanted in more {
+        let gid = group_id(wanted, group)?;
+        if !user.groups.contains(&gid) {
+            user.groups.push(gid);
+        }
+    }
+    Ok(())
+}
+
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok()
+}
+
+/// Returns the number of a group, which needs an entry only if it is given by name.
+fn group_id(wanted: &str, group: &str) -> Result<u32, StepError> {
+    let id = |line: &str| line.strip_prefix(wanted)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok();
+    let found = group.lines().find_map(id).or_else(|| number(wanted));
+    found.ok_or_else(|| StepError::refuse(format!("find the group `{wanted}`"), "the image's /etc/group has none"))
 }
 
 fn parse(text: &str, passwd: &str, group: &str) -> Result<ContainerUser, StepError> {
@@ -41,23 +66,11 @@ fn parse(text: &str, passwd: &str, group: &str) -> Result<ContainerUser, StepErr
         .lines()
         .map(|line| line.split(':').collect::<Vec<_>>())
         .find(|fields| fields.len() >= 6 && (fields[0] == user || (user.parse::<u32>().is_ok() && fields[2] == user)));
-    let number = |text: &str| text.parse::<u32>().ok();
     let uid = entry.as_ref().and_then(|fields| number(fields[2])).or_else(|| number(user));
     let uid =
         uid.ok_or_else(|| StepError::refuse(format!("find the user `{user}`"), "the image's /etc/passwd has none"))?;
     let own_group = entry.as_ref().and_then(|fields| number(fields[3])).unwrap_or(0);
-    let named = |wanted: &str| {
-        let found = group
-            .lines()
-            .find_map(|line| line.strip_prefix(wanted)?.strip_prefix(':')?.split(':').nth(1)?.parse().ok());
-        found.or_else(|| number(wanted))
-    };
-    let gid = match wanted_group {
-        None => own_group,
-        Some(wanted) => named(wanted).ok_or_else(|| {
-            StepError::refuse(format!("find the group `{wanted}`"), "the image's /etc/group has none")
-        })?,
-    };
+    let gid = wanted_group.map_or(Ok(own_group), |wanted| group_id(wanted, group))?;
     let name = entry.as_ref().map_or(user, |fields| fields[0]);
     let member = |line: &str| {
         let fields: Vec<&str> = line.split(':').collect();
@@ -86,7 +99,7 @@ mod tests {
         let passwd = [b"m\xfcller:x:1:1:M\xfcller:/:/bin/sh\n".as_slice(), PASSWD.as_bytes()].concat();
         std::fs::write(dir.path().join("etc/passwd"), passwd).expect("a file");
         let root = RootDir::open(dir.path()).expect("it is there");
-        assert_eq!(find(&root, "web").expect("known").uid, 33);
+        assert_eq!(find(&root, "web", &[]).expect("known").uid, 33);
     }
 
     #[test]
@@ -99,5 +112,18 @@ mod tests {
         let error = ids("nobody").expect_err("not in the table").to_string();
         assert_eq!(error, "failed to find the user `nobody`: the image's /etc/passwd has none");
         assert!(ids("web:nogroup").is_err());
+    }
+
+    #[test]
+    fn further_groups_are_found_by_name_and_number_and_added_once() {
+        let groups = |more: &[&str]| {
+            let mut user = parse("web:web", PASSWD, GROUP)?;
+            let more: Vec<String> = more.iter().map(|it| (*it).to_owned()).collect();
+            add_groups(&mut user, &more, GROUP).map(|()| user.groups)
+        };
+        assert_eq!(groups(&[]).expect("none"), [34]);
+        assert_eq!(groups(&["log", "4", "777", "web"]).expect("known"), [34, 4, 777]);
+        let error = groups(&["log", "audio"]).expect_err("not in the table").to_string();
+        assert_eq!(error, "failed to find the group `audio`: the image's /etc/group has none");
     }
 }

@@ -386,7 +386,7 @@ fn a_daemon_that_comes_back_finds_its_container() {
 #[test]
 fn a_log_keeps_what_it_may_and_no_more() {
     let mut container = Supervised::new("yes 0123456789 | head -c 1000000; echo last");
-    container.order.log_bytes = 100_000;
+    container.order.log_bytes = Some(100_000);
     let container = container.start();
     container.wait();
     let size: u64 = entries(&container.dir)
@@ -396,6 +396,21 @@ fn a_log_keeps_what_it_may_and_no_more() {
         .sum();
     assert!(size > 40_000 && size <= 100_000, "{size}");
     assert!(container.lines().last().unwrap().1.ends_with("last"));
+}
+
+#[test]
+fn a_container_without_a_log_writes_to_its_clients_alone() {
+    let mut container = Supervised::new("read line < /go; echo $line; sleep 1000");
+    nix::unistd::mkfifo(&container.bundle.rootfs().join("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    container.order.log_bytes = None;
+    let container = container.start();
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    container.client().attach(writer.into(), None).unwrap();
+    assert_eq!(container.exec("echo hello > /go").0, 0);
+    let mut printed = [0; 6];
+    reader.read_exact(&mut printed).unwrap();
+    assert_eq!(&printed, b"hello\n");
+    assert!(!container.order.log.exists());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flota_api::model::{Mount, MountSource, ServiceMode, ServiceSpec, VolumeSpec};
+use flota_api::model::{Mount, MountSource, ServiceSpec, VolumeSpec};
 
 use super::labels;
 use crate::fields::Fields;
@@ -38,7 +38,7 @@ impl<'a> DeclaredVolumes<'a> {
                 Value::Map(_) => long(node)?,
                 _ => node.parsed(mount::short)?,
             };
-            spec.mounts.push(self.mount(fields, node, spec.mode == ServiceMode::Global {})?);
+            spec.mounts.push(self.mount(fields, node, spec.mode.replicas().is_none())?);
         }
         let tmpfs = match keys.tmpfs {
             Some(node) if matches!(node.value, Value::List(_)) => {

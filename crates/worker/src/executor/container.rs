@@ -109,8 +109,16 @@ pub(crate) struct ContainerExecutor {
     network: NetworkStep,
     layer: WritableLayer,
     steps: Vec<Arc<dyn PrepareStep>>,
-    /// Names of the node's tasks, as users know them.
-    names: Mutex<HashMap<TaskId, String>>,
+    known: Mutex<HashMap<TaskId, KnownTask>>,
+}
+
+/// What is known of a task without its assignment.
+#[derive(Clone, Debug, Default)]
+struct KnownTask {
+    /// Its name as users know it.
+    name: String,
+    /// Whether its output is dropped.
+    has_no_log: bool,
 }
 
 impl ContainerExecutor {
@@ -125,13 +133,19 @@ impl ContainerExecutor {
             Arc::new(network.clone()),
             Arc::new(RunFolder { paths: paths.clone() }),
         ];
-        let (runtime, names) = (Arc::new(runtime), Mutex::default());
-        Self { node, images, volumes, paths, runtime, offers, clock, network, layer, steps, names }
+        let (runtime, known) = (Arc::new(runtime), Mutex::default());
+        Self { node, images, volumes, paths, runtime, offers, clock, network, layer, steps, known }
     }
 
     /// Returns the task's name as users know it, or its id if the task is unknown.
     pub(crate) fn name(&self, task: &TaskId) -> String {
-        self.names.lock().expect("no holder panics").get(task).cloned().unwrap_or_else(|| task.to_string())
+        let known = self.known.lock().expect("no holder panics");
+        known.get(task).map_or_else(|| task.to_string(), |it| it.name.clone())
+    }
+
+    /// Returns whether the task's output is dropped.
+    pub(crate) fn has_no_log(&self, task: &TaskId) -> bool {
+        self.known.lock().expect("no holder panics").get(task).is_some_and(|it| it.has_no_log)
     }
 
     /// Opens a connection to the task's supervisor, for one request.
@@ -211,7 +225,8 @@ impl Executor for ContainerExecutor {
 
     fn accept(&self, assignment: &Assignment) {
         let name = task_name(&assignment.service_name, assignment.slot);
-        self.names.lock().expect("no holder panics").insert(assignment.task_id.clone(), name);
+        let known = KnownTask { name, has_no_log: assignment.spec.log.bytes().is_none() };
+        self.known.lock().expect("no holder panics").insert(assignment.task_id.clone(), known);
         if let Some(digest) = assignment.digest() {
             self.images.uses.add(assignment, digest);
         }
@@ -276,7 +291,7 @@ impl Executor for ContainerExecutor {
         let folder = self.paths.data_folder(task);
         self.release(task);
         Box::pin(async move {
-            self.names.lock().expect("no holder panics").remove(task);
+            self.known.lock().expect("no holder panics").remove(task);
             Ok(tokio::task::spawn_blocking(move || flota_image::remove_folder(&folder)).await??)
         })
     }

@@ -67,6 +67,19 @@ fn templates_are_filled_in_and_unknown_ones_refused() {
 }
 
 #[test]
+fn the_last_variable_of_a_name_applies_and_one_without_a_value_removes_it() {
+    let mut config = ImageConfig::default();
+    config.set_env(Some(["A=image", "B=image", "C=image"].map(str::to_owned).to_vec()));
+    let environment = |env: &[&str], tty| {
+        let spec = ServiceSpec { env: env.iter().map(|it| (*it).to_owned()).collect(), tty, ..ServiceSpec::default() };
+        translate(&spec, &config).expect("no template").env[1..].join(" ")
+    };
+    assert_eq!(environment(&["A=mine", "B", "D", "C="], false), "HOSTNAME=web.2 A=mine C=");
+    assert_eq!(environment(&["A", "B", "C"], true), "HOSTNAME=web.2 TERM=xterm");
+    assert_eq!(environment(&["A", "B", "C", "TERM=vt100", "HOSTNAME"], true), "TERM=vt100");
+}
+
+#[test]
 fn rights_are_dockers_unless_the_node_allows_more() {
     let rights = |spec: &ServiceSpec| translate(spec, &ImageConfig::default()).map(|it| it.capabilities);
     let kept = rights(&ServiceSpec::default()).expect("allowed").expect("some").bounding;
@@ -148,6 +161,20 @@ fn a_container_is_in_the_network_of_its_task() {
 }
 
 #[test]
+fn a_limit_of_memory_allows_as_much_swap_as_is_asked_for() {
+    let swap = |memory_swap| {
+        let mut spec = ServiceSpec { memory_swap, ..ServiceSpec::default() };
+        spec.limits.memory_bytes = NonZeroU64::new(100);
+        let spec = translate_on(&NodeOffers::default(), &spec, &ImageConfig::default()).expect("allowed");
+        let memory = spec.linux().resources.clone().unwrap_or_default().memory.expect("it has a limit");
+        (memory.limit, memory.swap)
+    };
+    assert_eq!(swap(None), (Some(100), Some(100)), "none");
+    assert_eq!(swap(Some(Bound::At(300))), (Some(100), Some(300)));
+    assert_eq!(swap(Some(Bound::Unlimited)), (Some(100), Some(-1)));
+}
+
+#[test]
 fn init_is_the_runtime_itself_before_the_program() {
     let spec = ServiceSpec { init: true, command: vec!["sleep".into(), "1".into()], ..Default::default() };
     let process = translate(&spec, &ImageConfig::default()).expect("allowed");
@@ -160,5 +187,8 @@ fn stop_signals_are_read_in_all_spellings() {
         let spec = ServiceSpec { stop_signal: text.map(str::to_owned), ..ServiceSpec::default() };
         stop_signal(&spec, &ImageConfig::default())
     };
-    assert_eq!([of(None), of(Some("SIGQUIT")), of(Some("INT")), of(Some("9"))], [15, 3, 2, 9]);
+    assert_eq!([of(None), of(Some("SIGQUIT")), of(Some("INT")), of(Some("9")), of(Some("RTMIN+3"))], [15, 3, 2, 9, 37]);
+    let mut config = ImageConfig::default();
+    config.set_stop_signal(Some("SIGNONE".into()));
+    assert_eq!(stop_signal(&ServiceSpec::default(), &config), 15, "of a careless image");
 }

@@ -32,6 +32,21 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
 }
 
 #[test]
+fn what_an_older_build_wrote_has_the_same_bytes_in_this_one() {
+    use prost::Message;
+    for update_paused in [None, Some("web.1: no such image".to_owned())] {
+        let spec = po::Service::from(&Service::default()).spec.expect("it has one");
+        assert!(spec.update.is_none() && spec.rollback.is_none() && spec.log.is_none());
+        let old =
+            po::Service { id: "s".into(), spec: Some(spec), spec_version: 3, update_paused, ..po::Service::default() };
+        let meta = po::Service::from(&Service::default()).meta;
+        let old = po::Service { meta, ..old };
+        let read = Service::try_from(old.clone()).expect("it is good");
+        assert_eq!(po::Service::from(&read).encode_to_vec(), old.encode_to_vec());
+    }
+}
+
+#[test]
 fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
     let update = UpdateStatus { failed_slots: [1, 3].into(), ..UpdateStatus::begun(2).paused("no such image".into()) };
     let revisions = vec![Revision { version: 2, image_digest: Some("d".into()), set_at: Timestamp(5) }];

@@ -9,7 +9,7 @@ use flota_api::version::Timestamp;
 
 use crate::client::{Client, request_id};
 use crate::printer::{self, Format, RowOptions};
-use crate::progress::{self, Target, WaitOptions};
+use crate::progress::{self, Awaited, WaitOptions};
 
 #[derive(Debug, Args)]
 pub(crate) struct Rollback {
@@ -48,7 +48,7 @@ pub(super) async fn roll_back(Rollback { to, wait, service }: Rollback, client: 
     let restored = changed.await?;
     let name = restored.spec.map(|spec| spec.name).unwrap_or_default();
     printer::line(&service);
-    progress::service(client, &Target { id: restored.id, name, begins_update: true }, &wait).await
+    progress::service(client, &Awaited { id: restored.id, name, begins_update: true }, &wait).await
 }
 
 /// Prints the specs that a service has had, the present one first.

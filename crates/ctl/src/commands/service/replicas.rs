@@ -2,14 +2,14 @@
 
 use clap::Args;
 
-use flota_api::model::{ServiceMode, ServiceSpec};
+use flota_api::model::ServiceSpec;
 use flota_api::proto::control::ResolveImage;
 
 use super::{change, get, replace};
 use crate::client::Client;
 use crate::error::{Usage, named};
 use crate::printer;
-use crate::progress::{self, Target, WaitOptions};
+use crate::progress::{self, Awaited, WaitOptions};
 
 /// The services that a command is for.
 #[derive(Debug, Args)]
@@ -21,14 +21,19 @@ pub(crate) struct ServiceNames {
 }
 
 /// Changes the spec of a service. If it is stopped, a user who expects tasks of it learns that it stays so.
-async fn set(client: &Client, name: &str, set: impl FnOnce(&mut ServiceSpec)) -> anyhow::Result<Target> {
+async fn set(
+    client: &Client,
+    name: &str,
+    resolve_image: ResolveImage,
+    set: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
+) -> anyhow::Result<Awaited> {
     let mut is_stopped = false;
     let set = |spec: &mut ServiceSpec| {
-        set(spec);
+        set(spec)?;
         is_stopped = spec.stopped;
         Ok(())
     };
-    let target = change(client, name, ResolveImage::Changed, set).await?;
+    let target = change(client, name, resolve_image, set).await?;
     if is_stopped {
         printer::message(&format!("note: {name} is stopped, and stays so until `ctl service start {name}`"));
     }
@@ -49,7 +54,12 @@ pub(super) async fn scale(client: &Client, targets: &[String], wait: &WaitOption
     }
     let mut changed = Vec::new();
     for (name, replicas) in parsed {
-        changed.push(set(client, &name, |spec| spec.mode = ServiceMode::Replicated { replicas }).await?);
+        // The tasks that are added run the image of the others.
+        let set_replicas = |spec: &mut ServiceSpec| {
+            spec.mode = spec.mode.with_replicas(replicas).map_err(|why| Usage(format!("{name}: {why}")))?;
+            Ok(())
+        };
+        changed.push(set(client, &name, ResolveImage::Never, set_replicas).await?);
     }
     progress::services(client, &changed, wait).await
 }
@@ -59,13 +69,17 @@ pub(super) async fn restart(ServiceNames { services, wait }: ServiceNames, clien
     named(&services)?;
     let mut changed = Vec::new();
     for name in services {
-        changed.push(set(client, &name, |spec| spec.force += 1).await?);
+        let force = |spec: &mut ServiceSpec| {
+            spec.force += 1;
+            Ok(())
+        };
+        changed.push(set(client, &name, ResolveImage::Changed, force).await?);
     }
     progress::services(client, &changed, &wait).await
 }
 
-/// Stops services, or starts those that are stopped. One that is as asked already is not changed, so that an update of it
-/// that is paused stays so.
+/// Stops services, or starts those that are stopped. One that is as asked already is not changed, so that an update of
+/// it that is paused stays so.
 pub(super) async fn set_stopped(
     ServiceNames { services, wait }: ServiceNames,
     stopped: bool,
@@ -77,10 +91,10 @@ pub(super) async fn set_stopped(
         let service = get(client, &name).await?;
         let mut spec = service.spec.as_ref().clone();
         if spec.stopped == stopped {
-            targets.push(Target { id: service.id.to_string(), name: spec.name, begins_update: false });
+            targets.push(Awaited { id: service.id.to_string(), name: spec.name, begins_update: false });
         } else {
             spec.stopped = stopped;
-            targets.push(replace(client, &service, &spec, ResolveImage::Changed).await?);
+            targets.push(replace(client, &service, &spec, ResolveImage::Never).await?);
         }
         printer::line(&name);
     }

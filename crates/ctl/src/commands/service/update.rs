@@ -1,8 +1,9 @@
 //! `ctl service update` changes the spec of a service; with one of three flags it decides on the update instead.
 
+use anyhow::Context;
 use clap::Args;
 
-use flota_api::constraint::Constraint;
+use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{self, ServiceSpec};
 use flota_api::proto::control::PauseUpdateRequest;
 
@@ -13,13 +14,18 @@ use crate::commands::mount_flags::MountRemovals;
 use crate::commands::network;
 use crate::commands::network_flags::NetworkRemovals;
 use crate::commands::privilege_flags::PrivilegeRemovals;
+use crate::commands::setting_flags::SettingRemovals;
 use crate::commands::spec_flags::SpecFlags;
+use crate::parse;
 use crate::printer;
-use crate::progress::{self, Target, WaitOptions};
+use crate::progress::{self, Awaited, WaitOptions};
 
 /// The flags, and groups of flags, that change the spec.
-const CHANGES: [&str; 17] = [
+const CHANGES: [&str; 21] = [
     "BasicFlags",
+    "EnvFlags",
+    "SettingFlags",
+    "SettingRemovals",
     "PrivilegeFlags",
     "NetworkFlags",
     "MountFlags",
@@ -35,6 +41,7 @@ const CHANGES: [&str; 17] = [
     "env_rm",
     "label_rm",
     "constraint_rm",
+    "placement_pref_rm",
     "force",
 ];
 
@@ -48,7 +55,7 @@ pub(crate) struct Update {
     /// Do not ask the registry for the image's digest; each node then asks by itself
     #[arg(long)]
     no_resolve_image: bool,
-    /// Arguments of the program, separated by blanks
+    /// Arguments of the program, split into words as by a shell
     #[arg(long)]
     args: Option<String>,
     /// Variable to remove
@@ -60,8 +67,13 @@ pub(crate) struct Update {
     /// Constraint to remove
     #[arg(long, value_name = "CONSTRAINT")]
     constraint_rm: Vec<String>,
+    /// Preference to remove
+    #[arg(long, value_name = "PREFERENCE", value_parser = parse::preference)]
+    placement_pref_rm: Vec<NodeProperty>,
     #[command(flatten)]
     removals: PrivilegeRemovals,
+    #[command(flatten)]
+    setting_removals: SettingRemovals,
     #[command(flatten)]
     network_removals: Box<NetworkRemovals>,
     #[command(flatten)]
@@ -92,7 +104,7 @@ pub(super) async fn run(update: Update, client: &Client) -> anyhow::Result<()> {
             let service = set_paused(client, service, false).await?;
             // Whoever continues a rollback wants it to be done.
             let begins_update = !service.update.is_rollback();
-            let target = Target { id: service.id.to_string(), name: service.spec.name.clone(), begins_update };
+            let target = Awaited { id: service.id.to_string(), name: service.spec.name.clone(), begins_update };
             progress::service(client, &target, wait).await
         }
         (_, _, true) => history::roll_back(Rollback::to_last(service.clone(), wait.clone()), client).await,
@@ -128,14 +140,16 @@ impl Update {
             let removed = Constraint::parse(text)?;
             spec.constraints.retain(|it| *it != removed);
         }
+        spec.spread_over.retain(|it| !self.placement_pref_rm.contains(it));
         if let Some(image) = &self.image {
             spec.image.clone_from(image);
         }
         if let Some(args) = &self.args {
-            spec.command = args.split_whitespace().map(str::to_owned).collect();
+            spec.command = parse::words(args).context("--args")?;
         }
         spec.force += u64::from(self.force);
         self.removals.apply(spec)?;
+        self.setting_removals.apply(spec)?;
         self.network_removals.apply(spec, left)?;
         self.mount_removals.apply(spec)?;
         self.flags.apply(spec)

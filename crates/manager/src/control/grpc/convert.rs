@@ -1,5 +1,6 @@
 //! Conversions between the messages of `control.proto` and the types of the operations.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flota_api::model::{NetworkSpec, NodeSpec, Role, Service, ServiceSpec, StackSpec, VolumeSpec};
@@ -105,7 +106,7 @@ impl From<NamedImage> for pc::ImageRow {
 
 impl From<ServiceSummary> for pc::ServiceRow {
     fn from(row: ServiceSummary) -> Self {
-        Self { service: Some(row.service.as_ref().into()), running: row.running, desired: row.desired }
+        Self { service: Some(row.service.as_ref().into()), running: row.running, desired: row.desired, done: row.done }
     }
 }
 
@@ -131,6 +132,8 @@ impl From<TaskSummary> for pc::TaskRow {
             image: row.image().to_owned(),
             error: row.error(),
             health: row.health().map(|it| pt::HealthState::from(it).into()),
+            // They may be long, and a list has many tasks.
+            container_labels: BTreeMap::new(),
         }
     }
 }
@@ -206,6 +209,8 @@ impl From<ServiceProgress> for pc::ServiceProgress {
             outdated: it.outdated,
             hanging: it.hanging.into_iter().map(Into::into).collect(),
             removed: it.removed,
+            done: it.done,
+            failed: it.has_failed,
             update: Some((&it.update).into()),
         }
     }

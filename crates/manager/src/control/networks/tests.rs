@@ -150,6 +150,13 @@ async fn networks_that_tasks_cannot_join_are_refused() {
         let (reason, text) = create(spec).await;
         assert!(reason == Some(Reason::Invalid) && text.starts_with(expected), "{text}");
     }
+    let mut open = service("a", &["host"], &[]);
+    let parameters = ["kernel.sem", "net.core.somaxconn", "net/ipv4/ip_forward"];
+    open.sysctls = parameters.iter().map(|name| ((*name).to_owned(), "1".to_owned())).collect();
+    let (reason, text) = create(open).await;
+    let why = "a task in the network `host` has the node's, which stay as they are";
+    assert_eq!(reason, Some(Reason::Invalid));
+    assert_eq!(text, format!("sysctls.net.core.somaxconn: {why}; sysctls.net/ipv4/ip_forward: {why}"));
     control.create_service(None, service("a", &["host"], &[]), Never).await.expect("the network of its node alone");
 }
 

@@ -1,6 +1,6 @@
 //! Tests of the digests that services get with their specs.
 
-use flota_api::model::{Registry, Service, Stack};
+use flota_api::model::{PullPolicy, Registry, Service, Stack};
 use flota_raft_store::WriteTx;
 
 use super::super::pins::ResolveImage::{self, Always, Changed};
@@ -86,6 +86,19 @@ async fn an_update_resolves_anew_what_it_names_and_replaces_tasks_only_if_the_di
     assert_eq!(registry.asked().last().expect("one"), "docker.io/library/app:2");
     update(&control, &with_image("web", "app:3"), Never).await;
     assert_eq!(pinned(&control, "web"), (None, 4), "the old digest is not that of the new name");
+}
+
+#[tokio::test]
+async fn a_service_that_always_pulls_is_resolved_anew_by_every_update_that_may_ask() {
+    let (registry, control) = with_registry().await;
+    let web = with_image("web", "app:1");
+    control.create_service(None, web.clone(), Changed).await.expect("it is new");
+    registry.holds(NEWER);
+    let always = ServiceSpec { pull: PullPolicy::Always, ..web };
+    update(&control, &always, Never).await;
+    assert_eq!(pinned(&control, "web"), (Some(DIGEST.into()), 1), "the policy alone replaces nothing");
+    update(&control, &always, Changed).await;
+    assert_eq!(pinned(&control, "web"), (Some(NEWER.into()), 2));
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! The rules for how the tasks of a service are replaced: the bounds of the policies, and what can't work together with the
-//! rest of the spec.
+//! The rules for how the tasks of a service are replaced: the bounds of the policies, and what can't work together with
+//! the rest of the spec.
 
 use std::time::Duration;
 
@@ -38,11 +38,12 @@ fn within(duration: Duration, least: Duration) -> Result<(), String> {
 
 /// Refuses an order in which no task could ever be replaced.
 fn order(policy: &UpdatePolicy, spec: &ServiceSpec) -> Result<(), String> {
-    let pin = spec.constraints.iter().find(|it| it.names_node());
-    match (policy.order, spec.host_ports().next(), pin) {
-        (UpdateOrder::StartFirst, Some(port), Some(pin)) => Err(format!(
-            "start-first can't work: the new task runs beside the old one, both on one node ({pin}), where both need port \
-             {}/{}; use stop-first",
+    let named = spec.constraints.iter().find(|it| it.names_node()).map(ToString::to_string);
+    let is_global = spec.mode.is_global().then(|| "each in its turn".to_owned());
+    match (policy.order, spec.host_ports().next(), named.or(is_global)) {
+        (UpdateOrder::StartFirst, Some(port), Some(node)) => Err(format!(
+            "start-first can't work: the new task runs beside the old one, both on one node ({node}), where both need \
+             port {}/{}; use stop-first",
             port.published.unwrap_or(port.target),
             port.protocol
         )),
@@ -50,8 +51,8 @@ fn order(policy: &UpdatePolicy, spec: &ServiceSpec) -> Result<(), String> {
     }
 }
 
-/// Refuses a deadline before which the spec's own health check can't find out that a task is unhealthy: the task would be
-/// given up while it may still become healthy.
+/// Refuses a deadline before which the spec's own health check can't find out that a task is unhealthy: the task would
+/// be given up while it may still become healthy.
 fn leaves_time_to_fail(deadline: Duration, check: &HealthSpec) -> Result<(), String> {
     if matches!(check.test, None | Some(HealthTest::None)) {
         return Ok(());
@@ -63,7 +64,8 @@ fn leaves_time_to_fail(deadline: Duration, check: &HealthSpec) -> Result<(), Str
     let needed = start.saturating_add(interval.saturating_mul(retries));
     (deadline >= needed).then_some(()).ok_or_else(|| {
         format!(
-            "{deadline:?} is less than the {needed:?} that the health check needs: its start period and {retries} intervals"
+            "{deadline:?} is less than the {needed:?} that the health check needs: its start period and {retries} \
+             intervals"
         )
     })
 }

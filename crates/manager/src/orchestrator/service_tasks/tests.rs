@@ -1,4 +1,5 @@
 mod global;
+mod rollback;
 mod update;
 
 use std::num::NonZeroU64;
@@ -6,8 +7,11 @@ use std::time::Duration;
 
 use super::*;
 use crate::plan::Change;
-use flota_api::model::{Availability, Node, NodeState, RestartPolicy, ServiceMode, ServiceSpec, TaskStatus};
+use flota_api::model::{
+    Availability, Node, NodeState, RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, TaskStatus,
+};
 use flota_api::object::{Object, StoreObject};
+use flota_api::state::TaskState;
 use flota_api::version::{Meta, Timestamp};
 
 const NOW: Timestamp = Timestamp(1_000_000);
@@ -61,9 +65,9 @@ fn planned(view: &Tables) -> Vec<String> {
             }
             Change::Put(Object::Task(task)) => format!("{}:{}", task.id, task.desired_state),
             Change::Put(Object::Service(service)) => {
-                let UpdateStatus { phase, reason, .. } = &service.update;
-                let spec = service.spec_version;
-                format!("! {phase} (spec {spec}): {}", reason.as_deref().unwrap_or_default())
+                let UpdateStatus { phase, reason, rollback_cause, .. } = &service.update;
+                let (spec, why) = (service.spec_version, reason.as_ref().or(rollback_cause.as_ref()));
+                format!("! {phase} (spec {spec}): {}", why.map_or("", String::as_str))
             }
             other => format!("{other:?}"),
         })
@@ -229,9 +233,10 @@ fn with_restart(policy: RestartPolicy) -> Service {
 fn an_update_goes_on_past_tasks_of_a_leader_whose_clock_was_ahead() {
     let stopping = Task { desired_state: DesiredState::Shutdown, ..task("o1", 1, "a", TaskState::Shutdown) };
     let new = Task { spec_version: 2, served_at: Some(Timestamp(1)), ..task("n1", 1, "a", TaskState::Running) };
-    let new = Task { meta: Meta { created: 50, ..Meta::default() }, ..new };
+    let new = Task { meta: Meta { created: 50, created_at: Timestamp(1), ..Meta::default() }, ..new };
     let second = from_ahead(2, task("o2", 2, "a", TaskState::Running));
-    let service = Service { spec_version: 2, update: UpdateStatus::begun(1), ..service(2) };
+    let service = service(2);
+    let service = Service { spec_version: 2, spec_set_at: Timestamp(1), update: UpdateStatus::begun(1), ..service };
     let planned = |first: &Task, new: &Task| {
         let tasks = [first, new, &second].map(|task| task.clone().into_object());
         planned(&view([service.clone().into_object()].into_iter().chain(tasks)))
@@ -291,4 +296,32 @@ fn a_removed_task_concerns_its_slot_and_only_a_slot_that_no_longer_counts_the_se
     assert_eq!(dirtied(Some(next.clone())), [Key::slot_of(&gone)]);
     assert_eq!(dirtied(None), [Key::of("s")]);
     assert_eq!(dirtied(Some(Task { desired_state: DesiredState::Remove, ..next })), [Key::of("s")]);
+}
+
+#[test]
+fn what_is_done_stays_done_although_a_task_was_prepared_to_take_its_place() {
+    let policy = RestartPolicy { condition: RestartCondition::OnFailure, ..RestartPolicy::default() };
+    let service = || with_restart(policy.clone()).into_object();
+    let done = task("t1", 1, "a", TaskState::Complete).into_object();
+    let ready = Task { desired_state: DesiredState::Ready, ..task("t2", 1, "b", TaskState::Ready) };
+    let ready = Task { meta: Meta { created: 9, ..Meta::default() }, ..ready };
+    assert_eq!(planned(&view([service(), done.clone(), ready.clone().into_object()])), ["t2:shutdown"]);
+    let stopped = Task { desired_state: DesiredState::Shutdown, ..ready };
+    let status = TaskStatus { state: TaskState::Shutdown, ..TaskStatus::default() };
+    let objects = [service(), done, Task { status, ..stopped }.into_object()];
+    assert_eq!(planned(&view(objects)), [""; 0], "nor does the end of that one begin another");
+}
+
+#[test]
+fn a_task_that_is_kept_on_a_lost_node_is_not_run_elsewhere_beside_it() {
+    let mut service = service(1);
+    service.spec = Arc::new(ServiceSpec { keep_on_node_loss: true, ..service.spec.as_ref().clone() });
+    let stopping = Task { desired_state: DesiredState::Shutdown, ..task("t1", 1, "a", TaskState::Running) };
+    let with = |node: Node| {
+        planned(&view([service.clone().into_object(), stopping.clone().into_object(), node.into_object()]))
+    };
+    assert_eq!(with(node("a", NodeState::Down)), [""; 0], "its container may run there");
+    let mut drained = node("a", NodeState::Down);
+    drained.spec.availability = Availability::Drain;
+    assert_eq!(with(drained), ["+1 after 0 ms"], "a user has given the node up");
 }

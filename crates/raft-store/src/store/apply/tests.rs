@@ -193,7 +193,7 @@ fn a_spec_is_kept_until_its_last_task_is_gone() {
 fn an_old_entry_is_applied_as_the_build_that_wrote_it_did() {
     let store = Store::default();
     let old = |index, at, tx| {
-        let entry = Entry { at: Timestamp(at), transactions: vec![tx], is_old: true, ..Entry::default() };
+        let entry = Entry { at: Timestamp(at), transactions: vec![tx], rules: Rules::ByClock, ..Entry::default() };
         store.apply(index, entry);
     };
     let new_task = |id: &str, request: Option<&str>| {
@@ -224,4 +224,28 @@ fn an_old_entry_is_applied_as_the_build_that_wrote_it_did() {
     let new = &view.task("u").expect("just made").meta;
     assert_eq!((new.created, new.created_at.0), (5, 8_000));
     assert!(new.order() > view.task("t").expect("still there").meta.order());
+}
+
+#[test]
+fn an_entry_of_before_updates_had_policies_notes_no_progress() {
+    let noted = |rules| {
+        let store = Store::default();
+        let apply = |index, at, tx| {
+            store.apply(index, Entry { at: Timestamp(at), transactions: vec![tx], rules, ..Entry::default() });
+        };
+        let mut tx = WriteTx::new(Store::default().view(), None);
+        tx.create(service("s", "web"));
+        tx.create(Task { id: "t".into(), node_id: Some("n".into()), ..Task::default() });
+        apply(1, 100, tx.finish());
+        let status = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
+        apply(2, 200, Transaction::statuses(vec![("t".into(), "n".into(), status)]));
+        let mut tx = WriteTx::new(store.view(), None);
+        tx.update(Service { spec_version: 2, ..service("s", "web") });
+        apply(3, 300, tx.finish());
+        let view = store.view();
+        let (service, task) = (view.service("s").expect("it is there"), view.task("t").expect("it is there"));
+        (service.spec_set_at.0, service.update.started_at.0, task.served_at.map(|at| at.0))
+    };
+    assert_eq!(noted(Rules::ByIndex), (0, 0, None), "as the build that wrote it did");
+    assert_eq!(noted(Rules::WithProgress), (300, 300, Some(200)));
 }

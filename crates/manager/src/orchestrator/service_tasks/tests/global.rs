@@ -122,3 +122,34 @@ fn as_many_tasks_are_wanted_as_nodes_can_run_one() {
     assert_eq!(wanted(vec![node("b", NodeState::Unknown)], vec![on("b", 1)]), 2);
     assert_eq!(wanted(vec![node("b", NodeState::Down)], vec![on("b", 1)]), 1);
 }
+
+#[test]
+fn a_node_gets_its_next_task_when_the_one_before_has_ended() {
+    let leaving = Task { desired_state: DesiredState::Remove, ..on("b", 1) };
+    assert_eq!(planned_for(global(), [leaving.clone(), on("a", 2)], []), [""; 0]);
+    let ended = Task { status: TaskStatus { state: TaskState::Shutdown, ..TaskStatus::default() }, ..leaving.clone() };
+    assert_eq!(planned_for(global(), [ended, on("a", 2)], []), ["3 on b"]);
+    let view = view([global().into_object()]);
+    assert_eq!(ServiceTasks.dirtied_by(&Event::Removed(leaving.into_object()), &view), [Key::of("s")]);
+}
+
+#[test]
+fn an_update_leaves_nodes_out_that_take_no_tasks_and_goes_on_when_they_do() {
+    let updated = |update| Service { spec_version: 2, spec_set_at: Timestamp(1), update, ..global() };
+    let new = |node, slot| Task { spec_version: 2, served_at: Some(Timestamp(1)), ..on(node, slot) };
+    let planned = |service: Service, away: Option<Node>| {
+        let tasks = [new("a", 1), on("b", 2)].map(StoreObject::into_object);
+        super::planned(&view(
+            [service.into_object()].into_iter().chain(tasks).chain(away.map(StoreObject::into_object)),
+        ))
+    };
+    for away in [node("b", NodeState::Down), available("b", Availability::Pause)] {
+        assert_eq!(planned(updated(UpdateStatus::begun(1)), Some(away.clone())), ["! completed (spec 2): "]);
+        assert_eq!(planned(updated(UpdateStatus::default()), Some(away)), [""; 0]);
+    }
+    assert_eq!(planned(updated(UpdateStatus::default()), None), ["! updating (spec 2): "], "it is back");
+    assert_eq!(planned(updated(UpdateStatus::begun(1)), None), ["+2 ready after 0 ms"]);
+    let mut left = node("b", NodeState::Down);
+    left.state_reason = Some(flota_api::model::NodeStateReason::Left);
+    assert_eq!(planned(updated(UpdateStatus::default()), Some(left)), ["t2:remove"]);
+}

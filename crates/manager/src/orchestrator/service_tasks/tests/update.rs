@@ -4,64 +4,61 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use flota_api::model::{
-    Filter, Health, HealthState, Network, NetworkAttachment, PendingReason, Protocol, PublishMode, PublishedPort,
-    UpdatePolicy,
-};
+use flota_api::model::{Filter, Health, HealthState, PendingReason, UpdateOrder, UpdatePhase, UpdatePolicy};
 
 /// The running task of the old spec in this slot.
-fn old(slot: u64) -> Task {
+pub(super) fn old(slot: u64) -> Task {
     task(&format!("t{slot}"), slot, "a", TaskState::Running)
 }
 
-fn told_to_stop(task: Task) -> Task {
+pub(super) fn told_to_stop(task: Task) -> Task {
     Task { desired_state: DesiredState::Shutdown, ..task }
 }
 
-fn stopped(task: Task) -> Task {
+pub(super) fn stopped(task: Task) -> Task {
     in_state(TaskState::Shutdown, told_to_stop(task))
 }
 
-fn in_state(state: TaskState, task: Task) -> Task {
+pub(super) fn in_state(state: TaskState, task: Task) -> Task {
     Task { status: TaskStatus { state, ..task.status }, ..task }
 }
 
 /// The new task of slot 1, which was told to run.
-fn new(state: TaskState) -> Task {
+pub(super) fn new(state: TaskState) -> Task {
     let meta = Meta { created: 100, created_at: NOW, ..Meta::default() };
     Task { spec_version: 2, meta, ..task("n1", 1, "a", state) }
 }
 
 /// The new task of slot 1, which is prepared beside the old one.
-fn successor(state: TaskState) -> Task {
+pub(super) fn successor(state: TaskState) -> Task {
     Task { desired_state: DesiredState::Ready, ..new(state) }
 }
 
-fn failing(error: &str, task: Task) -> Task {
+pub(super) fn failing(error: &str, task: Task) -> Task {
     Task { status: TaskStatus { error: error.into(), ..task.status }, ..task }
 }
 
 /// A successor without a node.
-fn waiting(reason: PendingReason) -> Task {
+pub(super) fn waiting(reason: PendingReason) -> Task {
     Task { pending_reason: Some(reason), node_id: None, ..successor(TaskState::Pending) }
 }
 
-fn planned_with(tasks: impl IntoIterator<Item = Task>) -> Vec<String> {
+pub(super) fn planned_with(tasks: impl IntoIterator<Item = Task>) -> Vec<String> {
     planned_by(UpdatePolicy::default(), tasks)
 }
 
 /// The service of two replicas, which is updated by this policy.
-fn updated(policy: UpdatePolicy) -> Service {
+pub(super) fn updated(policy: UpdatePolicy) -> Service {
     let service = service(2);
     let spec = Arc::new(ServiceSpec { update: policy, ..service.spec.as_ref().clone() });
-    Service { spec, spec_version: 2, update: UpdateStatus::begun(1), ..service }
+    Service { spec, spec_version: 2, spec_set_at: Timestamp(1), update: UpdateStatus::begun(1), ..service }
 }
 
-fn planned_by(policy: UpdatePolicy, tasks: impl IntoIterator<Item = Task>) -> Vec<String> {
+pub(super) fn planned_by(policy: UpdatePolicy, tasks: impl IntoIterator<Item = Task>) -> Vec<String> {
     planned_of(updated(policy), tasks)
 }
 
-fn planned_of(service: Service, tasks: impl IntoIterator<Item = Task>) -> Vec<String> {
+pub(super) fn planned_of(service: Service, tasks: impl IntoIterator<Item = Task>) -> Vec<String> {
     let tasks = tasks.into_iter().map(StoreObject::into_object);
     planned(&view([service.into_object()].into_iter().chain(tasks)))
 }
@@ -75,9 +72,9 @@ fn looks_at(policy: UpdatePolicy, tasks: impl IntoIterator<Item = Task>) -> Opti
 }
 
 /// The running new task of a slot, which has served for so long.
-fn served(slot: u64, ago: Duration) -> Task {
+pub(super) fn served(slot: u64, ago: Duration) -> Task {
     let task = task(&format!("n{slot}"), slot, "a", TaskState::Running);
-    let meta = Meta { created: 100 + slot, ..Meta::default() };
+    let meta = Meta { created: 100 + slot, created_at: Timestamp(1), ..Meta::default() };
     Task { spec_version: 2, served_at: Some(Timestamp(NOW.0 - ago.as_millis() as u64)), meta, ..task }
 }
 
@@ -144,7 +141,7 @@ fn the_next_slot_waits_until_the_new_task_runs() {
     assert_eq!(planned_with([stopped(old(1)), new(TaskState::Preparing), old(2)]), [""; 0]);
 }
 
-const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 
 #[test]
 fn the_next_slot_follows_a_task_that_has_run_for_a_while() {
@@ -231,6 +228,11 @@ fn the_new_task_serves_before_the_old_one_is_stopped_if_it_starts_first() {
     let paused = updated(policy).update.paused("web.1: it fell".into());
     let paused = Service { update: UpdateStatus { failed_slots: [1].into(), ..paused }, ..updated(policy) };
     assert_eq!(planned_of(paused, [old(1), failed, old(2)]), [""; 0], "the old task serves on");
+    let mut unhealthy = new(TaskState::Running);
+    unhealthy.status.attempt = 2;
+    let mut known = updated(policy);
+    known.update.failed_slots = [1].into();
+    assert_eq!(planned_of(known, [old(1), unhealthy, old(2)]), ["n1:shutdown"], "the slot has one task again");
     let idle = in_state(TaskState::Starting, old(1));
     let planned = planned_by(policy, [idle, new(TaskState::Starting), old(2)]);
     assert_eq!(planned, ["t1:shutdown"], "nothing is lost with it");
@@ -330,116 +332,94 @@ fn what_follows_a_failure_is_what_the_policy_says() {
     assert_eq!(planned_of(tolerant, rest), ["! completed (spec 2): "]);
 }
 
-/// A service whose update from spec 1 has a failed task, and whose spec 1 is kept.
-fn failing_update(view: &mut Tables, action: FailureAction) -> Service {
-    let update = UpdatePolicy { failure_action: action, ..UpdatePolicy::default() };
-    let first = updated(update);
-    let first = Service { spec_version: 1, update: UpdateStatus::default(), ..first };
-    view.put(first.clone().into_object());
-    let spec = ServiceSpec { image: "worse".into(), ..first.spec.as_ref().clone() };
-    let next = revisions::with_spec(&first, spec, None);
-    assert_eq!((next.spec_version, next.revisions.len()), (2, 1));
-    view.put(next.clone().into_object());
-    next
+#[test]
+fn an_update_of_an_older_build_goes_on_and_its_tasks_are_not_judged() {
+    // The tasks have run for weeks, and nothing says since when they serve.
+    let service = |update| Service { spec_set_at: Timestamp(0), update, ..updated(UpdatePolicy::default()) };
+    let mut restarted = served(2, LONG);
+    restarted.status.attempt = 7;
+    let idle = planned_of(service(UpdateStatus::default()), [served(1, LONG), restarted.clone()]);
+    assert_eq!(idle, [""; 0], "it had ended");
+    let begun = planned_of(service(UpdateStatus::default()), [old(1), restarted.clone()]);
+    assert_eq!(begun, ["! updating (spec 2): "]);
+    let active = service(UpdateStatus { phase: UpdatePhase::Updating, ..UpdateStatus::default() });
+    assert_eq!(planned_of(active.clone(), [old(1), restarted.clone()]), ["+1 ready after 0 ms"]);
+    assert_eq!(planned_of(active, [served(1, LONG), restarted]), ["! completed (spec 2): "]);
 }
 
 #[test]
-fn a_failed_update_is_rolled_back_to_the_spec_before_it_and_only_changed_tasks_are_touched() {
-    let mut view = view([]);
-    let next = failing_update(&mut view, FailureAction::Rollback);
-    for task in [stopped(old(1)), failing("it fell", new(TaskState::Failed)), old(2)] {
-        view.put(task.into_object());
-    }
-    assert_eq!(planned(&view), ["! rolling-back (spec 1): web.1: it fell"]);
-    let back = revisions::rolled_back(&next, "web.1: it fell".into(), &view, &mut Plan::default()).expect("it is kept");
-    assert_eq!((back.spec.image.as_str(), back.revisions.last().map(|it| it.version)), ("web", Some(2)));
-    // As the store notes it.
-    view.put(Service { spec_set_at: NOW, ..back.clone() }.into_object());
-    assert_eq!(planned(&view), ["+1 after 0 ms"], "slot 2 has the earlier spec");
-    let later = Meta { created: 200, created_at: NOW, ..Meta::default() };
-    let again = Task { id: "r1".into(), spec_version: 1, meta: later, ..served(1, LONG) };
-    view.put(again.clone().into_object());
-    assert_eq!(planned(&view), ["! rolled-back (spec 1): web.1: it fell"]);
-    let status = TaskStatus { state: TaskState::Failed, error: "it fell too".into(), ..TaskStatus::default() };
-    view.put(Task { status, served_at: None, ..again }.into_object());
-    assert_eq!(planned(&view), ["! rollback-paused (spec 1): web.1: it fell too"], "there is no second rollback");
+fn a_drain_during_an_update_stops_one_task_at_a_time_and_its_successors_are_not_judged() {
+    let mut service = updated(UpdatePolicy { progress_deadline: Some(LONG), ..UpdatePolicy::default() });
+    service.spec =
+        Arc::new(ServiceSpec { mode: ServiceMode::Replicated { replicas: 4 }, ..service.spec.as_ref().clone() });
+    let on = |node: &str, task: Task| Task { node_id: Some(node.into()), ..task };
+    let ready = |slot: u64| {
+        let meta = Meta { created: 300 + slot, created_at: Timestamp(1), ..Meta::default() };
+        let task = task(&format!("m{slot}"), slot, "b", TaskState::Ready);
+        Task { spec_version: 2, desired_state: DesiredState::Ready, prepared_at: Some(Timestamp(1)), meta, ..task }
+    };
+    let starting = Task { meta: Meta { created: 9, created_at: NOW, ..Meta::default() }, ..new(TaskState::Starting) };
+    let starting = Task { id: "n4".into(), slot: 4, ..on("b", starting) };
+    let mut drained = node("a", NodeState::Ready);
+    drained.spec.availability = Availability::Drain;
+    let planned_with = |fourth: &Task| {
+        let mut objects = vec![service.clone().into_object(), drained.clone().into_object()];
+        for slot in 1..=3 {
+            objects.extend([served(slot, LONG).into_object(), ready(slot).into_object()]);
+        }
+        objects.push(fourth.clone().into_object());
+        planned(&view(objects))
+    };
+    assert_eq!(planned_with(&starting), [""; 0], "one slot lacks a task already");
+    let serves = Task { id: "n4".into(), slot: 4, ..on("b", served(4, LONG)) };
+    assert_eq!(planned_with(&serves), ["! completed (spec 2): "], "the update has no part in the moves");
 }
 
 #[test]
-fn an_update_that_takes_another_ones_place_goes_back_to_what_has_worked() {
-    let mut view = view([]);
-    let second = failing_update(&mut view, FailureAction::Rollback);
-    let spec = ServiceSpec { image: "no better".into(), ..second.spec.as_ref().clone() };
-    let third = revisions::with_spec(&second, spec, None);
-    assert_eq!((third.spec_version, third.update.previous_version), (3, Some(1)));
-    view.put(third.clone().into_object());
-    let back = revisions::rolled_back(&third, String::new(), &view, &mut Plan::default()).expect("it is kept");
-    assert_eq!((back.spec_version, back.spec.image.as_str()), (1, "web"));
-    let after = revisions::with_spec(&back, ServiceSpec { image: "new".into(), ..back.spec.as_ref().clone() }, None);
-    assert_eq!(after.spec_version, 4, "a number stands for one spec for ever");
+fn a_successor_that_has_missed_its_deadline_is_given_up_and_stops_no_task_later() {
+    let mut tolerant = updated(UpdatePolicy { failure_action: FailureAction::Continue, ..UpdatePolicy::default() });
+    tolerant.update.failed_slots = [1].into();
+    assert_eq!(planned_of(tolerant, [old(1), successor(TaskState::Ready), old(2)]), ["n1:shutdown"]);
 }
 
 #[test]
-fn nothing_is_rolled_back_to_a_spec_whose_network_or_port_is_gone() {
-    let port = PublishedPort { target: 80, published: Some(8080), protocol: Protocol::Tcp, mode: PublishMode::Ingress };
-    let mut view = view([]);
-    let mut first = Service { spec_version: 1, update: UpdateStatus::default(), ..updated(UpdatePolicy::default()) };
-    let attached = NetworkAttachment { network: "net".into(), ..NetworkAttachment::default() };
-    let spec = ServiceSpec { ports: vec![port], networks: vec![attached], ..first.spec.as_ref().clone() };
-    first.spec = Arc::new(spec);
-    view.put(first.clone().into_object());
-    let next = revisions::with_spec(
-        &first,
-        ServiceSpec { image: "worse".into(), ..updated(UpdatePolicy::default()).spec.as_ref().clone() },
-        None,
-    );
-    view.put(next.clone().into_object());
-    let back = |view: &Tables| revisions::rolled_back(&next, String::new(), view, &mut Plan::default()).is_some();
-    assert!(!back(&view), "its network is gone");
-    view.put(Network { id: "net".into(), ..Network::default() }.into_object());
-    assert!(back(&view));
-    let other = Service { id: "other".into(), ports: vec![port], ..Service::default() };
-    let spec = ServiceSpec { name: "other".into(), ..ServiceSpec::default() };
-    view.put(Service { spec: Arc::new(spec), ..other }.into_object());
-    assert!(!back(&view), "its port is another service's");
+fn time_in_which_no_manager_led_does_not_count_against_a_new_task() {
+    let policy = UpdatePolicy { progress_deadline: Some(Duration::from_secs(20)), ..UpdatePolicy::default() };
+    let late = Task { prepared_at: Some(Timestamp(NOW.0 - 90_000)), ..new(TaskState::Starting) };
+    let tasks = [stopped(old(1)), late, old(2)].map(StoreObject::into_object);
+    let view = view([updated(policy).into_object()].into_iter().chain(tasks));
+    let plan = |led_since| {
+        let mut cx = PlanContext { led_since, ..PlanContext::at(NOW) };
+        ServiceTasks.plan(&Key::of("s"), &view, &mut cx)
+    };
+    let plan_now = plan(Timestamp(NOW.0 - 5_000));
+    assert_eq!((plan_now.changes.len(), plan_now.retry_at), (0, Some(NOW + Duration::from_secs(15))));
+    assert_eq!(plan(Timestamp(NOW.0 - 20_000)).changes.len(), 1, "it has had its time");
 }
 
 #[test]
-fn an_update_that_goes_on_tries_a_slot_again_that_kept_its_old_task() {
-    let failed = failing("no image", successor(TaskState::Rejected));
-    let mut service = updated(UpdatePolicy::default());
-    service.update = UpdateStatus { failed_slots: [1].into(), ..service.update }.paused("web.1: no image".into());
-    assert_eq!(planned_of(service.clone(), [old(1), failed.clone(), old(2)]), [""; 0]);
-    let update = UpdateStatus { started_at: Timestamp(NOW.0 + 1), ..service.update.resumed(|_| false) };
-    let goes_on = Service { update, ..service.clone() };
-    assert_eq!(planned_of(goes_on, [old(1), failed, old(2)]), ["+1 ready after 0 ms"]);
-    let looping = new(TaskState::Running);
-    let looping = Task { status: TaskStatus { attempt: 2, exit_code: Some(3), ..looping.status }, ..looping };
-    let update = UpdateStatus { started_at: Timestamp(NOW.0 + 1), ..service.update.resumed(|_| true) };
-    let goes_on = Service { update, ..service };
-    assert_eq!(planned_of(goes_on, [stopped(old(1)), looping, old(2)]), ["+2 ready after 0 ms"], "it stays");
+fn the_order_may_change_while_both_tasks_of_a_slot_run() {
+    let started = new(TaskState::Starting);
+    assert_eq!(planned_with([old(1), started, old(2)]), [""; 0], "what serves goes on until the new one does");
 }
 
 #[test]
-fn the_kept_specs_are_bounded() {
-    let mut service = updated(UpdatePolicy::default());
-    for number in 0..20 {
-        let spec = ServiceSpec { image: format!("web:{number}"), ..service.spec.as_ref().clone() };
-        service = revisions::with_spec(&service, spec, None);
-    }
-    let versions: Vec<u64> = service.revisions.iter().map(|it| it.version).collect();
-    assert_eq!(versions, (12..22).collect::<Vec<_>>());
+fn the_old_task_of_a_start_first_update_stops_once_the_new_one_has_settled() {
+    let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
+    let just_now = || [old(1), served(1, Duration::from_millis(40)), old(2)];
+    assert_eq!(planned_by(policy, just_now()), [""; 0]);
+    assert_eq!(looks_at(policy, just_now()), Some(60));
 }
 
 #[test]
-fn what_changes_no_task_changes_no_spec_and_leaves_a_paused_update_alone() {
-    let mut service = updated(UpdatePolicy::default());
-    service.update = service.update.paused("x".into());
-    let labels = std::collections::BTreeMap::from([("a".to_owned(), "b".to_owned())]);
-    let mode = ServiceMode::Replicated { replicas: 9 };
-    let update = UpdatePolicy { parallelism: None, ..UpdatePolicy::default() };
-    let spec = ServiceSpec { labels, mode, update, stopped: true, ..service.spec.as_ref().clone() };
-    let changed = revisions::with_spec(&service, spec, None);
-    assert_eq!((changed.spec_version, &changed.update, changed.spec.stopped), (2, &service.update, true));
-    assert_eq!(changed.revisions, []);
+fn an_update_that_starts_first_keeps_the_task_that_is_proven_and_a_slot_has_two_tasks_at_most() {
+    let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
+    let third = Service { spec_version: 3, spec_set_at: NOW, ..updated(policy) };
+    let unsettled = served(1, Duration::from_millis(40));
+    let planned = |second: Task| planned_of(third.clone(), [old(1), second, in_state(TaskState::Starting, old(2))]);
+    assert_eq!(planned(unsettled.clone()), ["+2 after 0 ms", "t2:shutdown"], "a slot without a serving task is first");
+    let both = UpdatePolicy { parallelism: None, ..policy };
+    let third = Service { spec_version: 3, spec_set_at: NOW, ..updated(both) };
+    let planned = planned_of(third, [old(1), unsettled, old(2)]);
+    assert_eq!(planned, ["+1 after 0 ms", "+2 after 0 ms", "n1:shutdown"]);
 }

@@ -1,0 +1,264 @@
+//! `ctl service explain` says why a service is not as its spec asks, in words.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use flota_api::model::{HealthResult, Service, UpdatePhase};
+use flota_api::proto::control::{GetRequest, ListTasksRequest, ServiceRow};
+use flota_api::proto::streams::LogsRequest;
+use flota_api::proto::streams::frame::Frame as F;
+use flota_api::state::TaskState;
+use flota_api::text::printable;
+
+use super::answered;
+use crate::client::Client;
+use crate::commands::task::{self, Row};
+use crate::printer;
+
+/// Number of lines of output that are shown of a task.
+const LINES: u64 = 5;
+/// Longest wait for the output of a task. Its node may not answer.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// What is to be said of one task, or of several with the same trouble.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Finding {
+    title: String,
+    details: Vec<String>,
+    /// The task whose last output shows more.
+    output_of: Option<String>,
+}
+
+pub(super) async fn run(name: String, client: &Client) -> anyhow::Result<()> {
+    let request = GetRequest { name };
+    let row = client.read(request, |mut control, request| async move { control.get_service(request).await }).await?;
+    let ServiceRow { service, running, desired, done } = row;
+    let service = answered(service)?;
+    let services = vec![service.id.to_string()];
+    let tasks = task::list(client, ListTasksRequest { services, ..ListTasksRequest::default() }).await?;
+    for line in summary(&service, running, desired, done) {
+        printer::line(&line);
+    }
+    for finding in findings(&tasks) {
+        printer::line("");
+        printer::line(&finding.title);
+        for detail in &finding.details {
+            printer::line(&format!("  {detail}"));
+        }
+        if let Some(task) = finding.output_of {
+            print_output(client, task).await;
+        }
+    }
+    Ok(())
+}
+
+/// Prints the last lines that a task has written, as far as its node says them in time.
+async fn print_output(client: &Client, task: String) {
+    let request = || F::Logs(LogsRequest { task: task.clone(), tail: LINES, tail_set: true, ..LogsRequest::default() });
+    let mut lines = Vec::new();
+    let each = |frame| match frame {
+        F::Log(line) => lines.push(String::from_utf8_lossy(&line.line).into_owned()),
+        F::Error(error) => lines.push(format!("(it can't be read: {error})")),
+        _ => {}
+    };
+    let error = match tokio::time::timeout(WAIT, client.receive(request, each)).await {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("its node has not answered within {} s", WAIT.as_secs())),
+    };
+    lines.extend(error.map(|error| format!("(it can't be read: {error})")));
+    if lines.is_empty() {
+        return;
+    }
+    printer::line("  last output:");
+    for line in lines {
+        printer::line(&format!("    {}", printable(&line)));
+    }
+}
+
+/// Returns how the service stands.
+fn summary(service: &Service, running: u64, desired: u64, done: Option<u64>) -> Vec<String> {
+    let name = &service.spec.name;
+    let mut lines = vec![match done {
+        _ if service.spec.stopped => format!("{name} is stopped: `ctl service start {name}` starts it"),
+        Some(done) => format!("{name}: {done} of {desired} tasks have done their work, {running} run"),
+        None => format!("{name}: {running} of {desired} tasks run"),
+    }];
+    let update = &service.update;
+    let because = |reason: &Option<String>| reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
+    let (resume, back) = (format!("`ctl service update --resume {name}`"), format!("`ctl service rollback {name}`"));
+    match update.phase {
+        UpdatePhase::Completed => {}
+        UpdatePhase::Updating => {
+            lines.push(format!(
+                "its tasks are being brought to spec {}{}",
+                service.spec_version,
+                because(&update.reason)
+            ));
+        }
+        UpdatePhase::Paused => {
+            lines.push(format!("the update to spec {} is paused{}", service.spec_version, because(&update.reason)));
+            lines.push(format!("  {resume} continues it, {back} goes back to the spec before"));
+        }
+        UpdatePhase::RollingBack | UpdatePhase::RollbackPaused | UpdatePhase::RolledBack => {
+            lines.push(match &update.rollback_cause {
+                Some(cause) => {
+                    format!("the last update has failed, and it is back at spec {}: {cause}", service.spec_version)
+                }
+                None => format!("a user has brought it back to spec {}", service.spec_version),
+            });
+            if update.is_paused() {
+                lines.push(format!("  the rollback is paused{}; {resume} continues it", because(&update.reason)));
+            }
+        }
+    }
+    lines
+}
+
+/// Returns what is wrong with the tasks, which are sorted by slot, and the newest first in a slot.
+fn findings(tasks: &[Row]) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = Vec::new();
+    // Tasks that wait for the same reason are named together.
+    let mut waiting: BTreeMap<String, (String, usize)> = BTreeMap::new();
+    for slot in tasks.chunk_by(|left, right| left.task.slot == right.task.slot) {
+        let live = slot.iter().find(|row| row.task.is_live());
+        let Some(row) = live.or(slot.first()).filter(|row| is_in_trouble(row)) else { continue };
+        if row.task.node_id.is_none() {
+            waiting.entry(row.error().to_owned()).or_insert((row.name(), 0)).1 += 1;
+        } else {
+            findings.push(of_task(row));
+        }
+    }
+    findings.extend(waiting.into_iter().map(|(reason, (first, count))| {
+        let tasks = if count == 1 { format!("{first} waits") } else { format!("{first} and {} more wait", count - 1) };
+        let reason = if reason.is_empty() { "the scheduler has not looked for a node yet" } else { &reason };
+        Finding { title: format!("{tasks} for a node: {reason}"), ..Finding::default() }
+    }));
+    findings
+}
+
+/// Whether the task does not do what it should. One that has ended well, or is stopping as it should, does.
+fn is_in_trouble(row: &Row) -> bool {
+    let task = &row.task;
+    let is_done = task.has_done_its_work() || task.desired_state.is_stopping();
+    !is_done && (!task.is_proven() || task.status.attempt > 1 || !row.error().is_empty())
+}
+
+fn of_task(row: &Row) -> Finding {
+    let (task, status) = (&row.task, &row.task.status);
+    let error = if row.error().is_empty() { &status.message } else { row.error() };
+    let why = if error.is_empty() { String::new() } else { format!(": {error}") };
+    let mut details = Vec::new();
+    if let Some(code) = status.exit_code {
+        details.push(ended_with(code));
+    }
+    if row.restarts() > 0 {
+        details.push(format!("it was started {} times", row.restarts() + 1));
+    }
+    if let Some(at) = status.not_before.or(task.not_before).filter(|_| status.state != TaskState::Running) {
+        details.push(format!("its next start is at {at}"));
+    }
+    let failed = status.health.iter().flat_map(|health| &health.log).rev().find(|result| result.exit_code != Some(0));
+    details.extend(failed.map(check));
+    let has_run = status.state >= TaskState::Running || status.attempt > 1 || row.restarts() > 0;
+    Finding {
+        title: format!("{} on {} is {}{why}", row.name(), row.node(), status.state),
+        details,
+        output_of: has_run.then(|| task.id.to_string()),
+    }
+}
+
+/// Says how a container has ended. A code over 128 stands for the signal that killed it, as shells have it.
+fn ended_with(code: i32) -> String {
+    match code {
+        137 => "its last container was killed (SIGKILL, exit code 137)".to_owned(),
+        129..=192 => format!("its last container was ended by signal {} (exit code {code})", code - 128),
+        _ => format!("its last container has ended with exit code {code}"),
+    }
+}
+
+fn check(result: &HealthResult) -> String {
+    let end = result.exit_code.map_or_else(|| "did not end in time".into(), |code| format!("has ended with {code}"));
+    format!("the health check of {} {end}: {}", result.at, printable(result.output.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use flota_api::model::{Health, HealthState, ServiceSpec, Task, TaskStatus, UpdateStatus};
+    use flota_api::state::DesiredState;
+    use flota_api::version::Timestamp;
+
+    use super::*;
+
+    fn row(slot: u64, state: TaskState, change: impl FnOnce(&mut Task)) -> Row {
+        let status = TaskStatus { state, ..TaskStatus::default() };
+        let mut task =
+            Task { id: format!("t{slot}").into(), slot, status, node_id: Some("n".into()), ..Task::default() };
+        change(&mut task);
+        Row::of(task)
+    }
+
+    #[test]
+    fn what_works_has_ended_or_stops_as_it_should_needs_no_words() {
+        let stops = row(3, TaskState::Running, |task| task.desired_state = DesiredState::Shutdown);
+        let rows = [row(1, TaskState::Running, |_| {}), row(2, TaskState::Complete, |_| {}), stops];
+        assert_eq!(findings(&rows), []);
+    }
+
+    #[test]
+    fn tasks_that_wait_for_the_same_reason_are_named_together() {
+        let waits = |slot, error: &str| {
+            let row = row(slot, TaskState::Pending, |task| task.node_id = None);
+            row.with_error(error)
+        };
+        let rows = [waits(1, "no node fits: 1 of 1 drained"), waits(2, "no node fits: 1 of 1 drained"), waits(3, "")];
+        let titles: Vec<String> = findings(&rows).into_iter().map(|it| it.title).collect();
+        let unseen = "web.3 waits for a node: the scheduler has not looked for a node yet";
+        assert_eq!(titles, [unseen, "web.1 and 1 more wait for a node: no node fits: 1 of 1 drained"]);
+    }
+
+    #[test]
+    fn a_task_that_fails_is_shown_with_its_end_its_checks_and_its_output() {
+        let loops = row(1, TaskState::Ready, |task| {
+            task.status.attempt = 4;
+            task.status.exit_code = Some(137);
+            task.status.not_before = Some(Timestamp(5_000));
+            let failed = HealthResult { at: Timestamp(1_000), exit_code: Some(1), output: "no\n".into() };
+            let log = vec![failed, HealthResult { at: Timestamp(2_000), exit_code: Some(0), output: "ok".into() }];
+            task.status.health = Some(Health { state: HealthState::Starting, log, ..Health::default() });
+        });
+        let found = findings(&[loops.with_error("out of memory").with_restarts(3)]);
+        let expected = Finding {
+            title: "web.1 on  is ready: out of memory".into(),
+            details: vec![
+                "its last container was killed (SIGKILL, exit code 137)".into(),
+                "it was started 4 times".into(),
+                "its next start is at 1970-01-01T00:00:05.000Z".into(),
+                "the health check of 1970-01-01T00:00:01.000Z has ended with 1: no".into(),
+            ],
+            output_of: Some("t1".into()),
+        };
+        assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn the_first_lines_say_how_the_service_and_its_update_stand() {
+        let service = |stopped, update| {
+            let spec = ServiceSpec { name: "web".into(), stopped, ..ServiceSpec::default() };
+            Service { spec: Arc::new(spec), spec_version: 2, update, ..Service::default() }
+        };
+        let lines = |update| summary(&service(false, update), 1, 3, None).join("\n");
+        assert_eq!(lines(UpdateStatus::default()), "web: 1 of 3 tasks run");
+        let paused = lines(UpdateStatus::begun(1).paused("web.1: it fell".into()));
+        assert!(paused.contains("the update to spec 2 is paused: web.1: it fell\n  `ctl service update --resume web`"));
+        let cause = Some("web.1: it fell".to_owned());
+        let back = UpdateStatus { phase: UpdatePhase::RolledBack, rollback_cause: cause, ..UpdateStatus::default() };
+        assert!(lines(back).ends_with("the last update has failed, and it is back at spec 2: web.1: it fell"));
+        let stopped = summary(&service(true, UpdateStatus::default()), 0, 0, None);
+        assert_eq!(stopped, ["web is stopped: `ctl service start web` starts it"]);
+        let job = summary(&service(false, UpdateStatus::default()), 2, 9, Some(4));
+        assert_eq!(job, ["web: 4 of 9 tasks have done their work, 2 run"]);
+    }
+}

@@ -1,0 +1,55 @@
+//! What becomes of a slot whose newest task has ended.
+
+use flota_api::model::{RestartCondition, Service, Task};
+use flota_api::state::TaskState;
+use flota_api::version::Timestamp;
+
+use super::slot::Slot;
+use super::task_factory;
+
+/// The decision about a slot whose newest task has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AfterEnd {
+    /// It stays as it is.
+    Stay,
+    /// It gets another task at once.
+    Replace,
+    /// It gets another task, which starts after the delay of its service's policy.
+    ReplaceLater,
+}
+
+/// Whether a task of the slot has done all that the service asks of it.
+pub(super) fn is_done(service: &Service, slot: &Slot) -> bool {
+    service.spec.restart.condition != RestartCondition::Any && slot.is_done()
+}
+
+/// Returns what follows the end of `last`, the newest task of its slot.
+pub(super) fn after_end(service: &Service, last: &Task) -> AfterEnd {
+    // While an update is paused, a slot keeps the spec that it has.
+    if last.spec_version != service.spec_version && !service.update.is_paused() {
+        return AfterEnd::Replace;
+    }
+    let policy = &service.spec.restart;
+    let within_budget = policy.max_attempts.is_none_or(|most| last.failures() < most.get());
+    match last.status.state {
+        // The task was stopped, but its slot remains: it was moved, or removed by a user.
+        _ if last.desired_state.is_stopping() => AfterEnd::Replace,
+        TaskState::Failed if policy.condition == RestartCondition::None => AfterEnd::Stay,
+        TaskState::Complete if policy.condition != RestartCondition::Any => AfterEnd::Stay,
+        TaskState::Failed | TaskState::Rejected | TaskState::Complete if within_budget => AfterEnd::ReplaceLater,
+        TaskState::Failed | TaskState::Rejected | TaskState::Complete => AfterEnd::Stay,
+        _ => AfterEnd::Replace,
+    }
+}
+
+/// Whether the slot of this task, its newest one, stays without a running task because the task has failed for good.
+pub(crate) fn is_given_up(service: &Service, last: &Task) -> bool {
+    let has_failed = matches!(last.status.state, TaskState::Failed | TaskState::Rejected);
+    has_failed && after_end(service, last) == AfterEnd::Stay
+}
+
+/// When the task that replaces this failed one may start. The delay counts from when the leader learned of the end,
+/// because the clock of the node may be wrong.
+pub(super) fn delayed(service: &Service, failed: &Task) -> Timestamp {
+    failed.meta.updated_at + task_factory::backoff(&service.spec.restart, failed.failures() + 1)
+}
