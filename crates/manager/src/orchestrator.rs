@@ -5,6 +5,7 @@ mod moves;
 pub(crate) mod orphan;
 mod places;
 pub(crate) mod reaper;
+pub(crate) mod rebalance;
 pub(crate) mod service_tasks;
 mod slot;
 mod task_factory;

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{Filter, Node, PendingReason, ServiceSpec, Task, TaskStatus, Volume, VolumeAt};
+use flota_api::model::{Filter, Node, PendingReason, Service, ServiceSpec, Task, TaskStatus, Volume, VolumeAt};
 use flota_api::object::Object;
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::{Event, Tables};
@@ -88,6 +88,11 @@ impl ControlLoop for Scheduler {
         }
         plan
     }
+}
+
+/// Whether the node has room for one more task of the service, by its present spec.
+pub(crate) fn fits(service: &Service, node: &Arc<Node>, view: &Tables) -> bool {
+    filters::refuses(&service.spec, &Candidate::new(node, &service.id, view), view).is_none()
 }
 
 /// Services with waiting tasks that use this volume.

@@ -1,11 +1,12 @@
-//! Workers that are drained for a while, one at a time, so that tasks move between nodes while other things go wrong.
+//! Workers that are drained for a while, one at a time, and a rebalance after each, so that tasks move between nodes while
+//! other things go wrong.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use flota_api::proto::control::UpdateNodeRequest;
 use flota_api::proto::control::control_client::ControlClient;
+use flota_api::proto::control::{RebalanceRequest, UpdateNodeRequest};
 use flota_api::proto::specs::NodeSpec;
 use flota_api::proto::types::Availability;
 use flota_identity::{Dialer, Peer};
@@ -45,9 +46,15 @@ impl Drains {
         let done = Arc::new(AtomicBool::new(false));
         self.open = Some(Arc::clone(&done));
         cluster.world.start(DRAINER, async move {
-            insist(&network, &managers, &node, &name, Availability::Drain).await;
+            let set = |name: &str, availability: Availability| {
+                let spec = Some(NodeSpec { availability: availability.into(), ..NodeSpec::default() });
+                Wish::Set(UpdateNodeRequest { request_id: name.to_owned(), node: node.clone(), version: 0, spec })
+            };
+            insist(&network, &managers, set(&name, Availability::Drain)).await;
             tokio::time::sleep(Duration::from_millis(time)).await;
-            insist(&network, &managers, &node, &format!("end of {name}"), Availability::Active).await;
+            insist(&network, &managers, set(&format!("end of {name}"), Availability::Active)).await;
+            let rebalance = RebalanceRequest { request_id: format!("rebalance after {name}") };
+            insist(&network, &managers, Wish::Rebalance(rebalance)).await;
             done.store(true, Ordering::Relaxed);
         });
     }
@@ -61,16 +68,28 @@ impl Drains {
     }
 }
 
-/// Sets the availability of a node: asks one manager after the other until one has done it.
-async fn insist(network: &Network, managers: &[String], node: &str, request_id: &str, availability: Availability) {
+/// A request that is repeated until a manager has done it.
+#[derive(Clone)]
+enum Wish {
+    /// Set the availability of a node.
+    Set(UpdateNodeRequest),
+    /// Move tasks to nodes with few.
+    Rebalance(RebalanceRequest),
+}
+
+/// Asks one manager after the other until one has done it.
+async fn insist(network: &Network, managers: &[String], wish: Wish) {
     let dialer = Dialer::through(network.connector(DRAINER, Peer::Local));
-    let spec = NodeSpec { availability: availability.into(), ..NodeSpec::default() };
     for manager in managers.iter().cycle() {
-        let (request_id, node, spec) = (request_id.to_owned(), node.to_owned(), Some(spec.clone()));
-        let request = UpdateNodeRequest { request_id, node, version: 0, spec };
-        let mut client = ControlClient::new(dialer.manager(manager));
-        match tokio::time::timeout(TRY, client.update_node(request)).await {
-            Ok(Ok(_)) => return,
+        let (mut client, wish) = (ControlClient::new(dialer.manager(manager)), wish.clone());
+        let answer = async move {
+            match wish {
+                Wish::Set(request) => client.update_node(request).await.map(drop),
+                Wish::Rebalance(request) => client.rebalance(request).await.map(drop),
+            }
+        };
+        match tokio::time::timeout(TRY, answer).await {
+            Ok(Ok(())) => return,
             Ok(Err(status)) => tracing::info!(manager, message = status.message(), "the drain is tried again"),
             Err(_) => tracing::info!(manager, "the drain got no answer"),
         }

@@ -171,14 +171,22 @@ fn check_slots(view: &View) -> Result<(), Violation> {
     }
     for ((_, slot), tasks) in slots.into_iter().filter(|(_, tasks)| tasks.len() > 1) {
         let most = view.spec_of(tasks[0]).map_or(1, |spec| most_tasks(&spec.name));
-        let versions: BTreeSet<u64> = tasks.iter().map(|task| task.spec_version).collect();
-        if tasks.len() > most || versions.len() < tasks.len() {
+        // Two of one spec are there only while one takes the place of the other.
+        let versions: BTreeSet<u64> =
+            tasks.iter().filter(|task| !is_replaced(task, &tasks)).map(|task| task.spec_version).collect();
+        let replaced = tasks.iter().filter(|task| is_replaced(task, &tasks)).count();
+        if tasks.len() > most || versions.len() + replaced < tasks.len() {
             let ids: Vec<&str> = tasks.iter().map(|task| task.id.as_str()).collect();
             let text = format!("slot {slot} of a service has {} wanted tasks: {ids:?}", tasks.len());
             return Err(Kind::SlotWantedTwice.because(text));
         }
     }
     Ok(())
+}
+
+/// Whether another one of these tasks was started beside this one to take its place.
+fn is_replaced(task: &Task, tasks: &[&Task]) -> bool {
+    tasks.iter().any(|other| other.replaces.as_ref() == Some(&task.id) && other.spec_version == task.spec_version)
 }
 
 /// A task is on the node to which it is pinned, and no two slots of a service are pinned to the same node.

@@ -13,6 +13,7 @@ mod jobs;
 mod leader_clocks;
 mod leadership;
 mod membership;
+mod moves;
 mod networks;
 mod nodes;
 mod pins;

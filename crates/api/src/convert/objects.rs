@@ -8,12 +8,24 @@ use super::updates::old_status;
 use super::{FromNumber, Malformed, require};
 use crate::clock_offset::ClockOffset;
 use crate::model::{
-    Cluster, Filter, Image, ImageHolder, Network, Node, NodeStateReason, PendingReason, Registry, Revoked, Secret,
-    Service, Stack, Task, Volume,
+    Cluster, Filter, Image, ImageHolder, Network, Node, NodeStateReason, PendingReason, Rebalance, Registry, Revoked,
+    Secret, Service, Stack, Task, Volume,
 };
 use crate::object::{Object, StoreObject};
 use crate::proto::objects as po;
 use crate::version::Timestamp;
+
+impl From<Rebalance> for po::Rebalance {
+    fn from(it: Rebalance) -> Self {
+        Self { begun_at: it.begun_at.0, moved: it.moved, ended_at: it.ended_at.map(|at| at.0) }
+    }
+}
+
+impl From<po::Rebalance> for Rebalance {
+    fn from(it: po::Rebalance) -> Self {
+        Self { begun_at: Timestamp(it.begun_at), moved: it.moved, ended_at: it.ended_at.map(Timestamp) }
+    }
+}
 
 impl From<&Cluster> for po::Cluster {
     fn from(it: &Cluster) -> Self {
@@ -35,6 +47,8 @@ impl From<&Cluster> for po::Cluster {
                 .collect(),
             address_pools: it.address_pools.iter().map(Into::into).collect(),
             no_new_privileges: it.no_new_privileges,
+            rebalance: it.rebalance.map(Into::into),
+            auto_rebalance: it.auto_rebalance,
         }
     }
 }
@@ -60,6 +74,8 @@ impl TryFrom<po::Cluster> for Cluster {
                 .collect(),
             address_pools: all(it.address_pools)?,
             no_new_privileges: it.no_new_privileges,
+            rebalance: it.rebalance.map(Into::into),
+            auto_rebalance: it.auto_rebalance,
         })
     }
 }
@@ -177,6 +193,8 @@ impl From<&Task> for po::Task {
             prepared_at: it.prepared_at.map(|it| it.0),
             served_at: it.served_at.map(|it| it.0),
             pinned_to: it.pinned_to.clone().map(Into::into),
+            replaces: it.replaces.clone().map(Into::into),
+            relocates: it.relocates,
             paused: it.paused,
             pending_reason: it.pending_reason.as_ref().map(Into::into),
             device_ids: it.device_ids.iter().map(Into::into).collect(),
@@ -204,6 +222,8 @@ impl TryFrom<po::Task> for Task {
             prepared_at: it.prepared_at.map(Timestamp),
             served_at: it.served_at.map(Timestamp),
             pinned_to: it.pinned_to.map(Into::into),
+            replaces: it.replaces.map(Into::into),
+            relocates: it.relocates,
             paused: it.paused,
             pending_reason: it.pending_reason.map(TryInto::try_into).transpose()?,
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),

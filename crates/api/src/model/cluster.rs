@@ -77,6 +77,22 @@ pub struct Cluster {
     pub address_pools: Vec<AddressPool>,
     /// Whether programs can't gain privileges, as by setuid, if neither their service nor their node says so.
     pub no_new_privileges: bool,
+    /// The rebalance that a user has asked for last.
+    pub rebalance: Option<Rebalance>,
+    /// Whether tasks move by themselves from nodes with many tasks to nodes that have come, or have come back.
+    pub auto_rebalance: bool,
+}
+
+/// A rebalance that a user has asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rebalance {
+    /// When it began, by the leader's clock.
+    pub begun_at: Timestamp,
+    /// Number of tasks that were told to move.
+    pub moved: u64,
+    /// When no task was left that should move; `None` while it goes on.
+    pub ended_at: Option<Timestamp>,
 }
 
 /// Credentials for one registry.

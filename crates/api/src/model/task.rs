@@ -88,6 +88,11 @@ pub struct Task {
     /// The only node on which it may run, as its service has a task on each node; `None` for any.
     #[serde(serialize_with = "text_or_empty")]
     pub pinned_to: Option<NodeId>,
+    /// The task of its slot and spec that goes on serving until this one does, because it has to leave its node.
+    #[serde(serialize_with = "text_or_empty")]
+    pub replaces: Option<TaskId>,
+    /// Whether it is to move to a node with fewer tasks.
+    pub relocates: bool,
     /// The state that the orchestrator wants for it.
     pub desired_state: DesiredState,
     /// The status that its worker observed.
@@ -129,6 +134,8 @@ impl Default for Task {
             slot: 1,
             node_id: None,
             pinned_to: None,
+            replaces: None,
+            relocates: false,
             desired_state: DesiredState::Running,
             status: TaskStatus::default(),
             inherited_restarts: 0,

@@ -1,5 +1,7 @@
 //! `ctl node …` manages the machines of the cluster.
 
+mod rebalance;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -57,6 +59,11 @@ pub(crate) enum Node {
         /// Nodes: name, id, or beginning of an id
         nodes: Vec<String>,
     },
+    /// Move tasks from nodes with many to nodes with few, such as those that have come back
+    Rebalance {
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
     /// Remove machines that are down
     Rm {
         /// Nodes: name, id, or beginning of an id
@@ -87,6 +94,7 @@ pub(crate) async fn run(verb: Node, client: &Client) -> anyhow::Result<()> {
             drained(client, &nodes, &wait).await
         }
         Node::Activate { nodes } => set(client, &nodes, model::Availability::Active).await,
+        Node::Rebalance { wait } => rebalance::run(client, &wait).await,
         Node::Rm { nodes, force } => {
             named(&nodes)?;
             for name in nodes {

@@ -24,6 +24,17 @@ pub(crate) struct Defaults {
     /// Forbid programs to gain privileges, as by setuid, where neither service nor node says otherwise
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     no_new_privileges: Option<bool>,
+    /// Move tasks by itself to nodes that have come, or have come back, a minute after that
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    rebalance: Option<bool>,
+}
+
+impl Defaults {
+    fn request(&self) -> Option<UpdateClusterRequest> {
+        let &Self { no_new_privileges, rebalance: auto_rebalance } = self;
+        let is_given = no_new_privileges.is_some() || auto_rebalance.is_some();
+        is_given.then(|| UpdateClusterRequest { request_id: request_id(), no_new_privileges, auto_rebalance })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,11 +99,9 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
             };
             init(client, request, &defaults).await
         }
-        Swarm::Update { defaults: Defaults { no_new_privileges: None } } => {
-            anyhow::bail!(Usage("no change is given: use --no-new-privileges".into()))
-        }
         Swarm::Update { defaults } => {
-            update(client, &defaults).await?;
+            let none = || Usage("no change is given: use --no-new-privileges or --rebalance".into());
+            update(client, defaults.request().ok_or_else(none)?).await?;
             line("Cluster updated.");
             Ok(())
         }
@@ -117,9 +126,7 @@ fn with_port(manager: &str) -> String {
     if has_port { manager.to_owned() } else { format!("{manager}:{}", flota_api::defaults::PORT) }
 }
 
-async fn update(client: &Client, defaults: &Defaults) -> anyhow::Result<()> {
-    let no_new_privileges = defaults.no_new_privileges;
-    let request = UpdateClusterRequest { request_id: request_id(), no_new_privileges };
+async fn update(client: &Client, request: UpdateClusterRequest) -> anyhow::Result<()> {
     client.change(request, |mut control, request| async move { control.update_cluster(request).await }).await?;
     Ok(())
 }
@@ -128,8 +135,8 @@ async fn init(client: &Client, request: InitRequest, defaults: &Defaults) -> any
     let node =
         client.node().await?.init(request).await.map_err(failure).context("failed to begin a cluster")?.into_inner();
     line(&format!("Cluster {} begins: this node ({}) is its manager.", node.cluster_id, node.node_id));
-    if defaults.no_new_privileges.is_some() {
-        update(client, defaults).await?;
+    if let Some(request) = defaults.request() {
+        update(client, request).await?;
     }
     let cluster =
         client.read(Empty {}, |mut control, request| async move { control.get_cluster(request).await }).await?;

@@ -1,6 +1,6 @@
 //! The cluster object: its join tokens, and its defaults.
 
-use flota_api::model::{Cluster, Role};
+use flota_api::model::{Cluster, Rebalance, Role};
 use flota_identity::{JoinToken, new_secret};
 use flota_raft_store::{Tables, WriteTx};
 
@@ -16,6 +16,15 @@ pub(crate) struct ClusterInfo {
     pub(crate) worker_token: JoinToken,
     /// Token with which managers join.
     pub(crate) manager_token: JoinToken,
+}
+
+/// The defaults of the cluster; those that are `None` stay as they are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ClusterDefaults {
+    /// Whether programs can't gain privileges, if neither their service nor their node says so.
+    pub(crate) no_new_privileges: Option<bool>,
+    /// Whether tasks move by themselves when nodes have come.
+    pub(crate) auto_rebalance: Option<bool>,
 }
 
 fn info(view: &Tables) -> Result<ClusterInfo, ControlError> {
@@ -38,16 +47,31 @@ impl<M: Member> Control<M> {
     pub(crate) async fn update_cluster(
         &self,
         request_id: Option<&str>,
-        no_new_privileges: Option<bool>,
+        defaults: ClusterDefaults,
     ) -> Result<ClusterInfo, ControlError> {
         let updated = self.write_once(request_id, |view| {
             let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?.as_ref().clone();
-            let no_new_privileges = no_new_privileges.unwrap_or(cluster.no_new_privileges);
+            let no_new_privileges = defaults.no_new_privileges.unwrap_or(cluster.no_new_privileges);
+            let auto_rebalance = defaults.auto_rebalance.unwrap_or(cluster.auto_rebalance);
             let mut tx = WriteTx::new(view, request_id);
-            tx.update(Cluster { no_new_privileges, ..cluster });
+            tx.update(Cluster { no_new_privileges, auto_rebalance, ..cluster });
             Ok((tx.finish(), ()))
         });
         updated.await?;
+        self.read(|view| info(view)).await
+    }
+
+    /// Begins to move tasks from nodes with many to nodes with few, unless that is under way.
+    pub(crate) async fn rebalance(&self, request_id: Option<&str>) -> Result<ClusterInfo, ControlError> {
+        let begun = self.write_once(request_id, |view| {
+            let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?.as_ref().clone();
+            let under_way = cluster.rebalance.filter(|it| it.ended_at.is_none());
+            let begins = Rebalance { begun_at: self.clock.wall().now(), ..Rebalance::default() };
+            let mut tx = WriteTx::new(view, request_id);
+            tx.update(Cluster { rebalance: Some(under_way.unwrap_or(begins)), ..cluster });
+            Ok((tx.finish(), ()))
+        });
+        begun.await?;
         self.read(|view| info(view)).await
     }
 

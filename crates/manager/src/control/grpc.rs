@@ -20,6 +20,7 @@ use flota_api::proto::streams::Frame;
 use flota_raft_store::raft::RaftNode;
 
 use super::Control;
+use super::cluster::ClusterDefaults;
 use super::error::ControlError;
 use super::images::Naming;
 use super::progress::Watch;
@@ -90,10 +91,13 @@ impl Api for ControlService {
     }
 
     async fn update_cluster(&self, request: Request<pc::UpdateClusterRequest>) -> Reply<pc::ClusterInfo> {
-        let pc::UpdateClusterRequest { request_id, no_new_privileges } = request.into_inner();
-        reply(
-            self.control.update_cluster(request_key("update_cluster", &request_id).as_deref(), no_new_privileges).await,
-        )
+        let pc::UpdateClusterRequest { request_id, no_new_privileges, auto_rebalance } = request.into_inner();
+        let defaults = ClusterDefaults { no_new_privileges, auto_rebalance };
+        reply(self.control.update_cluster(request_key("update_cluster", &request_id).as_deref(), defaults).await)
+    }
+
+    async fn rebalance(&self, request: Request<pc::RebalanceRequest>) -> Reply<pc::ClusterInfo> {
+        reply(self.control.rebalance(request_key("rebalance", &request.get_ref().request_id).as_deref()).await)
     }
 
     async fn get_node(&self, request: Request<pc::GetRequest>) -> Reply<pc::NodeRow> {

@@ -1,15 +1,16 @@
 //! Tests the operations on a store in memory: their refusals and their answers.
 
 use flota_api::model::{
-    Cluster, Image, LogRange, NetworkSpec, Node, NodeState, Program, Role, Service, ServiceMode, ServiceSpec, Stack,
-    StackSpec, Task, TaskStatus,
+    Cluster, Image, LogRange, NetworkSpec, Node, NodeState, Program, Rebalance, Role, Service, ServiceMode,
+    ServiceSpec, Stack, StackSpec, Task, TaskStatus,
 };
 use flota_api::reason::{Detail, Reason};
 use flota_api::state::TaskState;
-use flota_raft_store::ProposeError;
+use flota_raft_store::{ProposeError, WriteTx};
 use futures::stream;
 use tonic::Status;
 
+use super::cluster::ClusterDefaults;
 use super::filter::Filter;
 use super::images::Naming;
 use super::pins::ResolveImage::Never;
@@ -213,16 +214,33 @@ async fn before_the_first_entry_there_is_no_cluster_yet() {
     let control = Control::alone();
     assert_eq!(refusal(control.get_cluster().await), Some(Reason::NoClusterYet));
     assert_eq!(refusal(control.rotate_join_token(None, Role::Worker).await), Some(Reason::NoClusterYet));
-    assert_eq!(refusal(control.update_cluster(None, Some(true)).await), Some(Reason::NoClusterYet));
+    assert_eq!(refusal(control.update_cluster(None, ClusterDefaults::default()).await), Some(Reason::NoClusterYet));
 }
 
 #[tokio::test]
 async fn a_default_of_the_cluster_stays_until_another_is_given() {
     let control = cluster().await;
     for (given, expected) in [(None, false), (Some(true), true), (None, true), (Some(false), false)] {
-        let updated = control.update_cluster(None, given).await.expect("there is a cluster");
-        assert_eq!(updated.cluster.no_new_privileges, expected, "{given:?}");
+        let [privileges, rebalance] = [
+            ClusterDefaults { no_new_privileges: given, ..ClusterDefaults::default() },
+            ClusterDefaults { auto_rebalance: given, ..ClusterDefaults::default() },
+        ];
+        control.update_cluster(None, privileges).await.expect("there is a cluster");
+        let updated = control.update_cluster(None, rebalance).await.expect("there is a cluster").cluster;
+        assert_eq!((updated.no_new_privileges, updated.auto_rebalance), (expected, expected), "{given:?}");
     }
+}
+
+#[tokio::test]
+async fn a_rebalance_that_is_under_way_is_not_begun_again() {
+    let control = cluster().await;
+    let first = control.rebalance(None).await.expect("there is a cluster").cluster.rebalance.expect("it is under way");
+    let moved = Rebalance { moved: 3, ..first };
+    let cluster = control.store.view().cluster().expect("there is a cluster").as_ref().clone();
+    let mut tx = WriteTx::new(control.store.view(), None);
+    tx.update(Cluster { rebalance: Some(moved), ..cluster });
+    control.member.propose(tx.finish()).await.expect("it is taken");
+    assert_eq!(control.rebalance(None).await.expect("there is a cluster").cluster.rebalance, Some(moved));
 }
 
 #[tokio::test]

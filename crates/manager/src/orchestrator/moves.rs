@@ -1,14 +1,21 @@
-//! Moves the tasks of a service off nodes that are drained or no longer meet its constraints. As in an update, the new task is prepared (it has a node, and
-//! its image is there) before the old one is stopped, and no second serving task is stopped before the first one's
-//! successor serves. A task for which there is no room elsewhere stays where it is.
+//! Moves the tasks of a service off nodes that are drained, that no longer meet its constraints, or that have too many
+//! tasks. If the updates of the service start the new task first, a move does that too: the old task is stopped once the
+//! new one serves. Else the new task is prepared (it has a node, and its image is there) before the old one is stopped. No
+//! more slots are without a serving task at once, or have two, than the update policy allows. A task for which there is no
+//! room elsewhere stays where it is.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use flota_api::model::{Availability, Node, NodeState, Task};
-use flota_api::state::TaskState;
+use flota_api::model::{Availability, Node, NodeState, Service, Task, UpdateOrder};
+use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::Tables;
 
+use super::after_end::{AfterEnd, after_end, delayed};
 use super::slot::Slot;
+use super::task_factory;
+use crate::plan::{Plan, PlanContext};
 
 /// The pause between two looks at a service whose moves are held up.
 pub(super) const LOOK_AFTER: Duration = Duration::from_secs(1);
@@ -18,6 +25,8 @@ pub(super) const LOOK_AFTER: Duration = Duration::from_secs(1);
 pub(super) enum Move {
     /// Make a successor for the task of this slot and prepare it.
     Prepare(u64),
+    /// Make a task that runs beside the task of this slot.
+    Start(u64),
     /// Stop the task of this slot; its successor runs once it has ended.
     Replace(u64),
     /// Look again after [`LOOK_AFTER`]: a slot that does not serve holds up the others. The end of that is no change of a slot
@@ -25,38 +34,61 @@ pub(super) enum Move {
     Look,
 }
 
-/// Whether the task is on a node that is drained, or no longer meets the constraints of its service, and that can still stop
-/// it in order.
+/// Whether the task has to leave its node, which can still stop it in order.
 pub(super) fn is_leaving(task: &Task, view: &Tables) -> bool {
     let constraints = view.service(&task.service_id).map(|it| it.spec.constraints.as_slice()).unwrap_or_default();
     let may_stay = |node: &Node| {
-        node.spec.availability != Availability::Drain && constraints.iter().all(|constraint| node.satisfies(constraint))
+        !task.relocates
+            && node.spec.availability != Availability::Drain
+            && constraints.iter().all(|constraint| node.satisfies(constraint))
     };
     view.node_of(task).is_some_and(|node| node.state != NodeState::Down && !may_stay(node))
 }
 
-/// Returns the next steps, given the slots of a service in the order of their numbers. Tasks of another version than
-/// `spec_version` are left to the update, which replaces them anyway.
+/// Returns the task of the slot that was told to move to a better node and does not: the one that was made for that has no
+/// node, has got the same one, or has failed.
+pub(super) fn given_up(slot: &Slot) -> Option<&Arc<Task>> {
+    let relocates = slot.live().find(|task| task.relocates)?;
+    let newest = slot.newest().filter(|newest| newest.id != relocates.id)?;
+    let goes_nowhere = newest.pending_reason.is_some()
+        || newest.status.state.is_terminal()
+        || newest.node_id.is_some() && newest.node_id == relocates.node_id;
+    goes_nowhere.then_some(relocates)
+}
+
+/// Returns the next steps, given the slots of a service in the order of their numbers. Tasks of another version than that of
+/// the service are left to the update, which replaces them anyway.
 pub(super) fn next_steps<'a>(
-    spec_version: u64,
+    service: &Service,
     slots: impl Iterator<Item = (&'a u64, &'a Slot)> + Clone,
     view: &Tables,
 ) -> Vec<Move> {
-    let mut is_short = slots.clone().any(|(_, slot)| does_not_serve(slot));
+    let at_once = service.spec.update.at_once();
+    let starts_first = service.spec.update.order == UpdateOrder::StartFirst && !service.spec.mode.is_job();
+    let mut short = slots.clone().filter(|(_, slot)| does_not_serve(slot)).count();
+    let mut doubled = slots.clone().filter(|(_, slot)| slot.move_under_way().is_some()).count();
     let (mut steps, mut is_held_up) = (Vec::new(), false);
     for (number, slot) in slots {
         let Some(current) = slot.current() else { continue };
-        if current.spec_version != spec_version || !is_leaving(current, view) {
+        if current.spec_version != service.spec_version || !is_leaving(current, view) {
             continue;
         }
         match slot.successor() {
+            None if starts_first && current.is_serving() => {
+                if doubled < at_once {
+                    steps.push(Move::Start(*number));
+                    doubled += 1;
+                } else {
+                    is_held_up = true;
+                }
+            }
             None => steps.push(Move::Prepare(*number)),
             Some(successor) if successor.status.state != TaskState::Ready => {}
             // Nothing is lost with a task that does not serve.
             Some(_) if !current.is_serving() => steps.push(Move::Replace(*number)),
-            Some(_) if !is_short => {
+            Some(_) if short < at_once => {
                 steps.push(Move::Replace(*number));
-                is_short = true;
+                short += 1;
             }
             Some(_) => is_held_up = true,
         }
@@ -69,17 +101,65 @@ pub(super) fn next_steps<'a>(
 
 /// Whether the slot should have a serving task and has none.
 fn does_not_serve(slot: &Slot) -> bool {
-    slot.current().map_or(slot.successor().is_some(), |task| !task.is_serving())
+    match slot.current() {
+        Some(_) => !slot.live().any(|task| task.is_serving()),
+        None => slot.successor().is_some(),
+    }
+}
+
+/// Takes the next steps of the moves, given the slots of a service that stay.
+pub(super) fn advance(
+    service: &Service,
+    kept: &BTreeMap<u64, &Slot>,
+    view: &Tables,
+    plan: &mut Plan,
+    cx: &mut PlanContext,
+) {
+    for step in next_steps(service, kept.iter().map(|(number, slot)| (number, *slot)), view) {
+        if plan.is_full(cx) {
+            return;
+        }
+        let slot = |number: &u64| kept.get(number).copied().map(|slot| (*number, slot));
+        match step {
+            Move::Look => plan.retry_at(cx.now + LOOK_AFTER),
+            Move::Replace(number) => {
+                if let Some(task) = slot(&number).and_then(|(_, slot)| slot.current()) {
+                    plan.set_desired(task, DesiredState::Shutdown);
+                }
+            }
+            Move::Prepare(number) => {
+                if let Some(task) = slot(&number).and_then(|slot| next_task(service, slot, view, cx)) {
+                    plan.put(Task { desired_state: DesiredState::Ready, ..task });
+                }
+            }
+            Move::Start(number) => {
+                if let Some(task) = slot(&number).and_then(|slot| next_task(service, slot, view, cx)) {
+                    let replaces = kept.get(&number).and_then(|slot| slot.current()).map(|task| task.id.clone());
+                    plan.put(Task { replaces, ..task });
+                }
+            }
+        }
+    }
+}
+
+/// Makes a task for a slot that leaves its node; after one that has failed, with the delay of the restart policy.
+fn next_task(service: &Service, (number, slot): (u64, &Slot), view: &Tables, cx: &mut PlanContext) -> Option<Task> {
+    let failed = slot.newest().filter(|task| !task.is_live());
+    let not_before = match failed.map(|task| (task, after_end(service, task))) {
+        Some((_, AfterEnd::Stay)) => return None,
+        Some((task, AfterEnd::ReplaceLater)) => Some(delayed(service, task)),
+        Some((_, AfterEnd::Replace)) | None => None,
+    };
+    Some(task_factory::make(service, number, slot.newest(), not_before, view, cx))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::num::NonZeroU64;
 
     use super::*;
-    use flota_api::model::{NodeSpec, TaskStatus};
+    use flota_api::model::{NodeSpec, PendingReason, ServiceSpec, TaskStatus, UpdatePolicy};
     use flota_api::object::StoreObject;
-    use flota_api::state::DesiredState;
     use flota_api::version::Meta;
 
     fn task(id: &str, slot: u64, node: &str, desired_state: DesiredState, state: TaskState) -> Arc<Task> {
@@ -99,6 +179,10 @@ mod tests {
 
     /// The steps for a service with these tasks, some of which are on the drained node.
     fn steps(tasks: &[Arc<Task>]) -> Vec<Move> {
+        steps_by(UpdatePolicy::default(), tasks)
+    }
+
+    fn steps_by(update: UpdatePolicy, tasks: &[Arc<Task>]) -> Vec<Move> {
         let mut view = Tables::default();
         let spec = NodeSpec { availability: Availability::Drain, ..NodeSpec::default() };
         view.put(
@@ -110,7 +194,8 @@ mod tests {
             .chunk_by(|left, right| left.slot == right.slot)
             .map(|tasks| (tasks[0].slot, Slot::new(tasks.iter(), 1)))
             .collect();
-        next_steps(1, slots.iter(), &view)
+        let spec = Arc::new(ServiceSpec { update, ..ServiceSpec::default() });
+        next_steps(&Service { spec, spec_version: 1, ..Service::default() }, slots.iter(), &view)
     }
 
     #[test]
@@ -142,5 +227,55 @@ mod tests {
         let ended = task("a", 1, "free", DesiredState::Running, TaskState::Complete);
         let ready = [ended, running("b", 2, "drained"), successor("b2", 2, TaskState::Ready)];
         assert_eq!(steps(&ready), [Move::Replace(2)]);
+    }
+
+    #[test]
+    fn as_many_slots_are_without_a_serving_task_as_the_update_policy_allows() {
+        let two = UpdatePolicy { parallelism: NonZeroU64::new(2), ..UpdatePolicy::default() };
+        let slot = |number| {
+            let [old, new] = ["a", "b"].map(|id| format!("{id}{number}"));
+            [running(&old, number, "drained"), successor(&new, number, TaskState::Ready)]
+        };
+        let tasks = [slot(1), slot(2), slot(3)].concat();
+        assert_eq!(steps_by(two, &tasks), [Move::Replace(1), Move::Replace(2), Move::Look]);
+    }
+
+    #[test]
+    fn a_service_whose_updates_start_first_moves_that_way_too() {
+        let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
+        let (a, b) = (running("a", 1, "drained"), running("b", 2, "drained"));
+        assert_eq!(steps_by(policy.clone(), &[a.clone(), b.clone()]), [Move::Start(1), Move::Look]);
+        let new = |state| {
+            let new = task("a2", 1, "free", DesiredState::Running, state);
+            Arc::new(Task { replaces: Some("a".into()), ..new.as_ref().clone() })
+        };
+        for state in [TaskState::Pending, TaskState::Preparing, TaskState::Running] {
+            let tasks = [a.clone(), new(state), b.clone()];
+            assert_eq!(steps_by(policy.clone(), &tasks), [Move::Look], "the first still has two: {state}");
+        }
+        let failed = [a.clone(), new(TaskState::Failed), b.clone()];
+        assert_eq!(steps_by(policy.clone(), &failed), [Move::Start(1), Move::Look], "it is tried again");
+        let stopping = task("a", 1, "drained", DesiredState::Shutdown, TaskState::Running);
+        assert_eq!(steps_by(policy.clone(), &[stopping, new(TaskState::Running), b]), [Move::Start(2)]);
+        let starting = task("a", 1, "drained", DesiredState::Running, TaskState::Starting);
+        assert_eq!(steps_by(policy, &[starting]), [Move::Prepare(1)], "nothing is lost with it");
+    }
+
+    #[test]
+    fn a_move_to_a_better_node_is_given_up_if_there_is_none() {
+        let told = Arc::new(Task { relocates: true, ..running("a", 1, "free").as_ref().clone() });
+        let is_given_up = |tasks: &[Arc<Task>]| given_up(&Slot::new(tasks.iter(), 1)).is_some();
+        let with = |change: fn(&mut Task)| {
+            let mut new = Task { meta: Meta { created: 2, ..Meta::default() }, ..Task::default() };
+            new.id = "b".into();
+            change(&mut new);
+            is_given_up(&[told.clone(), Arc::new(new)])
+        };
+        assert!(!is_given_up(std::slice::from_ref(&told)), "it has just begun");
+        assert!(!with(|_| {}), "the scheduler has not looked yet");
+        assert!(!with(|new| new.node_id = Some("other".into())));
+        assert!(with(|new| new.node_id = Some("free".into())));
+        assert!(with(|new| new.pending_reason = Some(PendingReason::NoNode)));
+        assert!(with(|new| new.status.state = TaskState::Rejected));
     }
 }

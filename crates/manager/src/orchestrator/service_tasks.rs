@@ -16,10 +16,9 @@ use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
 use super::after_end::{self, AfterEnd, after_end, delayed};
-use super::moves::{self, Move};
 use super::places::{Places, places};
 use super::slot::{Slot, slots};
-use super::{task_factory, update};
+use super::{moves, task_factory, update};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 use crate::{revisions, wanted};
@@ -42,6 +41,7 @@ impl ControlLoop for ServiceTasks {
         match event {
             Event::Updated { old: Object::Task(old), new: Object::Task(new) } => {
                 let is_news = old.desired_state != new.desired_state
+                    || old.relocates != new.relocates
                     || old.status.state.is_terminal() != new.status.state.is_terminal()
                     // In a start-first update, the old task of the slot stops then.
                     || old.served_at != new.served_at
@@ -181,7 +181,9 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
         put_new(Task { pinned_to, ..task }, plan, cx);
     }
     advance_update(service, &kept, view, plan, cx);
-    advance_moves(service, &kept, view, plan, cx);
+    if plan.changes.is_empty() {
+        moves::advance(service, &kept, view, plan, cx);
+    }
 }
 
 /// Records which new tasks have failed, and what follows from that; returns whether there are any. This comes before they
@@ -240,6 +242,10 @@ fn caught_up(service: &Service, kept: &BTreeMap<u64, &Slot>, view: &Tables) -> O
 }
 
 fn plan_slot(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
+    if let Some(task) = moves::given_up(slot) {
+        plan.put(Task { relocates: false, ..task.as_ref().clone() });
+        return;
+    }
     stop_doubles(service, number, slot, plan, cx);
     fill(service, number, slot, view, plan, cx);
 }
@@ -287,11 +293,18 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
         slot.live().for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
         return;
     }
+    // Its task stays where it is after all, as its node is no longer drained.
+    let stays = |task: &Arc<Task>| !moves::is_leaving(task, view) && !lost(task);
+    if let Some((new, old)) = slot.move_under_way() {
+        // With the next look at the slot, the old task is its current one again.
+        if !new.is_serving() && stays(old) || !stays(new) {
+            plan.set_desired(new, DesiredState::Shutdown);
+            return;
+        }
+    }
     if let Some(successor) = slot.successor() {
         // A slot whose new task has failed keeps its old one until a user decides.
         let is_given_up = service.update.failed_slots.contains(&number) && update::is_outdated(slot);
-        // Its task stays where it is after all, as its node is no longer drained.
-        let stays = |task: &Arc<Task>| !moves::is_leaving(task, view) && !lost(task);
         let is_needless = slot.current().is_some_and(|task| task.spec_version == service.spec_version && stays(task));
         let is_leaving = moves::is_leaving(successor, view);
         if lost(successor) || is_leaving || is_needless || is_given_up || successor.spec_version != service.spec_version
@@ -391,50 +404,6 @@ fn advance_update(
         }
     }
     outlook.look_at.into_iter().for_each(|at| plan.retry_at(at));
-}
-
-/// Takes the next steps of the moves off drained nodes.
-fn advance_moves(
-    service: &Arc<Service>,
-    kept: &BTreeMap<u64, &Slot>,
-    view: &Tables,
-    plan: &mut Plan,
-    cx: &mut PlanContext,
-) {
-    if !plan.changes.is_empty() {
-        return;
-    }
-    let slots = kept.iter().map(|(number, slot)| (number, *slot));
-    for step in moves::next_steps(service.spec_version, slots, view) {
-        if plan.is_full(cx) {
-            return;
-        }
-        match step {
-            Move::Look => plan.retry_at(cx.now + moves::LOOK_AFTER),
-            Move::Replace(number) => {
-                if let Some(task) = kept.get(&number).and_then(|slot| slot.current()) {
-                    plan.set_desired(task, DesiredState::Shutdown);
-                }
-            }
-            Move::Prepare(number) => {
-                if let Some(slot) = kept.get(&number) {
-                    prepare(service, number, slot, view, plan, cx);
-                }
-            }
-        }
-    }
-}
-
-/// Makes a successor for a task that leaves its node; after one that has failed, with the delay of the restart policy.
-fn prepare(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
-    let failed = slot.newest().filter(|task| !task.is_live());
-    let not_before = match failed.map(|task| (task, after_end(service, task))) {
-        Some((_, AfterEnd::Stay)) => return,
-        Some((task, AfterEnd::ReplaceLater)) => Some(delayed(service, task)),
-        Some((_, AfterEnd::Replace)) | None => None,
-    };
-    let task = task_factory::make(service, number, slot.newest(), not_before, view, cx);
-    plan.put(Task { desired_state: DesiredState::Ready, ..task });
 }
 
 #[cfg(test)]

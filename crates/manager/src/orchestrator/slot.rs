@@ -53,18 +53,32 @@ impl Slot {
         (self.is_present(task), task.spec_version)
     }
 
-    /// The task that fills the slot: of those that may run, one with the present spec, then the one with the newest spec,
-    /// then the highest state, then the newest.
+    /// The task that fills the slot: of those that may run and that no other one replaces, one with the present spec, then
+    /// the one with the newest spec, then the highest state, then the newest.
     pub(super) fn current(&self) -> Option<&Arc<Task>> {
-        let may_run = self.live().filter(|task| task.desired_state != DesiredState::Ready);
+        let may_run = self.live().filter(|task| task.desired_state != DesiredState::Ready && !self.is_replaced(task));
         may_run.max_by_key(|task| (self.rank(task), task.status.state, order(task)))
     }
 
-    /// The task of another spec that serves, and that the current one replaces in a start-first update.
+    /// Whether a task was started beside this one to take its place.
+    fn is_replaced(&self, task: &Task) -> bool {
+        self.live().any(|it| it.replaces.as_ref() == Some(&task.id))
+    }
+
+    /// The task that serves until the current one does: that of another spec in a start-first update, or that on the node
+    /// that the slot leaves.
     pub(super) fn predecessor(&self) -> Option<&Arc<Task>> {
         let current = self.current()?;
-        let serving = self.live().filter(|task| task.is_serving() && task.spec_version != current.spec_version);
+        let precedes =
+            |task: &Task| task.spec_version != current.spec_version || current.replaces.as_ref() == Some(&task.id);
+        let serving = self.live().filter(|task| task.is_serving() && precedes(task));
         serving.max_by_key(|task| (self.rank(task), order(task)))
+    }
+
+    /// The task that was started beside another one to take its place on another node, and that other one.
+    pub(super) fn move_under_way(&self) -> Option<(&Arc<Task>, &Arc<Task>)> {
+        let (new, old) = (self.current()?, self.predecessor()?);
+        (new.replaces.as_ref() == Some(&old.id)).then_some((new, old))
     }
 
     /// The task that an update prepares to take the place of the current one.

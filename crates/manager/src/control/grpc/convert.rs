@@ -88,6 +88,7 @@ impl From<ClusterInfo> for pc::ClusterInfo {
             manager_token: info.manager_token.to_string(),
             epoch: info.cluster.epoch,
             meta: Some((&info.cluster.meta).into()),
+            rebalance: info.cluster.rebalance.map(Into::into),
         }
     }
 }
