@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::service::ServiceSpec;
 use super::text_or_empty;
 use crate::id::{NodeId, StackId, VolumeId};
 use crate::version::Meta;
@@ -87,9 +86,10 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Returns the slot whose data a task of this spec and slot uses; `None` for data that is not of a slot.
-    pub fn data_slot(&self, spec: &ServiceSpec, slot: u64) -> Option<u64> {
-        (self.spec.per_slot && spec.mode.replicas().is_some()).then_some(slot)
+    /// Returns the slot whose data a task of this slot uses; `None` for data that is not of a slot. The slots of a global
+    /// service are its nodes.
+    pub fn data_slot(&self, is_global: bool, slot: u64) -> Option<u64> {
+        (self.spec.per_slot && !is_global).then_some(slot)
     }
 
     /// Returns the nodes that have the data of this slot. Several can have data that is not of a slot.
@@ -129,7 +129,6 @@ pub struct TaskVolume {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ServiceMode;
 
     #[test]
     fn names_are_those_of_docker_without_two_dots_in_a_row() {
@@ -144,13 +143,9 @@ mod tests {
     #[test]
     fn data_belongs_to_all_slots_to_one_or_to_a_node() {
         let volume = |per_slot| Volume { spec: VolumeSpec { per_slot, ..VolumeSpec::default() }, ..Volume::default() };
-        let spec = |mode| ServiceSpec { mode, ..ServiceSpec::default() };
-        let (replicated, global) = (spec(ServiceMode::Replicated { replicas: 3 }), spec(ServiceMode::Global {}));
-        assert_eq!(volume(false).data_slot(&replicated, 2), None);
-        assert_eq!(volume(true).data_slot(&replicated, 2), Some(2));
-        for on_each_node in [global, spec(ServiceMode::GlobalJob {})] {
-            assert_eq!(volume(true).data_slot(&on_each_node, 2), None, "the slot of a global service is its node");
-        }
+        assert_eq!(volume(false).data_slot(false, 2), None);
+        assert_eq!(volume(true).data_slot(false, 2), Some(2));
+        assert_eq!(volume(true).data_slot(true, 2), None, "the slot of a global service is its node");
     }
 
     #[test]

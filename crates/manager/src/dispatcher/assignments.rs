@@ -317,7 +317,7 @@ fn volumes(task: &Task, spec: &ServiceSpec, view: &Tables) -> Vec<TaskVolume> {
     let used = known.map(|volume| model::TaskVolume {
         name: volume.spec.name.clone(),
         id: volume.id.clone(),
-        slot: volume.data_slot(spec, task.slot),
+        slot: volume.data_slot(spec.mode.is_global(), task.slot),
     });
     used.map(|volume| (&volume).into()).collect()
 }

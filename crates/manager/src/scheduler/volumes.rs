@@ -41,7 +41,7 @@ impl<'a> VolumePlaces<'a> {
         let (mut nodes, mut found) = (BTreeSet::new(), Vec::new());
         for name in spec.volumes() {
             let Some(volume) = self.named(name) else { return Home::Nowhere(found) };
-            if let Some(node) = volume.nodes_with(volume.data_slot(spec, task.slot)).next() {
+            if let Some(node) = volume.nodes_with(volume.data_slot(spec.mode.is_global(), task.slot)).next() {
                 nodes.insert(node);
                 found.push(self.at(name, node));
             }
@@ -72,7 +72,7 @@ impl<'a> VolumePlaces<'a> {
     pub(super) fn place(&mut self, spec: &ServiceSpec, task: &Task, node: &NodeId, plan: &mut Plan) {
         for name in spec.volumes() {
             let Some(volume) = self.named(name) else { continue };
-            match volume.placed(volume.data_slot(spec, task.slot), node) {
+            match volume.placed(volume.data_slot(spec.mode.is_global(), task.slot), node) {
                 None => plan.expect(Kind::Volume, &volume.id),
                 Some(placed) => {
                     plan.put(placed.clone());
