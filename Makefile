@@ -10,7 +10,7 @@ build: tools        ## release programs in target/release
 	$(STATIC)
 
 dev: tools          ## the same for demo and tests, in target/debug
-	$(CARGO) build --locked -p flota-node -p flota-ctl -p flota-runtime -p whoami --features flota-node/paused-clock
+	$(CARGO) build --locked -p flota-node -p flota-ctl -p flota-runtime -p whoami --features flota-node/as-tested
 
 demo: dev           ## a cluster, a service, a dead machine
 	@bash deploy/examples/demo.sh target/debug
