@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use crate::model::{
     Availability, Balancer, EndpointMode, FailureAction, Filter, HealthState, LogDriver, NetworkDriver, NodeState,
-    NodeStateReason, OnPartition, Propagation, Protocol, PublishMode, PullPolicy, RestartCondition, Role, UpdateOrder,
-    UpdatePhase,
+    NodeStateReason, OnPartition, PlacementStrategy, Propagation, Protocol, PublishMode, PullPolicy, RestartCondition,
+    Role, UpdateOrder, UpdatePhase,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
@@ -92,7 +92,7 @@ enums! {
     Filter = po::Filter, "pending_reason.refused.filter" {
         NotReady = NotReady, Drained = Drained, Paused = Paused, Constraint = Constraint, Cpu = Cpu, Memory = Memory,
         Runtime = Runtime, Privileged = Privileged, Capability = Capability, Device = Device,
-        GenericResource = GenericResource, Port = Port, MaxReplicas = MaxReplicas,
+        GenericResource = GenericResource, Port = Port, MaxReplicas = MaxReplicas, Affinity = Affinity, AntiAffinity = AntiAffinity,
         Encryption = Encryption, BindMount = BindMount, Volume = Volume,
     }
     NetworkDriver = pt::NetworkDriver, "driver" {
@@ -112,6 +112,7 @@ enums! {
     UpdateOrder = ps::UpdateOrder, "update.order" { StopFirst = StopFirst, StartFirst = StartFirst }
     LogDriver = ps::LogDriver, "log.driver" { JsonFile = JsonFile, None = None }
     PullPolicy = ps::PullPolicy, "pull" { Missing = Missing, Always = Always }
+    PlacementStrategy = ps::PlacementStrategy, "strategy" { Spread = Spread, Binpack = Binpack }
     UpdatePhase = po::UpdatePhase, "service.update.phase" {
         Completed = Completed, Updating = Updating, Paused = Paused, RollingBack = RollingBack,
         RollbackPaused = RollbackPaused, RolledBack = RolledBack,

@@ -17,6 +17,7 @@ mod mount;
 mod network;
 mod node;
 mod pending;
+mod placement;
 mod service;
 mod setting;
 mod stack;
@@ -45,6 +46,7 @@ pub use node::{
     Availability, Balancer, ListeningTask, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role,
 };
 pub use pending::{Filter, PendingReason, VolumeAt};
+pub use placement::PlacementStrategy;
 pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec};
 pub use setting::{Bound, LogDriver, LogSpec, PullPolicy, Ulimit, UlimitError, UlimitName};
 pub use stack::{Stack, StackSpec};

@@ -3,6 +3,7 @@
 //!
 //! The tables keep the nodes in order (`ranking.rs`), so a task costs a look at a few of them, however many there are.
 
+mod affinity;
 mod candidate;
 mod devices;
 mod filters;
@@ -19,6 +20,7 @@ use flota_api::object::Object;
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::{Event, Tables};
 
+pub(crate) use self::affinity::must_part;
 use self::candidate::Candidate;
 use self::ranking::Ranking;
 use self::volumes::{Home, VolumePlaces};
@@ -44,13 +46,17 @@ impl ControlLoop for Scheduler {
                 Vec::new()
             }
             // Another placement may suit tasks that wait.
-            Event::Updated { new: Object::Service(service), .. } => {
-                let waits = view.tasks_waiting(&service.id).next().is_some();
-                waits.then(|| Key::of(&service.id)).into_iter().collect()
+            Event::Updated { old: Object::Service(old), new: Object::Service(new) } => {
+                let kept_apart = old.spec.anti_affinity.iter().filter_map(|name| view.service_by_name(name));
+                let changed = [&new.id].into_iter().chain(kept_apart.map(|other| &other.id));
+                changed.filter(|id| view.tasks_waiting(id).next().is_some()).map(Key::of).collect()
             }
             Event::Created(Object::Node(_)) | Event::Updated { new: Object::Node(_), .. } => self.all(view),
             Event::Removed(Object::Node(_)) => self.all(view),
             Event::Updated { old: Object::Task(old), new: Object::Task(new) } => {
+                if old.node_id.is_none() && new.node_id.is_some() {
+                    return attracted_by(new, view);
+                }
                 if old.holds_resources() && !new.holds_resources() {
                     return helped_by_end_of(old, view);
                 }
@@ -58,6 +64,7 @@ impl ControlLoop for Scheduler {
                 let begins = new.is_waiting() && facts(old) != facts(new);
                 begins.then(|| Key::of(&new.service_id)).into_iter().collect()
             }
+            Event::Created(Object::Task(task)) if task.node_id.is_some() => attracted_by(task, view),
             Event::Created(Object::Task(task)) if task.is_waiting() => vec![Key::of(&task.service_id)],
             Event::Removed(Object::Task(task)) if task.holds_resources() => helped_by_end_of(task, view),
             Event::Created(Object::Volume(volume))
@@ -93,6 +100,13 @@ impl ControlLoop for Scheduler {
 /// Whether the node has room for one more task of the service, by its present spec.
 pub(crate) fn fits(service: &Service, node: &Arc<Node>, view: &Tables) -> bool {
     filters::refuses(&service.spec, &Candidate::new(node, &service.id, view), view).is_none()
+}
+
+/// Services with waiting tasks that run beside tasks of the one of this task.
+fn attracted_by(task: &Task, view: &Tables) -> Vec<Key> {
+    let Some(service) = view.service(&task.service_id) else { return Vec::new() };
+    let attracted = view.affine_to(&service.spec.name).filter(|id| view.tasks_waiting(id).next().is_some());
+    attracted.map(Key::of).collect()
 }
 
 /// Services with waiting tasks that use this volume.

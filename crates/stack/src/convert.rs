@@ -9,7 +9,7 @@ mod settings;
 mod update;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::path::Path;
 
@@ -47,7 +47,15 @@ pub(crate) fn stack(name: &str, document: &Node, context: &Context<'_>) -> Resul
     let mut volumes = DeclaredVolumes::read(name, keys.get("volumes"))?;
     keys.finish()?;
     let service = |(key, node): (&String, _)| service((name, key), node, (&mut networks, &mut volumes), context);
-    let services = services.iter().map(service).collect::<Result<_, _>>()?;
+    let mut services: Vec<ServiceSpec> = services.iter().map(service).collect::<Result<_, _>>()?;
+    // Services of the file are named as there, others by their full names.
+    let own: BTreeSet<String> = services.iter().map(|it| it.name.clone()).collect();
+    for other in services.iter_mut().flat_map(|it| it.affinity.iter_mut().chain(&mut it.anti_affinity)) {
+        let full = format!("{name}_{other}");
+        if own.contains(&full) {
+            *other = full;
+        }
+    }
     Ok(StackSpec { name: name.to_owned(), services, networks: networks.finish(), volumes: volumes.finish()? })
 }
 
@@ -172,6 +180,9 @@ fn placement(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     let preferences = |list: &Node| list.list()?.iter().map(preference).collect();
     spec.spread_over = keys.read("preferences", preferences)?.unwrap_or_default();
     spec.max_replicas_per_node = keys.read("max_replicas_per_node", Node::number)?.and_then(NonZeroU64::new);
+    spec.affinity = keys.read("x-flota-affinity", Node::texts)?.unwrap_or_default();
+    spec.anti_affinity = keys.read("x-flota-anti-affinity", Node::texts)?.unwrap_or_default();
+    spec.strategy = keys.read("x-flota-strategy", |it| it.parsed(str::parse))?.unwrap_or(spec.strategy);
     keys.finish()
 }
 

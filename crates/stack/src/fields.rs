@@ -100,7 +100,9 @@ impl<'a> Fields<'a> {
 
     /// Refuses keys that were not read, except extensions (Compose specification, "Extension").
     pub(crate) fn finish(self) -> Result<(), Fault> {
-        let is_unknown = |(key, _): &(&String, &Node)| !self.known.contains(key.as_str()) && !key.starts_with("x-");
+        // Extensions of others are ignored, but one of ours that is misspelt must not be.
+        let is_foreign = |key: &str| key.starts_with("x-") && !key.starts_with("x-flota-");
+        let is_unknown = |(key, _): &(&String, &Node)| !self.known.contains(key.as_str()) && !is_foreign(key);
         let unknown = self.map.iter().filter(is_unknown).min_by_key(|(_, node)| node.line());
         let known = || self.known.iter().copied().collect::<Vec<_>>().join(", ");
         unknown.map_or(Ok(()), |(_, node)| {

@@ -69,7 +69,7 @@ mod tests {
     use std::num::NonZeroU64;
 
     use flota_api::constraint::{Constraint, NodeProperty};
-    use flota_api::model::{RestartCondition, ServiceMode};
+    use flota_api::model::{PlacementStrategy, RestartCondition, ServiceMode};
     use flota_api::model::{StackSpec, UpdateOrder};
 
     use super::*;
@@ -101,6 +101,10 @@ services:
         constraints: [node.role==worker]
         preferences: [{ spread: node.labels.zone }]
         max_replicas_per_node: 2
+        x-flota-anti-affinity: [web2, other_db]
+        x-flota-affinity: [cache]
+        x-flota-strategy: binpack
+  web2: { image: b }
 "#;
 
     fn parsed(text: &str) -> Result<StackSpec, String> {
@@ -111,7 +115,7 @@ services:
     #[test]
     fn a_stack_file_becomes_specs() {
         let stack = parsed(FILE).expect("a good file");
-        let [web] = stack.services.as_slice() else { panic!("one service") };
+        let [web, _] = stack.services.as_slice() else { panic!("two services") };
         assert_eq!((web.name.as_str(), web.image.as_str(), web.mode.replicas()), ("shop_web", "whoami", Some(3)));
         assert_eq!(web.command, ["serve", "two words"]);
         assert_eq!(web.env, ["NODE={{.Node.Hostname}}", "PORT=8080", "USER=ada"]);
@@ -127,6 +131,18 @@ services:
         assert_eq!(web.constraints, [Constraint::parse("node.role==worker").expect("it is good")]);
         assert_eq!(web.spread_over, [NodeProperty::parse("node.labels.zone").expect("it is good")]);
         assert_eq!(web.max_replicas_per_node, NonZeroU64::new(2));
+        assert_eq!(
+            (web.affinity.join(" "), web.anti_affinity.join(" ")),
+            ("cache".into(), "shop_web2 other_db".into())
+        );
+        assert_eq!(web.strategy, PlacementStrategy::Binpack);
+    }
+
+    #[test]
+    fn an_extension_of_ours_that_is_misspelt_is_an_error() {
+        let deploy = |key: &str| format!("services: {{ web: {{ image: a, deploy: {{ {key}: 1 }} }} }}");
+        assert!(parsed(&deploy("x-flota-afinity")).is_err_and(|it| it.contains("x-flota-afinity")));
+        assert!(parsed(&deploy("x-others")).is_ok());
     }
 
     #[test]

@@ -48,7 +48,7 @@ fn data(cluster: &Cluster, node: &str) -> Vec<PathBuf> {
 fn data_outlives_its_tasks_its_service_and_a_restart_of_its_node() {
     let cluster = Cluster::bare(1, 2);
     cluster.pack_busybox();
-    create(&cluster, "db", "--mount source=data,target=/data");
+    create(&cluster, "db", "--constraint node.role==worker --mount source=data,target=/data");
     let home = node_of(&cluster, "db");
     sh_ok(&cluster, "db", "/busybox echo precious > /data/file");
     let first = cluster.running("db")[0]["id"].clone();

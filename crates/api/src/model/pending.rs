@@ -26,12 +26,16 @@ states! {
         NotReady = "not ready",
         /// It takes no new tasks.
         Paused = "paused",
+        /// A task of a service beside which the spec does not run is there.
+        AntiAffinity = "with a task of a service to keep apart from",
         /// It has as many tasks of the service as the spec allows on a node.
         MaxReplicas = "with as many tasks of the service as allowed",
         /// Another task has a port of the node that the spec asks for.
         Port = "with the port taken",
         /// Its kernel can't encrypt a network of the spec.
         Encryption = "without WireGuard for an encrypted network",
+        /// No task of a service beside which the spec runs is there.
+        Affinity = "without a task of a service to run beside",
         /// Less CPU is free than the spec reserves.
         Cpu = "without enough CPU",
         /// Fewer devices of a kind are free than the spec asks for.

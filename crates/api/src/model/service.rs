@@ -11,6 +11,7 @@ use super::device::{DeviceMapping, GenericResource};
 use super::health::HealthSpec;
 use super::mount::Mount;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
+use super::placement::PlacementStrategy;
 use super::setting::{Bound, LogSpec, PullPolicy, Ulimit, bound_or_zero};
 use super::update::{Revision, UpdatePolicy, UpdateStatus};
 use super::{seconds, seconds_or_zero, text_or_empty};
@@ -229,6 +230,12 @@ pub struct ServiceSpec {
     /// Largest number of its tasks on one node; `None` for no limit.
     #[serde(serialize_with = "number_or_zero")]
     pub max_replicas_per_node: Option<NonZeroU64>,
+    /// Names of services: its tasks are placed only on nodes that have tasks of all of them.
+    pub affinity: Vec<String>,
+    /// Names of services: its tasks and theirs are never placed on the same node.
+    pub anti_affinity: Vec<String>,
+    /// Which of the nodes that fit a task gets.
+    pub strategy: PlacementStrategy,
     /// The treatment of a task while its worker is connected to no manager.
     pub on_partition: OnPartition,
     /// Whether tasks wait for their node if it is lost, and start there at boot without a manager.
@@ -316,6 +323,9 @@ impl Default for ServiceSpec {
             constraints: Vec::new(),
             spread_over: Vec::new(),
             max_replicas_per_node: None,
+            affinity: Vec::new(),
+            anti_affinity: Vec::new(),
+            strategy: PlacementStrategy::Spread,
             on_partition: OnPartition::Run,
             keep_on_node_loss: false,
             force: 0,
@@ -367,6 +377,9 @@ impl ServiceSpec {
             constraints: Vec::new(),
             spread_over: Vec::new(),
             max_replicas_per_node: None,
+            affinity: Vec::new(),
+            anti_affinity: Vec::new(),
+            strategy: PlacementStrategy::Spread,
             pull: PullPolicy::Missing,
             endpoint_mode: EndpointMode::Vip,
             ports: spec.host_ports().collect(),

@@ -8,6 +8,7 @@ use clap::Args;
 use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
 
+use crate::commands::affinity_flags::AffinityFlags;
 use crate::commands::env_flags::EnvFlags;
 use crate::commands::health_flags::HealthFlags;
 use crate::commands::mount_flags::MountFlags;
@@ -33,6 +34,8 @@ pub(crate) struct SpecFlags {
     networks: NetworkFlags,
     #[command(flatten)]
     mounts: MountFlags,
+    #[command(flatten)]
+    affinity: AffinityFlags,
     #[command(flatten)]
     health: HealthFlags,
     #[command(flatten)]
@@ -123,6 +126,7 @@ impl SpecFlags {
         self.privileges.apply(spec);
         self.networks.apply(spec);
         self.mounts.apply(spec);
+        self.affinity.apply(spec);
         self.health.apply(spec);
         self.update.apply(spec);
         self.rollback.apply(spec);

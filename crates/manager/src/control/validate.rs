@@ -47,6 +47,21 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     if spec.spread_over.len() > SPREAD_BOUND {
         check("spread_over", Err(format!("{} levels are over the bound of {SPREAD_BOUND}", spec.spread_over.len())));
     }
+    for (field, names) in [("affinity", &spec.affinity), ("anti_affinity", &spec.anti_affinity)] {
+        for (index, name) in names.iter().enumerate() {
+            let other = if field == "affinity" { &spec.anti_affinity } else { &spec.affinity };
+            let fault = match naming::check(name) {
+                Err(error) => Some(error.to_string()),
+                Ok(()) if *name == spec.name => {
+                    Some(format!("`{name}` is the service itself: limit its tasks per node instead"))
+                }
+                Ok(()) if names[..index].contains(name) => Some(format!("`{name}` is there twice")),
+                Ok(()) if other.contains(name) => Some(format!("`{name}` is to run both beside and apart")),
+                Ok(()) => None,
+            };
+            check(&format!("{field}[{index}]"), fault.map_or(Ok(()), Err));
+        }
+    }
     let texts =
         spec.entrypoint.iter().chain(&spec.command).chain(&spec.user).chain(&spec.working_dir).chain(&spec.hostname);
     check("command", texts.clone().all(|it| !it.contains('\0')).then_some(()).ok_or("it holds a NUL byte".into()));
@@ -77,6 +92,7 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     let size: usize = texts.map(String::len).sum();
     let places =
         spec.constraints.iter().map(ToString::to_string).chain(spec.spread_over.iter().map(ToString::to_string));
+    let places = places.chain(spec.affinity.iter().chain(&spec.anti_affinity).cloned());
     let size = size + places.map(|it| it.len()).sum::<usize>() + mounts::texts(spec).map(str::len).sum::<usize>();
     check("spec", (size <= SPEC_BOUND).then_some(()).ok_or(format!("{size} bytes are over the bound of {SPEC_BOUND}")));
     found

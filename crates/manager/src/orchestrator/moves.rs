@@ -16,6 +16,7 @@ use super::after_end::{AfterEnd, after_end, delayed};
 use super::slot::Slot;
 use super::task_factory;
 use crate::plan::{Plan, PlanContext};
+use crate::scheduler;
 
 /// The pause between two looks at a service whose moves are held up.
 pub(super) const LOOK_AFTER: Duration = Duration::from_secs(1);
@@ -34,13 +35,17 @@ pub(super) enum Move {
     Look,
 }
 
-/// Whether the task has to leave its node, which can still stop it in order.
+/// Whether the task has to leave its node, which is drained, does not meet its constraints, or has tasks of a service from which its own keeps apart, and which can still stop it in order.
 pub(super) fn is_leaving(task: &Task, view: &Tables) -> bool {
-    let constraints = view.service(&task.service_id).map(|it| it.spec.constraints.as_slice()).unwrap_or_default();
+    let service = view.service(&task.service_id);
+    let suits = |service: &Arc<Service>, node: &Node| {
+        service.spec.constraints.iter().all(|constraint| node.satisfies(constraint))
+            && !scheduler::must_part(service, node, view)
+    };
     let may_stay = |node: &Node| {
         !task.relocates
             && node.spec.availability != Availability::Drain
-            && constraints.iter().all(|constraint| node.satisfies(constraint))
+            && service.is_none_or(|service| suits(service, node))
     };
     view.node_of(task).is_some_and(|node| node.state != NodeState::Down && !may_stay(node))
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{Availability, Cluster, Node, NodeState, Service, ServiceMode, Task};
+use flota_api::model::{Availability, Cluster, Node, NodeState, PlacementStrategy, Service, ServiceMode, Task};
 use flota_api::object::Object;
 use flota_api::state::DesiredState;
 use flota_raft_store::{Event, Tables};
@@ -107,7 +107,7 @@ fn next_moves(view: &Tables, has_settled: impl Fn(&Node) -> bool, most: usize) -
     let takers: Vec<&Arc<Node>> = view.takers().filter(|node| has_settled(node)).collect();
     let mut counts = Counts { view, of_node: BTreeMap::new(), of_service: BTreeMap::new() };
     let mut moves = Vec::new();
-    for service in view.services().filter(|service| may_move(service)) {
+    for service in view.services().filter(|service| may_move(service, view)) {
         let room = most - moves.len();
         moves.extend(moves_of(service, &takers, &mut counts, room));
         if moves.len() >= most {
@@ -117,14 +117,17 @@ fn next_moves(view: &Tables, has_settled: impl Fn(&Node) -> bool, most: usize) -
     moves
 }
 
-/// Whether tasks of the service may move although nothing is wrong with their nodes. The data of volumes does not move.
-fn may_move(service: &Service) -> bool {
+/// Whether tasks of the service may move although nothing is wrong with their nodes. The data of volumes does not move, and
+/// neither does what others run beside.
+fn may_move(service: &Service, view: &Tables) -> bool {
     let spec = &service.spec;
     matches!(spec.mode, ServiceMode::Replicated { .. })
         && !spec.stopped
         && !spec.keep_on_node_loss
         && !service.update.is_paused()
         && spec.volumes().next().is_none()
+        && spec.strategy == PlacementStrategy::Spread
+        && view.affine_to(&spec.name).next().is_none()
 }
 
 /// Tasks on nodes, with the moves of this plan.

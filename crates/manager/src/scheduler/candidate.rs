@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{DeviceId, GenericResource, Node, Protocol, ServiceSpec, Task};
+use flota_api::model::{DeviceId, GenericResource, Node, PlacementStrategy, Protocol, ServiceSpec, Task};
 use flota_api::resources::Resources;
 use flota_api::version::Timestamp;
 use flota_raft_store::{Load, Tables};
@@ -141,8 +141,20 @@ impl<'a> Candidate<'a> {
         Self { load, without: Some(task), ..self.clone() }
     }
 
-    /// Lower is better: fewest failures of the spec, then fewest tasks of the service, then fewest tasks.
-    pub(super) fn rank(&self) -> Rank {
-        (self.failures, self.of_service, self.load.live)
+    /// Lower is better: fewest failures of the spec, then, to spread, fewest tasks of the service and fewest tasks; to pack,
+    /// the least that is free, and most tasks.
+    pub(super) fn rank(&self, strategy: PlacementStrategy) -> Rank {
+        match strategy {
+            PlacementStrategy::Spread => (self.failures, self.of_service, self.load.live),
+            PlacementStrategy::Binpack => (self.failures, self.free_share(), u64::MAX - self.load.live),
+        }
+    }
+
+    /// The shares of CPU and memory that no task has reserved, in thousandths, added.
+    fn free_share(&self) -> u64 {
+        let (all, free) = (self.node.description.resources, self.free());
+        let share = |free: u64, all: u64| (u128::from(free) * 1_000).checked_div(u128::from(all)).unwrap_or_default();
+        let sum = share(free.nano_cpus, all.nano_cpus) + share(free.memory_bytes, all.memory_bytes);
+        u64::try_from(sum).unwrap_or(u64::MAX)
     }
 }

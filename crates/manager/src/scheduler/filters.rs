@@ -3,6 +3,7 @@
 use flota_api::model::{Availability, Filter, NodeState, Refusal, ServiceSpec};
 use flota_raft_store::Tables;
 
+use super::affinity;
 use super::candidate::Candidate;
 
 /// Whether a task of the spec can't run on the node.
@@ -25,6 +26,8 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     (Filter::Device, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Device(_)))),
     (Filter::Encryption, |spec, it, view| is_encrypted(spec, view) && !it.node.description.can_encrypt()),
     (Filter::MaxReplicas, |spec, it, _| spec.max_replicas_per_node.is_some_and(|most| it.of_service() >= most.get())),
+    (Filter::Affinity, |spec, it, view| !spec.affinity.iter().all(|name| affinity::has_task_of(name, it.node, view))),
+    (Filter::AntiAffinity, |spec, it, view| affinity::is_kept_apart(spec, it.node, view)),
     (Filter::Port, |spec, it, view| it.has_port_taken(spec, view)),
     (Filter::GenericResource, |spec, it, view| it.choose_devices(&spec.generic_resources, view).is_none()),
 ];

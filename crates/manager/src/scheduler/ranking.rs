@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{DeviceId, Filter, Node, ServiceSpec, Task};
+use flota_api::model::{DeviceId, Filter, Node, PlacementStrategy, ServiceSpec, Task};
 use flota_api::object::Kind;
 use flota_raft_store::Tables;
 
@@ -124,8 +124,12 @@ impl<'a> Ranking<'a> {
 
     /// Takes the best node out of the order.
     fn choose(&mut self) -> Option<usize> {
-        if self.spread.is_some() {
+        if self.looks_at_all() {
             self.complete();
+        } else {
+            self.look_ahead();
+        }
+        if self.spread.is_some() {
             while let Some((rank, index)) = self.spread.as_mut().and_then(Spread::pop) {
                 match self.outdated(rank, index) {
                     Some(index) => self.rank(index),
@@ -134,13 +138,13 @@ impl<'a> Ranking<'a> {
             }
             return None;
         }
-        self.look_ahead();
         while let Some(index) = self.best.peek().and_then(|Reverse((rank, _, index))| self.outdated(*rank, *index)) {
             self.best.pop();
             self.rank(index);
         }
+        let strategy = self.spec.strategy;
         let top = self.best.peek().map(|Reverse((rank, id, _))| (*rank, id));
-        if let Some(next) = self.next.take_if(|next| top.is_none_or(|top| (next.rank(), &next.node.id) < top)) {
+        if let Some(next) = self.next.take_if(|next| top.is_none_or(|top| (next.rank(strategy), &next.node.id) < top)) {
             return Some(self.look_at(next));
         }
         self.best.pop().map(|Reverse((_, _, index))| index)
@@ -148,7 +152,7 @@ impl<'a> Ranking<'a> {
 
     /// A node that was taken out of turn has another rank now.
     fn outdated(&self, rank: Rank, index: usize) -> Option<usize> {
-        (self.seen[index].rank() != rank).then_some(index)
+        (self.seen[index].rank(self.spec.strategy) != rank).then_some(index)
     }
 
     /// Keeps a node that is looked at. Returns its place.
@@ -175,13 +179,18 @@ impl<'a> Ranking<'a> {
         }
         for node in self.view.takers() {
             if !self.is_known(node)
-                && (self.spread.is_some() || self.count(node) != self.level)
+                && (self.looks_at_all() || self.count(node) != self.level)
                 && let Some(node) = self.fitting(node)
             {
                 let index = self.look_at(node);
                 self.rank(index);
             }
         }
+    }
+
+    /// Whether the best node is not the first of a level in the order of the tables.
+    fn looks_at_all(&self) -> bool {
+        self.spread.is_some() || self.spec.strategy != PlacementStrategy::Spread
     }
 
     fn is_known(&self, node: &Node) -> bool {
@@ -206,9 +215,10 @@ impl<'a> Ranking<'a> {
         if !self.fits(node) {
             return;
         }
+        let rank = node.rank(self.spec.strategy);
         match &mut self.spread {
-            Some(spread) => spread.push(node, index),
-            None => self.best.push(Reverse((node.rank(), node.node.id.clone(), index))),
+            Some(spread) => spread.push(node, rank, index),
+            None => self.best.push(Reverse((rank, node.node.id.clone(), index))),
         }
     }
 
@@ -291,7 +301,7 @@ mod tests {
             let mut node = Candidate::new(node, &service, view);
             node.failures = failures.get(&node.node.id).copied().unwrap_or_default();
             let fits = filters::refuses(spec, &node, view).is_none();
-            fits.then(|| (node.rank(), node.node.id.clone()))
+            fits.then(|| (node.rank(spec.strategy), node.node.id.clone()))
         };
         view.nodes().filter_map(rank).min().map(|(_, id)| id)
     }

@@ -38,9 +38,9 @@ impl Spread {
         it
     }
 
-    /// Adds a node, which has this place among those that were seen.
-    pub(super) fn push(&mut self, node: &Candidate, index: usize) {
-        let entry = Reverse((node.rank(), node.node.id.clone(), index));
+    /// Adds a node with this rank, which has this place among those that were seen.
+    pub(super) fn push(&mut self, node: &Candidate, rank: Rank, index: usize) {
+        let entry = Reverse((rank, node.node.id.clone(), index));
         self.nodes.entry(self.group(node.node)).or_default().push(entry);
     }
 

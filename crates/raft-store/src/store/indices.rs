@@ -56,6 +56,10 @@ pub(super) struct Indices {
     pub(super) images: Groups<Arc<str>, (bool, ImageId)>,
     /// Services that are pinned to this image digest.
     pub(super) pins: Groups<Arc<str>, ServiceId>,
+    /// Services whose tasks run beside those of the service with this name.
+    pub(super) affine: Groups<Arc<str>, ServiceId>,
+    /// Services whose tasks do not run beside those of the service with this name.
+    pub(super) averse: Groups<Arc<str>, ServiceId>,
     /// Images that a node holds or was asked to hold.
     pub(super) images_of_node: Groups<NodeId, ImageId>,
     /// Removed volumes of which a node may still have data.
@@ -174,13 +178,20 @@ impl Indices {
     /// Follows the change of a service from `old` to `new`.
     pub(super) fn service(&mut self, old: Option<&Service>, new: Option<&Service>) {
         self.networks.service(old, new);
-        let pins = |service: Option<&Service>| -> BTreeSet<(Arc<str>, ServiceId)> {
-            let service = service.into_iter();
-            service.flat_map(|it| it.image_digests().map(|digest| (Arc::from(digest), it.id.clone()))).collect()
+        let named = |names: fn(&Service) -> Vec<&str>| {
+            let group = move |service: Option<&Service>| -> BTreeSet<(Arc<str>, ServiceId)> {
+                let service = service.into_iter();
+                service.flat_map(|it| names(it).into_iter().map(|name| (Arc::from(name), it.id.clone()))).collect()
+            };
+            (group(old), group(new))
         };
-        let (old, new) = (pins(old), pins(new));
-        old.difference(&new).for_each(|pin| self.pins.update(Some(pin.clone()), None));
-        new.difference(&old).for_each(|pin| self.pins.update(None, Some(pin.clone())));
+        let follow = |index: &mut Groups<Arc<str>, ServiceId>, (old, new): (BTreeSet<_>, BTreeSet<_>)| {
+            old.difference(&new).for_each(|it: &(Arc<str>, ServiceId)| index.update(Some(it.clone()), None));
+            new.difference(&old).for_each(|it| index.update(None, Some(it.clone())));
+        };
+        follow(&mut self.pins, named(|it| it.image_digests().collect()));
+        follow(&mut self.affine, named(|it| it.spec.affinity.iter().map(String::as_str).collect()));
+        follow(&mut self.averse, named(|it| it.spec.anti_affinity.iter().map(String::as_str).collect()));
     }
 
     /// Follows the change of an image from `old` to `new`.

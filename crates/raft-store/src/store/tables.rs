@@ -223,6 +223,16 @@ impl Tables {
         self.indices.pins.of(digest).next().is_some()
     }
 
+    /// Services whose tasks run beside those of the service with this name.
+    pub fn affine_to(&self, name: &str) -> impl Iterator<Item = &ServiceId> {
+        self.indices.affine.of(name)
+    }
+
+    /// Services whose tasks do not run beside those of the service with this name.
+    pub fn averse_to(&self, name: &str) -> impl Iterator<Item = &ServiceId> {
+        self.indices.averse.of(name)
+    }
+
     /// Images that a node holds or was asked to hold.
     pub fn images_of_node(&self, id: &NodeId) -> impl Iterator<Item = &Arc<Image>> {
         self.indices.images_of_node.of(id).filter_map(|id| self.image(id))

@@ -1,0 +1,32 @@
+//! Services whose tasks run beside each other, or never on the same node.
+
+use flota_api::id::ServiceId;
+use flota_api::model::{Node, Service, ServiceSpec, Task};
+use flota_raft_store::Tables;
+
+/// Whether a task of the service with this name runs, or is to run, on the node.
+pub(super) fn has_task_of(name: &str, node: &Node, view: &Tables) -> bool {
+    view.service_by_name(name).is_some_and(|service| view.live_tasks(&service.id, &node.id) > 0)
+}
+
+/// Whether a task on the node rules out tasks of the spec: by the word of the spec, or by that of the other service. A task
+/// that is being stopped counts until it has ended.
+pub(super) fn is_kept_apart(spec: &ServiceSpec, node: &Node, view: &Tables) -> bool {
+    let named = spec.anti_affinity.iter().filter_map(|name| view.service_by_name(name)).map(|service| &service.id);
+    named.chain(view.averse_to(&spec.name)).any(|id| holds_task_of(id, node, view))
+}
+
+/// Whether a task on this node is of a service from which the service keeps apart, which its users have said while both
+/// were there. If both say it, the tasks of the older one stay.
+pub(crate) fn must_part(service: &Service, node: &Node, view: &Tables) -> bool {
+    let others = service.spec.anti_affinity.iter().filter_map(|name| view.service_by_name(name));
+    let gives_way = |other: &Service| {
+        !other.spec.anti_affinity.contains(&service.spec.name) || other.meta.order() < service.meta.order()
+    };
+    others.filter(|other| gives_way(other)).any(|other| view.live_tasks(&other.id, &node.id) > 0)
+}
+
+fn holds_task_of(id: &ServiceId, node: &Node, view: &Tables) -> bool {
+    let holds = |task: &Task| task.service_id == *id && task.holds_resources();
+    view.live_tasks(id, &node.id) > 0 || view.tasks_of_node(&node.id).any(|task| holds(task))
+}
