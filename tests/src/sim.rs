@@ -26,6 +26,7 @@ pub mod host;
 pub mod invariants;
 pub mod linearizability;
 pub mod log;
+pub mod loops;
 pub mod manual;
 mod membership;
 pub mod network;

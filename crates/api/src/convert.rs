@@ -92,7 +92,7 @@ enums! {
     Filter = po::Filter, "pending_reason.refused.filter" {
         NotReady = NotReady, Drained = Drained, Paused = Paused, Constraint = Constraint, Cpu = Cpu, Memory = Memory,
         Runtime = Runtime, Privileged = Privileged, Capability = Capability, Device = Device,
-        GenericResource = GenericResource, Port = Port, MaxReplicas = MaxReplicas, Affinity = Affinity, AntiAffinity = AntiAffinity,
+        GenericResource = GenericResource, Port = Port, MaxReplicas = MaxReplicas, Affinity = Affinity, AntiAffinity = AntiAffinity, Outdated = Outdated,
         Encryption = Encryption, BindMount = BindMount, Volume = Volume,
     }
     NetworkDriver = pt::NetworkDriver, "driver" {

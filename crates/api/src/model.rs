@@ -18,6 +18,7 @@ mod network;
 mod node;
 mod pending;
 mod placement;
+mod restart;
 mod service;
 mod setting;
 mod stack;
@@ -47,7 +48,8 @@ pub use node::{
 };
 pub use pending::{Filter, PendingReason, VolumeAt};
 pub use placement::PlacementStrategy;
-pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec};
+pub use restart::{RestartCondition, RestartPolicy};
+pub use service::{OnPartition, Service, ServiceMode, ServiceSpec};
 pub use setting::{Bound, LogDriver, LogSpec, PullPolicy, Ulimit, UlimitError, UlimitName};
 pub use stack::{Stack, StackSpec};
 pub use stream::{

@@ -21,6 +21,7 @@ mod control_loop;
 mod departure;
 mod dispatcher;
 pub mod forward;
+mod home;
 mod images;
 mod leader;
 mod manager;
@@ -46,7 +47,7 @@ pub use control::ControlService;
 pub use dispatcher::DispatcherService;
 pub use manager::{Manager, ManagerOptions};
 #[cfg(feature = "measure")]
-pub use measure::Schedule;
+pub use measure::Loops;
 pub use raft_dial::RaftDial;
 pub use resolver::{DigestLookup, Resolved};
 pub use streams::StreamsService;

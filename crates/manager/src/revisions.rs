@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use flota_api::defaults::REVISIONS_KEPT;
-use flota_api::model::{PublishMode, PublishedPort, Revision, Service, ServiceSpec, UpdatePhase, UpdateStatus};
+use flota_api::model::{PublishMode, PublishedPort, Revision, Service, ServiceSpec, UpdatePhase, UpdateStatus, Volume};
 use flota_api::object::Kind;
 use flota_raft_store::Tables;
 
@@ -47,7 +47,8 @@ pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan
         plan.expect(Kind::Network, network.network.as_str());
     }
     for name in restored.spec.volumes() {
-        plan.expect(Kind::Volume, &view.volume_by_name(name)?.id);
+        // It changes, so a removal that was planned before fails.
+        plan.put(Volume::clone(view.volume_by_name(name)?));
     }
     let phase = UpdatePhase::RollingBack;
     let update = UpdateStatus { phase, rollback_cause: Some(reason), ..UpdateStatus::default() };

@@ -93,6 +93,7 @@ impl ControlLoop for Scheduler {
                 used = nodes.into_used();
             }
         }
+        volumes.record(&mut plan);
         plan
     }
 }
@@ -164,6 +165,14 @@ fn place(
             return;
         }
         let home = if task.pinned_to.is_some() { Home::Anywhere } else { volumes.home(spec, task) };
+        let only = task.pinned_to.as_ref().or(match &home {
+            Home::On(node, _) => Some(node),
+            Home::Anywhere | Home::Nowhere(_) => None,
+        });
+        if only.is_some_and(|node| volumes.is_being_left(spec, task, node)) {
+            // The end of that task wakes this one.
+            continue;
+        }
         let placed = match (&task.pinned_to, home) {
             (Some(node), _) => match nodes.take_on(node, plan) {
                 Ok(device_ids) => Ok((node.clone(), device_ids)),
@@ -188,7 +197,6 @@ fn place(
         };
         match placed {
             Ok((node_id, device_ids)) => {
-                // The place comes first, because a part of the plan may be all that is taken of it.
                 volumes.place(spec, task, &node_id, plan);
                 plan.put(Task {
                     node_id: Some(node_id),

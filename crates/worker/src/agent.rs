@@ -311,8 +311,10 @@ impl Agent {
         let grace = if is_restored { NEW_EPOCH_GRACE } else { Duration::ZERO };
         self.newest.set(offered);
         self.keep_images(&set);
-        self.drop_volumes(&set.dropped_volumes);
+        let dropped = set.dropped_volumes.clone();
+        // The tasks of the set come first: what they use is not dropped.
         self.pool.assign(set, grace);
+        self.drop_volumes(&dropped);
         Ok(())
     }
 

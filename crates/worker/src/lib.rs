@@ -78,7 +78,7 @@ pub use messages::OpenStream;
 #[cfg(any(test, feature = "fake"))]
 pub use networks::FakeNetworks;
 pub use networks::{NetworkFacts, NodeNetworks, TaskNetwork};
-pub use offers::NodeOffers;
+pub use offers::{NodeOffers, bind_roots};
 #[cfg(any(test, feature = "fake"))]
 pub use records::MemoryRecords;
 pub use records::{Record, TaskRecords};

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use flota_api::model::{Allowance, Mount, MountSource, Propagation, Refusal, ServiceSpec};
+use flota_api::model::{Mount, MountSource, Propagation, Refusal, ServiceSpec};
 use flota_runtime::oci;
 
 /// Why the source of a bind mount can't be used.
@@ -40,19 +40,17 @@ pub(crate) enum BindError {
 pub(crate) struct BindSources(BTreeMap<String, PathBuf>);
 
 impl BindSources {
-    /// Finds out where the source of each bind mount is.
+    /// Finds out where the source of each bind mount is; `roots` are those of [`crate::NodeOffers`].
     ///
     /// # Errors
     /// A source does not exist, or is not below a path that is allowed.
-    pub(crate) fn find(spec: &ServiceSpec, allow: &Allowance) -> Result<Self, BindError> {
+    pub(crate) fn find(spec: &ServiceSpec, roots: &[PathBuf]) -> Result<Self, BindError> {
         let mut sources = BTreeMap::new();
         for mount in &spec.mounts {
             let Some(path) = mount.bind_source() else { continue };
             let failed = |source| BindError::Find { path: path.to_owned(), target: mount.target.clone(), source };
             let place = std::fs::canonicalize(path).map_err(failed)?;
-            // A path that the owner has listed may itself have links.
-            let mut allowed = allow.bind_mounts.iter().filter_map(|path| std::fs::canonicalize(path).ok());
-            if !allowed.any(|allowed| place.starts_with(allowed)) {
+            if !roots.iter().any(|root| place.starts_with(root)) {
                 let refusal = Refusal::BindMount(place.display().to_string());
                 return Err(BindError::Refused { path: path.to_owned(), refusal });
             }
@@ -71,16 +69,20 @@ impl BindSources {
     }
 }
 
-/// Returns the mounts for the container's configuration, those of outer folders first. `volumes` are the folders of its
+/// Returns the mounts for the container's configuration: those of the image, then those of the spec, each with outer folders
+/// first. `volumes` are the folders of its
 /// volumes, by target.
 pub(crate) fn of_task(spec: &ServiceSpec, volumes: &BTreeMap<String, PathBuf>, binds: &BindSources) -> Vec<oci::Mount> {
     let of_spec = spec.mounts.iter().filter_map(|mount| mount_of(mount, volumes, binds));
     let is_own = |target: &&String| !spec.mounts.iter().any(|mount| mount.target == **target);
     let of_image = volumes.iter().filter(|(target, _)| is_own(target));
     let of_image = of_image.map(|(target, folder)| bound(target, folder.display().to_string(), &["rprivate"], false));
-    let mut mounts: Vec<oci::Mount> = of_spec.chain(of_image).collect();
-    mounts.sort_by_key(|mount| mount.destination.components().count());
-    mounts
+    // What the image asks for comes first, so that nothing of it hides what the user has mounted, by whatever path.
+    let by_depth = |mut mounts: Vec<oci::Mount>| {
+        mounts.sort_by_key(|mount| mount.destination.components().count());
+        mounts
+    };
+    [by_depth(of_image.collect()), by_depth(of_spec.collect())].concat()
 }
 
 fn mount_of(mount: &Mount, volumes: &BTreeMap<String, PathBuf>, binds: &BindSources) -> Option<oci::Mount> {
@@ -156,6 +158,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::offers::bind_roots;
 
     fn bind(source: &Path, propagation: Propagation, non_recursive: bool) -> MountSource {
         MountSource::Bind { source: source.display().to_string(), propagation, non_recursive }
@@ -180,10 +183,10 @@ mod tests {
         symlink(path("real/in"), path("real/absolute")).expect("a link");
         symlink("../outside", path("real/out")).expect("a link");
         symlink("/", path("real/root")).expect("a link");
-        let allow = Allowance { bind_mounts: vec![path("listed").display().to_string()], ..Allowance::default() };
+        let roots = bind_roots(&[path("listed").display().to_string()]);
         let found = |name: &str| {
             let source = bind(&path(name), Propagation::Rprivate, false);
-            BindSources::find(&spec(vec![("/x", source, false)]), &allow)
+            BindSources::find(&spec(vec![("/x", source, false)]), &roots)
         };
         for (name, place) in [
             ("listed", "real"),
@@ -217,8 +220,7 @@ mod tests {
             ("/y", bind(Path::new("/tmp"), Propagation::Rprivate, false), false),
         ]);
         let folders = [("/data", "/v/1"), ("/image", "/v/2")].map(|(at, path)| (at.to_owned(), path.into())).into();
-        let allow = Allowance { bind_mounts: vec!["/".into()], ..Allowance::default() };
-        let binds = BindSources::find(&spec, &allow).expect("/tmp exists");
+        let binds = BindSources::find(&spec, &["/".into()]).expect("/tmp exists");
         let shown: Vec<String> = of_task(&spec, &folders, &binds)
             .iter()
             .map(|it| format!("{} {} {}", it.destination.display(), it.kind, it.options.join(",")))
@@ -226,9 +228,9 @@ mod tests {
         assert_eq!(
             shown,
             [
+                "/image bind rbind,rprivate",
                 "/data bind rbind,rprivate,ro,rro",
                 "/y bind rbind,rprivate",
-                "/image bind rbind,rprivate",
                 "/data/cache tmpfs nosuid,nodev,noexec,size=64,mode=700,ro",
                 "/srv/x bind bind,rslave,ro",
             ]

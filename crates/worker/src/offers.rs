@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flota_api::defaults::EMBEDDED_RUNTIME;
@@ -18,6 +18,8 @@ pub struct NodeOffers {
     pub devices: Vec<NodeDevice>,
     /// The rights that the owner allows to tasks.
     pub allow: Allowance,
+    /// The folders of which tasks may have bind mounts, as they were when the daemon started ([`bind_roots`]).
+    pub bind_roots: Vec<PathBuf>,
     /// Whether tasks can't gain privileges unless their service says otherwise; the cluster's default if `None`.
     pub no_new_privileges: Option<bool>,
     /// Address of its overlay traffic; that of its listener if `None`.
@@ -26,6 +28,15 @@ pub struct NodeOffers {
     pub balancer: Option<Balancer>,
     /// How long a key for encrypted networks is used; 12 hours if `None`.
     pub tunnel_key_life: Option<Duration>,
+}
+
+/// Returns where the listed paths lead. This is asked once, when the daemon starts, and of no path below another one: a task
+/// with a bind mount of a folder may put links into it, and so change where a path below it leads.
+pub fn bind_roots(listed: &[String]) -> Vec<PathBuf> {
+    let is_covered = |path: &&String| listed.iter().any(|other| other != *path && Path::new(path).starts_with(other));
+    let listed = listed.iter().filter(|path| !is_covered(path));
+    // A folder that is not there yet has no links.
+    listed.map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| path.into())).collect()
 }
 
 impl NodeOffers {
@@ -58,6 +69,19 @@ impl NodeOffers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listed_path_is_where_it_led_at_the_start_and_one_below_another_counts_for_nothing() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = |name: &str| dir.path().canonicalize().expect("it exists").join(name);
+        std::fs::create_dir_all(path("srv")).expect("it is new");
+        // A task that mounts `srv` has put it there.
+        std::os::unix::fs::symlink("/", path("srv/app")).expect("a link");
+        std::os::unix::fs::symlink("srv", path("data")).expect("a link");
+        let listed = ["srv", "srv/app", "data", "later"].map(|name| path(name).display().to_string());
+        assert_eq!(bind_roots(&listed), [path("srv"), path("srv"), path("later")]);
+        assert_eq!(bind_roots(&["/".into(), "/srv".into()]), [Path::new("/")]);
+    }
 
     fn gpu(id: &str, paths: &[&str]) -> NodeDevice {
         NodeDevice { kind: "gpu".into(), id: id.into(), paths: paths.iter().map(|it| (*it).to_owned()).collect() }

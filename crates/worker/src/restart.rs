@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use flota_api::defaults::{RESTART_DELAY_MOST, RESTART_RESET};
+use flota_api::defaults::RESTART_RESET;
 use flota_api::model::{RestartCondition, RestartPolicy};
 use flota_api::state::TaskState;
 use flota_runtime::{ExitStatus, OomVictim};
@@ -70,24 +70,11 @@ impl History {
         if !wanted || policy.max_attempts.is_some_and(|most| used >= most.get()) {
             return Decision::End(if failed { TaskState::Failed } else { TaskState::Complete });
         }
-        let delay = delay(policy, self.in_a_row);
+        let delay = policy.delay_after(self.in_a_row.into());
         self.in_a_row += 1;
         self.restarts.truncate(RESTARTS_KEPT);
         self.restarts.push(now);
         Decision::Restart(delay)
-    }
-}
-
-/// Returns the longest delay of the policy. A start that is due later than that was dated by a wrong clock.
-pub(crate) fn most_delay(policy: &RestartPolicy) -> Duration {
-    if policy.delay.is_zero() { Duration::ZERO } else { RESTART_DELAY_MOST }
-}
-
-/// Returns the delay: zero for the first restart, then the policy's delay, doubled each time.
-fn delay(policy: &RestartPolicy, in_a_row: u32) -> Duration {
-    match in_a_row {
-        0 => Duration::ZERO,
-        count => policy.delay.saturating_mul(2u32.saturating_pow(count - 1)).min(RESTART_DELAY_MOST),
     }
 }
 
@@ -139,7 +126,7 @@ mod tests {
             delay(SECOND);
         }
         assert_eq!(delay(29 * SECOND), 60_000);
-        assert_eq!(most_delay(&policy).as_millis(), 60_000);
+        assert_eq!(policy.longest_delay().as_millis(), 60_000);
         assert_eq!([delay(31 * SECOND), delay(SECOND)], [0, 200]);
     }
 

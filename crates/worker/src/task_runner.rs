@@ -103,8 +103,8 @@ impl TaskRunner {
         };
         // Only the clock tells how much of a delay passed without a daemon. If it has stepped, all of the delay is due.
         let delay = status.not_before.map_or(Duration::ZERO, |until| status.at.until(until));
-        let left = wait(status.not_before, delay)
-            .max(wait(assignment.not_before, restart::most_delay(&assignment.spec.restart)));
+        let left =
+            wait(status.not_before, delay).max(wait(assignment.not_before, assignment.spec.restart.longest_delay()));
         Self {
             shared,
             orders,

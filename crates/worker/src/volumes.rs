@@ -19,6 +19,7 @@ use flota_api::id::{TaskId, VolumeId, is_id};
 use flota_api::model::{Assignment, TaskVolume};
 use flota_image::{CopyError, ImageStore, remove_folder};
 
+use crate::executor::IMAGE_VOLUMES_BOUND;
 use crate::locks::KeyedLocks;
 
 /// Pause between two tries to drop a volume that is used, or can't be removed yet.
@@ -30,6 +31,9 @@ pub(crate) enum VolumeError {
     /// The assignment lacks it, because a user has removed it.
     #[error("volume `{0}` was removed")]
     Unknown(String),
+    /// The image asks for more volumes than a task may have.
+    #[error("the image has {0} volumes, more than the bound of {IMAGE_VOLUMES_BOUND}")]
+    TooMany(usize),
     /// Its content can't be copied from the image.
     #[error(transparent)]
     Copy(#[from] CopyError),
@@ -41,8 +45,17 @@ pub(crate) enum VolumeError {
 impl VolumeError {
     /// Returns whether another try on this node fails in the same way.
     pub(crate) fn is_final(&self) -> bool {
-        matches!(self, Self::Unknown(_) | Self::Copy(CopyError::NotFolder(_) | CopyError::Links(_)))
+        matches!(self, Self::Unknown(_) | Self::TooMany(_) | Self::Copy(CopyError::NotFolder(_) | CopyError::Links(_)))
     }
+}
+
+/// How long the data of a volume is needed.
+#[derive(Clone, Copy, Debug)]
+enum Keep {
+    /// It must outlive a power failure.
+    ForEver,
+    /// It goes with the container.
+    ForOneStart,
 }
 
 /// What a new volume is filled with.
@@ -89,7 +102,7 @@ impl Volumes {
             return Err(VolumeError::Unknown(volume.name.clone()));
         }
         let slot = volume.slot.map_or_else(|| "shared".to_owned(), |slot| slot.to_string());
-        self.make(volume.id.as_str(), self.dir.join(volume.id.as_str()).join(slot), content).await
+        self.make(volume.id.as_str(), self.dir.join(volume.id.as_str()).join(slot), content, Keep::ForEver).await
     }
 
     /// Makes the folder of a volume without a name, which belongs to a task.
@@ -99,14 +112,20 @@ impl Volumes {
         folder: PathBuf,
         content: Option<Content>,
     ) -> Result<PathBuf, VolumeError> {
-        self.make(task.as_str(), folder, content).await
+        self.make(task.as_str(), folder, content, Keep::ForOneStart).await
     }
 
-    async fn make(&self, key: &str, folder: PathBuf, content: Option<Content>) -> Result<PathBuf, VolumeError> {
+    async fn make(
+        &self,
+        key: &str,
+        folder: PathBuf,
+        content: Option<Content>,
+        keep: Keep,
+    ) -> Result<PathBuf, VolumeError> {
         let (busy, store) = (self.busy.lock(key).await, self.store.clone());
         let made = tokio::task::spawn_blocking(move || {
             let _busy = busy;
-            complete(&folder, |new| match content {
+            complete(&folder, keep, |new| match content {
                 Some(Content { layers, path }) => Ok(store.copy_folder(&layers, &path, new)?),
                 None => Ok(()),
             })
@@ -153,10 +172,19 @@ impl Volumes {
     }
 
     async fn remove(&self, volume: &VolumeId) -> io::Result<()> {
-        let (folder, busy) = (self.dir.join(volume.as_str()), self.busy.lock(volume.as_str()).await);
+        let (dir, busy) = (self.dir.clone(), self.busy.lock(volume.as_str()).await);
+        let (folder, going) = (dir.join(volume.as_str()), dir.join(format!("{}.removed", volume.as_str())));
         let removed = tokio::task::spawn_blocking(move || {
             let _busy = busy;
-            remove_folder(&folder)
+            // A part of the data must never be taken for all of it, so the whole goes out of sight first.
+            remove_folder(&going)?;
+            if folder.try_exists()? {
+                fs_err::rename(&folder, &going)?;
+            }
+            if dir.try_exists()? {
+                fs_err::File::open(&dir)?.sync_all()?;
+            }
+            remove_folder(&going)
         });
         removed.await.map_err(io::Error::other)?
     }
@@ -164,7 +192,11 @@ impl Volumes {
 
 /// Returns `folder/data`. If it is not there, `fill` gets an empty folder, which takes that place once it is on the disk: a
 /// crash at any point leaves either no data or all of it.
-fn complete(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), VolumeError>) -> Result<PathBuf, VolumeError> {
+fn complete(
+    folder: &Path,
+    keep: Keep,
+    fill: impl FnOnce(&Path) -> Result<(), VolumeError>,
+) -> Result<PathBuf, VolumeError> {
     let [data, new] = ["data", "new"].map(|name| folder.join(name));
     if data.try_exists()? {
         return Ok(data);
@@ -173,10 +205,14 @@ fn complete(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), VolumeError>) 
     fs_err::create_dir_all(&new)?;
     fill(&new)?;
     // The files are synced before the rename, because a power failure must not leave a folder with empty files.
-    nix::unistd::syncfs(fs_err::File::open(&new)?).map_err(io::Error::from)?;
+    let sync = |folder: &Path| match keep {
+        Keep::ForEver => Ok(nix::unistd::syncfs(fs_err::File::open(folder)?).map_err(io::Error::from)?),
+        Keep::ForOneStart => Ok::<(), VolumeError>(()),
+    };
+    sync(&new)?;
     fs_err::rename(&new, &data)?;
     // The names above it may be as new.
-    nix::unistd::syncfs(fs_err::File::open(folder)?).map_err(io::Error::from)?;
+    sync(folder)?;
     Ok(data)
 }
 
@@ -205,16 +241,16 @@ mod tests {
         for cut_at in 0..2 {
             let dir = tempfile::tempdir().expect("a temporary folder");
             let folder = dir.path().join("v/1");
-            complete(&folder, |new| fill(new, cut_at)).expect_err("it is cut off");
+            complete(&folder, Keep::ForEver, |new| fill(new, cut_at)).expect_err("it is cut off");
             assert!(!folder.join("data").exists(), "a part of the content is no data");
             // A file that the image does not have any more, as after an update in between.
             fs::write(folder.join("new/old"), "").expect("the folder was begun");
-            let data = complete(&folder, |new| fill(new, 2)).expect("the next start makes it right");
+            let data = complete(&folder, Keep::ForEver, |new| fill(new, 2)).expect("the next start makes it right");
             assert_eq!(fs::read_dir(&data).expect("a folder").count(), 2, "cut off after {cut_at}");
             assert!(!folder.join("new").exists());
             fs::write(data.join("a"), "changed by a task").expect("it is there");
             let is_filled = Cell::new(false);
-            let again = complete(&folder, |_| {
+            let again = complete(&folder, Keep::ForEver, |_| {
                 is_filled.set(true);
                 Ok(())
             });
@@ -229,11 +265,11 @@ mod tests {
         let folder = dir.path().join("v/shared");
         fs::create_dir_all(folder.join("new")).expect("it is new");
         fill(&folder.join("new"), 2).expect("all of it");
-        let data = complete(&folder, |new| fill(new, 2)).expect("it is complete");
+        let data = complete(&folder, Keep::ForEver, |new| fill(new, 2)).expect("it is complete");
         assert_eq!(fs::read_dir(&data).expect("a folder").count(), 2);
         // The daemon of the crash left a folder beside complete data.
         fs::create_dir(folder.join("new")).expect("it was renamed");
-        assert_eq!(complete(&folder, |_| panic!("it has data")).expect("it is complete"), data);
+        assert_eq!(complete(&folder, Keep::ForEver, |_| panic!("it has data")).expect("it is complete"), data);
     }
 
     fn volumes(dir: &Path) -> Volumes {

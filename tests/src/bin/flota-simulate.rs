@@ -3,7 +3,7 @@
 //! `flota-simulate FIRST COUNT [SECONDS]` runs the seeds FIRST to FIRST + COUNT - 1, with SECONDS of disturbances each.
 //! `flota-simulate --log SEED [SECONDS] [FAULT]` runs one seed and prints its log, optionally with an injected fault.
 //! `flota-simulate --scale WORKERS TASKS` runs one large cluster and prints what it costs.
-//! `flota-simulate --schedule NODES TASKS` prints how fast the scheduler alone is.
+//! `flota-simulate --loops NODES TASKS` prints what the control loops cost by themselves.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command-line program")]
 
 use std::process::ExitCode;
@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flota_tests::sim::child::{fault, run_child, simulate};
+use flota_tests::sim::loops;
 use flota_tests::sim::run::{Options, Outcome};
-use flota_tests::sim::scale::{Scale, schedule};
+use flota_tests::sim::scale::Scale;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -29,15 +30,21 @@ fn main() -> ExitCode {
             log(Options { trouble: millis(rest), fault, ..Options::new(*seed) })
         }
         [workers, tasks] if is("--scale") => scale(*workers, *tasks),
-        [nodes, tasks] if is("--schedule") => {
-            let rate = *tasks as f64 / schedule(*nodes, *tasks).as_secs_f64();
-            show("the scheduler alone", rate, "tasks per CPU second");
+        [nodes, tasks] if is("--loops") => {
+            let costs = loops::measure(*nodes, *tasks);
+            show("the scheduler alone", *tasks as f64 / costs.schedule.as_secs_f64(), "tasks per CPU second");
+            let passes = [
+                ("all loops, a look at everything", costs.full_pass),
+                ("all loops, a changed label", costs.label),
+                ("all loops, a lost node with 200 tasks", costs.lost_node),
+            ];
+            passes.into_iter().for_each(|(what, taken)| show(what, taken.as_secs_f64() * 1e3, "ms"));
             true
         }
         [first, count, rest @ ..] => many(*first, *count, millis(rest)),
         _ => {
             eprintln!(
-                "usage: flota-simulate FIRST COUNT [SECONDS], --log SEED [SECONDS] [FAULT], --scale WORKERS TASKS, or --schedule NODES TASKS"
+                "usage: flota-simulate FIRST COUNT [SECONDS], --log SEED [SECONDS] [FAULT], --scale WORKERS TASKS, or --loops NODES TASKS"
             );
             return ExitCode::from(2);
         }

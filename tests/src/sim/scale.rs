@@ -1,6 +1,6 @@
 //! Measures the cost of a large cluster: three managers, many workers in one process, and services that are all created
 //! at once. Then some workers are cut off for a while, and the leader crashes. `flota-simulate --scale` prints the
-//! figures, and `flota-simulate --schedule` those of the scheduler alone.
+//! figures. `loops.rs` measures the control loops alone.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -8,21 +8,16 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use flota_api::clock::Random;
-use flota_api::model::{Node, NodeState, Role, Service, ServiceSpec, Task, TaskStatus};
-use flota_api::object::StoreObject;
+use flota_api::model::{NodeState, Role};
 use flota_api::proto::control::CreateServiceRequest;
 use flota_api::proto::control::control_client::ControlClient;
-use flota_api::resources::Resources;
 use flota_api::state::TaskState;
-use flota_manager::Schedule;
-use flota_raft_store::{Action, Tables};
 
 use super::cluster::SimCluster;
 use super::host::{Host, USER};
 use super::invariants::converged;
 use super::run::is_up;
 use super::script::spec;
-use super::system::thread_cpu;
 use super::user::channels;
 use super::world::World;
 
@@ -217,52 +212,6 @@ fn count_down(cluster: &SimCluster, expected: usize) -> Result<(), String> {
     let view = cluster.view().ok_or("no manager leads")?;
     let down = view.nodes().filter(|node| node.role == Role::Worker && node.state == NodeState::Down).count();
     if down == expected { Ok(()) } else { Err(format!("{down} nodes are down, not {expected}")) }
-}
-
-/// Returns the CPU time in which the scheduler alone places this many tasks of twenty services on this many nodes.
-///
-/// # Panics
-/// A task has no node afterwards.
-pub fn schedule(nodes: u64, tasks: u64) -> Duration {
-    let mut tables = Tables::default();
-    for number in 0..nodes {
-        let mut node = Node { id: format!("node-{number:06}").as_str().into(), ..Node::default() };
-        node.state = NodeState::Ready;
-        node.description.resources = Resources { nano_cpus: 8_000_000_000, memory_bytes: 16 << 30 };
-        tables.put(node.into_object());
-    }
-    for number in 0..SERVICES {
-        let spec = ServiceSpec { name: format!("service-{number}"), ..ServiceSpec::default() };
-        let id = format!("service-{number}").as_str().into();
-        tables.put(Service { id, spec: spec.into(), spec_version: 1, ..Service::default() }.into_object());
-    }
-    for number in 0..tasks {
-        let task = Task {
-            id: format!("task-{number:08}").as_str().into(),
-            service_id: format!("service-{}", number % SERVICES).as_str().into(),
-            spec_version: 1,
-            slot: number / SERVICES + 1,
-            status: TaskStatus { state: TaskState::Pending, ..TaskStatus::default() },
-            ..Task::default()
-        };
-        tables.put(task.into_object());
-    }
-    let (mut schedule, mut taken) = (Schedule::new(&tables), Duration::ZERO);
-    loop {
-        let before = thread_cpu();
-        let transactions = schedule.pass(&tables);
-        taken += thread_cpu() - before;
-        if transactions.is_empty() {
-            break;
-        }
-        for action in transactions.into_iter().flat_map(|transaction| transaction.actions) {
-            if let Action::Update(object) = action {
-                tables.put(object);
-            }
-        }
-    }
-    assert!(tables.tasks().all(|task| task.node_id.is_some()), "there is room for every task");
-    taken
 }
 
 /// Runs until `condition` holds, without checking the invariants: that costs more than the cluster itself.

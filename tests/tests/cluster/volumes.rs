@@ -11,6 +11,7 @@ use flota_tests::sim::cluster::SimCluster;
 use flota_tests::sim::script::{Script, script, spec};
 use tonic::Status;
 
+use super::nodes::cut_off;
 use super::{Seen, node_is, seen};
 
 fn with_volume(spec: ServiceSpec, volume: &str, per_slot: bool) -> ServiceSpec {
@@ -75,10 +76,26 @@ fn the_tasks_of_a_shared_volume_stay_on_the_node_that_has_its_data() {
         it.wait("the node is down", 10_000, node_is(home, NodeState::Down));
         it.pass(3_000);
         assert!(slots(it.cluster()).iter().all(BTreeSet::is_empty), "its tasks run nowhere else");
-        assert!(reasons(it).contains("the data of volume `data` is on node w"), "{}", reasons(it));
+        assert!(reasons(it).contains(&format!("its node w{} is down since", home + 1)), "{}", reasons(it));
         it.cluster().start_worker(home);
         it.converge();
         assert_eq!((slots(it.cluster())[home].len(), data(it.cluster())), (4, before));
+    });
+}
+
+#[test]
+fn a_node_that_was_cut_off_runs_the_task_whose_data_it_has_once() {
+    script(2, |it| {
+        it.create(it.leader(), db(1, false)).unwrap();
+        it.converge();
+        let home = slots(it.cluster()).iter().position(|slots| !slots.is_empty()).expect("it runs");
+        let before = it.picture();
+        cut_off(it, home);
+        it.wait("the node is down", 10_000, node_is(home, NodeState::Down));
+        it.pass(2_000);
+        it.cluster().world.network.heal_all();
+        it.converge();
+        assert_eq!(it.picture(), before, "the task runs on, and no other one has begun beside it");
     });
 }
 

@@ -24,6 +24,8 @@ states! {
         Privileged = "not allowing privileged tasks",
         /// It is not connected.
         NotReady = "not ready",
+        /// Its version does not know a part of the spec, and would leave it out.
+        Outdated = "of a version that is too old",
         /// It takes no new tasks.
         Paused = "paused",
         /// A task of a service beside which the spec does not run is there.

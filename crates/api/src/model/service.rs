@@ -12,50 +12,15 @@ use super::health::HealthSpec;
 use super::mount::Mount;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
 use super::placement::PlacementStrategy;
+use super::restart::{RestartCondition, RestartPolicy};
 use super::setting::{Bound, LogSpec, PullPolicy, Ulimit, bound_or_zero};
 use super::update::{Revision, UpdatePolicy, UpdateStatus};
-use super::{seconds, seconds_or_zero, text_or_empty};
+use super::{seconds, text_or_empty};
 use crate::constraint::{Constraint, NodeProperty};
 use crate::defaults;
 use crate::id::{ServiceId, StackId};
 use crate::resources::{Limits, Resources, number_or_zero};
-use crate::state::states;
 use crate::version::{Meta, Timestamp};
-
-states! {
-    /// The ways of ending after which a task is started again.
-    RestartCondition {
-        /// After every end.
-        Any = "any",
-        /// After a failure only.
-        OnFailure = "on-failure",
-        /// After none.
-        None = "none",
-    }
-}
-
-/// How an ended task is started again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RestartPolicy {
-    /// The ways of ending that cause a restart.
-    pub condition: RestartCondition,
-    /// Delay before the second restart in a row; each further restart doubles it.
-    #[serde(serialize_with = "seconds")]
-    pub delay: Duration,
-    /// Largest number of restarts of one slot; `None` for no limit.
-    #[serde(serialize_with = "number_or_zero")]
-    pub max_attempts: Option<NonZeroU64>,
-    /// Restarts longer ago than this do not count; `None` if all count.
-    #[serde(serialize_with = "seconds_or_zero")]
-    pub window: Option<Duration>,
-}
-
-impl Default for RestartPolicy {
-    fn default() -> Self {
-        Self { condition: RestartCondition::Any, delay: defaults::RESTART_DELAY, max_attempts: None, window: None }
-    }
-}
 
 /// The treatment of a task while its worker is connected to no manager.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

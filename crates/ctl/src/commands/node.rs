@@ -241,16 +241,20 @@ async fn update(
 
 /// Waits until no task runs on these nodes any more.
 async fn drained(client: &Client, names: &[String], wait: &WaitOptions) -> anyhow::Result<()> {
-    for name in names {
-        let node = &get(client, name).await?;
-        progress::until(wait, &format!("node {name}"), || async move {
-            let rows = tasks_of(client, node).await?;
-            let left = rows.iter().filter(|row| !row.task.status.state.is_terminal());
-            Ok(still_there(left.map(task::Row::name).collect()))
-        })
-        .await?;
-    }
-    Ok(())
+    progress::until(wait, "drain", || async move {
+        let mut left = Vec::new();
+        for name in names {
+            let node = get(client, name).await?;
+            // A node that is down can't say that a task has ended.
+            let is_left = |task: &model::Task| {
+                let stops = task.desired_state.is_stopping() && node.state == model::NodeState::Down;
+                !task.status.state.is_terminal() && !stops
+            };
+            left.extend(tasks_of(client, &node).await?.iter().filter(|row| is_left(&row.task)).map(task::Row::name));
+        }
+        Ok(still_there(left))
+    })
+    .await
 }
 
 /// Most tasks that are named.

@@ -208,13 +208,14 @@ impl<M: Member> Control<M> {
         with_volumes: bool,
     ) -> Result<(), ControlError> {
         let removed = self.write_once(request_id, |view| {
-            let id = resolve::<Stack>(&view, reference)?.id.clone();
+            let stack = resolve::<Stack>(&view, reference)?;
+            let id = stack.id.clone();
             let mut tx = WriteTx::new(view.clone(), request_id);
             for service in view.services().filter(|service| service.stack_id.as_ref() == Some(&id)) {
                 tx.remove(Kind::Service, service.id.as_str());
             }
             if with_volumes {
-                volumes::remove_of_stack(&mut tx, &id)?;
+                volumes::remove_of_stack(&mut tx, stack)?;
             }
             tx.remove(Kind::Stack, id.as_str());
             Ok((tx.finish(), ()))

@@ -202,10 +202,17 @@ impl<M: Member> Control<M> {
 /// Removes a slot and one replica from the service.
 fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) -> Result<(), ControlError> {
     let ServiceMode::Replicated { replicas } = service.spec.mode else {
-        let why =
-            format!("service `{}` is {}: it has a task on each node", service.spec.name, service.spec.mode.as_str());
+        let why = format!(
+            "service `{}` is {}, and only a replicated one has replicas to take",
+            service.spec.name,
+            service.spec.mode.as_str()
+        );
         return Err(ControlError::invalid("shrink", why));
     };
+    // A slot that goes already has been taken from the replicas.
+    if view.tasks_of_slot(&service.id, slot).all(|task| task.desired_state == DesiredState::Remove) {
+        return Ok(());
+    }
     let mode = ServiceMode::Replicated { replicas: replicas.saturating_sub(1) };
     let spec = Arc::new(ServiceSpec { mode, ..service.spec.as_ref().clone() });
     tx.update(Service { spec, ..service.clone() });

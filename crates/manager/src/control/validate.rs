@@ -8,10 +8,11 @@ pub(super) mod settings;
 mod update;
 
 use std::num::NonZeroU64;
+use std::time::Duration;
 
 use flota_api::defaults::REPLICAS_BOUND;
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{RestartCondition, ServiceSpec};
+use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
 use flota_api::{naming, template};
 
 use super::error::{ControlError, Violation};
@@ -21,6 +22,9 @@ const LEAST_MEMORY: u64 = 4 << 20;
 const SPEC_BOUND: usize = 256 << 10;
 /// Most levels of a spread: more groups of groups than any cluster has.
 const SPREAD_BOUND: usize = 8;
+
+/// Longest time that a spec can name. Whoever names a longer one has mistaken the unit.
+const TIME_BOUND: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Returns every rule that `spec` breaks.
 pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
@@ -44,6 +48,7 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
             Err("a job is not started again once its work is done: `on-failure` or `none`".into()),
         );
     }
+    times(spec, &mut check);
     if spec.spread_over.len() > SPREAD_BOUND {
         check("spread_over", Err(format!("{} levels are over the bound of {SPREAD_BOUND}", spec.spread_over.len())));
     }
@@ -115,6 +120,24 @@ fn host_name(text: &str) -> Result<(), String> {
 pub(super) fn check(spec: &ServiceSpec) -> Result<(), ControlError> {
     let found = violations(spec);
     if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
+}
+
+/// The times of a spec that no other rule bounds.
+fn times(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
+    let on_partition = match spec.on_partition {
+        OnPartition::Run => Duration::ZERO,
+        OnPartition::Stop(after) => after,
+    };
+    for (field, time) in [
+        ("restart.delay", spec.restart.delay),
+        ("restart.window", spec.restart.window.unwrap_or_default()),
+        ("stop_grace", spec.stop_grace),
+        ("on_partition", on_partition),
+    ] {
+        let [time, most] = [time, TIME_BOUND].map(|it| it.as_secs() / 3600);
+        let why = || format!("{time} h are over the bound of {most} h");
+        check(field, (time <= most).then_some(()).ok_or_else(why));
+    }
 }
 
 #[cfg(test)]

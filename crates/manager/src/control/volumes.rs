@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flota_api::clock::Random;
 use flota_api::id::{StackId, VolumeId};
-use flota_api::model::{MountSource, ServiceSpec, StackSpec, Volume, VolumeSpec, check_volume_name};
+use flota_api::model::{MountSource, ServiceSpec, Stack, StackSpec, Volume, VolumeSpec, check_volume_name};
 use flota_api::object::Kind;
 use flota_raft_store::{Tables, WriteTx};
 
@@ -183,16 +183,18 @@ pub(super) fn add_declared(
     Ok(declared)
 }
 
-/// Removes the volumes of a stack whose services are removed in the same transaction.
+/// Removes the volumes that a stack declares, whose services are removed in the same transaction. Those that its file once
+/// declared and no longer does stay.
 ///
 /// # Errors
 /// Another service uses one of them.
-pub(super) fn remove_of_stack(tx: &mut WriteTx, stack: &StackId) -> Result<(), ControlError> {
+pub(super) fn remove_of_stack(tx: &mut WriteTx, stack: &Stack) -> Result<(), ControlError> {
     let view = Arc::clone(tx.view());
     let is_other =
-        |name: &String| view.service_by_name(name).is_some_and(|service| service.stack_id.as_ref() != Some(stack));
+        |name: &String| view.service_by_name(name).is_some_and(|service| service.stack_id.as_ref() != Some(&stack.id));
     let users = users(&view);
-    for volume in view.volumes().filter(|it| it.stack_id.as_ref() == Some(stack) && !it.is_removed) {
+    let declared = stack.spec.volumes.iter().filter_map(|it| view.volume_by_name(&it.name));
+    for volume in declared.filter(|it| it.stack_id.as_ref() == Some(&stack.id)) {
         let others = users.get(&volume.spec.name).into_iter().flatten().filter(|name| is_other(name));
         let others: Vec<String> = others.cloned().collect();
         if !others.is_empty() {

@@ -40,6 +40,8 @@ pub(super) struct Liveness(Arc<Mutex<Known>>);
 #[derive(Debug, Default)]
 struct Known {
     links: BTreeMap<NodeId, Link>,
+    /// The intervals that nodes were told when they registered. The cluster may have become smaller since.
+    told: BTreeMap<NodeId, Duration>,
     /// Nodes whose links have changed otherwise than by the passing of time since they were last judged.
     changed: BTreeSet<NodeId>,
     /// When somebody last asked for the time in this term.
@@ -58,6 +60,11 @@ impl Known {
             self.stalled += gap - PULSE;
         }
         now - self.stalled
+    }
+
+    /// The interval of the node's heartbeats, given that of nodes that register now.
+    fn period(&self, node: &NodeId, now: Duration) -> Duration {
+        self.told.get(node).map_or(now, |told| now.max(*told))
     }
 
     fn change(&mut self, node: &NodeId, link: Link) {
@@ -130,6 +137,12 @@ impl Liveness {
         known.links = links.collect();
     }
 
+    /// Records that the node has registered, and was told this interval.
+    pub(super) fn begins(&self, node: &NodeId, period: Duration) {
+        self.known().told.insert(node.clone(), period);
+        self.record_message(node);
+    }
+
     /// Records a message from the node.
     pub(super) fn record_message(&self, node: &NodeId) {
         let mut known = self.known();
@@ -174,8 +187,9 @@ impl Liveness {
             let new = (node.state != NodeState::Down).then_some(Link::Broken(now));
             let Some(link) = link.or(new) else { continue };
             links.insert(node.id.clone(), link);
-            changed.extend(judged(node, link, period, (now, since)));
+            changed.extend(judged(node, link, known.period(&node.id, period), (now, since)));
         }
+        known.told.retain(|id, _| links.contains_key(id));
         known.links = links;
         changed
     }
@@ -187,7 +201,9 @@ impl Liveness {
         let now = known.now();
         let changed = std::mem::take(&mut known.changed);
         let nodes = changed.iter().filter_map(|id| Some((view.node(id)?, *known.links.get(id)?)));
-        nodes.filter_map(|(node, link)| judged(node, link, period, (now, since))).collect()
+        let judged =
+            |(node, link): (&Arc<Node>, Link)| judged(node, link, known.period(&node.id, period), (now, since));
+        nodes.filter_map(judged).collect()
     }
 
     /// Asks for the time every [`PULSE`]. It never ends.
@@ -373,6 +389,23 @@ mod tests {
         assert_eq!(judged(), [], "once");
         liveness.record_message(&"b".into());
         assert_eq!(liveness.known().changed.len(), 1, "it has a session again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_judged_by_the_period_that_it_was_told_also_when_the_cluster_has_become_smaller() {
+        let (liveness, view) = (Liveness::default(), ready(&["a", "b"]).view());
+        liveness.begin(&view);
+        liveness.begins(&"a".into(), Duration::from_secs(4));
+        let beats = async {
+            for _ in 0..35 {
+                tokio::time::sleep(PULSE).await;
+                liveness.known().now();
+            }
+            // One more than three of the periods that nodes are told now.
+            let judged = liveness.judge(&view, Duration::from_secs(1), Timestamp(9));
+            judged.into_iter().map(|node| node.id.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(beats.await, ["b"], "the other one is not even late");
     }
 
     #[test]

@@ -107,8 +107,9 @@ impl DispatcherService {
                 return;
             }
         };
+        let period = Duration::from_millis(registered.heartbeat_ms);
         let _ = outbox.send(outgoing(ToWorker::Registered(registered))).await;
-        self.liveness.record_message(&node_id);
+        self.liveness.begins(&node_id, period);
         self.programmed.begin(&node_id, number);
         let told = (&self.sessions, &self.programmed);
         let result = tokio::select! {

@@ -5,7 +5,6 @@ use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
 
 use super::slot::Slot;
-use super::task_factory;
 
 /// The decision about a slot whose newest task has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,5 +50,5 @@ pub(crate) fn is_given_up(service: &Service, last: &Task) -> bool {
 /// When the task that replaces this failed one may start. The delay counts from when the leader learned of the end,
 /// because the clock of the node may be wrong.
 pub(super) fn delayed(service: &Service, failed: &Task) -> Timestamp {
-    failed.meta.updated_at + task_factory::backoff(&service.spec.restart, failed.failures() + 1)
+    failed.meta.updated_at + service.spec.restart.delay_after(failed.failures() + 1)
 }

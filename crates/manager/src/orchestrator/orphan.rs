@@ -6,6 +6,7 @@ use flota_api::state::TaskState;
 use flota_raft_store::{Event, Tables};
 
 use crate::control_loop::{ControlLoop, Key, keyed_by};
+use crate::home;
 use crate::plan::{Plan, PlanContext};
 
 /// The control loop; its keys are ids of nodes.
@@ -38,7 +39,9 @@ impl ControlLoop for Orphan {
             true => "its node has left the cluster".to_owned(),
             false => format!("its node has been down since {}", node.state_since),
         };
-        let unfinished = view.tasks_of_node(&node.id).filter(|task| !task.status.state.is_terminal());
+        // What waits for its node is not given up: it may still run there.
+        let waits = |task: &Task| task.is_live() && home::waits_for_node(task, view);
+        let unfinished = view.tasks_of_node(&node.id).filter(|task| !task.status.state.is_terminal() && !waits(task));
         for task in unfinished.take(cx.room) {
             let error = error.clone();
             let status = TaskStatus { state: TaskState::Orphaned, at: cx.now, error, ..task.status.clone() };
@@ -51,17 +54,24 @@ impl ControlLoop for Orphan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Node, NodeStateReason};
+    use flota_api::model::{Node, NodeStateReason, Service, ServiceSpec};
     use flota_api::object::StoreObject;
     use flota_api::version::Timestamp;
 
-    /// Plans for a node that went down at the time 1,000, with one task that runs.
     fn planned(state_reason: NodeStateReason, now: Timestamp) -> Plan {
+        planned_for(ServiceSpec::default(), state_reason, now)
+    }
+
+    /// Plans for a node that went down at the time 1,000, with one task of a service that runs.
+    fn planned_for(spec: ServiceSpec, state_reason: NodeStateReason, now: Timestamp) -> Plan {
         let (state, state_since) = (NodeState::Down, Timestamp(1_000));
         let node = Node { id: "n".into(), state, state_since, state_reason: Some(state_reason), ..Node::default() };
         let status = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
-        let task = Task { id: "t".into(), node_id: Some("n".into()), status, ..Task::default() };
+        let (id, node_id, service_id) = ("t".into(), Some("n".into()), "s".into());
+        let task = Task { id, node_id, service_id, spec_version: 1, status, ..Task::default() };
         let mut view = Tables::default();
+        let service = Service { id: "s".into(), spec: spec.into(), spec_version: 1, ..Service::default() };
+        view.put(service.into_object());
         view.put(node.into_object());
         view.put(task.into_object());
         Orphan.plan(&Key::of("n"), &view, &mut PlanContext::at(now))
@@ -73,5 +83,13 @@ mod tests {
         assert_eq!(planned(NodeStateReason::Left, now).changes.len(), 1);
         assert_eq!(planned(NodeStateReason::HeartbeatsStopped, now).changes.len(), 0);
         assert_eq!(planned(NodeStateReason::HeartbeatsStopped, now + ORPHAN_AFTER).changes.len(), 1);
+    }
+
+    #[test]
+    fn a_task_that_waits_for_its_node_is_given_up_only_when_that_has_left() {
+        let keeps = ServiceSpec { keep_on_node_loss: true, ..ServiceSpec::default() };
+        let later = Timestamp(2_000) + ORPHAN_AFTER * 30;
+        assert_eq!(planned_for(keeps.clone(), NodeStateReason::HeartbeatsStopped, later).changes.len(), 0);
+        assert_eq!(planned_for(keeps, NodeStateReason::Left, later).changes.len(), 1);
     }
 }

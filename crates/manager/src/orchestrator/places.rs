@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flota_api::id::NodeId;
-use flota_api::model::{Node, Service, ServiceMode};
+use flota_api::model::{Node, Service, ServiceMode, ServiceSpec};
 use flota_raft_store::Tables;
 
-use super::slot::{Slot, keep_order};
+use super::keep_order::keep_order;
+use super::slot::Slot;
 use crate::wanted;
 
 /// The slots of a service, in view of what its spec asks for.
@@ -29,7 +30,7 @@ pub(super) fn places<'a>(service: &Service, slots: &'a BTreeMap<u64, Slot>, view
         // What is done stays done.
         _ if service.spec.stopped => counted.partition(|(_, slot)| mode.is_job() && slot.is_done()),
         ServiceMode::Replicated { replicas: count } | ServiceMode::ReplicatedJob { completions: count, .. } => {
-            most_useful(counted, count, mode)
+            most_useful(&service.spec, counted, count, view)
         }
         ServiceMode::Global {} | ServiceMode::GlobalJob {} => on_their_nodes(service, counted, view),
     };
@@ -56,16 +57,17 @@ type Numbered<'a> = Vec<(u64, &'a Slot)>;
 
 /// Divides the slots into so many that stay and the others. What a job has done stays.
 fn most_useful<'a>(
+    spec: &ServiceSpec,
     slots: impl Iterator<Item = (u64, &'a Slot)>,
     count: u64,
-    mode: ServiceMode,
+    view: &Tables,
 ) -> (Numbered<'a>, Numbered<'a>) {
     let (slots, count): (Numbered, _) = (slots.collect(), usize::try_from(count).unwrap_or(usize::MAX));
     if slots.len() <= count {
         return (slots, Vec::new());
     }
-    let mut kept = keep_order(slots.into_iter());
-    kept.sort_by_key(|(_, slot)| !(mode.is_job() && slot.is_done()));
+    let mut kept = keep_order(spec, slots.into_iter(), view);
+    kept.sort_by_key(|(_, slot)| !(spec.mode.is_job() && slot.is_done()));
     let surplus = kept.split_off(count);
     (kept, surplus)
 }

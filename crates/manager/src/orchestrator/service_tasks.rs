@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 use flota_api::id::{ServiceId, TaskId};
-use flota_api::model::{Availability, FailureAction, Node, NodeState, Service, ServiceMode, Task, UpdateStatus};
+use flota_api::model::{FailureAction, Node, NodeState, Service, ServiceMode, Task, UpdateStatus};
 use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object};
 use flota_api::state::DesiredState;
@@ -21,7 +21,7 @@ use super::slot::{Slot, slots};
 use super::{moves, task_factory, update};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
-use crate::{revisions, wanted};
+use crate::{home, revisions, wanted};
 
 /// The control loop; its keys are services, and slots that have changed by themselves.
 #[derive(Debug, Default)]
@@ -284,9 +284,7 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
     let lost = |task: &Arc<Task>| {
         let node = view.node_of(task);
         let gone = node.is_none_or(|node| node.state == NodeState::Down);
-        let stays = service.spec.keep_on_node_loss || task.pinned_to.is_some();
-        let waits = stays && node.is_some_and(|it| it.spec.availability != Availability::Drain);
-        task.node_id.is_some() && gone && !waits
+        task.node_id.is_some() && gone && !home::waits_for_node(task, view)
     };
     if after_end::is_done(service, slot) {
         // A task that was prepared to take its place has nothing left to do.
@@ -310,7 +308,7 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
         if lost(successor) || is_leaving || is_needless || is_given_up || successor.spec_version != service.spec_version
         {
             plan.set_desired(successor, DesiredState::Shutdown);
-        } else if slot.current().is_none() && stopping_is_lost(service, slot, view) {
+        } else if slot.current().is_none() && stopping_is_lost(slot, view) {
             // The old task has ended, so its place is free.
             plan.set_desired(successor, DesiredState::Running);
         }
@@ -330,7 +328,7 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
         }
         None => match slot.newest().map(|last| (last, after_end(service, last))) {
             // The slot gets a new task only once the old one has ended.
-            _ if !stopping_is_lost(service, slot, view) => return,
+            _ if !stopping_is_lost(slot, view) => return,
             Some((_, AfterEnd::Stay)) => return,
             Some((last, AfterEnd::ReplaceLater)) => Some(delayed(service, last)),
             Some((_, AfterEnd::Replace)) | None => None,
@@ -349,12 +347,9 @@ fn put_new(task: Task, plan: &mut Plan, cx: &mut PlanContext) {
 }
 
 /// Whether every task that is stopping is on a node that can't report its end. Such tasks are not waited for, unless the
-/// service keeps its tasks on their nodes: the container may still run there.
-fn stopping_is_lost(service: &Service, slot: &Slot, view: &Tables) -> bool {
-    let is_kept = |node: &Arc<Node>| {
-        service.spec.keep_on_node_loss && !node.has_left() && node.spec.availability != Availability::Drain
-    };
-    slot.stopping().all(|task| unreachable(task, view) && !view.node_of(task).is_some_and(is_kept))
+/// task belongs to that node: the container may still run there.
+fn stopping_is_lost(slot: &Slot, view: &Tables) -> bool {
+    slot.stopping().all(|task| unreachable(task, view) && !home::waits_for_node(task, view))
 }
 
 /// Whether no node can report the end of the task.

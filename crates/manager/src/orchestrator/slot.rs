@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flota_api::id::NodeId;
 use flota_api::model::{Service, Task};
-use flota_api::state::{DesiredState, TaskState};
+use flota_api::state::DesiredState;
 use flota_api::version::{Timestamp, Version};
 use flota_raft_store::Tables;
 use flota_raft_store::faults::{self, Fault};
@@ -121,31 +121,4 @@ impl Slot {
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping().next().is_some()
     }
-}
-
-/// For scaling down: the slots in the order in which they are kept. Assigned ones come first, then running ones, then
-/// those that keep the service spread evenly over the nodes, then lower numbers.
-pub(super) fn keep_order<'a>(slots: impl Iterator<Item = (u64, &'a Slot)>) -> Vec<(u64, &'a Slot)> {
-    let rank = |(number, slot): &(u64, &Slot)| {
-        let current = slot.current();
-        let assigned = current.is_some_and(|task| task.node_id.is_some());
-        let running = current.is_some_and(|task| task.status.state == TaskState::Running);
-        (!assigned, !running, *number)
-    };
-    let mut ranked: Vec<_> = slots.collect();
-    ranked.sort_by_key(rank);
-    // Counts the slots of the same node that come earlier, so that the first of each node is kept before a second of any.
-    let mut on_node: BTreeMap<Option<NodeId>, usize> = BTreeMap::new();
-    let mut placed: Vec<_> = ranked
-        .into_iter()
-        .map(|it| {
-            let node = it.1.current().and_then(|task| task.node_id.clone());
-            let before = on_node.entry(node).or_default();
-            *before += 1;
-            let (unassigned, idle, number) = rank(&it);
-            ((unassigned, idle, *before, number), it)
-        })
-        .collect();
-    placed.sort_by_key(|(rank, _)| *rank);
-    placed.into_iter().map(|(_, it)| it).collect()
 }

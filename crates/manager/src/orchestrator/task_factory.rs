@@ -1,12 +1,10 @@
 //! Creates new tasks for slots.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use flota_api::defaults::RESTART_DELAY_MOST;
 use flota_api::id::TaskId;
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{RestartPolicy, Service, Task, TaskStatus};
+use flota_api::model::{Service, Task, TaskStatus};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::{Meta, Timestamp};
 use flota_raft_store::Tables;
@@ -67,15 +65,6 @@ fn resolve(reference: &str, view: &Tables) -> Option<String> {
         None => view.image_by_reference(&reference.to_string()),
     };
     Some(image?.digest.clone())
-}
-
-/// The delay before the next start in a slot after `restarts` restarts: none for the first, then doubled each time.
-pub(super) fn backoff(policy: &RestartPolicy, restarts: u64) -> Duration {
-    match u32::try_from(restarts) {
-        Ok(0) => Duration::ZERO,
-        Ok(restarts) => policy.delay.saturating_mul(2u32.saturating_pow(restarts - 1)).min(RESTART_DELAY_MOST),
-        Err(_) => RESTART_DELAY_MOST,
-    }
 }
 
 #[cfg(test)]

@@ -16,13 +16,13 @@ pub(super) fn is_kept_apart(spec: &ServiceSpec, node: &Node, view: &Tables) -> b
     named.chain(view.averse_to(&spec.name)).any(|id| holds_task_of(id, node, view))
 }
 
-/// Whether a task on this node is of a service from which the service keeps apart, which its users have said while both
-/// were there. If both say it, the tasks of the older one stay.
+/// Whether a task on this node is of a service from which this one keeps apart, as its users have said while both were there.
+/// If both say it, the tasks of the older one stay.
 pub(crate) fn must_part(service: &Service, node: &Node, view: &Tables) -> bool {
     let others = service.spec.anti_affinity.iter().filter_map(|name| view.service_by_name(name));
-    let gives_way = |other: &Service| {
-        !other.spec.anti_affinity.contains(&service.spec.name) || other.meta.order() < service.meta.order()
-    };
+    let age = |service: &Service| (service.meta.order(), service.id.clone());
+    let gives_way =
+        |other: &Service| !other.spec.anti_affinity.contains(&service.spec.name) || age(other) < age(service);
     others.filter(|other| gives_way(other)).any(|other| view.live_tasks(&other.id, &node.id) > 0)
 }
 

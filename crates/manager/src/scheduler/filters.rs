@@ -1,6 +1,6 @@
 //! The filters of the scheduler. If several refuse a node, the first of them is counted and shown to users.
 
-use flota_api::model::{Availability, Filter, NodeState, Refusal, ServiceSpec};
+use flota_api::model::{Availability, Filter, LogSpec, NodeState, Refusal, ServiceSpec};
 use flota_raft_store::Tables;
 
 use super::affinity;
@@ -17,6 +17,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     (Filter::Drained, |_, it, _| it.node.spec.availability == Availability::Drain),
     (Filter::Paused, |_, it, _| it.node.spec.availability == Availability::Pause),
     (Filter::Constraint, |spec, it, _| !spec.constraints.iter().all(|constraint| it.node.satisfies(constraint))),
+    (Filter::Outdated, |spec, it, _| needed_level(spec) > it.node.description.feature_level),
     (Filter::Cpu, |spec, it, _| spec.reservations.nano_cpus > it.free().nano_cpus),
     (Filter::Memory, |spec, it, _| spec.reservations.memory_bytes > it.free().memory_bytes),
     (Filter::Runtime, |spec, it, _| spec.runtime.as_ref().is_some_and(|name| !it.node.description.has_runtime(name))),
@@ -35,6 +36,20 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
 /// Returns what the node's owner does not allow. The worker uses the same function.
 fn refusal(spec: &ServiceSpec, it: &Candidate) -> Option<Refusal> {
     it.node.description.allow.refusal(spec)
+}
+
+/// The lowest feature level of a node that knows all of the spec. An older one would start the task without the rest.
+fn needed_level(spec: &ServiceSpec) -> u32 {
+    let has_settings = spec.read_only
+        || spec.tty
+        || spec.shm_size.is_some()
+        || !spec.ulimits.is_empty()
+        || !spec.sysctls.is_empty()
+        || !spec.groups.is_empty()
+        || spec.memory_swap.is_some()
+        || spec.oom_score_adj.is_some()
+        || spec.log != LogSpec::default();
+    if has_settings || !spec.mounts.is_empty() { 2 } else { 0 }
 }
 
 /// Whether a network of the spec is encrypted.

@@ -1,3 +1,4 @@
+mod affinity;
 mod volumes;
 
 use std::num::NonZeroU64;
@@ -6,6 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::plan::Change;
+use flota_api::FEATURE_LEVEL;
 use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{
     Allowance, Attachment, Availability, DeviceId, GenericResource, Mount, MountSource, Network, NetworkAttachment,
@@ -21,6 +23,7 @@ const GIB: u64 = 1 << 30;
 fn node(id: &str) -> Node {
     let mut node = Node { id: id.into(), state: NodeState::Ready, ..Node::default() };
     node.description.resources = Resources { nano_cpus: 4_000_000_000, memory_bytes: 4 * GIB };
+    node.description.feature_level = FEATURE_LEVEL;
     node
 }
 

@@ -1,13 +1,14 @@
 //! Where the data of volumes is. It binds the tasks that use it to a node; the first task that is placed decides which.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use flota_api::id::{NodeId, VolumeId};
 use flota_api::model::{Filter, ServiceSpec, Task, Volume, VolumeAt};
-use flota_api::object::Kind;
+use flota_api::object::{Kind, StoreObject};
 use flota_raft_store::Tables;
 
-use crate::plan::Plan;
+use crate::plan::{Change, Plan};
 
 /// The nodes on which a task can run, as far as its volumes decide that.
 #[derive(Debug, PartialEq, Eq)]
@@ -68,16 +69,40 @@ impl<'a> VolumePlaces<'a> {
         own.map(|filter| (filter, 1)).into_iter().chain([others]).filter(|(_, nodes)| *nodes > 0).collect()
     }
 
-    /// Records that the data of the task's volumes is on this node, where it has none yet. The plan depends on the others.
+    /// Whether a task that is being stopped still uses, on this node, data that the task would use: the one before it in its
+    /// slot, or one of a service that was removed. Tasks of other services share a volume because their users want it.
+    pub(super) fn is_being_left(&self, spec: &ServiceSpec, task: &Task, node: &NodeId) -> bool {
+        if spec.volumes().next().is_none() {
+            return false;
+        }
+        let stops = |it: &&Arc<Task>| it.holds_resources() && it.desired_state.is_stopping();
+        self.view.tasks_of_node(node).filter(stops).any(|other| {
+            let is_before = other.service_id == task.service_id && other.slot == task.slot;
+            let Some(theirs) = self.view.spec_of(other) else { return false };
+            let shares = |name: &str| {
+                self.named(name).is_some_and(|volume| {
+                    let [own, other] = [(spec, task), (theirs.as_ref(), other.as_ref())]
+                        .map(|(spec, task)| volume.data_slot(spec.mode.is_global(), task.slot));
+                    own == other && theirs.volumes().any(|it| it == name)
+                })
+            };
+            (is_before || self.view.service(&other.service_id).is_none()) && spec.volumes().any(shares)
+        })
+    }
+
+    /// Adds the places that were chosen to the plan, before the tasks: a part of the plan may be all that is taken of it.
+    pub(super) fn record(self, plan: &mut Plan) {
+        let places = self.placed.into_values().map(|volume| Change::Put(volume.into_object()));
+        plan.changes.splice(0..0, places);
+    }
+
+    /// Chooses this node for the data of the task's volumes that have none yet. The plan depends on the others.
     pub(super) fn place(&mut self, spec: &ServiceSpec, task: &Task, node: &NodeId, plan: &mut Plan) {
         for name in spec.volumes() {
             let Some(volume) = self.named(name) else { continue };
             match volume.placed(volume.data_slot(spec.mode.is_global(), task.slot), node) {
                 None => plan.expect(Kind::Volume, &volume.id),
-                Some(placed) => {
-                    plan.put(placed.clone());
-                    self.placed.insert(placed.id.clone(), placed);
-                }
+                Some(placed) => drop(self.placed.insert(placed.id.clone(), placed)),
             }
         }
     }

@@ -12,7 +12,7 @@ use flota_api::capability::normalise;
 use flota_api::defaults::EMBEDDED_RUNTIME;
 use flota_api::model::{Allowance, NodeDescription, NodeDevice};
 use flota_api::naming;
-use flota_worker::NodeOffers;
+use flota_worker::{NodeOffers, bind_roots};
 
 /// `[[devices]]`: a device that the node hands out by id.
 #[derive(Debug, Deserialize)]
@@ -49,6 +49,7 @@ pub(super) fn resolve(
     let offers = NodeOffers {
         runtimes,
         devices: devices.into_iter().map(device).collect(),
+        bind_roots: bind_roots(&allow.bind_mounts),
         allow: Allowance {
             privileged: allow.privileged,
             devices: allow.devices,

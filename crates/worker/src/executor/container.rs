@@ -34,6 +34,7 @@ pub(crate) use check::exit_code;
 use network::NetworkStep;
 use steps::{ImageStep, RunFolder, WritableLayer};
 use supervisor::{Located, Place, Supervisor, blocking};
+pub(crate) use volumes::IMAGE_VOLUMES_BOUND;
 use volumes::VolumeStep;
 
 /// Why a container can't be created.
@@ -170,8 +171,8 @@ impl ContainerExecutor {
 
     async fn start_container(&self, assignment: &Assignment, draft: &Draft) -> Result<Running, ContainerError> {
         let task = &assignment.task_id;
-        let (spec, allow) = (Arc::clone(&assignment.spec), self.offers.allow.clone());
-        let binds = tokio::task::spawn_blocking(move || BindSources::find(&spec, &allow));
+        let (spec, roots) = (Arc::clone(&assignment.spec), self.offers.bind_roots.clone());
+        let binds = tokio::task::spawn_blocking(move || BindSources::find(&spec, &roots));
         let places = Places {
             root: self.layer.root(task, &draft.layers),
             groups: self.paths.cgroups(task),

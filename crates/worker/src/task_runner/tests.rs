@@ -180,7 +180,7 @@ async fn a_leader_with_another_clock_delays_no_start_longer_than_the_policy_can(
     let spec = ServiceSpec::default();
     daemon.assign_spec(&spec, DesiredState::Running, Some(node.clock().now() + HOUR));
     daemon.is(TaskState::Running).await;
-    assert_about(&node.times(begin, is_start), &[restart::most_delay(&spec.restart).as_millis()]);
+    assert_about(&node.times(begin, is_start), &[spec.restart.longest_delay().as_millis()]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,11 @@
 //! The rules for mounts: each by itself, and that no two have one target.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use flota_api::model::ServiceSpec;
+use flota_api::model::{MountSource, ServiceSpec};
+
+/// The memory that programs of a task share (shm_overview(7)).
+const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Largest number of mounts of a service.
 const MOUNTS_BOUND: usize = 100;
@@ -12,13 +15,23 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
     if spec.mounts.len() > MOUNTS_BOUND {
         check("mounts", Err(format!("{} are over the bound of {MOUNTS_BOUND}", spec.mounts.len())));
     }
-    let mut targets = BTreeSet::new();
+    let (mut targets, mut divided) = (BTreeSet::new(), BTreeMap::new());
     for (index, mount) in spec.mounts.iter().enumerate() {
         for (field, why) in mount.violations() {
             check(&format!("mounts[{index}].{field}"), Err(why));
         }
         if !targets.insert(&mount.target) {
             check(&format!("mounts[{index}].target"), Err(format!("`{}` is there twice", mount.target)));
+        }
+        if let MountSource::Volume { name: Some(name), per_slot, .. } = &mount.source
+            && divided.insert(name, per_slot).is_some_and(|other| other != per_slot)
+        {
+            let why = format!("volume `{name}` has one set of data, or one for each slot, at all its mounts");
+            check(&format!("mounts[{index}].source"), Err(why));
+        }
+        if mount.target == SHARED_MEMORY && spec.shm_size.is_some() {
+            let why = format!("the size of {SHARED_MEMORY} is that of the mount: leave `shm_size` out");
+            check(&format!("mounts[{index}].target"), Err(why));
         }
     }
 }
@@ -52,6 +65,22 @@ mod tests {
         assert_eq!(bad[0], "mounts[1].target: a mount can't hide the whole root");
         assert!(bad[1].starts_with("mounts[1].source: `..`: the name of a volume"), "{}", bad[1]);
         assert_eq!(bad[2], "mounts[2].target: `/a` is there twice");
+    }
+
+    #[test]
+    fn mounts_that_contradict_each_other_or_the_settings_are_refused() {
+        let per_slot = |target: &str| {
+            let source = MountSource::Volume { name: Some("db".into()), no_copy: false, per_slot: true };
+            Mount { source, ..volume("db", target) }
+        };
+        assert_eq!(found(vec![per_slot("/a"), per_slot("/b")]), [] as [&str; 0]);
+        let bad = found(vec![volume("db", "/a"), per_slot("/b")]);
+        assert_eq!(bad, ["mounts[1].source: volume `db` has one set of data, or one for each slot, at all its mounts"]);
+        let mounts = vec![volume("db", SHARED_MEMORY)];
+        let spec = ServiceSpec { name: "web".into(), image: "web".into(), mounts, ..ServiceSpec::default() };
+        assert_eq!(violations(&spec), []);
+        let sized = ServiceSpec { shm_size: std::num::NonZeroU64::new(1 << 20), ..spec };
+        assert_eq!(violations(&sized)[0].field, "mounts[0].target");
     }
 
     #[test]

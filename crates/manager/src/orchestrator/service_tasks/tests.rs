@@ -100,7 +100,7 @@ fn scaling_down_takes_the_unassigned_then_the_fullest_node_then_the_highest_slot
     let place = |slot: u64| if slot <= 5 { "a" } else { "b" };
     let nine = (1..=9).map(|slot| running(&format!("t{slot}"), slot, place(slot)));
     let four = planned(&view(nine.chain([service(5).into_object()])));
-    assert_eq!(four, ["t4:remove", "t5:remove", "t8:remove", "t9:remove"]);
+    assert_eq!(four, ["t3:remove", "t4:remove", "t5:remove", "t9:remove"]);
     let broken = task("t1", 1, "a", TaskState::Preparing).into_object();
     let two = [service(1).into_object(), broken, running("t2", 2, "b")];
     assert_eq!(planned(&view(two)), ["t1:remove"]);

@@ -172,3 +172,38 @@ fn a_change_of_a_volume_wakes_the_services_that_wait_with_it() {
     assert_eq!(woken("db"), [Key::of("s")]);
     assert_eq!(woken("other"), []);
 }
+
+#[test]
+fn lesson_22_data_is_used_by_the_next_task_only_when_the_one_before_has_ended() {
+    let there = || vec![volume("db", false, &[(None, "a")])];
+    let stopping = |service: &str, slot: u64| Task {
+        slot,
+        desired_state: DesiredState::Shutdown,
+        ..task("old", service, "a", TaskState::Running)
+    };
+    let waits = |spec: ServiceSpec, mut old: Task, other: Option<ServiceSpec>| {
+        let mut view = cluster(spec, &[1], there());
+        // A service whose tasks are still stopping may have been removed.
+        let is_removed = other.is_none();
+        view.put(service("other", other.unwrap_or_else(|| self::spec(&["db"]))).into_object());
+        view.put(old.clone().into_object());
+        if is_removed {
+            view.remove(Kind::Service, "other");
+        }
+        let waits = applied(&mut view).is_empty();
+        old.status.state = TaskState::Shutdown;
+        view.put(old.into_object());
+        if waits {
+            assert_eq!(applied(&mut view), ["1@a"], "it has ended");
+        }
+        waits
+    };
+    let db = || spec(&["db"]);
+    assert!(waits(db(), stopping("s", 1), Some(db())), "the one before in its slot");
+    assert!(!waits(db(), stopping("s", 2), Some(db())), "another slot shares the data");
+    assert!(!waits(db(), stopping("other", 1), Some(db())), "and so does another service");
+    assert!(waits(db(), stopping("other", 1), None), "which was removed");
+    assert!(!waits(db(), stopping("other", 1), Some(spec(&[]))), "it does not use it");
+    let running = Task { desired_state: DesiredState::Running, ..stopping("s", 1) };
+    assert!(!waits(db(), running, Some(db())), "an update that starts first has both, as its users want");
+}

@@ -11,6 +11,9 @@ use super::ContainerError;
 use crate::executor::{Cause, Draft, ExecutorError, PrepareStep, TaskPaths};
 use crate::volumes::{Content, VolumeError, Volumes};
 
+/// Largest number of volumes of an image. Each is a folder and a mount at every start.
+pub(crate) const IMAGE_VOLUMES_BOUND: usize = 100;
+
 /// Makes the data of volumes at first use. The data of a volume with a name stays when the step is undone.
 #[derive(Clone, Debug)]
 pub(super) struct VolumeStep {
@@ -53,6 +56,9 @@ impl VolumeStep {
 
     async fn provide(&self, task: &Assignment, draft: &mut Draft) -> Result<(), VolumeError> {
         let of_image = draft.config.volumes().clone().unwrap_or_default();
+        if of_image.len() > IMAGE_VOLUMES_BOUND {
+            return Err(VolumeError::TooMany(of_image.len()));
+        }
         let own = self.own_folder(&task.task_id);
         for (index, volume) in needed(&task.spec.mounts, &of_image).into_iter().enumerate() {
             let path = Path::new(volume.target).to_owned();
