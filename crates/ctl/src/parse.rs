@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flota_api::constraint::NodeProperty;
-use flota_api::model::Bound;
+use flota_api::model::{Bound, OnPartition};
 
 use crate::error::Usage;
 
@@ -35,6 +35,16 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Usage> {
 /// Parses a duration of which there may be none: an empty text and `0` give zero, which stands for that.
 pub(crate) fn duration_or_none(text: &str) -> Result<Duration, Usage> {
     flota_stack::parse::duration_or_none(text).map(Option::unwrap_or_default).map_err(Usage)
+}
+
+/// Parses `run` or `stop:TIME`.
+pub(crate) fn on_partition(text: &str) -> Result<OnPartition, Usage> {
+    flota_stack::parse::on_partition(text).map_err(Usage)
+}
+
+/// Parses `replace` or `keep`; returns whether it is the latter.
+pub(crate) fn on_node_loss(text: &str) -> Result<bool, Usage> {
+    flota_stack::parse::on_node_loss(text).map_err(Usage)
 }
 
 /// Parses a filter `KEY=VALUE`; only rows with that value are listed.

@@ -67,6 +67,8 @@ struct File {
     registries: BTreeMap<String, registries::Registry>,
     /// Whether tasks can't gain privileges unless their service says otherwise; the cluster's default if absent.
     no_new_privileges: Option<bool>,
+    /// Labels that the node's owner sets, for constraints.
+    labels: BTreeMap<String, String>,
 }
 
 /// The settings that the daemon runs with.
@@ -104,7 +106,7 @@ impl Config {
         if !(1..=100).contains(&raft_patience) {
             bail!("raft-patience: {raft_patience} is not between 1 and 100");
         }
-        let mut offers = offers::resolve(file.runtimes, file.devices, file.allow, file.no_new_privileges)?;
+        let mut offers = offers::resolve(file.runtimes, file.devices, file.allow, file.no_new_privileges, file.labels)?;
         offers.data_address = arguments.data_path_addr.or(file.data_path_addr);
         if let Some(address) = offers.data_address.filter(|it| it.is_unspecified() || it.is_multicast()) {
             bail!("data-path-addr: {address} is not an address of a machine");

@@ -114,6 +114,10 @@ fn deploy(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     }
     let default = ServiceSpec::of_mode(spec.mode).restart;
     spec.restart = keys.read("restart_policy", |it| restart(it, default.clone()))?.unwrap_or(default);
+    spec.on_partition =
+        keys.read("x-flota-on-partition", |it| it.parsed(parse::on_partition))?.unwrap_or(spec.on_partition);
+    spec.keep_on_node_loss =
+        keys.read("x-flota-on-node-loss", |it| it.parsed(parse::on_node_loss))?.unwrap_or_default();
     spec.update = keys.read("update_config", update::update)?.unwrap_or_default();
     spec.rollback = keys.read("rollback_config", update::rollback)?.unwrap_or_default();
     if let Some(node) = keys.get("placement") {

@@ -67,9 +67,10 @@ pub(crate) fn parse(text: &str, name: &str, environment: &dyn Fn(&str) -> Option
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU64;
+    use std::time::Duration;
 
     use flota_api::constraint::{Constraint, NodeProperty};
-    use flota_api::model::{PlacementStrategy, RestartCondition, ServiceMode};
+    use flota_api::model::{OnPartition, PlacementStrategy, RestartCondition, ServiceMode};
     use flota_api::model::{StackSpec, UpdateOrder};
 
     use super::*;
@@ -95,6 +96,8 @@ services:
         limits: { cpus: 0.5, memory: 64M, pids: 20 }
         reservations: { cpus: "0.1" }
       restart_policy: { condition: on-failure, delay: 2s }
+      x-flota-on-partition: stop:1m
+      x-flota-on-node-loss: keep
       update_config: { order: start-first }
       rollback_config: { parallelism: 0 }
       placement:
@@ -136,6 +139,7 @@ services:
             ("cache".into(), "shop_web2 other_db".into())
         );
         assert_eq!(web.strategy, PlacementStrategy::Binpack);
+        assert_eq!((web.on_partition, web.keep_on_node_loss), (OnPartition::Stop(Duration::from_secs(60)), true));
     }
 
     #[test]

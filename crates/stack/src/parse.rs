@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use flota_api::model::OnPartition;
+
 /// Parses a size such as `512`, `64k`, `256m` or `1.5gb`; units are powers of 1024. Returns bytes.
 ///
 /// # Errors
@@ -82,9 +84,42 @@ pub fn duration_or_none(text: &str) -> Result<Option<Duration>, String> {
     }
 }
 
+/// Parses what becomes of a task whose node can reach no manager: `run`, or `stop:TIME`.
+///
+/// # Errors
+/// A message that names the text and the forms that are expected.
+pub fn on_partition(text: &str) -> Result<OnPartition, String> {
+    match (text, text.strip_prefix("stop:")) {
+        ("run", _) => Ok(OnPartition::Run),
+        (_, Some(time)) => duration(time).map(OnPartition::Stop),
+        _ => Err(format!("`{text}` is neither run nor stop:TIME")),
+    }
+}
+
+/// Parses what becomes of a task whose node is lost: `replace`, or `keep`, for which this returns true.
+///
+/// # Errors
+/// A message that names the text and the forms that are expected.
+pub fn on_node_loss(text: &str) -> Result<bool, String> {
+    match text {
+        "replace" => Ok(false),
+        "keep" => Ok(true),
+        _ => Err(format!("`{text}` is neither replace nor keep")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_becomes_of_tasks_on_lost_nodes_is_read() {
+        assert_eq!(on_partition("run"), Ok(OnPartition::Run));
+        assert_eq!(on_partition("stop:1m"), Ok(OnPartition::Stop(Duration::from_secs(60))));
+        assert!(on_partition("stop").is_err() && on_partition("stop:soon").is_err());
+        assert_eq!((on_node_loss("keep"), on_node_loss("replace")), (Ok(true), Ok(false)));
+        assert!(on_node_loss("drop").is_err());
+    }
 
     #[test]
     fn sizes_cpus_and_durations_are_read_as_people_write_them() {

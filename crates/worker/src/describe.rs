@@ -52,6 +52,7 @@ pub(crate) fn registration(machine: &NodeDescription, offers: &NodeOffers, facts
         devices: offers.devices.clone(),
         allow: offers.allow.clone(),
         data_address: offers.data_address,
+        labels: offers.labels.clone(),
         ..machine.clone()
     }
 }

@@ -26,6 +26,8 @@ pub struct NodeOffers {
     pub data_address: Option<IpAddr>,
     /// What spreads connections to virtual IPs; the best that the kernel can do if `None`.
     pub balancer: Option<Balancer>,
+    /// Labels of the node, by which constraints can choose it.
+    pub labels: BTreeMap<String, String>,
     /// How long a key for encrypted networks is used; 12 hours if `None`.
     pub tunnel_key_life: Option<Duration>,
 }

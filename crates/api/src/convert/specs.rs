@@ -103,6 +103,7 @@ impl From<&NodeDescription> for pt::NodeDescription {
             balancer: it.balancer.map(FromNumber::number),
             listening_tasks: it.listening_tasks.iter().map(Into::into).collect(),
             tunnel_keys: it.tunnel_keys.iter().map(Into::into).collect(),
+            labels: it.labels.clone(),
         }
     }
 }
@@ -129,6 +130,7 @@ impl TryFrom<Option<pt::NodeDescription>> for NodeDescription {
             balancer: it.balancer.map(FromNumber::from_number).transpose()?,
             listening_tasks: all(it.listening_tasks)?,
             tunnel_keys: all(it.tunnel_keys)?,
+            labels: it.labels,
         })
     }
 }

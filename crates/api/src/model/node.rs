@@ -153,11 +153,15 @@ pub struct NodeDescription {
     pub balancer: Option<Balancer>,
     /// The public keys by which it takes part in encrypted networks, oldest first. None if its kernel can't encrypt.
     pub tunnel_keys: Vec<TunnelKey>,
+    /// Labels that its owner has set.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl NodeDescription {
     /// Largest number of entries of each list that has a bound; real machines have far fewer.
     pub const ENTRIES_BOUND: usize = 4_096;
+    /// Longest value of a label, in bytes.
+    pub const LABEL_BOUND: usize = 4_096;
     /// Largest number of keys of a node: the one that it sends with, and the one that it will send with.
     pub const TUNNEL_KEYS_BOUND: usize = 2;
 
@@ -197,6 +201,16 @@ impl NodeDescription {
         }
         if counts.chain(self.devices.iter().map(|it| it.paths.len())).any(|it| it > Self::ENTRIES_BOUND) {
             return Err(format!("a list has more than {} entries", Self::ENTRIES_BOUND));
+        }
+        if self.labels.len() > Self::ENTRIES_BOUND {
+            return Err(format!("labels: there are more than {}", Self::ENTRIES_BOUND));
+        }
+        for (key, value) in &self.labels {
+            naming::check(key).map_err(|error| format!("labels: {error}"))?;
+            if value.len() > Self::LABEL_BOUND || value.contains(char::is_control) {
+                let most = Self::LABEL_BOUND;
+                return Err(format!("labels: {key}: the value has at most {most} bytes and no control characters"));
+            }
         }
         for name in &self.runtimes {
             naming::check(name).map_err(|error| format!("runtimes: {error}"))?;
@@ -282,10 +296,12 @@ impl Node {
         match key {
             NodeProperty::Id => Some(self.id.as_str()),
             NodeProperty::Hostname => Some(self.description.hostname.as_str()),
+            NodeProperty::Ip => Some(self.address.as_str()),
             NodeProperty::Role => Some(self.role.as_str()),
             NodeProperty::Os => Some(self.description.os.as_str()),
             NodeProperty::Architecture => Some(self.description.architecture.as_str()),
             NodeProperty::Label(label) => self.spec.labels.get(label).map(String::as_str),
+            NodeProperty::EngineLabel(label) => self.description.labels.get(label).map(String::as_str),
         }
     }
 

@@ -111,11 +111,11 @@ struct BasicFlags {
     #[arg(long)]
     stop_signal: Option<String>,
     /// Behaviour of a task whose node can reach no manager: run, or stop:TIME
-    #[arg(long)]
-    on_partition: Option<String>,
+    #[arg(long, value_name = "WHAT", value_parser = parse::on_partition)]
+    on_partition: Option<OnPartition>,
     /// Treatment of a task whose node is lost: replace, or keep (wait for the node)
-    #[arg(long)]
-    on_node_loss: Option<String>,
+    #[arg(long, value_name = "WHAT", value_parser = parse::on_node_loss)]
+    on_node_loss: Option<bool>,
 }
 
 impl SpecFlags {
@@ -190,19 +190,8 @@ impl BasicFlags {
             spec.restart.condition = found
                 .ok_or_else(|| Usage(format!("--restart-condition {text}: it must be any, on-failure or none")))?;
         }
-        if let Some(text) = &self.on_partition {
-            spec.on_partition = match (text.as_str(), text.strip_prefix("stop:")) {
-                ("run", _) => OnPartition::Run,
-                (_, Some(time)) => OnPartition::Stop(parse::duration(time)?),
-                _ => anyhow::bail!(Usage(format!("--on-partition {text}: it must be run or stop:TIME"))),
-            };
-        }
-        match self.on_node_loss.as_deref() {
-            None => {}
-            Some("keep") => spec.keep_on_node_loss = true,
-            Some("replace") => spec.keep_on_node_loss = false,
-            Some(text) => anyhow::bail!(Usage(format!("--on-node-loss {text}: it must be replace or keep"))),
-        }
+        set(&mut spec.on_partition, &self.on_partition);
+        set(&mut spec.keep_on_node_loss, &self.on_node_loss);
         Ok(())
     }
 }

@@ -112,11 +112,9 @@ fn is_same_place(old: &Node, new: &Node) -> bool {
 
 /// Whether constraints can't notice the difference, except by the role.
 fn has_same_properties(old: &Node, new: &Node) -> bool {
-    let properties = |node: &Node| {
-        let description = &node.description;
-        (description.hostname.clone(), description.os.clone(), description.architecture.clone())
-    };
-    old.spec.labels == new.spec.labels && properties(old) == properties(new)
+    let (one, other) = (&old.description, &new.description);
+    (&old.spec.labels, &old.address, &one.labels) == (&new.spec.labels, &new.address, &other.labels)
+        && (&one.hostname, &one.os, &one.architecture) == (&other.hostname, &other.os, &other.architecture)
 }
 
 /// Whether the tasks of the task's service are being replaced. Its slots then depend on each other.

@@ -40,6 +40,7 @@ pub(super) fn resolve(
     devices: Vec<Device>,
     allow: Allow,
     no_new_privileges: Option<bool>,
+    labels: BTreeMap<String, String>,
 ) -> anyhow::Result<NodeOffers> {
     for (name, program) in &runtimes {
         check_runtime(name, program).with_context(|| format!("runtimes.{name}"))?;
@@ -60,12 +61,14 @@ pub(super) fn resolve(
         data_address: None,
         balancer: None,
         tunnel_key_life: None,
+        labels,
     };
     // The leader checks the node's description by the same rules, and would refuse its session.
     let description = NodeDescription {
         runtimes: offers.runtime_names(),
         devices: offers.devices.clone(),
         allow: offers.allow.clone(),
+        labels: offers.labels.clone(),
         ..NodeDescription::default()
     };
     description.check_offers().map_err(anyhow::Error::msg)?;
@@ -93,7 +96,7 @@ mod tests {
 
     fn offers(text: &str) -> anyhow::Result<NodeOffers> {
         let file: File = toml::from_str(text)?;
-        resolve(file.runtimes, file.devices, file.allow, file.no_new_privileges)
+        resolve(file.runtimes, file.devices, file.allow, file.no_new_privileges, file.labels)
     }
 
     #[test]
@@ -117,6 +120,8 @@ mod tests {
             devices = ["/dev/fuse", "/dev/snd/*"]
             capabilities = ["cap_net_admin", "SYS_PTRACE"]
             bind-mounts = ["/srv", "/opt/data"]
+            [labels]
+            disk = "120"
             "#,
         )
         .expect("a good file");
@@ -131,6 +136,7 @@ mod tests {
         );
         assert_eq!(offers.allow.capabilities, ["NET_ADMIN", "SYS_PTRACE"]);
         assert_eq!(offers.allow.bind_mounts, ["/srv", "/opt/data"]);
+        assert_eq!(offers.labels, [("disk".to_owned(), "120".to_owned())].into());
         let same = self::offers("[allow]\nbind_mounts = ['/srv']").expect("a good file");
         assert_eq!(same.allow.bind_mounts, ["/srv"]);
     }
@@ -165,6 +171,8 @@ mod tests {
                 "allow.devices: `/dev/*/x` is neither an absolute path nor the beginning",
             ),
             ("[allow]\nbind-mounts = ['srv']", "allow.bind-mounts: `srv` is not an absolute path"),
+            ("[labels]\n'a b' = 'c'", "labels: `a b`"),
+            ("[labels]\na = \"\\u001b\"", "labels: a: the value has at most 4096 bytes and no control characters"),
             ("[allow]\ncapabilities = ['root']", "allow.capabilities: `ROOT` is not a capability"),
             ("[allow]\nprivileged = 'yes'", "invalid type"),
         ] {
