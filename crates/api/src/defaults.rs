@@ -46,6 +46,10 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 pub const HEARTBEATS_PER_SECOND: u64 = 2_000;
 /// Number of missed periods after which a node is down.
 pub const HEARTBEATS_MISSED: u32 = 3;
+/// Time for which the loss of a node counts against it: one that comes and goes gets tasks last.
+pub const NODE_LOSSES_COUNT: Duration = Duration::from_secs(600);
+/// Number of losses of a node that are kept.
+pub const NODE_LOSSES_KEPT: usize = 10;
 /// Time for which the tasks of a node stay assigned to it after its daemon stopped in order.
 pub const RESTARTING_GRACE: Duration = Duration::from_secs(60);
 /// Time after which the tasks of a node that is down are orphaned.

@@ -1,7 +1,9 @@
 //! Conversion of the objects that the store holds.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::networks::all;
 use super::updates::old_status;
@@ -49,6 +51,8 @@ impl From<&Cluster> for po::Cluster {
             no_new_privileges: it.no_new_privileges,
             rebalance: it.rebalance.map(Into::into),
             auto_rebalance: it.auto_rebalance,
+            heartbeat_ms: it.heartbeat.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)),
+            heartbeats_missed: it.heartbeats_missed.map_or(0, NonZeroU64::get),
         }
     }
 }
@@ -76,6 +80,8 @@ impl TryFrom<po::Cluster> for Cluster {
             no_new_privileges: it.no_new_privileges,
             rebalance: it.rebalance.map(Into::into),
             auto_rebalance: it.auto_rebalance,
+            heartbeat: Some(Duration::from_millis(it.heartbeat_ms)).filter(|it| !it.is_zero()),
+            heartbeats_missed: NonZeroU64::new(it.heartbeats_missed),
         })
     }
 }
@@ -96,6 +102,7 @@ impl From<&Node> for po::Node {
             clock_offset: it.clock_offset.0,
             raft_id: it.raft_id,
             attachments: it.attachments.iter().map(Into::into).collect(),
+            losses: it.losses.iter().map(|at| at.0).collect(),
         }
     }
 }
@@ -119,6 +126,7 @@ impl TryFrom<po::Node> for Node {
             clock_offset: ClockOffset(it.clock_offset),
             raft_id: it.raft_id,
             attachments: all(it.attachments)?,
+            losses: it.losses.into_iter().map(Timestamp).collect(),
         })
     }
 }

@@ -1,11 +1,15 @@
 //! The cluster itself: its identity, keys and counters; and credentials of registries.
 
 use std::fmt;
+use std::num::NonZeroU64;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::network::AddressPool;
+use super::seconds_or_zero;
 use crate::id::{ClusterId, NodeId, RegistryId};
+use crate::resources::number_or_zero;
 use crate::version::{Meta, Timestamp};
 
 /// Bytes that must not be printed: `Debug` and `Serialize` print `[redacted]`.
@@ -81,6 +85,12 @@ pub struct Cluster {
     pub rebalance: Option<Rebalance>,
     /// Whether tasks move by themselves from nodes with many tasks to nodes that have come, or have come back.
     pub auto_rebalance: bool,
+    /// Shortest period of the nodes' heartbeats; the default if `None`. In a large cluster it is longer.
+    #[serde(serialize_with = "seconds_or_zero")]
+    pub heartbeat: Option<Duration>,
+    /// Number of missed heartbeats after which a node is down; the default if `None`.
+    #[serde(serialize_with = "number_or_zero")]
+    pub heartbeats_missed: Option<NonZeroU64>,
 }
 
 /// A rebalance that a user has asked for.

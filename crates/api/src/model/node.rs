@@ -13,7 +13,7 @@ use super::text_or_empty;
 use super::tunnel::TunnelKey;
 use crate::clock_offset::ClockOffset;
 use crate::constraint::{Constraint, NodeProperty};
-use crate::defaults::EMBEDDED_RUNTIME;
+use crate::defaults::{EMBEDDED_RUNTIME, NODE_LOSSES_COUNT, NODE_LOSSES_KEPT};
 use crate::id::{NodeId, TaskId};
 use crate::naming;
 use crate::resources::{Resources, number_or_zero};
@@ -264,6 +264,8 @@ pub struct Node {
     pub raft_id: Option<u64>,
     /// Its addresses in the network `ingress`.
     pub attachments: Vec<Attachment>,
+    /// When it was lost lately, by the clock of the leader, oldest first.
+    pub losses: Vec<Timestamp>,
 }
 
 impl Default for Node {
@@ -281,6 +283,7 @@ impl Default for Node {
             clock_offset: ClockOffset::default(),
             raft_id: None,
             attachments: Vec::new(),
+            losses: Vec::new(),
         }
     }
 }
@@ -309,6 +312,20 @@ impl Node {
     pub fn data_address(&self) -> Option<IpAddr> {
         let listener = || self.address.parse().ok().map(|address: SocketAddr| address.ip());
         self.description.data_address.or_else(listener)
+    }
+
+    /// Records that the node is lost.
+    pub fn record_loss(&mut self, now: Timestamp) {
+        self.losses.retain(|at| at.until(now) < NODE_LOSSES_COUNT);
+        self.losses.push(now);
+        let surplus = self.losses.len().saturating_sub(NODE_LOSSES_KEPT);
+        self.losses.drain(..surplus);
+    }
+
+    /// Returns how often the node was lost lately beyond once, which every machine may be.
+    pub fn flaps(&self, now: Timestamp) -> u64 {
+        let recent = self.losses.iter().filter(|at| at.until(now) < NODE_LOSSES_COUNT).count() as u64;
+        recent.saturating_sub(1)
     }
 
     /// Returns whether the node has left the cluster.
@@ -370,5 +387,18 @@ mod tests {
             let constraint = Constraint::parse(text).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(node.satisfies(&constraint), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_node_that_was_lost_several_times_lately_flaps() {
+        let mut node = Node::default();
+        let at = |minutes: u64| Timestamp(minutes * 60_000);
+        node.record_loss(at(0));
+        assert_eq!(node.flaps(at(1)), 0, "that may happen to any machine");
+        node.record_loss(at(2));
+        node.record_loss(at(4));
+        assert_eq!((node.flaps(at(5)), node.flaps(at(11)), node.flaps(at(60))), (2, 1, 0));
+        (5..60).for_each(|minute| node.record_loss(at(minute)));
+        assert_eq!(node.losses.len(), 10);
     }
 }

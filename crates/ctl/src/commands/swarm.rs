@@ -1,5 +1,7 @@
 //! `ctl swarm …` creates, joins and leaves a cluster.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
@@ -10,6 +12,7 @@ use flota_api::proto::types::Role;
 
 use crate::client::{Client, failure, request_id};
 use crate::error::Usage;
+use crate::parse;
 use crate::printer::line;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -27,13 +30,26 @@ pub(crate) struct Defaults {
     /// Move tasks by itself to nodes that have come, or have come back, a minute after that
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     rebalance: Option<bool>,
+    /// Shortest period of the heartbeats of nodes
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    dispatcher_heartbeat: Option<Duration>,
+    /// Number of missed heartbeats after which a node is down
+    #[arg(long, value_name = "NUMBER")]
+    missed_heartbeats: Option<u64>,
 }
 
 impl Defaults {
     fn request(&self) -> Option<UpdateClusterRequest> {
-        let &Self { no_new_privileges, rebalance: auto_rebalance } = self;
-        let is_given = no_new_privileges.is_some() || auto_rebalance.is_some();
-        is_given.then(|| UpdateClusterRequest { request_id: request_id(), no_new_privileges, auto_rebalance })
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let request = UpdateClusterRequest {
+            no_new_privileges: self.no_new_privileges,
+            auto_rebalance: self.rebalance,
+            heartbeat_ms: self.dispatcher_heartbeat.map(millis),
+            heartbeats_missed: self.missed_heartbeats,
+            ..UpdateClusterRequest::default()
+        };
+        let is_given = request != UpdateClusterRequest::default();
+        is_given.then(|| UpdateClusterRequest { request_id: request_id(), ..request })
     }
 }
 
@@ -100,7 +116,9 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
             init(client, request, &defaults).await
         }
         Swarm::Update { defaults } => {
-            let none = || Usage("no change is given: use --no-new-privileges or --rebalance".into());
+            let none = || {
+                Usage("no change is given: use --no-new-privileges, --rebalance, --dispatcher-heartbeat or --missed-heartbeats".into())
+            };
             update(client, defaults.request().ok_or_else(none)?).await?;
             line("Cluster updated.");
             Ok(())

@@ -1,10 +1,14 @@
 //! The cluster object: its join tokens, and its defaults.
 
+use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use flota_api::model::{Cluster, Rebalance, Role};
 use flota_identity::{JoinToken, new_secret};
 use flota_raft_store::{Tables, WriteTx};
 
-use super::error::ControlError;
+use super::error::{ControlError, Violation};
 use super::{Control, Member};
 
 /// The cluster with its join tokens.
@@ -25,6 +29,30 @@ pub(crate) struct ClusterDefaults {
     pub(crate) no_new_privileges: Option<bool>,
     /// Whether tasks move by themselves when nodes have come.
     pub(crate) auto_rebalance: Option<bool>,
+    /// Shortest period of the nodes' heartbeats.
+    pub(crate) heartbeat: Option<Duration>,
+    /// Number of missed heartbeats after which a node is down.
+    pub(crate) heartbeats_missed: Option<u64>,
+}
+
+/// The periods of heartbeats that can be chosen. A lost node is to be found within minutes.
+const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(60);
+/// The numbers of missed heartbeats that can be chosen.
+const MISSED: RangeInclusive<u64> = 2..=100;
+
+impl ClusterDefaults {
+    fn check(&self) -> Result<(), ControlError> {
+        let mut found = Vec::new();
+        if self.heartbeat.is_some_and(|it| !HEARTBEATS.contains(&it)) {
+            let why = format!("it is from {:?} to {:?}", HEARTBEATS.start(), HEARTBEATS.end());
+            found.push(Violation { field: "heartbeat".into(), why });
+        }
+        if self.heartbeats_missed.is_some_and(|it| !MISSED.contains(&it)) {
+            let why = format!("it is from {} to {}", MISSED.start(), MISSED.end());
+            found.push(Violation { field: "heartbeats_missed".into(), why });
+        }
+        if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
+    }
 }
 
 fn info(view: &Tables) -> Result<ClusterInfo, ControlError> {
@@ -49,12 +77,15 @@ impl<M: Member> Control<M> {
         request_id: Option<&str>,
         defaults: ClusterDefaults,
     ) -> Result<ClusterInfo, ControlError> {
+        defaults.check()?;
         let updated = self.write_once(request_id, |view| {
             let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?.as_ref().clone();
             let no_new_privileges = defaults.no_new_privileges.unwrap_or(cluster.no_new_privileges);
             let auto_rebalance = defaults.auto_rebalance.unwrap_or(cluster.auto_rebalance);
+            let heartbeat = defaults.heartbeat.or(cluster.heartbeat);
+            let heartbeats_missed = defaults.heartbeats_missed.map_or(cluster.heartbeats_missed, NonZeroU64::new);
             let mut tx = WriteTx::new(view, request_id);
-            tx.update(Cluster { no_new_privileges, auto_rebalance, ..cluster });
+            tx.update(Cluster { no_new_privileges, auto_rebalance, heartbeat, heartbeats_missed, ..cluster });
             Ok((tx.finish(), ()))
         });
         updated.await?;

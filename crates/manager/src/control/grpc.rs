@@ -7,6 +7,7 @@ mod status;
 mod streams;
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryFutureExt};
 use tokio_stream::wrappers::ReceiverStream;
@@ -91,8 +92,10 @@ impl Api for ControlService {
     }
 
     async fn update_cluster(&self, request: Request<pc::UpdateClusterRequest>) -> Reply<pc::ClusterInfo> {
-        let pc::UpdateClusterRequest { request_id, no_new_privileges, auto_rebalance } = request.into_inner();
-        let defaults = ClusterDefaults { no_new_privileges, auto_rebalance };
+        let pc::UpdateClusterRequest { request_id, no_new_privileges, auto_rebalance, heartbeat_ms, heartbeats_missed } =
+            request.into_inner();
+        let heartbeat = heartbeat_ms.map(Duration::from_millis);
+        let defaults = ClusterDefaults { no_new_privileges, auto_rebalance, heartbeat, heartbeats_missed };
         reply(self.control.update_cluster(request_key("update_cluster", &request_id).as_deref(), defaults).await)
     }
 

@@ -232,6 +232,28 @@ async fn a_default_of_the_cluster_stays_until_another_is_given() {
 }
 
 #[tokio::test]
+async fn how_lost_nodes_are_found_is_chosen_within_bounds() {
+    let control = cluster().await;
+    let heartbeat = |millis: u64, missed: u64| ClusterDefaults {
+        heartbeat: Some(Duration::from_millis(millis)),
+        heartbeats_missed: Some(missed),
+        ..ClusterDefaults::default()
+    };
+    let updated = control.update_cluster(None, heartbeat(500, 5)).await.expect("it is within the bounds").cluster;
+    assert_eq!(
+        (updated.heartbeat, updated.heartbeats_missed.map(u64::from)),
+        (Some(Duration::from_millis(500)), Some(5))
+    );
+    let kept = control.update_cluster(None, ClusterDefaults::default()).await.expect("it changes nothing").cluster;
+    assert_eq!((kept.heartbeat, kept.heartbeats_missed), (updated.heartbeat, updated.heartbeats_missed));
+    let refused = control.update_cluster(None, heartbeat(100, 1)).await.expect_err("both are too small").to_string();
+    assert!(
+        refused.contains("heartbeat: it is from") && refused.contains("heartbeats_missed: it is from 2"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn a_rebalance_that_is_under_way_is_not_begun_again() {
     let control = cluster().await;
     let first = control.rebalance(None).await.expect("there is a cluster").cluster.rebalance.expect("it is under way");

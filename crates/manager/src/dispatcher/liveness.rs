@@ -62,9 +62,9 @@ impl Known {
         now - self.stalled
     }
 
-    /// The interval of the node's heartbeats, given that of nodes that register now.
-    fn period(&self, node: &NodeId, now: Duration) -> Duration {
-        self.told.get(node).map_or(now, |told| now.max(*told))
+    /// How the loss of this node is found, given how that of nodes that register now is.
+    fn detection(&self, node: &NodeId, now: Detection) -> Detection {
+        Detection { period: self.told.get(node).map_or(now.period, |told| now.period.max(*told)), ..now }
     }
 
     fn change(&mut self, node: &NodeId, link: Link) {
@@ -82,24 +82,43 @@ const ENTRY: usize = 1_000;
 const ENTRY_BYTES: usize = 1 << 20;
 
 /// Returns the interval of a worker's heartbeats: longer in a large cluster, to bound the leader's load.
-pub(super) fn period(nodes: usize) -> Duration {
+pub(super) fn period(view: &Tables) -> Duration {
+    period_of(view.count(Kind::Node), view.cluster().and_then(|cluster| cluster.heartbeat))
+}
+
+fn period_of(nodes: usize, wanted: Option<Duration>) -> Duration {
     let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
     let least = Duration::from_secs(1) * nodes / u32::try_from(HEARTBEATS_PER_SECOND).expect("it is small");
-    least.max(HEARTBEAT)
+    least.max(wanted.unwrap_or(HEARTBEAT))
+}
+
+impl Detection {
+    fn of(view: &Tables) -> Self {
+        let missed = view.cluster().and_then(|cluster| cluster.heartbeats_missed);
+        let missed = missed.and_then(|it| u32::try_from(it.get()).ok()).unwrap_or(HEARTBEATS_MISSED);
+        Self { period: period(view), missed }
+    }
+}
+
+/// How a lost node is found.
+#[derive(Clone, Copy, Debug)]
+struct Detection {
+    /// The interval of heartbeats.
+    period: Duration,
+    /// Number of missed ones after which a node is down.
+    missed: u32,
 }
 
 /// Returns the node state for a link, and the reason.
-fn judge(link: Link, period: Duration, now: Instant) -> (NodeState, Option<NodeStateReason>) {
+fn judge(link: Link, Detection { period, missed }: Detection, now: Instant) -> (NodeState, Option<NodeStateReason>) {
     use NodeStateReason as Reason;
     // The tolerance of half a period allows for heartbeats that are slightly late.
     let late = |since: Instant, periods: u32| now.duration_since(since) > period * periods + period / 2;
     match link {
-        Link::Open(heard) if late(heard, HEARTBEATS_MISSED) => (NodeState::Down, Some(Reason::HeartbeatsStopped)),
+        Link::Open(heard) if late(heard, missed) => (NodeState::Down, Some(Reason::HeartbeatsStopped)),
         Link::Open(heard) if late(heard, 1) => (NodeState::Unknown, Some(Reason::MissedHeartbeat)),
         Link::Open(_) => (NodeState::Ready, None),
-        Link::Broken(at) if now.duration_since(at) > period * HEARTBEATS_MISSED => {
-            (NodeState::Down, Some(Reason::SessionBroke))
-        }
+        Link::Broken(at) if now.duration_since(at) > period * missed => (NodeState::Down, Some(Reason::SessionBroke)),
         Link::Broken(_) => (NodeState::Unknown, Some(Reason::SessionBroke)),
         Link::Restarting(at) if now.duration_since(at) > RESTARTING_GRACE => {
             (NodeState::Down, Some(Reason::DidNotReturn))
@@ -110,10 +129,17 @@ fn judge(link: Link, period: Duration, now: Instant) -> (NodeState, Option<NodeS
 }
 
 /// Returns the node with its new state as of `since`, if that differs.
-fn judged(node: &Node, link: Link, period: Duration, (now, since): (Instant, Timestamp)) -> Option<Node> {
-    let (state, state_reason) = judge(link, period, now);
-    let is_news = node.state != state && !node.has_left();
-    is_news.then(|| Node { state, state_reason, state_since: since, ..node.clone() })
+fn judged(node: &Node, link: Link, detection: Detection, (now, since): (Instant, Timestamp)) -> Option<Node> {
+    let (state, state_reason) = judge(link, detection, now);
+    if node.state == state || node.has_left() {
+        return None;
+    }
+    let mut changed = Node { state, state_reason, state_since: since, ..node.clone() };
+    // A machine that was shut down in order is not lost.
+    if state == NodeState::Down && state_reason != Some(NodeStateReason::ShutDown) {
+        changed.record_loss(since);
+    }
+    Some(changed)
 }
 
 impl Liveness {
@@ -172,7 +198,7 @@ impl Liveness {
     }
 
     /// Returns the nodes whose state must change, with the new state as of `since`.
-    fn judge(&self, view: &Tables, period: Duration, since: Timestamp) -> Vec<Node> {
+    fn judge(&self, view: &Tables, detection: Detection, since: Timestamp) -> Vec<Node> {
         let mut known = self.known();
         let now = known.now();
         known.changed.clear();
@@ -187,7 +213,7 @@ impl Liveness {
             let new = (node.state != NodeState::Down).then_some(Link::Broken(now));
             let Some(link) = link.or(new) else { continue };
             links.insert(node.id.clone(), link);
-            changed.extend(judged(node, link, known.period(&node.id, period), (now, since)));
+            changed.extend(judged(node, link, known.detection(&node.id, detection), (now, since)));
         }
         known.told.retain(|id, _| links.contains_key(id));
         known.links = links;
@@ -196,13 +222,13 @@ impl Liveness {
 
     /// Returns the changed states of the nodes whose links have changed by themselves, for example because a session
     /// broke: the time of all others passes too, and they can wait.
-    fn judge_changed(&self, view: &Tables, period: Duration, since: Timestamp) -> Vec<Node> {
+    fn judge_changed(&self, view: &Tables, detection: Detection, since: Timestamp) -> Vec<Node> {
         let mut known = self.known();
         let now = known.now();
         let changed = std::mem::take(&mut known.changed);
         let nodes = changed.iter().filter_map(|id| Some((view.node(id)?, *known.links.get(id)?)));
         let judged =
-            |(node, link): (&Arc<Node>, Link)| judged(node, link, known.period(&node.id, period), (now, since));
+            |(node, link): (&Arc<Node>, Link)| judged(node, link, known.detection(&node.id, detection), (now, since));
         nodes.filter_map(judged).collect()
     }
 
@@ -222,13 +248,13 @@ pub(super) async fn judge_nodes(replica: &Replica, sessions: &Sessions, liveness
         let mut due = Instant::now();
         loop {
             let (view, since) = (replica.store.view(), replica.clock.now());
-            let period = period(view.count(Kind::Node));
+            let detection = Detection::of(&view);
             // A look at all nodes finds those that time makes late; a change of sessions costs a look at their nodes.
             let changed = if Instant::now() >= due {
-                due = Instant::now() + period / 10;
-                liveness.judge(&view, period, since)
+                due = Instant::now() + detection.period / 10;
+                liveness.judge(&view, detection, since)
             } else {
-                liveness.judge_changed(&view, period, since)
+                liveness.judge_changed(&view, detection, since)
             };
             for entry in entries(changed, &view) {
                 write(proposer.as_ref(), entry).await;
@@ -295,11 +321,13 @@ mod tests {
     use super::*;
     use flota_raft_store::{Entry, LocalProposer, Store};
 
+    /// How nodes are found lost in a small cluster.
+    const SECOND: Detection = Detection { period: Duration::from_secs(1), missed: HEARTBEATS_MISSED };
+
     #[test]
     fn a_silent_node_is_unknown_after_one_beat_and_down_after_three() {
-        let period = Duration::from_secs(1);
         let start = Instant::now();
-        let after = |link, millis| judge(link, period, start + Duration::from_millis(millis)).0;
+        let after = |link, millis| judge(link, SECOND, start + Duration::from_millis(millis)).0;
         for (millis, state) in [
             (0, NodeState::Ready),
             (1400, NodeState::Ready),
@@ -330,7 +358,7 @@ mod tests {
     async fn a_judge_that_was_stalled_counts_no_heartbeat_as_missed() {
         let (liveness, view) = (Liveness::default(), ready(&["n"]).view());
         liveness.begin(&view);
-        let judged = || liveness.judge(&view, Duration::from_secs(1), Timestamp(9));
+        let judged = || liveness.judge(&view, SECOND, Timestamp(9));
         let pulse = liveness.pulse();
         tokio::pin!(pulse);
         let mut run = async |time| drop(tokio::time::timeout(time, pulse.as_mut()).await);
@@ -381,7 +409,7 @@ mod tests {
         liveness.record_message(&"c".into());
         liveness.broke(&"b".into());
         assert_eq!(Vec::from_iter(liveness.known().changed.clone()), ["b".into()]);
-        let judged = || liveness.judge_changed(&view, Duration::from_secs(1), Timestamp(9));
+        let judged = || liveness.judge_changed(&view, SECOND, Timestamp(9));
         assert_eq!(
             judged().iter().map(|node| (node.id.as_str(), node.state)).collect::<Vec<_>>(),
             [("b", NodeState::Unknown)]
@@ -402,7 +430,7 @@ mod tests {
                 liveness.known().now();
             }
             // One more than three of the periods that nodes are told now.
-            let judged = liveness.judge(&view, Duration::from_secs(1), Timestamp(9));
+            let judged = liveness.judge(&view, SECOND, Timestamp(9));
             judged.into_iter().map(|node| node.id.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(beats.await, ["b"], "the other one is not even late");
@@ -410,7 +438,10 @@ mod tests {
 
     #[test]
     fn the_period_grows_with_the_cluster() {
-        assert_eq!(super::period(5), Duration::from_secs(1));
-        assert_eq!(super::period(10_000), Duration::from_secs(5));
+        assert_eq!(period_of(5, None), Duration::from_secs(1));
+        assert_eq!(period_of(10_000, None), Duration::from_secs(5));
+        let wanted = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(period_of(5, wanted(3)), Duration::from_secs(3));
+        assert_eq!(period_of(10_000, wanted(3)), Duration::from_secs(5), "a short one would load the leader");
     }
 }

@@ -11,7 +11,6 @@ use flota_api::id::NodeId;
 use flota_api::image_ref::is_digest;
 use flota_api::model::{Image, Node, NodeDescription, NodeState};
 use flota_api::naming;
-use flota_api::object::Kind;
 use flota_api::proto::dispatcher::{Register, Registered};
 use flota_api::proto::types::NodeDescription as WireDescription;
 use flota_api::text::printable_within;
@@ -79,7 +78,7 @@ pub(super) async fn register(
         let cluster = view.cluster().ok_or(RegisterError::NotMember)?;
         let key = GrantKey::from_der(&cluster.grant_key.0);
         let registered = Registered {
-            heartbeat_ms: u64::try_from(period(view.count(Kind::Node)).as_millis()).unwrap_or(u64::MAX),
+            heartbeat_ms: u64::try_from(period(&view).as_millis()).unwrap_or(u64::MAX),
             grant_public_key: key.map(|key| key.public_key()).unwrap_or_default().into(),
             raft_id: node.raft_id.unwrap_or_default(),
             node_name: description.hostname.clone(),

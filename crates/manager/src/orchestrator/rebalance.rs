@@ -67,7 +67,8 @@ impl ControlLoop for Rebalance {
             plan.retry_at(cx.now + LOOK_AFTER);
             return plan;
         }
-        let has_settled = |node: &Node| asked.is_some() || node.state_since.until(cx.now) >= SETTLES_AFTER;
+        let has_settled =
+            |node: &Node| asked.is_some() || node.state_since.until(cx.now) >= SETTLES_AFTER && node.flaps(cx.now) == 0;
         let tasks = if is_over { Vec::new() } else { next_moves(view, has_settled, BATCH.min(cx.room)) };
         for task in &tasks {
             plan.put(Task { relocates: true, ..task.as_ref().clone() });

@@ -45,12 +45,16 @@ pub(super) struct Candidate<'a> {
     without: Option<&'a Task>,
 }
 
-/// Returns how many tasks of the spec of `task` have recently failed on each node.
+/// Returns how many tasks of the spec of `task` have recently failed on each node. A node that comes and goes counts as if
+/// they had.
 pub(super) fn count_failures(task: &Task, view: &Tables, now: Timestamp) -> BTreeMap<NodeId, u64> {
     let same = view.tasks_failed(&task.service_id).filter(|it| it.spec_version == task.spec_version);
     let mut failures = BTreeMap::new();
     for node in same.filter(|it| it.meta.updated_at.until(now) < FAILURES_COUNT).filter_map(|it| it.node_id.as_ref()) {
         *failures.entry(node.clone()).or_default() += 1;
+    }
+    for (node, flaps) in view.flapping().map(|node| (node, node.flaps(now))).filter(|(_, flaps)| *flaps > 0) {
+        *failures.entry(node.id.clone()).or_default() += flaps;
     }
     failures
 }

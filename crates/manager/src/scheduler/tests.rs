@@ -131,6 +131,15 @@ fn tasks_spread_evenly_over_the_values_of_labels_level_by_level() {
 }
 
 #[test]
+fn a_node_that_comes_and_goes_gets_tasks_last() {
+    let flapping = Node { losses: vec![Timestamp(0), Timestamp(0)], ..node("a") };
+    let lost_once = Node { losses: vec![Timestamp(0)], ..node("b") };
+    let nodes = [flapping, lost_once, node("c")].map(StoreObject::into_object);
+    let objects = nodes.into_iter().chain([service("s", ServiceSpec::default()).into_object()]).chain(pending(4));
+    assert_eq!(planned(&view(objects.collect()), "s"), ["p1@b", "p2@c", "p3@b", "p4@c"]);
+}
+
+#[test]
 fn another_placement_concerns_the_tasks_that_wait() {
     let old = service("s", ServiceSpec::default());
     let event = Event::Updated { old: old.clone().into_object(), new: old.clone().into_object() };

@@ -65,6 +65,8 @@ pub(super) struct Indices {
     /// Removed volumes of which a node may still have data.
     pub(super) removed_volumes: Groups<NodeId, VolumeId>,
     pub(super) managers: OrdSet<NodeId>,
+    /// Nodes that were lost more than once lately, as far as was recorded.
+    pub(super) flapping: OrdSet<NodeId>,
     pub(super) networks: NetworkIndices,
 }
 
@@ -239,6 +241,9 @@ impl Indices {
                 self.levels.update(was.is_some().then(|| level.clone()), is.is_some().then_some(level));
             }
         }
+        let flaps = |node: Option<&Node>| node.filter(|node| node.losses.len() > 1).map(|node| node.id.clone());
+        flaps(old).into_iter().for_each(|id| drop(self.flapping.remove(&id)));
+        flaps(new).into_iter().for_each(|id| drop(self.flapping.insert(id)));
         let is_manager = |node: &Node| node.role == Role::Manager;
         if let Some(old) = old.filter(|node| is_manager(node)) {
             self.managers.remove(&old.id);

@@ -175,6 +175,11 @@ impl Tables {
         self.indices.takers.iter().filter_map(|(_, id)| self.node(id))
     }
 
+    /// Nodes that were lost more than once, of which the last time may be long ago.
+    pub fn flapping(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.indices.flapping.iter().filter_map(|id| self.node(id))
+    }
+
     /// Number of live tasks of a service on a node.
     pub fn live_tasks(&self, service: &ServiceId, node: &NodeId) -> u64 {
         self.indices.live.count(service, node)
