@@ -21,7 +21,7 @@ const PROOF_RETRY: Duration = Duration::from_millis(20);
 /// Returns the control loops, in the order in which a pass runs them.
 pub(crate) fn pipeline() -> Vec<Box<dyn ControlLoop>> {
     vec![
-        Box::new(orchestrator::rebalance::Rebalance),
+        Box::new(scheduler::Rebalance),
         Box::new(orchestrator::service_tasks::ServiceTasks),
         Box::new(allocator::Networks),
         Box::new(allocator::Services),

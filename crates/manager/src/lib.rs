@@ -13,6 +13,7 @@
 //! keeps sessions runs in one scope that ends with leadership ([`leader`]). This crate reads neither the system's clock
 //! nor its random source: both are given to [`Manager::start`].
 
+mod affinity;
 mod allocator;
 mod bootstrap;
 mod ca;

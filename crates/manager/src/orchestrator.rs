@@ -6,7 +6,6 @@ mod moves;
 pub(crate) mod orphan;
 mod places;
 pub(crate) mod reaper;
-pub(crate) mod rebalance;
 pub(crate) mod service_tasks;
 mod slot;
 mod task_factory;

@@ -3,11 +3,11 @@
 //!
 //! The tables keep the nodes in order (`ranking.rs`), so a task costs a look at a few of them, however many there are.
 
-mod affinity;
 mod candidate;
 mod devices;
 mod filters;
 mod ranking;
+mod rebalance;
 mod spread;
 mod volumes;
 
@@ -15,14 +15,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{Filter, Node, PendingReason, Service, ServiceSpec, Task, TaskStatus, Volume, VolumeAt};
+use flota_api::model::{Filter, Node, PendingReason, ServiceSpec, Task, TaskStatus, Volume, VolumeAt};
 use flota_api::object::Object;
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::{Event, Tables};
 
-pub(crate) use self::affinity::must_part;
 use self::candidate::Candidate;
 use self::ranking::Ranking;
+pub(crate) use self::rebalance::Rebalance;
 use self::volumes::{Home, VolumePlaces};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
@@ -96,11 +96,6 @@ impl ControlLoop for Scheduler {
         volumes.record(&mut plan);
         plan
     }
-}
-
-/// Whether the node has room for one more task of the service, by its present spec.
-pub(crate) fn fits(service: &Service, node: &Arc<Node>, view: &Tables) -> bool {
-    filters::refuses(&service.spec, &Candidate::new(node, &service.id, view), view).is_none()
 }
 
 /// Services with waiting tasks that run beside tasks of the one of this task.

@@ -32,7 +32,7 @@ mod prepared;
 #[cfg(any(test, feature = "fake"))]
 mod program;
 
-pub(crate) use container::{ContainerExecutor, ContainerOptions, IMAGE_VOLUMES_BOUND, exit_code};
+pub(crate) use container::{ContainerExecutor, ContainerOptions, exit_code};
 #[cfg(any(test, feature = "fake"))]
 pub use fake::FakeExecutor;
 #[cfg(any(test, feature = "fake"))]

@@ -19,8 +19,10 @@ use flota_api::id::{TaskId, VolumeId, is_id};
 use flota_api::model::{Assignment, TaskVolume};
 use flota_image::{CopyError, ImageStore, remove_folder};
 
-use crate::executor::IMAGE_VOLUMES_BOUND;
 use crate::locks::KeyedLocks;
+
+/// Largest number of volumes of an image. Each is a folder and a mount at every start.
+pub(crate) const IMAGE_VOLUMES_BOUND: usize = 100;
 
 /// Pause between two tries to drop a volume that is used, or can't be removed yet.
 const DROP_RETRY: Duration = Duration::from_secs(1);

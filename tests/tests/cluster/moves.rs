@@ -79,7 +79,7 @@ fn a_drain_that_is_taken_back_stops_what_it_has_begun() {
 }
 
 #[test]
-fn lesson_02_a_rebalance_brings_tasks_to_a_node_that_has_come_back_and_ends() {
+fn a_rebalance_brings_tasks_to_a_node_that_has_come_back_and_ends() {
     script(2, |it| {
         crowd(it, spec("web", 6));
         it.pass(5_000);

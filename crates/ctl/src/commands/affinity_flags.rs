@@ -35,7 +35,11 @@ impl AffinityFlags {
     /// Sets the given flags in the spec and leaves the rest as it is.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) {
         let add = |names: &mut Vec<String>, given: &[String]| {
-            names.extend(given.iter().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>());
+            for name in given {
+                if !names.contains(name) {
+                    names.push(name.clone());
+                }
+            }
         };
         add(&mut spec.affinity, &self.affinity);
         add(&mut spec.anti_affinity, &self.anti_affinity);

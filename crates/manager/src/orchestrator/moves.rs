@@ -15,8 +15,8 @@ use flota_raft_store::Tables;
 use super::after_end::{AfterEnd, after_end, delayed};
 use super::slot::Slot;
 use super::task_factory;
+use crate::affinity;
 use crate::plan::{Plan, PlanContext};
-use crate::scheduler;
 
 /// The pause between two looks at a service whose moves are held up.
 pub(super) const LOOK_AFTER: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ pub(super) fn is_leaving(task: &Task, view: &Tables) -> bool {
     let service = view.service(&task.service_id);
     let suits = |service: &Arc<Service>, node: &Node| {
         service.spec.constraints.iter().all(|constraint| node.satisfies(constraint))
-            && !scheduler::must_part(service, node, view)
+            && !affinity::must_part(service, node, view)
     };
     let may_stay = |node: &Node| {
         !task.relocates
@@ -80,7 +80,8 @@ pub(super) fn next_steps<'a>(
         }
         match slot.successor() {
             None if starts_first && current.is_serving() => {
-                if doubled < at_once {
+                // A slot has two tasks at most: the one before may still serve until this one has settled.
+                if doubled < at_once && slot.predecessor().is_none() {
                     steps.push(Move::Start(*number));
                     doubled += 1;
                 } else {
@@ -282,5 +283,14 @@ mod tests {
         assert!(with(|new| new.node_id = Some("free".into())));
         assert!(with(|new| new.pending_reason = Some(PendingReason::NoNode)));
         assert!(with(|new| new.status.state = TaskState::Rejected));
+    }
+
+    #[test]
+    fn a_slot_that_has_two_tasks_does_not_move_yet() {
+        let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
+        let old = Arc::new(Task { spec_version: 0, ..running("a0", 1, "free").as_ref().clone() });
+        let both = [old, running("a", 1, "drained")];
+        assert_eq!(steps_by(policy.clone(), &both), [Move::Look], "the update has not let the old one go");
+        assert_eq!(steps_by(policy, &both[1..]), [Move::Start(1)]);
     }
 }

@@ -3,8 +3,8 @@
 use flota_api::model::{Availability, Filter, LogSpec, NodeState, Refusal, ServiceSpec};
 use flota_raft_store::Tables;
 
-use super::affinity;
 use super::candidate::Candidate;
+use crate::affinity;
 
 /// Whether a task of the spec can't run on the node.
 type Refuses = fn(&ServiceSpec, &Candidate, &Tables) -> bool;

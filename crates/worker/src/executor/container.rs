@@ -34,7 +34,6 @@ pub(crate) use check::exit_code;
 use network::NetworkStep;
 use steps::{ImageStep, RunFolder, WritableLayer};
 use supervisor::{Located, Place, Supervisor, blocking};
-pub(crate) use volumes::IMAGE_VOLUMES_BOUND;
 use volumes::VolumeStep;
 
 /// Why a container can't be created.

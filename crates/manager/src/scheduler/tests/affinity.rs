@@ -3,6 +3,7 @@
 use flota_api::model::PlacementStrategy;
 
 use super::*;
+use crate::affinity::must_part;
 
 /// Three nodes; a service `s` with this spec and so many waiting tasks; another one, `db`, with this spec and tasks on these
 /// nodes.
@@ -57,7 +58,7 @@ fn a_task_that_waits_for_another_service_is_looked_at_when_that_gets_a_node() {
 }
 
 #[test]
-fn lesson_26_services_are_kept_apart_whichever_of_them_says_so() {
+fn services_are_kept_apart_whichever_of_them_says_so() {
     let both = [("a", RUNNING), ("b", TaskState::Running)];
     let expected = ["p1@c", "p2@c"];
     assert_eq!(planned(&cluster(apart_from("db"), 2, ServiceSpec::default(), &both), "s"), expected);

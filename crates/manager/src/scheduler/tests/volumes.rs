@@ -174,7 +174,7 @@ fn a_change_of_a_volume_wakes_the_services_that_wait_with_it() {
 }
 
 #[test]
-fn lesson_22_data_is_used_by_the_next_task_only_when_the_one_before_has_ended() {
+fn data_is_used_by_the_next_task_only_when_the_one_before_has_ended() {
     let there = || vec![volume("db", false, &[(None, "a")])];
     let stopping = |service: &str, slot: u64| Task {
         slot,

@@ -9,10 +9,7 @@ use flota_api::model::{Assignment, Mount, MountSource};
 
 use super::ContainerError;
 use crate::executor::{Cause, Draft, ExecutorError, PrepareStep, TaskPaths};
-use crate::volumes::{Content, VolumeError, Volumes};
-
-/// Largest number of volumes of an image. Each is a folder and a mount at every start.
-pub(crate) const IMAGE_VOLUMES_BOUND: usize = 100;
+use crate::volumes::{Content, IMAGE_VOLUMES_BOUND, VolumeError, Volumes};
 
 /// Makes the data of volumes at first use. The data of a volume with a name stays when the step is undone.
 #[derive(Clone, Debug)]

@@ -5,13 +5,13 @@ use flota_api::model::{Node, Service, ServiceSpec, Task};
 use flota_raft_store::Tables;
 
 /// Whether a task of the service with this name runs, or is to run, on the node.
-pub(super) fn has_task_of(name: &str, node: &Node, view: &Tables) -> bool {
+pub(crate) fn has_task_of(name: &str, node: &Node, view: &Tables) -> bool {
     view.service_by_name(name).is_some_and(|service| view.live_tasks(&service.id, &node.id) > 0)
 }
 
 /// Whether a task on the node rules out tasks of the spec: by the word of the spec, or by that of the other service. A task
 /// that is being stopped counts until it has ended.
-pub(super) fn is_kept_apart(spec: &ServiceSpec, node: &Node, view: &Tables) -> bool {
+pub(crate) fn is_kept_apart(spec: &ServiceSpec, node: &Node, view: &Tables) -> bool {
     let named = spec.anti_affinity.iter().filter_map(|name| view.service_by_name(name)).map(|service| &service.id);
     named.chain(view.averse_to(&spec.name)).any(|id| holds_task_of(id, node, view))
 }

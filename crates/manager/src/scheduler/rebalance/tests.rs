@@ -9,7 +9,7 @@ use flota_api::object::StoreObject;
 use flota_api::state::TaskState;
 use flota_api::version::{Meta, Timestamp};
 
-const NOW: Timestamp = Timestamp(1_000_000);
+const NOW: Timestamp = Timestamp(10_000_000);
 
 /// A cluster of nodes that are ready since long ago, in zones, and services that may move all their tasks at once.
 #[derive(Clone, Default)]

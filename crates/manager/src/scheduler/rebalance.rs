@@ -1,5 +1,5 @@
 //! Tells tasks to move from nodes with many tasks to nodes that have come, or have come back: when a user asks for it, or
-//! by itself if the cluster is set so. `moves.rs` moves them, as it does from a drained node.
+//! by itself if the cluster is set so. The orchestrator moves them, as it does from a drained node.
 //!
 //! A task moves only if that makes the cluster more even: its service has at least two tasks more in its group or on its
 //! node than in or on the other one, or one more there and the node at least two more in all. So the sum of the squares
@@ -16,9 +16,10 @@ use flota_api::object::Object;
 use flota_api::state::DesiredState;
 use flota_raft_store::{Event, Tables};
 
+use super::candidate::Candidate;
+use super::filters;
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
-use crate::scheduler;
 
 /// Largest number of tasks that move at once.
 const BATCH: usize = 20;
@@ -242,6 +243,11 @@ fn weight(service: &Service, node: &Node, groups: &BTreeMap<Vec<String>, i64>, c
     (levels, counts.of_service(&service.id, &node.id), counts.of_node(&node.id))
 }
 
+/// Whether the node has room for one more task of the service, by its present spec.
+fn fits(service: &Service, node: &Arc<Node>, view: &Tables) -> bool {
+    filters::refuses(&service.spec, &Candidate::new(node, &service.id, view), view).is_none()
+}
+
 /// Returns the node to which a task of the service moves best from this one; `None` if it should stay.
 fn best_for<'a>(
     service: &Service,
@@ -263,7 +269,7 @@ fn best_for<'a>(
     for node in takers {
         let to = weigh(node);
         let is_best = best.as_ref().is_none_or(|(best, _)| to < *best);
-        if is_best && is_better(&weight, &to) && scheduler::fits(service, node, view) {
+        if is_best && is_better(&weight, &to) && fits(service, node, view) {
             best = Some((to, node));
         }
     }
