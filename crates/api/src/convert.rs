@@ -4,6 +4,7 @@
 
 mod assignments;
 mod checks;
+mod dependencies;
 mod devices;
 mod endpoints;
 mod health;
@@ -20,9 +21,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::model::{
-    Availability, Balancer, EndpointMode, FailureAction, Filter, HealthState, LogDriver, NetworkDriver, NodeState,
-    NodeStateReason, OnPartition, Propagation, Protocol, PublishMode, PullPolicy, RestartCondition, Role, UpdateOrder,
-    UpdatePhase,
+    Availability, Balancer, DependencyCondition, EndpointMode, FailureAction, Filter, HealthState, LogDriver,
+    NetworkDriver, NodeState, NodeStateReason, OnPartition, Propagation, Protocol, PublishMode, PullPolicy,
+    RestartCondition, Role, UpdateOrder, UpdatePhase,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
@@ -112,6 +113,9 @@ enums! {
     UpdateOrder = ps::UpdateOrder, "update.order" { StopFirst = StopFirst, StartFirst = StartFirst }
     LogDriver = ps::LogDriver, "log.driver" { JsonFile = JsonFile, None = None }
     PullPolicy = ps::PullPolicy, "pull" { Missing = Missing, Always = Always }
+    DependencyCondition = ps::DependencyCondition, "depends_on.condition" {
+        Started = Started, Healthy = Healthy, Completed = Completed,
+    }
     UpdatePhase = po::UpdatePhase, "service.update.phase" {
         Completed = Completed, Updating = Updating, Paused = Paused, RollingBack = RollingBack,
         RollbackPaused = RollbackPaused, RolledBack = RolledBack,

@@ -19,6 +19,7 @@ mod ca;
 mod control;
 mod control_loop;
 mod departure;
+mod dependencies;
 mod dispatcher;
 pub mod forward;
 mod images;

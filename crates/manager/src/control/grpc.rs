@@ -25,6 +25,7 @@ use super::error::ControlError;
 use super::images::Naming;
 use super::progress::Watch;
 use super::registries::RegistrySummary;
+use super::stacks::Absent;
 use super::tasks::TaskScope;
 use crate::dispatcher::Programmed;
 use crate::replica::Replica;
@@ -228,12 +229,13 @@ impl Api for ControlService {
     }
 
     async fn deploy_stack(&self, request: Request<pc::DeployStackRequest>) -> Reply<pc::StackChange> {
-        let pc::DeployStackRequest { request_id, spec, resolve_image: when } = request.into_inner();
+        let pc::DeployStackRequest { request_id, spec, resolve_image: when, prune } = request.into_inner();
         reply(
             self.control
                 .deploy_stack(
                     request_key("deploy_stack", &request_id).as_deref(),
                     &stack_spec(spec)?,
+                    if prune { Absent::Remove } else { Absent::Keep },
                     resolve_image(when)?,
                 )
                 .await,
