@@ -1,6 +1,7 @@
 //! The commands: one file for each noun, one function for each verb. A command gets parsed values and a client, and
 //! reads the environment only where Docker's does: for variables without a value, and for its logins.
 
+mod dependency_flags;
 mod env_flags;
 pub(crate) mod exec;
 mod health_flags;

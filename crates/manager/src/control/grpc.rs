@@ -216,7 +216,11 @@ impl Api for ControlService {
         let pc::ListTasksRequest { stale, filters: wanted, services, nodes } = request.into_inner();
         let scope = TaskScope { services, nodes };
         let tasks = self.control.list_tasks(freshness(stale), &scope, &filters(wanted)).await?;
-        Ok(pages(tasks, pc::TaskRow::from, |header, tasks| pc::Tasks { header, tasks }))
+        let notes = scope.notes(&self.control.store.view());
+        Ok(pages(tasks, pc::TaskRow::from, move |header, tasks| {
+            let notes = if header.is_some() { notes.clone() } else { Vec::new() };
+            pc::Tasks { header, tasks, notes }
+        }))
     }
 
     async fn remove_task(&self, request: Request<pc::RemoveTaskRequest>) -> Reply<Empty> {

@@ -10,6 +10,7 @@ use flota_api::proto::control::PauseUpdateRequest;
 use super::history::{self, Rollback};
 use super::{change, resolve_image};
 use crate::client::{Client, request_id};
+use crate::commands::dependency_flags::DependencyRemovals;
 use crate::commands::mount_flags::MountRemovals;
 use crate::commands::network;
 use crate::commands::network_flags::NetworkRemovals;
@@ -21,7 +22,7 @@ use crate::printer;
 use crate::progress::{self, Awaited, WaitOptions};
 
 /// The flags, and groups of flags, that change the spec.
-const CHANGES: [&str; 21] = [
+const CHANGES: [&str; 23] = [
     "BasicFlags",
     "EnvFlags",
     "SettingFlags",
@@ -32,6 +33,8 @@ const CHANGES: [&str; 21] = [
     "HealthFlags",
     "UpdateFlags",
     "RollbackFlags",
+    "DependencyFlags",
+    "DependencyRemovals",
     "PrivilegeRemovals",
     "NetworkRemovals",
     "MountRemovals",
@@ -78,6 +81,8 @@ pub(crate) struct Update {
     network_removals: Box<NetworkRemovals>,
     #[command(flatten)]
     mount_removals: MountRemovals,
+    #[command(flatten)]
+    dependency_removals: DependencyRemovals,
     /// Replace the tasks even if nothing has changed
     #[arg(long)]
     force: bool,
@@ -152,6 +157,7 @@ impl Update {
         self.setting_removals.apply(spec)?;
         self.network_removals.apply(spec, left)?;
         self.mount_removals.apply(spec)?;
+        self.dependency_removals.apply(spec)?;
         self.flags.apply(spec)
     }
 }
