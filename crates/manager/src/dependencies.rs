@@ -17,6 +17,7 @@ use flota_api::model::{
 };
 use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
+use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
 use crate::plan::Plan;
@@ -93,7 +94,7 @@ pub(crate) fn may_start(service: &Service, view: &Tables, plan: &mut Plan) -> bo
     if is_starting(service, view) {
         expect_dependencies(service, view, plan);
     }
-    start_waits(service, view).is_empty()
+    faults::is_on(Fault::EarlyStart) || start_waits(service, view).is_empty()
 }
 
 /// Whether the update of the service may begin with further slots. The plan then depends on those that it has waited for.

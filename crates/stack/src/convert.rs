@@ -49,7 +49,7 @@ pub(crate) fn stack(name: &str, document: &Node, context: &Context<'_>) -> Resul
     let mut volumes = DeclaredVolumes::read(name, keys.get("volumes"))?;
     keys.finish()?;
     let known = Dependencies { stack: name, services };
-    let service = |(key, node): (&String, _)| {
+    let service = |(key, node): (&String, _)| -> Result<ServiceSpec, Fault> {
         let mut spec = service((name, key), node, (&mut networks, &mut volumes), context)?;
         spec.depends_on = known.of(node)?;
         Ok(spec)

@@ -192,8 +192,8 @@ fn an_update_of_a_stack_follows_the_order_of_its_services() {
         it.wait("the last of the stack is updated", 60_000, serving("shop_app", 2, 2));
         it.converge();
         let events = events(it);
-        let [db, job, app] = ["shop_db", "shop_job", "shop_app"].map(|name| starts(&events, name));
-        assert_eq!((db.len(), job.len(), app.len()), (2, 1, 2), "{events:?}");
+        let [db, job, new] = ["shop_db", "shop_job", "shop_app"].map(|name| starts(&events, name));
+        assert_eq!((db.len(), job.len(), new.len()), (2, 1, 2), "{events:?}");
         assert!(db.iter().all(|it| *it < job[0]), "{events:?}");
         let stopped = ends(&events, "shop_app");
         assert!(stopped.iter().all(|it| *it > ends(&events, "shop_job")[0]), "{events:?}");
