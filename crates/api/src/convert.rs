@@ -4,6 +4,7 @@
 
 mod assignments;
 mod checks;
+mod dependencies;
 mod devices;
 mod endpoints;
 mod health;
@@ -20,9 +21,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::model::{
-    Availability, Balancer, EndpointMode, FailureAction, Filter, HealthState, LogDriver, NetworkDriver, NodeState,
-    NodeStateReason, OnPartition, PlacementStrategy, Propagation, Protocol, PublishMode, PullPolicy, RestartCondition,
-    Role, UpdateOrder, UpdatePhase,
+    Availability, Balancer, DependencyCondition, EndpointMode, FailureAction, Filter, HealthState, LogDriver,
+    NetworkDriver, NodeState, NodeStateReason, OnPartition, PlacementStrategy, Propagation, Protocol, PublishMode,
+    PullPolicy, RestartCondition, Role, UpdateOrder, UpdatePhase,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
@@ -113,6 +114,9 @@ enums! {
     LogDriver = ps::LogDriver, "log.driver" { JsonFile = JsonFile, None = None }
     PullPolicy = ps::PullPolicy, "pull" { Missing = Missing, Always = Always }
     PlacementStrategy = ps::PlacementStrategy, "strategy" { Spread = Spread, Binpack = Binpack }
+    DependencyCondition = ps::DependencyCondition, "depends_on.condition" {
+        Started = Started, Healthy = Healthy, Completed = Completed,
+    }
     UpdatePhase = po::UpdatePhase, "service.update.phase" {
         Completed = Completed, Updating = Updating, Paused = Paused, RollingBack = RollingBack,
         RollbackPaused = RollbackPaused, RolledBack = RolledBack,

@@ -9,6 +9,7 @@ mod allowance;
 mod assignment;
 mod check;
 mod cluster;
+mod dependency;
 mod device;
 mod endpoint;
 mod health;
@@ -32,6 +33,7 @@ pub use allowance::{Allowance, Refusal};
 pub use assignment::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials};
 pub use check::{BalancerReport, LayerFailure, NetworkCheck, NetworkLayer, NetworkReport, PeerReport};
 pub use cluster::{Cluster, Rebalance, Registry, Revoked, Secret};
+pub use dependency::{Dependency, DependencyCondition};
 pub use device::{
     DEVICE_PERMISSIONS, DeviceError, DeviceId, DeviceMapping, GenericResource, GenericResourceError, NodeDevice,
 };

@@ -20,6 +20,7 @@ mod ca;
 mod control;
 mod control_loop;
 mod departure;
+mod dependencies;
 mod dispatcher;
 pub mod forward;
 mod home;

@@ -9,6 +9,7 @@ use flota_api::model::{PublishMode, PublishedPort, Revision, Service, ServiceSpe
 use flota_api::object::Kind;
 use flota_raft_store::Tables;
 
+use crate::dependencies::circles;
 use crate::plan::Plan;
 
 /// Returns the service with another spec and the digest of its image. Its tasks are replaced only if that changes them;
@@ -34,7 +35,8 @@ pub(crate) fn restored(service: &Service, version: u64, view: &Tables) -> Option
 }
 
 /// Returns the service after its update has failed for this reason: with the spec before the update, if that is kept, its
-/// networks and volumes are still there, and it publishes no port that another service may have taken. The plan then
+/// networks and volumes are still there, it publishes no port that another service may have taken, and nothing on which it
+/// depended depends on it by now. The plan then
 /// depends on that.
 pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan: &mut Plan) -> Option<Service> {
     let restored = restored(service, service.update.previous_version?, view)?;
@@ -49,6 +51,11 @@ pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan
     for name in restored.spec.volumes() {
         // It changes, so a removal that was planned before fails.
         plan.put(Volume::clone(view.volume_by_name(name)?));
+    }
+    // What it depended on may have come to depend on it.
+    let spec_of = |name: &str| view.service_by_name(name).map(|it| it.spec.as_ref());
+    if circles(&restored.spec, spec_of).next().is_some() {
+        return None;
     }
     let phase = UpdatePhase::RollingBack;
     let update = UpdateStatus { phase, rollback_cause: Some(reason), ..UpdateStatus::default() };

@@ -26,6 +26,8 @@ pub enum Fault {
     RefusalWithoutProof,
     /// The age of a manager's data counts from the last answer of the leader, complete or not.
     AgeOfContact,
+    /// The orchestrator starts services before those on which they depend.
+    EarlyStart,
     /// Entries have the times of their leaders' wall clocks, and the tasks of a slot are ordered by them.
     OrderByClock,
 }

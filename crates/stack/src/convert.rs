@@ -1,6 +1,7 @@
 //! Converts the tree of a stack file to specs. The keys that are understood are those that are read here; any other key
 //! is an error.
 
+mod dependencies;
 mod devices;
 mod health;
 mod networks;
@@ -22,6 +23,7 @@ use crate::fields::Fields;
 use crate::parse;
 use crate::tree::{Fault, Node, Value};
 use crate::words;
+use dependencies::Dependencies;
 use networks::Declared;
 use volumes::{DeclaredVolumes, ServiceMounts};
 
@@ -46,7 +48,12 @@ pub(crate) fn stack(name: &str, document: &Node, context: &Context<'_>) -> Resul
     let mut networks = Declared::read(name, keys.get("networks"))?;
     let mut volumes = DeclaredVolumes::read(name, keys.get("volumes"))?;
     keys.finish()?;
-    let service = |(key, node): (&String, _)| service((name, key), node, (&mut networks, &mut volumes), context);
+    let known = Dependencies { stack: name, services };
+    let service = |(key, node): (&String, _)| -> Result<ServiceSpec, Fault> {
+        let mut spec = service((name, key), node, (&mut networks, &mut volumes), context)?;
+        spec.depends_on = known.of(node)?;
+        Ok(spec)
+    };
     let mut services: Vec<ServiceSpec> = services.iter().map(service).collect::<Result<_, _>>()?;
     // Services of the file are named as there, others by their full names.
     let own: BTreeSet<String> = services.iter().map(|it| it.name.clone()).collect();
@@ -95,6 +102,8 @@ fn service<'a>(
         deploy(node, &mut spec)?;
     }
     volumes.service(&mut mounts, &mut spec)?;
+    // What it depends on is read once all services are known.
+    let _ = keys.get("depends_on");
     keys.finish()?;
     Ok(spec)
 }

@@ -12,7 +12,7 @@ use super::cluster::{ManagerHost, SimCluster};
 use super::host::Host;
 use super::network_invariants::{self, NetworkInvariants};
 use super::task_invariants::{TaskInvariants, is_wanted, slots};
-use super::user::TAG;
+use super::user::{TAG, chain};
 use super::violation::{Kind, Violation};
 
 /// State from earlier checks, for comparison with later ones.
@@ -68,6 +68,7 @@ impl Invariants {
                 self.note_changed(&view);
                 self.tasks.check_tables(cluster, &view)?;
                 self.networks.check_tables(&view)?;
+                chain::check_order(&view)?;
             }
         }
         self.tasks.check_machines(cluster)?;

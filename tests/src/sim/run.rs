@@ -16,7 +16,7 @@ use super::cluster::SimCluster;
 use super::host::{MOST_MANAGERS, USER};
 use super::invariants::{Invariants, converged, picture};
 use super::schedule::Schedule;
-use super::user::{History, Users, Wishes, channels};
+use super::user::{History, Users, Wishes, chain, channels};
 use super::violation::{Kind, Violation};
 use super::world::World;
 
@@ -141,6 +141,7 @@ impl Run {
         let world = World::new(options.seed);
         let random = Random::seeded(options.seed);
         let cluster = SimCluster::start(world, options.managers, options.workers, &random);
+        cluster.workers.iter().for_each(|worker| chain::prepare(&worker.machine));
         Self {
             cluster,
             history: History::default(),
@@ -261,7 +262,7 @@ impl Run {
         let users = Users {
             clients,
             pause,
-            wishes: Wishes { image: "app", replicas: 4, devices: true, networks: true, probes: true },
+            wishes: Wishes { image: "app", replicas: 4, devices: true, networks: true, chain: true, probes: true },
             channels: Vec::new(),
             history: self.history.clone(),
         };

@@ -29,6 +29,7 @@ use super::network::Network;
 use super::services::{Answer, Op, Services, read};
 use super::time;
 
+pub(super) mod chain;
 mod networks;
 mod prober;
 
@@ -163,6 +164,8 @@ pub struct Wishes {
     pub devices: bool,
     /// Whether some services have a network and a published port, and users create and remove networks.
     pub networks: bool,
+    /// Whether one more user deploys and removes a stack of services that depend on each other.
+    pub chain: bool,
     /// Whether one more user writes all the time, so that it is seen for how long nobody can.
     pub probes: bool,
 }
@@ -185,6 +188,9 @@ impl Users {
         }
         if self.wishes.probes {
             clients.spawn(client(self.clients + 1).probe());
+        }
+        if self.wishes.chain {
+            clients.spawn(client(self.clients + 2).change_chain());
         }
         for number in 0..self.clients {
             clients.spawn(client(number).run(self.pause));

@@ -26,6 +26,8 @@ pub enum Kind {
     SlotWantedTwice,
     /// Containers of two tasks of one slot run for too long.
     SlotRunsTwice,
+    /// A service has tasks although another one, on which it depends, was not ready.
+    StartedTooEarly,
     /// Two tasks hold the same device.
     DeviceTwice,
     /// The tasks of a node have reserved more than it has.

@@ -57,6 +57,11 @@ fn a_double_placement_is_found() {
 }
 
 #[test]
+fn a_service_that_starts_before_its_dependencies_is_found() {
+    is_found(Fault::EarlyStart, &[Kind::StartedTooEarly]);
+}
+
+#[test]
 fn an_address_that_is_given_twice_is_found() {
     is_found(Fault::DoubleAddress, &[Kind::WrongAddress]);
 }

@@ -215,6 +215,7 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             oom_score_adj: spec.oom_score_adj,
             log: (spec.log != LogSpec::default()).then(|| spec.log.into()),
             pull: spec.pull.number(),
+            depends_on: spec.depends_on.iter().map(Into::into).collect(),
         }
     }
 }
@@ -291,6 +292,7 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             oom_score_adj: spec.oom_score_adj,
             log: spec.log.try_into()?,
             pull: FromNumber::from_number(spec.pull)?,
+            depends_on: all(spec.depends_on)?,
         })
     }
 }

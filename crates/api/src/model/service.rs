@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::dependency::Dependency;
 use super::device::{DeviceMapping, GenericResource};
 use super::health::HealthSpec;
 use super::mount::Mount;
@@ -261,6 +262,8 @@ pub struct ServiceSpec {
     pub log: LogSpec,
     /// When the digest of the image is resolved.
     pub pull: PullPolicy,
+    /// Services before which it neither starts nor is updated, and after which it does not stop.
+    pub depends_on: Vec<Dependency>,
 }
 
 impl Default for ServiceSpec {
@@ -319,6 +322,7 @@ impl Default for ServiceSpec {
             oom_score_adj: None,
             log: LogSpec::default(),
             pull: PullPolicy::Missing,
+            depends_on: Vec::new(),
         }
     }
 }
@@ -331,7 +335,7 @@ impl ServiceSpec {
     }
 
     /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, their nodes, the
-    /// labels of the service, how its tasks are replaced, when its image is looked up, or what its name and its ports on every node stand for differ.
+    /// labels of the service, how its tasks are replaced, when its image is looked up, what it depends on, or what its name and its ports on every node stand for differ.
     pub fn same_task(&self, newer: &Self) -> bool {
         let plain = |spec: &Self| Self {
             mode: ServiceMode::default(),
@@ -346,11 +350,17 @@ impl ServiceSpec {
             anti_affinity: Vec::new(),
             strategy: PlacementStrategy::Spread,
             pull: PullPolicy::Missing,
+            depends_on: Vec::new(),
             endpoint_mode: EndpointMode::Vip,
             ports: spec.host_ports().collect(),
             ..spec.clone()
         };
         self.is_in_ingress() == newer.is_in_ingress() && plain(self) == plain(newer)
+    }
+
+    /// Returns whether the work of the service can be done, so that others can wait for that.
+    pub fn can_complete(&self) -> bool {
+        self.mode.is_job() || !self.mode.is_global() && self.restart.condition != RestartCondition::Any
     }
 
     /// Returns the ports on which the node of a task answers.

@@ -128,7 +128,7 @@ async fn a_list_that_breaks_after_a_page_is_read_whole_from_the_next_manager() {
     let folder = folder();
     let page = |size: usize| {
         let row = |name: String| TaskRow { service_name: name, ..TaskRow::default() };
-        Tasks { header: None, tasks: vec![row("x".repeat(size))] }
+        Tasks { tasks: vec![row("x".repeat(size))], ..Tasks::default() }
     };
     // The first page arrives whole, the second only in part.
     let pages = Act::Pages(vec![page(100), page(60_000)]);

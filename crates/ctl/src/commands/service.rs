@@ -171,7 +171,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     options.print_age(services.header);
     let mut rows = Vec::new();
     for row in services.services {
-        let ServiceRow { service, running, desired, done } = row;
+        let ServiceRow { service, running, desired, done, waits } = row;
         let service = answered(service)?;
         let spec = &service.spec;
         let replicas = match (done, spec.stopped) {
@@ -180,9 +180,11 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             (None, true) => format!("{running}/{} (stopped)", spec.mode.replicas().unwrap_or_default()),
             (None, false) => format!("{running}/{desired}"),
         };
+        let replicas = if waits.is_empty() { replicas } else { format!("{replicas} ({waits})") };
         let value = json!({
             "id": service.id, "name": spec.name, "mode": spec.mode.as_str(),
             "replicas": { "running": running, "desired": desired, "done": done }, "image": spec.image, "ports": service.ports,
+            "waits": waits,
         });
         let cells = vec![
             printer::short_id(service.id.as_str(), &options.rows),

@@ -9,6 +9,7 @@ use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
 
 use crate::commands::affinity_flags::AffinityFlags;
+use crate::commands::dependency_flags::DependencyFlags;
 use crate::commands::env_flags::EnvFlags;
 use crate::commands::health_flags::HealthFlags;
 use crate::commands::mount_flags::MountFlags;
@@ -42,6 +43,8 @@ pub(crate) struct SpecFlags {
     update: UpdateFlags,
     #[command(flatten)]
     rollback: RollbackFlags,
+    #[command(flatten)]
+    dependencies: DependencyFlags,
 }
 
 /// Those that have no file of their own.
@@ -130,6 +133,7 @@ impl SpecFlags {
         self.health.apply(spec);
         self.update.apply(spec);
         self.rollback.apply(spec);
+        self.dependencies.apply(spec);
         self.basic.apply(spec)
     }
 }

@@ -45,6 +45,9 @@ pub(crate) enum Stack {
         /// Services for which the registry is asked for the image's digest
         #[arg(long, value_name = "WHEN", default_value = "always")]
         resolve_image: Resolve,
+        /// Remove services that the stack has and the file no longer has
+        #[arg(long)]
+        prune: bool,
         #[command(flatten)]
         wait: WaitOptions,
         /// Name of the stack
@@ -66,9 +69,14 @@ pub(crate) enum Stack {
 
 pub(crate) async fn run(verb: Stack, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Stack::Deploy { file, resolve_image, wait, name } => {
-            let spec = flota_stack::load(&file, &name)?;
-            deploy(client, &spec, resolve_image.into(), &wait).await
+        Stack::Deploy { file, resolve_image, prune, wait, name } => {
+            let request = DeployStackRequest {
+                request_id: request_id(),
+                spec: None,
+                resolve_image: ResolveImage::from(resolve_image).into(),
+                prune,
+            };
+            deploy(client, &flota_stack::load(&file, &name)?, request, &wait).await
         }
         Stack::Ls(options) => ls(client, &options).await,
         Stack::Rm { volumes, names, wait } => rm(client, &names, volumes, &wait).await,
@@ -112,7 +120,7 @@ async fn get(client: &Client, name: &str) -> anyhow::Result<(model::Stack, Vec<N
 async fn deploy(
     client: &Client,
     spec: &model::StackSpec,
-    resolve_image: ResolveImage,
+    request: DeployStackRequest,
     wait: &WaitOptions,
 ) -> anyhow::Result<()> {
     let before = match get(client, &spec.name).await {
@@ -121,8 +129,7 @@ async fn deploy(
         Err(error) if matches!(reason(&error), Some(Reason::NotFound | Reason::Ambiguous)) => Vec::new(),
         Err(error) => return Err(error),
     };
-    let request =
-        DeployStackRequest { request_id: request_id(), spec: Some(spec.into()), resolve_image: resolve_image.into() };
+    let request = DeployStackRequest { spec: Some(spec.into()), ..request };
     let deployed = client.change(request, |mut control, request| async move { control.deploy_stack(request).await });
     let StackChange { stack, warnings } = deployed.await?;
     printer::warnings(&warnings);
@@ -134,11 +141,28 @@ async fn deploy(
     // Services that the file no longer has are waited for, too, until they are removed.
     let gone: Vec<_> = before.into_iter().filter(|it| !all.contains(it)).map(removed).collect();
     let mut targets = Vec::new();
-    for service in all {
+    for service in in_order(&spec.services, all) {
         targets.push(deployed_service(client, service).await?);
     }
     targets.extend(gone);
     progress::services(client, &targets, wait).await
+}
+
+/// Returns those of the services that the file has, each after those on which it depends: what fails first is then said
+/// first.
+fn in_order(specs: &[model::ServiceSpec], mut all: Vec<Named>) -> Vec<Named> {
+    let mut ordered = Vec::new();
+    let mut left: Vec<&model::ServiceSpec> = specs.iter().collect();
+    while !left.is_empty() {
+        let waits = |it: &model::ServiceSpec| {
+            it.depends_on.iter().any(|on| left.iter().any(|other| other.name == on.service && other.name != it.name))
+        };
+        // The manager refuses circles.
+        let next = left.iter().position(|it| !waits(it)).unwrap_or_default();
+        let spec = left.remove(next);
+        ordered.extend(all.iter().position(|(_, name)| *name == spec.name).map(|index| all.swap_remove(index)));
+    }
+    ordered
 }
 
 /// Returns what is waited for of a service that was just deployed. If it is, or was, brought back to an earlier spec
@@ -169,4 +193,24 @@ async fn rm(client: &Client, names: &[String], volumes: bool, wait: &WaitOptions
         printer::line(name);
     }
     progress::services(client, &gone, wait).await
+}
+
+#[cfg(test)]
+mod tests {
+    use flota_api::model::{Dependency, DependencyCondition, ServiceSpec};
+
+    use super::*;
+
+    #[test]
+    fn services_are_waited_for_in_the_order_in_which_they_start() {
+        let spec = |name: &str, depends_on: &[&str]| {
+            let condition = DependencyCondition::Started;
+            let on = depends_on.iter().map(|it| Dependency { service: (*it).into(), condition, required: true });
+            ServiceSpec { name: name.into(), depends_on: on.collect(), ..ServiceSpec::default() }
+        };
+        let specs = [spec("app", &["web", "none"]), spec("db", &[]), spec("job", &["db"]), spec("web", &["db", "job"])];
+        let all = ["app", "db", "job", "old", "web"].map(|name| (format!("id of {name}"), name.to_owned()));
+        let names: Vec<String> = in_order(&specs, all.into()).into_iter().map(|(_, name)| name).collect();
+        assert_eq!(names, ["db", "job", "web", "app"], "and not one that the file does not have");
+    }
 }

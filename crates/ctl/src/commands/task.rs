@@ -207,10 +207,19 @@ impl Row {
 
 /// Returns the tasks that a request selects, sorted by name, and the newest first in a slot.
 pub(crate) async fn list(client: &Client, request: ListTasksRequest) -> anyhow::Result<Vec<Row>> {
-    Ok(listed(client, request).await?.1)
+    Ok(listed(client, request).await?.rows)
 }
 
-async fn listed(client: &Client, request: ListTasksRequest) -> anyhow::Result<(Option<ListHeader>, Vec<Row>)> {
+/// An answer to a request for tasks.
+struct Listed {
+    header: Option<ListHeader>,
+    /// Sorted by service and slot, the newest first in a slot.
+    rows: Vec<Row>,
+    /// What the services wait for because of others.
+    notes: Vec<String>,
+}
+
+async fn listed(client: &Client, request: ListTasksRequest) -> anyhow::Result<Listed> {
     let tasks = client
         .list(
             request,
@@ -218,15 +227,16 @@ async fn listed(client: &Client, request: ListTasksRequest) -> anyhow::Result<(O
             |whole, page| whole.tasks.extend(page.tasks),
         )
         .await?;
+    let (header, notes) = (tasks.header, tasks.notes);
     let mut rows = tasks.tasks.into_iter().map(Row::parse).collect::<anyhow::Result<Vec<_>>>()?;
     rows.sort_by_cached_key(|row| (row.service.clone(), row.task.slot, Reverse(row.task.meta.order())));
-    Ok((tasks.header, rows))
+    Ok(Listed { header, rows, notes })
 }
 
 /// Prints the tasks that a request selects, filtered by the user's flags.
 pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &ListOptions) -> anyhow::Result<()> {
     let request = ListTasksRequest { stale: options.stale, filters: options.filters(), ..request };
-    let (header, rows) = listed(client, request).await?;
+    let Listed { header, rows, notes } = listed(client, request).await?;
     options.print_age(header);
     let cells = |row: &Row| {
         let task = &row.task;
@@ -252,5 +262,6 @@ pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &Lis
         &["ID", "NAME", "IMAGE", "NODE", "DESIRED", "STATE", "RESTARTS", "EXIT", "ERROR"],
         rows,
     );
+    notes.iter().for_each(|note| printer::message(&format!("note: {note}")));
     Ok(())
 }

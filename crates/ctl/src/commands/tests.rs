@@ -80,7 +80,7 @@ async fn holders_of_devices_are_looked_for_among_the_nodes_own_tasks() {
 
 #[tokio::test]
 async fn tasks_of_services_are_one_list_that_the_manager_narrows() {
-    let pages = || Act::Pages(vec![Tasks { header: None, tasks: vec![task()] }]);
+    let pages = || Act::Pages(vec![Tasks { tasks: vec![task()], ..Tasks::default() }]);
     assert_eq!(asked("service ps web db", [pages()]).await, ["ListTasks web db"]);
     assert_eq!(asked("task ls", [pages()]).await, ["ListTasks"]);
 }

@@ -104,6 +104,12 @@ impl Progress {
         }
     }
 
+    /// Returns what the service waits for because of others, as the end of a sentence.
+    fn waits(&self) -> String {
+        let waits = &self.tasks.waits;
+        if waits.is_empty() { String::new() } else { format!(", {waits}") }
+    }
+
     /// Returns why the wait is over without success, and what a user can do, if it is.
     fn failure(&self, target: &Awaited) -> Option<(String, String)> {
         let (name, reason) = (&target.name, self.reason());
@@ -170,7 +176,7 @@ fn show(target: &Awaited, progress: &Progress, line: &mut ProgressLine) -> anyho
     for (reason, text) in grouped(progress.tasks.hanging.iter().filter(|task| task.stuck)) {
         line.note(&reason, &text);
     }
-    line.show(format!("{name}: {}", progress.line()));
+    line.show(format!("{name}: {}{}", progress.line(), progress.waits()));
     Ok(if progress.tasks.converged { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
@@ -194,7 +200,9 @@ fn hangs(target: &Awaited, last: &Progress, timeout: Duration) -> anyhow::Error 
     let cause = last.update.rollback_cause.as_ref().filter(|_| rolls_back);
     let cause = cause.map(|cause| format!("\n  the update has failed: {}", printable(cause)));
     let reasons: String = grouped(last.tasks.hanging.iter()).map(|(_, it)| format!("\n  {}", printable(&it))).collect();
-    anyhow::anyhow!("service {name}: {what} after {waited:.0} s{}{reasons}", cause.unwrap_or_default())
+    let waits = Some(&last.tasks.waits).filter(|it| !it.is_empty());
+    let waits = waits.map_or_else(String::new, |waits| format!("\n  it {}", printable(waits)));
+    anyhow::anyhow!("service {name}: {what} after {waited:.0} s{}{waits}{reasons}", cause.unwrap_or_default())
 }
 
 /// Returns a text for all tasks that are in one state for one reason, with the reason, such as
@@ -238,6 +246,17 @@ mod tests {
         let reason: Option<String> = reason.map(Into::into);
         let update = UpdateStatus { phase, rollback_cause: reason.clone(), reason, ..UpdateStatus::default() };
         Progress { tasks: ServiceProgress { running, desired: 3, outdated, ..Default::default() }, update }
+    }
+
+    #[test]
+    fn what_a_service_waits_for_is_said_at_once_and_at_the_end() {
+        let mut waiting = report(UpdatePhase::Completed, None, 0, 0);
+        waiting.tasks.waits = "waits for `db`: 1 of 2 healthy".into();
+        let mut line = line();
+        assert!(show(&target(false), &waiting, &mut line).expect("it goes on").is_continue());
+        assert_eq!(line.last, "web: 0/3 running, waits for `db`: 1 of 2 healthy");
+        let text = hangs(&target(false), &waiting, Duration::from_secs(9)).to_string();
+        assert_eq!(text, "service web: 0 of 3 tasks run after 9 s\n  it waits for `db`: 1 of 2 healthy");
     }
 
     #[test]

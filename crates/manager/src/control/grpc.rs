@@ -26,6 +26,7 @@ use super::error::ControlError;
 use super::images::Naming;
 use super::progress::Watch;
 use super::registries::RegistrySummary;
+use super::stacks::Absent;
 use super::tasks::TaskScope;
 use crate::dispatcher::Programmed;
 use crate::replica::Replica;
@@ -218,7 +219,11 @@ impl Api for ControlService {
         let pc::ListTasksRequest { stale, filters: wanted, services, nodes } = request.into_inner();
         let scope = TaskScope { services, nodes };
         let tasks = self.control.list_tasks(freshness(stale), &scope, &filters(wanted)).await?;
-        Ok(pages(tasks, pc::TaskRow::from, |header, tasks| pc::Tasks { header, tasks }))
+        let notes = scope.notes(&self.control.store.view());
+        Ok(pages(tasks, pc::TaskRow::from, move |header, tasks| {
+            let notes = if header.is_some() { notes.clone() } else { Vec::new() };
+            pc::Tasks { header, tasks, notes }
+        }))
     }
 
     async fn remove_task(&self, request: Request<pc::RemoveTaskRequest>) -> Reply<Empty> {
@@ -231,12 +236,13 @@ impl Api for ControlService {
     }
 
     async fn deploy_stack(&self, request: Request<pc::DeployStackRequest>) -> Reply<pc::StackChange> {
-        let pc::DeployStackRequest { request_id, spec, resolve_image: when } = request.into_inner();
+        let pc::DeployStackRequest { request_id, spec, resolve_image: when, prune } = request.into_inner();
         reply(
             self.control
                 .deploy_stack(
                     request_key("deploy_stack", &request_id).as_deref(),
                     &stack_spec(spec)?,
+                    if prune { Absent::Remove } else { Absent::Keep },
                     resolve_image(when)?,
                 )
                 .await,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
 
@@ -16,6 +16,7 @@ use flota_raft_store::{Event, Tables};
 use super::error::ControlError;
 use super::reference::resolve;
 use super::{Control, Member};
+use crate::dependencies::{Watched, sentence, stop_waits, waits};
 use crate::images::{good_holders, wanted_holders};
 use crate::orchestrator::is_given_up;
 use crate::wanted;
@@ -47,6 +48,8 @@ pub(crate) struct ServiceProgress {
     pub(crate) update: UpdateStatus,
     /// Whether the service was removed and has no tasks left.
     pub(crate) removed: bool,
+    /// What it waits for because of other services, in a sentence.
+    pub(crate) waits: Option<String>,
 }
 
 /// A task that should run and does not.
@@ -73,6 +76,8 @@ pub(crate) enum Cause {
     Update,
     /// Its service is removed, and it has not stopped.
     Stopping,
+    /// Its service is removed, and others stop first.
+    Dependents(String),
     /// Its worker is busy with this.
     Working(String),
     /// Nothing is known.
@@ -86,7 +91,12 @@ impl Cause {
             Self::Failed(_) => true,
             // The update makes the room.
             Self::Pending(reason) => !reason.needs_room(),
-            Self::Predecessor | Self::Update | Self::Stopping | Self::Working(_) | Self::Unknown => false,
+            Self::Predecessor
+            | Self::Update
+            | Self::Stopping
+            | Self::Dependents(_)
+            | Self::Working(_)
+            | Self::Unknown => false,
         }
     }
 }
@@ -94,7 +104,7 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(text) | Self::Working(text) => f.write_str(text),
+            Self::Failed(text) | Self::Working(text) | Self::Dependents(text) => f.write_str(text),
             Self::Pending(reason) => reason.fmt(f),
             Self::Predecessor => f.write_str("the task that it replaces has not stopped yet"),
             Self::Update => f.write_str("it is next in the update"),
@@ -127,7 +137,11 @@ impl<M: Member> Control<M> {
             Err(error) => return Err(error),
         };
         let watched = id.clone();
+        // Others for which it waits, as of the last report.
+        let others = Arc::new(Mutex::new(Watched::of(&id, &view)));
+        let known = Arc::clone(&others);
         let concerns = move |event: &Event| match event {
+            _ if known.lock().is_ok_and(|others| others.has(event)) => true,
             Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => match object {
                 Object::Service(service) => service.id == watched,
                 Object::Task(task) => task.service_id == watched,
@@ -139,6 +153,9 @@ impl<M: Member> Control<M> {
         };
         let progress = move |view: &Tables| {
             let now = service(view, &id);
+            if let Ok(mut others) = others.lock() {
+                *others = Watched::of(&id, view);
+            }
             let is_last = now.converged || now.has_failed || now.update.is_paused();
             (now, is_last)
         };
@@ -211,7 +228,7 @@ async fn until_concerned(events: &mut flota_raft_store::Watch, concerns: &impl F
 /// Returns the progress of a service. For a removed service, it is complete when the last task is gone.
 fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
     let tasks: Vec<&Arc<Task>> = view.tasks_of_service(id).collect();
-    let Some(service) = view.service(id) else { return removal(view, &tasks) };
+    let Some(service) = view.service(id) else { return removal(view, id, &tasks) };
     let is_current = |task: &&&Arc<Task>| task.spec_version == service.spec_version;
     let running = tasks.iter().filter(is_current).filter(|task| task.is_serving()).count() as u64;
     let stopping = tasks
@@ -242,6 +259,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
         hanging: hanging(service, &tasks),
         update: service.update.clone(),
         removed: false,
+        waits: sentence(&waits(service, view)),
     }
 }
 
@@ -265,18 +283,22 @@ fn is_node_lost(view: &Tables, task: &Task) -> bool {
     view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
 }
 
-fn removal(view: &Tables, tasks: &[&Arc<Task>]) -> ServiceProgress {
+fn removal(view: &Tables, id: &ServiceId, tasks: &[&Arc<Task>]) -> ServiceProgress {
+    let waits = sentence(&stop_waits(id, view));
     let left: Vec<_> = tasks.iter().filter(|task| !is_node_lost(view, task)).collect();
     let hanging = left.iter().filter(|task| !task.status.state.is_terminal()).map(|task| {
         let spec = view.spec_of(task);
         let name = spec.map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot));
-        HangingTask { name, state: task.status.state, cause: Cause::Stopping }
+        let held = waits.as_ref().filter(|_| !task.desired_state.is_stopping());
+        let cause = held.map_or(Cause::Stopping, |waits| Cause::Dependents(waits.clone()));
+        HangingTask { name, state: task.status.state, cause }
     });
     ServiceProgress {
         running: left.len() as u64,
         removed: left.is_empty(),
         converged: left.is_empty(),
         hanging: hanging.collect(),
+        waits: waits.clone().filter(|_| left.iter().any(|task| task.is_live())),
         ..ServiceProgress::default()
     }
 }

@@ -16,7 +16,9 @@ use super::filter::{self, Field, Filter};
 use super::networks::{claim, with_ids};
 use super::pins::{ResolveImage, Warned};
 use super::reference::resolve;
+use super::validate::dependencies;
 use super::{Control, Freshness, Listing, Member, validate, volumes};
+use crate::dependencies::{sentence, waits};
 use crate::revisions::{self, with_spec};
 use crate::wanted;
 
@@ -31,6 +33,8 @@ pub(crate) struct ServiceSummary {
     pub(crate) desired: u64,
     /// Of a job, the number of tasks that have done their work; `None` for other services.
     pub(crate) done: Option<u64>,
+    /// What it waits for because of other services, in a sentence.
+    pub(crate) waits: Option<String>,
 }
 
 const FIELDS: &[Field<ServiceSummary>] = &[
@@ -43,7 +47,8 @@ const FIELDS: &[Field<ServiceSummary>] = &[
 fn summary(service: &Arc<Service>, view: &Tables) -> ServiceSummary {
     let running = view.tasks_of_service(&service.id).filter(|task| task.is_serving()).count() as u64;
     let done = service.spec.mode.is_job().then(|| wanted::done(service, view).count() as u64);
-    ServiceSummary { service: Arc::clone(service), running, desired: wanted::tasks(service, view), done }
+    let waits = sentence(&waits(service, view));
+    ServiceSummary { service: Arc::clone(service), running, desired: wanted::tasks(service, view), done, waits }
 }
 
 /// Refuses another mode than the service has: its tasks have other places then.
@@ -108,6 +113,7 @@ impl<M: Member> Control<M> {
             let image_digest = pins.of(&spec, None, &view)?;
             let mut tx = WriteTx::new(view, request_id);
             claim(&mut tx, name, &spec)?;
+            dependencies::claim(&mut tx, &spec)?;
             volumes::claim(&mut tx, &spec, None, None, &self.random)?;
             tx.create(Service { spec, image_digest, ..service.clone() });
             Ok((tx.finish(), ()))
@@ -116,7 +122,8 @@ impl<M: Member> Control<M> {
         // Read by name, so that a retry returns the service that the first try created.
         let removed = || ControlError::RemovedMeanwhile { kind: Kind::Service, reference: name.clone() };
         let changed = self.read(|view| view.service_by_name(name).cloned().ok_or_else(removed)).await?;
-        Ok(Warned { changed, warnings: pins.warnings })
+        let warnings = pins.warnings.into_iter().chain(dependencies::warnings(&service.spec, &self.store.view()));
+        Ok(Warned { changed, warnings: warnings.collect() })
     }
 
     /// Replaces the service's spec. With a version, it fails if the service has another one.
@@ -145,13 +152,15 @@ impl<M: Member> Control<M> {
             let id = service.id.clone();
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
             claim(&mut tx, name, &new.spec)?;
+            dependencies::claim(&mut tx, &new.spec)?;
             volumes::claim(&mut tx, &new.spec, Some(&service.spec), None, &self.random)?;
             tx.update(new);
             Ok((tx.finish(), id))
         });
         let id = written.await?;
         let changed = self.changed(reference, id.as_ref().map(|id| id.as_str())).await?;
-        Ok(Warned { changed, warnings: pins.warnings })
+        let warnings = pins.warnings.into_iter().chain(dependencies::warnings(spec, &self.store.view()));
+        Ok(Warned { changed, warnings: warnings.collect() })
     }
 
     /// Brings the service back to the earlier spec with this number, or to the one that was in place last.
@@ -236,6 +245,9 @@ impl<M: Member> Control<M> {
             let (new, id) = (change(service, &view)?, service.id.clone());
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
             claim(&mut tx, &new.spec.name, &new.spec)?;
+            if new.spec != service.spec {
+                dependencies::claim(&mut tx, &new.spec)?;
+            }
             volumes::claim(&mut tx, &new.spec, Some(&service.spec), None, &self.random)?;
             tx.update(new);
             Ok((tx.finish(), id))

@@ -7,7 +7,7 @@ use flota_api::id::{NetworkId, ServiceId, StackId};
 use flota_api::model::{Network, PublishMode, Service, ServiceSpec, Stack, StackSpec, check_volume_name};
 use flota_api::naming;
 use flota_api::object::Kind;
-use flota_raft_store::{Tables, Transaction, View, WriteTx};
+use flota_raft_store::{Tables, View, WriteTx};
 
 use super::error::{ControlError, Violation};
 use super::filter::{self, Field, Filter};
@@ -15,6 +15,7 @@ use super::networks::{self, claim, with_ids};
 use super::pins::{Pins, ResolveImage, Warned};
 use super::reference::resolve;
 use super::services::{keeps_mode, new_service};
+use super::validate::dependencies;
 use super::{Control, Freshness, Listing, Member, validate, volumes};
 use crate::revisions::with_spec;
 
@@ -25,6 +26,15 @@ pub(crate) struct StackSummary {
     pub(crate) stack: Arc<Stack>,
     /// Id and name of each service.
     pub(crate) services: Vec<(ServiceId, String)>,
+}
+
+/// What becomes of services that the stack has and its new spec does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Absent {
+    /// They stay as they are.
+    Keep,
+    /// They are removed.
+    Remove,
 }
 
 const FIELDS: &[Field<StackSummary>] = &[
@@ -60,6 +70,7 @@ fn check(spec: &StackSpec) -> Result<(), ControlError> {
             }
         }
     }
+    found.extend(between(&spec.services, &Tables::default()));
     for network in &spec.networks {
         let within = |it: Violation| Violation { field: format!("networks.{}.{}", network.name, it.field), ..it };
         found.extend(validate::networks::violations(network).into_iter().map(within));
@@ -73,6 +84,20 @@ fn check(spec: &StackSpec) -> Result<(), ControlError> {
         }
     }
     if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
+}
+
+/// Returns the services that the stack of this name has and the spec does not.
+fn absent_services<'a>(spec: &'a StackSpec, view: &'a Tables) -> impl Iterator<Item = &'a Arc<Service>> {
+    let names: BTreeSet<&str> = spec.services.iter().map(|it| it.name.as_str()).collect();
+    let id = view.stack_by_name(&spec.name).map(|stack| &stack.id);
+    let of_stack = view.services().filter(move |it| id.is_some() && it.stack_id.as_ref() == id);
+    of_stack.filter(move |it| !names.contains(it.spec.name.as_str()))
+}
+
+/// Returns what is wrong with the dependencies of services between each other and those of the view.
+fn between(services: &[ServiceSpec], view: &Tables) -> Vec<Violation> {
+    let within = |(name, it): (&str, Violation)| Violation { field: format!("services.{name}.{}", it.field), ..it };
+    dependencies::among(services, view).into_iter().map(within).collect()
 }
 
 impl<M: Member> Control<M> {
@@ -93,23 +118,37 @@ impl<M: Member> Control<M> {
         Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
     }
 
-    /// Makes the stack match `spec`: creates it if it does not exist, creates its networks and volumes, and creates, changes
-    /// and removes services. A network that `spec` does not have goes when nothing uses it; a volume stays.
+    /// Makes the stack match `spec`: creates it if it does not exist, creates its networks and volumes, and creates and
+    /// changes services. Of those that `spec` does not have, a service goes if that is asked for, a network goes when nothing
+    /// uses it, and a volume stays. If everything is as `spec` says, nothing changes.
     pub(crate) async fn deploy_stack(
         &self,
         request_id: Option<&str>,
         spec: &StackSpec,
+        absent: Absent,
         resolve_image: ResolveImage,
     ) -> Result<Warned<StackSummary>, ControlError> {
         check(spec)?;
         let pins = self.pins(request_id, &spec.services, resolve_image).await?;
         let new_id = self.random.draw(StackId::random);
-        let deployed =
-            self.write_once(request_id, |view| Ok((self.deployment(&view, request_id, spec, &pins, &new_id)?, ())));
+        let deployed = self.write_once(request_id, |view| {
+            let mut tx = self.deployment(&view, request_id, spec, &pins, &new_id)?;
+            if absent == Absent::Remove {
+                let gone = absent_services(spec, &view);
+                gone.for_each(|service| tx.remove(Kind::Service, service.id.as_str()));
+            }
+            Ok((tx.finish(), ()))
+        });
         deployed.await?;
         let removed = || ControlError::RemovedMeanwhile { kind: Kind::Stack, reference: spec.name.clone() };
         let look = |view: &View| view.stack_by_name(&spec.name).map(|stack| summary(stack, view)).ok_or_else(removed);
-        Ok(Warned { changed: self.read(look).await?, warnings: pins.warnings })
+        let changed = self.read(look).await?;
+        let mut warnings = pins.warnings;
+        warnings.extend(absent_services(spec, &self.store.view()).map(|it| {
+            let name = &it.spec.name;
+            format!("service `{name}` is not in the file any more, and stays as it is: --prune removes it")
+        }));
+        Ok(Warned { changed, warnings })
     }
 
     fn deployment(
@@ -119,11 +158,16 @@ impl<M: Member> Control<M> {
         spec: &StackSpec,
         pins: &Pins,
         new_id: &StackId,
-    ) -> Result<Transaction, ControlError> {
+    ) -> Result<WriteTx, ControlError> {
+        let found = between(&spec.services, view);
+        if !found.is_empty() {
+            return Err(ControlError::Invalid(found));
+        }
         let mut tx = WriteTx::new(view.clone(), request_id);
         let known = view.stack_by_name(&spec.name);
         let id = known.map_or(new_id, |stack| &stack.id);
         match known {
+            Some(stack) if stack.spec == *spec => tx.expect(Kind::Stack, id.as_str()),
             Some(stack) => tx.update(Stack { spec: spec.clone(), ..stack.as_ref().clone() }),
             None => tx.create(Stack { id: id.clone(), spec: spec.clone(), ..Stack::default() }),
         }
@@ -138,12 +182,16 @@ impl<M: Member> Control<M> {
             // What users have decided beside the file stays: that it is stopped, and how often they have restarted it.
             let (force, stopped) = before.map_or((0, false), |it| (it.spec.force, it.spec.stopped));
             let service = ServiceSpec { force, stopped, ..service };
-            claim(&mut tx, &service.name, &service)?;
             let known = before.map(|it| it.spec.as_ref());
             volumes::claim(&mut tx, &service, known, Some(&declared), &self.random)?;
             let image_digest = pins.of(&service, before.map(AsRef::as_ref), view)?;
+            // It has what it needs already, and asking for that again would change the network of its ports.
+            if before.is_some_and(|it| *it.spec == service && it.image_digest == image_digest) {
+                continue;
+            }
+            claim(&mut tx, &service.name, &service)?;
+            dependencies::expect_all(&mut tx, &service);
             match before {
-                Some(it) if *it.spec == service && it.image_digest == image_digest => {}
                 Some(it) => {
                     keeps_mode(it, &service)?;
                     tx.update(with_spec(it, service, image_digest));
@@ -154,12 +202,7 @@ impl<M: Member> Control<M> {
                 }
             }
         }
-        let names: BTreeSet<&str> = spec.services.iter().map(|it| it.name.as_str()).collect();
-        let of_stack = view.services().filter(|it| it.stack_id.as_ref() == Some(id));
-        for service in of_stack.filter(|it| !names.contains(it.spec.name.as_str())) {
-            tx.remove(Kind::Service, service.id.as_str());
-        }
-        Ok(tx.finish())
+        Ok(tx)
     }
 
     /// Creates the networks of the stack that are not there. Returns all of them by their names.

@@ -15,6 +15,7 @@ use super::error::ControlError;
 use super::filter::{self, Field, Filter};
 use super::reference::{Referable, resolve};
 use super::{Control, Freshness, Listing, Member};
+use crate::dependencies::{sentence, waits};
 
 /// A task with the objects that it refers to. They are shared with the store, so a row is small until it is sent.
 #[derive(Clone, Debug)]
@@ -129,6 +130,12 @@ impl TaskScope {
             return Ok(named(view, filters).unwrap_or_else(|| view.tasks().collect()));
         }
         Ok(services.iter().flat_map(|id| view.tasks_of_service(id)).filter(on_node).collect())
+    }
+
+    /// Returns what the services that are named wait for because of others. They may have no task that could say it.
+    pub(super) fn notes(&self, view: &Tables) -> Vec<String> {
+        let services = self.services.iter().filter_map(|name| resolve::<Service>(view, name).ok());
+        services.filter_map(|it| Some(format!("{} {}", it.spec.name, sentence(&waits(it, view))?))).collect()
     }
 }
 

@@ -15,6 +15,7 @@ use super::filter::Filter;
 use super::images::Naming;
 use super::pins::ResolveImage::Never;
 use super::registries::RegistrySummary;
+use super::stacks::Absent::{self, Keep, Remove};
 use super::streams::LogSource;
 use super::tasks::TaskScope;
 use super::*;
@@ -136,12 +137,12 @@ async fn values_that_break_a_rule_are_refused_before_anything_is_written() {
     let refused = [
         refusal(control.create_service(None, bad.clone(), Never).await),
         refusal(control.update_service(None, "web", None, &bad, Never).await),
-        refusal(control.deploy_stack(None, &stack, Never).await),
+        refusal(control.deploy_stack(None, &stack, Keep, Never).await),
         refusal(control.put_registry(None, login, "secret".into()).await),
         refusal(control.update_service(None, "web", None, &spec("other"), Never).await),
     ];
     assert_eq!(refused, [Some(Reason::Invalid); 5]);
-    let text = control.deploy_stack(None, &stack, Never).await.expect_err("it is invalid").to_string();
+    let text = control.deploy_stack(None, &stack, Keep, Never).await.expect_err("it is invalid").to_string();
     assert!(text.starts_with("services.web.image: "), "{text}");
     assert_eq!(control.store.view().version, before);
 }
@@ -151,7 +152,7 @@ async fn a_name_that_is_taken_is_refused() {
     let control = cluster().await;
     assert_eq!(refusal(control.create_service(None, spec("web"), Never).await), Some(Reason::AlreadyExists));
     let stack = StackSpec { name: "stack".into(), services: vec![spec("web")], ..StackSpec::default() };
-    assert_eq!(refusal(control.deploy_stack(None, &stack, Never).await), Some(Reason::AlreadyExists));
+    assert_eq!(refusal(control.deploy_stack(None, &stack, Keep, Never).await), Some(Reason::AlreadyExists));
     assert!(control.store.view().stack_by_name("stack").is_none(), "nothing half made");
 }
 
@@ -355,17 +356,21 @@ async fn a_list_of_tasks_is_about_the_services_and_nodes_that_it_names() {
 }
 
 #[tokio::test]
-async fn a_stack_answers_with_the_services_that_it_has() {
+async fn a_stack_answers_with_the_services_that_it_has_and_loses_what_its_file_lacks_only_when_asked() {
     let control = cluster().await;
-    let deploy = async |services: Vec<ServiceSpec>| {
+    let deploy = async |names: &[&str], absent: Absent| {
+        let services = names.iter().map(|name| spec(name)).collect();
         let stack = StackSpec { name: "stack".into(), services, ..StackSpec::default() };
-        let summary = control.deploy_stack(None, &stack, Never).await.expect("it is valid");
+        let summary = control.deploy_stack(None, &stack, absent, Never).await.expect("it is valid");
         let mut names: Vec<String> = summary.changed.services.into_iter().map(|(_, name)| name).collect();
         names.sort();
-        names
+        (names.join(" "), summary.warnings)
     };
-    assert_eq!(deploy(vec![spec("stack_a"), spec("stack_b")]).await, ["stack_a", "stack_b"]);
-    assert_eq!(deploy(vec![spec("stack_b"), spec("stack_c")]).await, ["stack_b", "stack_c"]);
+    let (a, b, c) = ("stack_a", "stack_b", "stack_c");
+    assert_eq!(deploy(&[a, b], Remove).await, ("stack_a stack_b".into(), vec![]));
+    let stays = "service `stack_a` is not in the file any more, and stays as it is: --prune removes it".to_owned();
+    assert_eq!(deploy(&[b, c], Keep).await, ("stack_a stack_b stack_c".into(), vec![stays]));
+    assert_eq!(deploy(&[b, c], Remove).await, ("stack_b stack_c".into(), vec![]));
     control.remove_stack(None, "stack", false).await.expect("it is there");
     assert_eq!(control.store.view().services().count(), 2, "only those of the stack were removed");
 }

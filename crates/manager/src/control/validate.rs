@@ -1,5 +1,6 @@
 //! Validates a service's spec: reports all violations, each with its field.
 
+pub(super) mod dependencies;
 mod health;
 mod mounts;
 pub(super) mod networks;
@@ -92,13 +93,16 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     health::judge(spec, &mut check);
     mounts::judge(spec, &mut check);
     update::judge(spec, &mut check);
+    dependencies::judge(spec, &mut check);
     let texts = texts.chain(&spec.env).chain(spec.labels.iter().flat_map(|(key, value)| [key, value]));
     let texts = texts.chain(privileges::texts(spec)).chain(health::texts(spec)).chain(settings::texts(spec));
     let size: usize = texts.map(String::len).sum();
     let places =
         spec.constraints.iter().map(ToString::to_string).chain(spec.spread_over.iter().map(ToString::to_string));
     let places = places.chain(spec.affinity.iter().chain(&spec.anti_affinity).cloned());
-    let size = size + places.map(|it| it.len()).sum::<usize>() + mounts::texts(spec).map(str::len).sum::<usize>();
+    let names = spec.depends_on.iter().map(|it| it.service.len()).sum::<usize>();
+    let size =
+        size + places.map(|it| it.len()).sum::<usize>() + mounts::texts(spec).map(str::len).sum::<usize>() + names;
     check("spec", (size <= SPEC_BOUND).then_some(()).ok_or(format!("{size} bytes are over the bound of {SPEC_BOUND}")));
     found
 }

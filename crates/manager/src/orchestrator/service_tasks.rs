@@ -21,7 +21,7 @@ use super::slot::{Slot, slots};
 use super::{moves, task_factory, update};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
-use crate::{home, revisions, wanted};
+use crate::{dependencies, home, revisions, wanted};
 
 /// The control loop; its keys are services, and slots that have changed by themselves.
 #[derive(Debug, Default)]
@@ -38,7 +38,7 @@ impl ControlLoop for ServiceTasks {
     }
 
     fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key> {
-        match event {
+        let mut keys = match event {
             Event::Updated { old: Object::Task(old), new: Object::Task(new) } => {
                 let is_news = old.desired_state != new.desired_state
                     || old.relocates != new.relocates
@@ -72,23 +72,27 @@ impl ControlLoop for ServiceTasks {
                 _ => Vec::new(),
             },
             Event::Committed(_) | Event::Reset => Vec::new(),
-        }
+        };
+        let changed = keys.iter().map(|key| ServiceId::from(key.id));
+        keys.extend(dependencies::concerned(event, changed, view).iter().map(Key::of));
+        keys
     }
 
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
         let id = ServiceId::from(key.id);
         match (view.service(key.id), key.slot) {
+            (Some(service), _) if service.spec.stopped => plan_service(service, view, &mut plan, cx),
             (Some(service), None) => plan_service(service, view, &mut plan, cx),
             (Some(service), Some(number)) => {
                 plan.expect(Kind::Service, key.id);
                 let slot = Slot::new(view.tasks_of_slot(&id, number), service.spec_version);
-                if slot.counts() {
+                if slot.counts() && dependencies::may_start(service, view, &mut plan) {
                     plan_slot(service, number, &slot, view, &mut plan, cx);
                 }
             }
-            (None, None) => remove(view.tasks_of_service(&id), &mut plan, cx),
-            (None, Some(number)) => remove(view.tasks_of_slot(&id, number), &mut plan, cx),
+            (None, None) => stop(&id, view.tasks_of_service(&id), view, &mut plan, cx),
+            (None, Some(number)) => stop(&id, view.tasks_of_slot(&id, number), view, &mut plan, cx),
         }
         plan
     }
@@ -149,7 +153,12 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
         plan.put(Service { update, ..service.as_ref().clone() });
         return;
     }
-    remove(surplus.into_iter().flat_map(|slot| &slot.tasks), plan, cx);
+    let surplus = surplus.into_iter().flat_map(|slot| &slot.tasks);
+    match service.spec.stopped {
+        true => stop(&service.id, surplus, view, plan, cx),
+        false => remove(surplus, plan, cx),
+    }
+    let may_start = dependencies::may_start(service, view, plan);
     // So many more slots may begin to work.
     let at_once =
         service.spec.mode.max_concurrent().map_or(usize::MAX, |most| usize::try_from(most.get()).unwrap_or(usize::MAX));
@@ -163,6 +172,9 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
             let earlier = slot.live().filter(|task| task.spec_version != service.spec_version);
             earlier.for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
         }
+        if !may_start {
+            continue;
+        }
         if slot.is_busy() {
             plan_slot(service, *number, slot, view, plan, cx);
         } else if room > 0 {
@@ -171,7 +183,7 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
             room -= usize::from(plan.changes.len() > before);
         }
     }
-    for (number, pinned_to) in missing.into_iter().take(room) {
+    for (number, pinned_to) in missing.into_iter().take(if may_start { room } else { 0 }) {
         if plan.is_full(cx) {
             return;
         }
@@ -246,6 +258,18 @@ fn plan_slot(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &
     }
     stop_doubles(service, number, slot, plan, cx);
     fill(service, number, slot, view, plan, cx);
+}
+
+/// Removes these tasks of a service that was removed or stopped, once those that depend on it have stopped.
+fn stop<'a>(
+    id: &ServiceId,
+    tasks: impl Iterator<Item = &'a Arc<Task>>,
+    view: &Tables,
+    plan: &mut Plan,
+    cx: &PlanContext,
+) {
+    let is_held = !dependencies::stop_waits(id, view).is_empty();
+    remove(tasks.filter(|task| dependencies::may_stop(task, is_held)), plan, cx);
 }
 
 /// Removes these tasks.
@@ -370,9 +394,13 @@ fn advance_update(
         plan.put(Service { update: service.update.completed(), ..service.as_ref().clone() });
         return;
     }
+    let may_begin = dependencies::may_update(service, view, plan);
     for step in outlook.steps {
         if plan.is_full(cx) {
             return;
+        }
+        if !may_begin && step.begins() {
+            continue;
         }
         match step {
             update::Step::Prepare(number) => {

@@ -31,6 +31,13 @@ pub(super) enum Step {
     Replace(u64),
 }
 
+impl Step {
+    /// Whether the update begins with a slot.
+    pub(super) fn begins(&self) -> bool {
+        matches!(self, Self::Prepare(_) | Self::Start(_))
+    }
+}
+
 /// How far an update has come, and what follows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Outlook {

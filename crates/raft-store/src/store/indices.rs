@@ -1,5 +1,5 @@
 //! Indices over the tables: the tasks of a service, of a slot and of a node, those that wait or have failed, what
-//! unfinished tasks use, who holds which image, who may have data of a removed volume, and which nodes are managers.
+//! unfinished tasks use, which specs depend on a service, who holds which image, who may have data of a removed volume, and which nodes are managers.
 //! Those of networks are in `networks.rs`.
 //!
 //! [`super::Tables::put`] and [`super::Tables::remove`] keep them up to date, so a change costs what it touches. They
@@ -13,7 +13,7 @@ use imbl::{OrdMap, OrdSet};
 use super::groups::{Groups, Tally};
 use super::networks::NetworkIndices;
 use flota_api::id::{ImageId, NodeId, ServiceId, TaskId, VolumeId};
-use flota_api::model::{Image, Node, Role, Service, Task, Volume};
+use flota_api::model::{Image, Node, Role, Service, ServiceSpec, Task, Volume};
 use flota_api::resources::Resources;
 use flota_api::state::TaskState;
 use flota_api::version::Version;
@@ -60,6 +60,10 @@ pub(super) struct Indices {
     pub(super) affine: Groups<Arc<str>, ServiceId>,
     /// Services whose tasks do not run beside those of the service with this name.
     pub(super) averse: Groups<Arc<str>, ServiceId>,
+    /// Versions of services' specs with this name, those of services that were removed too.
+    pub(super) named: Groups<Arc<str>, (ServiceId, u64)>,
+    /// Versions of services' specs that depend on the service with this name.
+    pub(super) dependents: Groups<Arc<str>, (ServiceId, u64)>,
     /// Images that a node holds or was asked to hold.
     pub(super) images_of_node: Groups<NodeId, ImageId>,
     /// Removed volumes of which a node may still have data.
@@ -194,6 +198,28 @@ impl Indices {
         follow(&mut self.pins, named(|it| it.image_digests().collect()));
         follow(&mut self.affine, named(|it| it.spec.affinity.iter().map(String::as_str).collect()));
         follow(&mut self.averse, named(|it| it.spec.anti_affinity.iter().map(String::as_str).collect()));
+    }
+
+    /// Follows the change of a version of a service's spec from `old` to `new`.
+    pub(super) fn spec(
+        &mut self,
+        version: &(ServiceId, u64),
+        old: Option<&Arc<ServiceSpec>>,
+        new: Option<&Arc<ServiceSpec>>,
+    ) {
+        // Most changes of a service leave its spec as it is.
+        if old.zip(new).is_some_and(|(old, new)| Arc::ptr_eq(old, new)) {
+            return;
+        }
+        let named = |it: &Arc<ServiceSpec>| (Arc::from(it.name.as_str()), version.clone());
+        self.named.update(old.map(named), new.map(named));
+        let names = |spec: Option<&Arc<ServiceSpec>>| -> BTreeSet<Arc<str>> {
+            spec.iter().flat_map(|it| &it.depends_on).map(|it| Arc::from(it.service.as_str())).collect()
+        };
+        let (old, new) = (names(old), names(new));
+        let fact = |name: &Arc<str>| Some((Arc::clone(name), version.clone()));
+        old.difference(&new).for_each(|name| self.dependents.update(fact(name), None));
+        new.difference(&old).for_each(|name| self.dependents.update(None, fact(name)));
     }
 
     /// Follows the change of an image from `old` to `new`.

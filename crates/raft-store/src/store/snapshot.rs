@@ -73,7 +73,7 @@ impl Tables {
             }
         }
         // A service alone brings only its newest spec, and the indices of a task need its spec.
-        tables.specs.extend(specs);
+        specs.into_iter().for_each(|(version, spec)| tables.hold_spec(version, spec));
         tasks.into_iter().for_each(|task| drop(tables.replace_counted(task)));
         let mut digest = tables.digest;
         tables

@@ -1,6 +1,7 @@
 //! The tables with their indices, and how they are read. They are persistent maps: a clone is cheap and does not change
 //! when the original does. Only `apply`, `snapshot` and the overlays of planners put objects in.
 
+mod dependencies;
 mod networks;
 
 use std::sync::Arc;
@@ -346,7 +347,7 @@ impl Tables {
         match object {
             Object::Service(service) => {
                 if new.is_some() {
-                    self.specs.insert((service.id.clone(), service.spec_version), Arc::clone(&service.spec));
+                    self.hold_spec((service.id.clone(), service.spec_version), Arc::clone(&service.spec));
                 }
                 let versions = self.specs.range((service.id.clone(), 0)..=(service.id.clone(), u64::MAX));
                 let versions: Vec<u64> = versions.map(|((_, version), _)| *version).collect();
@@ -372,13 +373,21 @@ impl Tables {
         }
     }
 
+    /// Inserts or replaces a version of a service's spec.
+    pub(super) fn hold_spec(&mut self, version: (ServiceId, u64), spec: Arc<ServiceSpec>) {
+        let old = self.specs.insert(version.clone(), Arc::clone(&spec));
+        self.indices.spec(&version, old.as_ref(), Some(&spec));
+    }
+
     /// Drops a spec that neither its service nor one of its revisions or tasks refers to.
     fn drop_unused_spec(&mut self, service: &ServiceId, version: u64) {
         let is_kept = self.service(service).is_some_and(|service| {
             service.spec_version == version || service.revisions.iter().any(|it| it.version == version)
         });
         if !is_kept && self.indices.versions.count(service, &version) == 0 {
-            self.specs.remove(&(service.clone(), version));
+            let version = (service.clone(), version);
+            let old = self.specs.remove(&version);
+            self.indices.spec(&version, old.as_ref(), None);
         }
     }
 

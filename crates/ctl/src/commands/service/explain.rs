@@ -32,12 +32,15 @@ struct Finding {
 pub(super) async fn run(name: String, client: &Client) -> anyhow::Result<()> {
     let request = GetRequest { name };
     let row = client.read(request, |mut control, request| async move { control.get_service(request).await }).await?;
-    let ServiceRow { service, running, desired, done } = row;
+    let ServiceRow { service, running, desired, done, waits } = row;
     let service = answered(service)?;
     let services = vec![service.id.to_string()];
     let tasks = task::list(client, ListTasksRequest { services, ..ListTasksRequest::default() }).await?;
     for line in summary(&service, running, desired, done) {
         printer::line(&line);
+    }
+    if !waits.is_empty() {
+        printer::line(&format!("it {waits}"));
     }
     for finding in findings(&tasks) {
         printer::line("");

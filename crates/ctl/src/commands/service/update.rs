@@ -11,6 +11,7 @@ use super::history::{self, Rollback};
 use super::{change, resolve_image};
 use crate::client::{Client, request_id};
 use crate::commands::affinity_flags::AffinityRemovals;
+use crate::commands::dependency_flags::DependencyRemovals;
 use crate::commands::mount_flags::MountRemovals;
 use crate::commands::network;
 use crate::commands::network_flags::NetworkRemovals;
@@ -22,7 +23,7 @@ use crate::printer;
 use crate::progress::{self, Awaited, WaitOptions};
 
 /// The flags, and groups of flags, that change the spec.
-const CHANGES: [&str; 23] = [
+const CHANGES: [&str; 25] = [
     "BasicFlags",
     "EnvFlags",
     "SettingFlags",
@@ -34,6 +35,8 @@ const CHANGES: [&str; 23] = [
     "HealthFlags",
     "UpdateFlags",
     "RollbackFlags",
+    "DependencyFlags",
+    "DependencyRemovals",
     "PrivilegeRemovals",
     "NetworkRemovals",
     "MountRemovals",
@@ -83,6 +86,8 @@ pub(crate) struct Update {
     mount_removals: MountRemovals,
     #[command(flatten)]
     affinity_removals: AffinityRemovals,
+    #[command(flatten)]
+    dependency_removals: DependencyRemovals,
     /// Replace the tasks even if nothing has changed
     #[arg(long)]
     force: bool,
@@ -158,6 +163,7 @@ impl Update {
         self.network_removals.apply(spec, left)?;
         self.mount_removals.apply(spec)?;
         self.affinity_removals.apply(spec)?;
+        self.dependency_removals.apply(spec)?;
         self.flags.apply(spec)
     }
 }

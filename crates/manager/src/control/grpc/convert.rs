@@ -107,7 +107,13 @@ impl From<NamedImage> for pc::ImageRow {
 
 impl From<ServiceSummary> for pc::ServiceRow {
     fn from(row: ServiceSummary) -> Self {
-        Self { service: Some(row.service.as_ref().into()), running: row.running, desired: row.desired, done: row.done }
+        Self {
+            service: Some(row.service.as_ref().into()),
+            running: row.running,
+            desired: row.desired,
+            done: row.done,
+            waits: row.waits.unwrap_or_default(),
+        }
     }
 }
 
@@ -213,6 +219,7 @@ impl From<ServiceProgress> for pc::ServiceProgress {
             done: it.done,
             failed: it.has_failed,
             update: Some((&it.update).into()),
+            waits: it.waits.unwrap_or_default(),
         }
     }
 }

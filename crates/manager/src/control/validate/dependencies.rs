@@ -1,0 +1,219 @@
+//! The rules for what a service depends on: those for one spec by itself, and those for specs among the services that
+//! exist, which are judged in the transaction that sets them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flota_api::model::{Dependency, DependencyCondition, ServiceSpec};
+use flota_api::naming;
+use flota_api::object::Kind;
+use flota_raft_store::{Tables, WriteTx};
+
+use super::super::error::{ControlError, Violation};
+use crate::dependencies::circles;
+
+/// Largest number of services on which one depends. Whoever names more has a list in mind that belongs elsewhere.
+const BOUND: usize = 64;
+
+/// Calls `check` with the result for every field.
+pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
+    let count = spec.depends_on.len();
+    check(
+        "depends_on",
+        (count <= BOUND).then_some(()).ok_or(format!("{count} services are over the bound of {BOUND}")),
+    );
+    for (index, dependency) in spec.depends_on.iter().enumerate() {
+        let name = &dependency.service;
+        let is_known = || spec.depends_on[..index].iter().any(|it| it.service == *name);
+        let result = match naming::check(name) {
+            Err(error) => Err(error.to_string()),
+            Ok(()) if *name == spec.name => Err("a service can't depend on itself".into()),
+            Ok(()) if is_known() => Err(format!("`{name}` is named twice")),
+            Ok(()) => Ok(()),
+        };
+        check(&field(index), result);
+    }
+}
+
+fn field(index: usize) -> String {
+    format!("depends_on[{index}]")
+}
+
+/// Returns the rules that the new specs break together with each other and with the services of the view, each with the
+/// name of the service. Those of a spec by itself are not repeated.
+pub(in super::super) fn among<'a>(new: &'a [ServiceSpec], view: &'a Tables) -> Vec<(&'a str, Violation)> {
+    let specs: BTreeMap<&str, &ServiceSpec> = new.iter().map(|spec| (spec.name.as_str(), spec)).collect();
+    let spec_of = |name: &str| specs.get(name).copied().or_else(|| Some(view.service_by_name(name)?.spec.as_ref()));
+    let mut found = Vec::new();
+    for spec in new {
+        for (index, dependency) in spec.depends_on.iter().enumerate().filter(|(_, it)| it.service != spec.name) {
+            if let Some(on) = spec_of(&dependency.service).filter(|on| !can_be(dependency, on)) {
+                let why = format!("`{}` never completes: {}", on.name, never(on));
+                found.push((spec.name.as_str(), Violation { field: field(index), why }));
+            }
+        }
+        for (index, way) in circles(spec, spec_of) {
+            // A circle is told once, for the first of the new specs in it.
+            let is_first = way.iter().all(|name| !specs.contains_key(name) || *name >= spec.name.as_str());
+            if way.len() > 1 && is_first {
+                let names: Vec<String> = way.iter().map(|name| format!("`{name}`")).collect();
+                let why =
+                    format!("it closes a circle: `{}` depends on {}", spec.name, names.join(", which depends on "));
+                found.push((spec.name.as_str(), Violation { field: field(index), why }));
+            }
+        }
+        if !spec.can_complete() {
+            let present = view.dependents(&spec.name).filter_map(|id| view.service(id));
+            let waits = |it: &ServiceSpec| it.depends_on.iter().any(|it| it.service == spec.name && !can_be(it, spec));
+            let others = present.filter(|it| !specs.contains_key(it.spec.name.as_str()) && waits(&it.spec));
+            for other in others {
+                let why = format!("service `{}` waits until `{}` has completed", other.spec.name, spec.name);
+                found.push((spec.name.as_str(), Violation { field: "restart.condition".into(), why }));
+            }
+        }
+    }
+    found
+}
+
+/// Whether the service can ever be as the dependency asks.
+fn can_be(dependency: &Dependency, on: &ServiceSpec) -> bool {
+    dependency.condition != DependencyCondition::Completed || on.can_complete()
+}
+
+fn never(on: &ServiceSpec) -> &'static str {
+    match on.mode.is_global() {
+        true => "it has a task on each node that runs on; only a job completes",
+        false => "its tasks are started again whenever they end (restart condition any)",
+    }
+}
+
+/// Refuses a service's new spec that breaks a rule together with the services that exist. The transaction fails if one of
+/// those on which it depends, directly or through others, changes meanwhile.
+pub(in super::super) fn claim(tx: &mut WriteTx, spec: &ServiceSpec) -> Result<(), ControlError> {
+    let view = Arc::clone(tx.view());
+    let found: Vec<Violation> = among(std::slice::from_ref(spec), &view).into_iter().map(|(_, it)| it).collect();
+    if !found.is_empty() {
+        return Err(ControlError::Invalid(found));
+    }
+    expect_all(tx, spec);
+    Ok(())
+}
+
+/// Makes the transaction fail if a service on which this one depends, directly or through others, changes meanwhile: the
+/// two changes together could close a circle.
+pub(in super::super) fn expect_all(tx: &mut WriteTx, spec: &ServiceSpec) {
+    let view = Arc::clone(tx.view());
+    let mut left: Vec<&str> = spec.depends_on.iter().map(|it| it.service.as_str()).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some(name) = left.pop() {
+        if let Some(on) = view.service_by_name(name).filter(|it| seen.insert(it.id.clone())) {
+            tx.expect(Kind::Service, &on.id);
+            left.extend(on.spec.depends_on.iter().map(|it| it.service.as_str()));
+        }
+    }
+}
+
+/// Says which services a new one waits for that do not exist.
+pub(in super::super) fn warnings(spec: &ServiceSpec, view: &Tables) -> Vec<String> {
+    let missing = spec.depends_on.iter().filter(|it| it.required && view.service_by_name(&it.service).is_none());
+    missing.map(|it| format!("`{}` waits for service `{}`, which does not exist", spec.name, it.service)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use flota_api::model::{RestartCondition, Service, ServiceMode};
+    use flota_api::object::StoreObject;
+
+    use super::*;
+
+    /// A spec from `name: dependency dependency*`, where a star stands for the condition `completed`.
+    fn spec(text: &str) -> ServiceSpec {
+        let (name, dependencies) = text.split_once(':').expect("a name");
+        let depends_on = dependencies.split_whitespace().map(|it| {
+            let condition =
+                if it.ends_with('*') { DependencyCondition::Completed } else { DependencyCondition::Started };
+            Dependency { service: it.trim_end_matches('*').into(), condition, required: true }
+        });
+        ServiceSpec {
+            name: name.into(),
+            image: "web".into(),
+            depends_on: depends_on.collect(),
+            ..ServiceSpec::default()
+        }
+    }
+
+    fn view(texts: &[&str]) -> Tables {
+        let mut view = Tables::default();
+        for text in texts {
+            let spec = Arc::new(spec(text));
+            view.put(
+                Service { id: spec.name.as_str().into(), spec, spec_version: 1, ..Service::default() }.into_object(),
+            );
+        }
+        view
+    }
+
+    fn found(new: &[&str], present: &[&str]) -> Vec<String> {
+        let specs: Vec<ServiceSpec> = new.iter().map(|text| spec(text)).collect();
+        let view = view(present);
+        among(&specs, &view).into_iter().map(|(name, it)| format!("{name} {}: {}", it.field, it.why)).collect()
+    }
+
+    #[test]
+    fn a_spec_names_each_of_a_few_other_services_once() {
+        let judged = |text: &str| {
+            let mut found = Vec::new();
+            judge(&spec(text), &mut |field, result| found.extend(result.err().map(|why| format!("{field}: {why}"))));
+            found
+        };
+        assert_eq!(judged("web: db queue"), <[String; 0]>::default());
+        let expected = ["depends_on[0]: a service can't depend on itself", "depends_on[2]: `db` is named twice"];
+        assert_eq!(judged("web: web db db*"), expected);
+        assert!(judged("web: d/b")[0].starts_with("depends_on[0]: "), "{:?}", judged("web: d/b"));
+        let many: String = (0..65).map(|number| format!(" s{number}")).collect();
+        assert_eq!(judged(&format!("web:{many}")), ["depends_on: 65 services are over the bound of 64"]);
+    }
+
+    #[test]
+    fn circles_are_found_among_new_and_present_services_and_each_is_told_once() {
+        let circle = |first: &str, index: usize, way: &str| {
+            vec![format!("{first} depends_on[{index}]: it closes a circle: `{first}` depends on {way}")]
+        };
+        let none = Vec::<String>::new();
+        for (new, present, expected) in [
+            (&["web: db", "db:"][..], &[][..], none.clone()),
+            (&["web: db queue", "db: disk", "queue: disk", "disk:"], &[], none.clone()),
+            (&["web: db", "db: web"], &[], circle("db", 0, "`web`, which depends on `db`")),
+            (
+                &["web: x db"],
+                &["db: disk", "disk: web"],
+                circle("web", 1, "`db`, which depends on `disk`, which depends on `web`"),
+            ),
+            // What exists counts only as far as it does not change.
+            (&["web: db", "db:"], &["db: web"], none.clone()),
+            (&["web: gone"], &[], none.clone()),
+            (&["web: web"], &[], none),
+        ] {
+            assert_eq!(found(new, present), expected, "{new:?} {present:?}");
+        }
+        assert_eq!(found(&["a: b", "b: a c", "c: b"], &[]).len(), 2);
+    }
+
+    #[test]
+    fn only_what_can_end_can_have_completed() {
+        let why = "`db` never completes: its tasks are started again whenever they end (restart condition any)";
+        assert_eq!(found(&["web: db*", "db:"], &[]), [format!("web depends_on[0]: {why}")]);
+        assert_eq!(found(&["web: db*"], &["db:"]), [format!("web depends_on[0]: {why}")]);
+        assert_eq!(found(&["web: db*"], &[]), <[String; 0]>::default());
+        let expected = ["db restart.condition: service `web` waits until `db` has completed"];
+        assert_eq!(found(&["db:"], &["web: db*"]), expected);
+        let mut once = spec("db:");
+        once.restart.condition = RestartCondition::OnFailure;
+        for (mode, count) in
+            [(ServiceMode::Replicated { replicas: 2 }, 0), (ServiceMode::Global {}, 1), (ServiceMode::GlobalJob {}, 0)]
+        {
+            let specs = [spec("web: db*"), ServiceSpec { mode, ..once.clone() }];
+            assert_eq!(among(&specs, &Tables::default()).len(), count, "{mode:?}");
+        }
+    }
+}
