@@ -190,10 +190,13 @@ fn an_update_waits_for_the_updates_of_its_dependencies_and_for_those_that_have_f
     }
     let web = web(UpdatePhase::Updating);
     let [one, _] = running();
-    let view = view([web.clone().into_object(), service(spec("db:")).into_object(), one]);
+    let mut view = view([web.clone().into_object(), service(spec("db:")).into_object(), one]);
     assert_eq!(shown(&update_waits(&web, &view)), "waits for `db`: 1 of 2 running");
     // What users read says so only while a task is left to replace.
-    assert_eq!(waits(&web, &view), start_waits(&web, &view));
+    view.put(task("web", 1, TaskState::Running).into_object());
+    assert_eq!(waits(&web, &view), []);
+    view.put(Task { spec_version: 7, ..task("web", 1, TaskState::Running) }.into_object());
+    assert_eq!(shown(&waits(&web, &view)), "waits for `db`: 1 of 2 running");
 }
 
 /// A view in which the services of these specs, two tasks each, were removed.

@@ -1,3 +1,4 @@
+mod dependencies;
 mod global;
 mod rollback;
 mod update;
