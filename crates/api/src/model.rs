@@ -9,10 +9,12 @@ mod allowance;
 mod assignment;
 mod check;
 mod cluster;
+mod cron;
 mod device;
 mod endpoint;
 mod health;
 mod image;
+mod mode;
 mod mount;
 mod network;
 mod node;
@@ -30,12 +32,14 @@ pub use allowance::{Allowance, Refusal};
 pub use assignment::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials};
 pub use check::{BalancerReport, LayerFailure, NetworkCheck, NetworkLayer, NetworkReport, PeerReport};
 pub use cluster::{Cluster, Registry, Revoked, Secret};
+pub use cron::{CronRun, CronStatus, Handled, RunState};
 pub use device::{
     DEVICE_PERMISSIONS, DeviceError, DeviceId, DeviceMapping, GenericResource, GenericResourceError, NodeDevice,
 };
 pub use endpoint::{Endpoint, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate};
 pub use health::{Health, HealthCheck, HealthResult, HealthSpec, HealthState, HealthTest};
 pub use image::{Image, ImageHolder};
+pub use mode::{Concurrency, ModeName, ServiceMode};
 pub use mount::{Mount, MountSource, Propagation};
 pub use network::{
     AddressPool, Attachment, DnsConfig, EndpointMode, HostEntry, INGRESS, LastGiven, Network, NetworkAttachment,
@@ -45,7 +49,7 @@ pub use node::{
     Availability, Balancer, ListeningTask, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role,
 };
 pub use pending::{Filter, PendingReason, VolumeAt};
-pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceMode, ServiceSpec};
+pub use service::{OnPartition, RestartCondition, RestartPolicy, Service, ServiceSpec};
 pub use setting::{Bound, LogDriver, LogSpec, PullPolicy, Ulimit, UlimitError, UlimitName};
 pub use stack::{Stack, StackSpec};
 pub use stream::{

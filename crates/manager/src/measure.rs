@@ -32,8 +32,8 @@ impl Schedule {
     /// Returns the transactions of the next pass; none if there is nothing left to plan. They must be applied to the
     /// tables before the next call.
     pub fn pass(&mut self, tables: &Tables) -> Vec<Transaction> {
-        let mut cx =
-            PlanContext { now: Timestamp(1), led_since: Timestamp(1), rng: StdRng::seed_from_u64(1), room: self.share };
+        let now = Timestamp(1);
+        let mut cx = PlanContext { now, wall: now, led_since: now, rng: StdRng::seed_from_u64(1), room: self.share };
         let planned = control_loop::run(&mut self.loops, &mut self.dirty, tables, &mut cx);
         planned.groups.into_iter().map(|(transaction, _)| transaction).collect()
     }

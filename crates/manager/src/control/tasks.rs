@@ -94,6 +94,7 @@ const FIELDS: &[Field<TaskSummary>] = &[
     ("name", |row| Some(task_name(row.service_name(), row.task.slot))),
     ("service", |row| Some(row.service_name().to_owned())),
     ("slot", |row| Some(row.task.slot.to_string())),
+    ("run", |row| Some(row.task.run.to_string()).filter(|_| row.task.run != 0)),
     ("node", |row| Some(row.node_name().to_owned())),
     ("image", |row| Some(row.image().to_owned())),
     ("desiredState", |row| Some(row.task.desired_state.to_string())),
@@ -202,8 +203,11 @@ impl<M: Member> Control<M> {
 /// Removes a slot and one replica from the service.
 fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) -> Result<(), ControlError> {
     let ServiceMode::Replicated { replicas } = service.spec.mode else {
-        let why =
-            format!("service `{}` is {}: it has a task on each node", service.spec.name, service.spec.mode.as_str());
+        let why = format!(
+            "service `{}` is {}: only one that is replicated has a task less then",
+            service.spec.name,
+            service.spec.mode.as_str()
+        );
         return Err(ControlError::invalid("shrink", why));
     };
     let mode = ServiceMode::Replicated { replicas: replicas.saturating_sub(1) };

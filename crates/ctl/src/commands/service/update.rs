@@ -21,8 +21,9 @@ use crate::printer;
 use crate::progress::{self, Awaited, WaitOptions};
 
 /// The flags, and groups of flags, that change the spec.
-const CHANGES: [&str; 21] = [
+const CHANGES: [&str; 22] = [
     "BasicFlags",
+    "ScheduleFlags",
     "EnvFlags",
     "SettingFlags",
     "SettingRemovals",

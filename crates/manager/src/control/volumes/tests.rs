@@ -1,6 +1,6 @@
 //! Tests of the operations on volumes, and of how services and stacks name them.
 
-use flota_api::model::{Cluster, Mount, Node, Stack, Task, TaskStatus, VolumePlace};
+use flota_api::model::{Cluster, Mount, Node, ServiceMode, Stack, Task, TaskStatus, VolumePlace};
 use flota_api::object::StoreObject;
 use flota_api::reason::{Detail, Reason};
 use flota_api::state::{DesiredState, TaskState};
