@@ -26,6 +26,8 @@ pub enum Kind {
     SlotWantedTwice,
     /// Containers of two tasks of one slot run for too long.
     SlotRunsTwice,
+    /// A time of a schedule has begun two runs, runs overlap that may not, or a run has other tasks than it asks for.
+    WrongRun,
     /// Two tasks hold the same device.
     DeviceTwice,
     /// The tasks of a node have reserved more than it has.

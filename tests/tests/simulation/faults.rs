@@ -56,6 +56,11 @@ fn a_double_placement_is_found() {
 }
 
 #[test]
+fn a_run_that_begins_a_second_time_is_found() {
+    is_found(Fault::RunAgain, &[Kind::WrongRun]);
+}
+
+#[test]
 fn an_address_that_is_given_twice_is_found() {
     is_found(Fault::DoubleAddress, &[Kind::WrongAddress]);
 }
