@@ -20,6 +20,7 @@ mod changes;
 pub mod child;
 pub mod clock;
 pub mod cluster;
+mod cron_invariants;
 mod drains;
 mod entries;
 pub mod host;

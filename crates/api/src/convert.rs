@@ -4,6 +4,7 @@
 
 mod assignments;
 mod checks;
+mod cron;
 mod dependencies;
 mod devices;
 mod endpoints;
@@ -21,9 +22,9 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::model::{
-    Availability, Balancer, DependencyCondition, EndpointMode, FailureAction, Filter, HealthState, LogDriver,
-    NetworkDriver, NodeState, NodeStateReason, OnPartition, PlacementStrategy, Propagation, Protocol, PublishMode,
-    PullPolicy, RestartCondition, Role, UpdateOrder, UpdatePhase,
+    Availability, Balancer, Concurrency, DependencyCondition, EndpointMode, FailureAction, Filter, HealthState,
+    LogDriver, NetworkDriver, NodeState, NodeStateReason, OnPartition, PlacementStrategy, Propagation, Protocol,
+    PublishMode, PullPolicy, RestartCondition, Role, RunState, UpdateOrder, UpdatePhase,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
@@ -111,6 +112,11 @@ enums! {
         Pause = Pause, Continue = Continue, Rollback = Rollback,
     }
     UpdateOrder = ps::UpdateOrder, "update.order" { StopFirst = StopFirst, StartFirst = StartFirst }
+    Concurrency = ps::Concurrency, "concurrency" { Forbid = Forbid, Allow = Allow, Replace = Replace }
+    RunState = po::RunState, "service.cron.runs.state" {
+        Running = Running, Complete = Complete, Failed = Failed, Replaced = Replaced, Stopped = Stopped,
+        Skipped = Skipped,
+    }
     LogDriver = ps::LogDriver, "log.driver" { JsonFile = JsonFile, None = None }
     PullPolicy = ps::PullPolicy, "pull" { Missing = Missing, Always = Always }
     PlacementStrategy = ps::PlacementStrategy, "strategy" { Spread = Spread, Binpack = Binpack }

@@ -36,6 +36,11 @@ pub const UPDATE_SETTLE: Duration = Duration::from_millis(100);
 pub const PROGRESS_MARGIN: Duration = Duration::from_secs(60);
 /// Number of earlier specs of a service that are kept, so that a user can go back to one of them.
 pub const REVISIONS_KEPT: usize = 10;
+/// Number of runs of a service of the mode cron that are kept when they are over, with their tasks, as many as Docker keeps
+/// tasks of a slot. Of times that were skipped, as many more are kept.
+pub const RUNS_KEPT: usize = 5;
+/// Most runs of one service that are under way at once, so that runs that do not end can't fill the cluster.
+pub const RUNS_AT_ONCE: usize = 100;
 /// Signal that asks a program to stop.
 pub const STOP_SIGNAL: &str = "SIGTERM";
 /// Time for which a worker keeps containers that a cluster of a new epoch does not name.

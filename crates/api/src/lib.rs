@@ -20,6 +20,7 @@ pub mod naming;
 pub mod object;
 pub mod reason;
 pub mod resources;
+pub mod schedule;
 pub mod seal;
 pub mod signal;
 pub mod state;

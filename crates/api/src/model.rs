@@ -9,11 +9,13 @@ mod allowance;
 mod assignment;
 mod check;
 mod cluster;
+mod cron;
 mod dependency;
 mod device;
 mod endpoint;
 mod health;
 mod image;
+mod mode;
 mod mount;
 mod network;
 mod node;
@@ -33,6 +35,7 @@ pub use allowance::{Allowance, Refusal};
 pub use assignment::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials};
 pub use check::{BalancerReport, LayerFailure, NetworkCheck, NetworkLayer, NetworkReport, PeerReport};
 pub use cluster::{Cluster, Rebalance, Registry, Revoked, Secret};
+pub use cron::{CronRun, CronStatus, Handled, RunState};
 pub use dependency::{Dependency, DependencyCondition};
 pub use device::{
     DEVICE_PERMISSIONS, DeviceError, DeviceId, DeviceMapping, GenericResource, GenericResourceError, NodeDevice,
@@ -40,6 +43,7 @@ pub use device::{
 pub use endpoint::{Endpoint, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate};
 pub use health::{Health, HealthCheck, HealthResult, HealthSpec, HealthState, HealthTest};
 pub use image::{Image, ImageHolder};
+pub use mode::{Concurrency, ModeName, ServiceMode};
 pub use mount::{Mount, MountSource, Propagation};
 pub use network::{
     AddressPool, Attachment, DnsConfig, EndpointMode, HostEntry, INGRESS, LastGiven, Network, NetworkAttachment,
@@ -51,7 +55,7 @@ pub use node::{
 pub use pending::{Filter, PendingReason, VolumeAt};
 pub use placement::PlacementStrategy;
 pub use restart::{RestartCondition, RestartPolicy};
-pub use service::{OnPartition, Service, ServiceMode, ServiceSpec};
+pub use service::{OnPartition, Service, ServiceSpec};
 pub use setting::{Bound, LogDriver, LogSpec, PullPolicy, Ulimit, UlimitError, UlimitName};
 pub use stack::{Stack, StackSpec};
 pub use stream::{

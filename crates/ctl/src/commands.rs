@@ -15,6 +15,7 @@ pub(crate) mod node;
 pub(crate) mod port_forward;
 mod privilege_flags;
 pub(crate) mod registry;
+mod schedule_flags;
 pub(crate) mod service;
 mod setting_flags;
 mod spec_flags;

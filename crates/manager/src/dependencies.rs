@@ -210,7 +210,7 @@ fn lack(
 
 /// Returns how many tasks of the service are as the condition says, one for each slot or node, and how many should be.
 fn counted(on: &Service, condition: DependencyCondition, view: &Tables) -> (u64, u64) {
-    let mode = on.spec.mode;
+    let mode = &on.spec.mode;
     let is_done = |task: &Task| {
         on.spec.restart.condition != RestartCondition::Any
             && task.spec_version == on.spec_version

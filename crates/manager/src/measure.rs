@@ -47,7 +47,8 @@ impl Loops {
     /// Returns the transactions of the next pass; none if there is nothing left to plan. They must be applied to the
     /// tables, and their events noticed, before the next call.
     pub fn pass(&mut self, tables: &Tables, now: Timestamp) -> Vec<Transaction> {
-        let mut cx = PlanContext { now, led_since: Timestamp(1), rng: StdRng::seed_from_u64(1), room: self.share };
+        let led_since = Timestamp(1);
+        let mut cx = PlanContext { now, wall: now, led_since, rng: StdRng::seed_from_u64(1), room: self.share };
         let planned = control_loop::run(&mut self.loops, &mut self.dirty, tables, &mut cx);
         planned.groups.into_iter().map(|(transaction, _)| transaction).collect()
     }

@@ -69,8 +69,10 @@ impl Plan {
 /// The inputs of a planner besides the view.
 #[derive(Debug)]
 pub(crate) struct PlanContext {
-    /// The current time.
+    /// The current time, which never goes back.
     pub(crate) now: Timestamp,
+    /// What the wall clock shows, for times that people have set. It may be wrong, and may step forwards and backwards.
+    pub(crate) wall: Timestamp,
     /// Since when this manager leads. Nobody has watched before.
     pub(crate) led_since: Timestamp,
     /// Source of new ids; seeded, so that a run can be replayed.
@@ -83,6 +85,12 @@ pub(crate) struct PlanContext {
 impl PlanContext {
     /// A context with room for any plan.
     pub(crate) fn at(now: Timestamp) -> Self {
-        Self { now, led_since: Timestamp::default(), rng: rand::SeedableRng::seed_from_u64(1), room: usize::MAX }
+        Self {
+            now,
+            wall: now,
+            led_since: Timestamp::default(),
+            rng: rand::SeedableRng::seed_from_u64(1),
+            room: usize::MAX,
+        }
     }
 }

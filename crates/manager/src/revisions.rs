@@ -30,7 +30,7 @@ pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, image_digest: Opti
 pub(crate) fn restored(service: &Service, version: u64, view: &Tables) -> Option<Service> {
     let revision = service.revisions.iter().find(|it| it.version == version)?;
     let kept = view.spec_version(&service.id, version)?;
-    let spec = ServiceSpec { mode: service.spec.mode, stopped: service.spec.stopped, ..kept.as_ref().clone() };
+    let spec = ServiceSpec { mode: service.spec.mode.clone(), stopped: service.spec.stopped, ..kept.as_ref().clone() };
     Some(replaced(service, Arc::new(spec), revision.image_digest.clone(), version))
 }
 

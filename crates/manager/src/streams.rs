@@ -189,8 +189,10 @@ impl StreamBroker {
     }
 }
 
+/// Returns the name of the task, with the number of its run if it has one: `backup.1#7`.
 fn name_of(task: &Task, view: &Tables) -> String {
-    view.spec_of(task).map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot))
+    let name = view.spec_of(task).map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot));
+    if task.run == 0 { name } else { format!("{name}#{}", task.run) }
 }
 
 #[cfg(test)]

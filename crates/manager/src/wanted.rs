@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flota_api::id::NodeId;
-use flota_api::model::{Availability, Node, NodeState, Service, ServiceMode, ServiceSpec, Task};
+use flota_api::model::{Availability, CronRun, Node, NodeState, RunState, Service, ServiceMode, ServiceSpec, Task};
 use flota_raft_store::Tables;
 
 /// Whether a global service of this spec keeps its task on the node. Also a node that is down keeps it: no other node can
@@ -26,21 +26,31 @@ pub(crate) fn tasks(service: &Service, view: &Tables) -> u64 {
     let spec = &service.spec;
     let has_task = |node: &Node| view.live_tasks(&service.id, &node.id) > 0;
     let runs = |node: &Node| node.state != NodeState::Down && keeps(spec, node) && has_task(node);
-    match spec.mode {
+    match &spec.mode {
         ServiceMode::GlobalJob {} => {
             let done: BTreeSet<&NodeId> = done(service, view).filter_map(|task| task.pinned_to.as_ref()).collect();
             let counts = |node: &Node| done.contains(&node.id) || takes(spec, node) || runs(node);
             view.nodes().filter(|node| counts(node)).count() as u64
         }
         _ if spec.stopped => 0,
-        ServiceMode::Replicated { replicas: count } | ServiceMode::ReplicatedJob { completions: count, .. } => count,
+        ServiceMode::Replicated { replicas: count } | ServiceMode::ReplicatedJob { completions: count, .. } => *count,
+        ServiceMode::Cron { .. } => under_way(service).map(|run| run.completions).sum(),
         ServiceMode::Global {} => view.nodes().filter(|node| takes(spec, node) || runs(node)).count() as u64,
     }
 }
 
-/// Returns the tasks of a job that have done their work by its present spec.
+/// Returns the runs that are under way and not being stopped.
+fn under_way(service: &Service) -> impl Iterator<Item = &CronRun> {
+    service.cron.live().filter(|run| run.state == RunState::Running)
+}
+
+/// Returns the tasks of a job that have done their work by its present spec; of the mode cron, in the runs that are under
+/// way.
 pub(crate) fn done<'a>(service: &'a Service, view: &'a Tables) -> impl Iterator<Item = &'a Arc<Task>> {
-    let is_present = |task: &&Arc<Task>| task.spec_version == service.spec_version;
+    let is_present = |task: &&Arc<Task>| match service.spec.mode {
+        ServiceMode::Cron { .. } => under_way(service).any(|run| run.number == task.run),
+        _ => task.spec_version == service.spec_version,
+    };
     let tasks = view.tasks_of_service(&service.id).filter(|_| service.spec.mode.is_job());
     tasks.filter(is_present).filter(|task| task.has_done_its_work())
 }

@@ -30,6 +30,8 @@ pub enum Fault {
     EarlyStart,
     /// Entries have the times of their leaders' wall clocks, and the tasks of a slot are ordered by them.
     OrderByClock,
+    /// A time of a schedule counts as not done with although its run has begun.
+    RunAgain,
 }
 
 #[cfg(feature = "faults")]

@@ -6,6 +6,7 @@ mod devices;
 mod health;
 mod networks;
 mod privileges;
+mod schedule;
 mod settings;
 mod update;
 mod volumes;
@@ -16,7 +17,7 @@ use std::path::Path;
 
 use flota_api::capability;
 use flota_api::constraint::{Constraint, NodeProperty};
-use flota_api::model::{EndpointMode, RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec};
+use flota_api::model::{EndpointMode, RestartCondition, RestartPolicy, ServiceSpec, StackSpec};
 use flota_api::resources::{Limits, Resources};
 
 use crate::fields::Fields;
@@ -110,18 +111,18 @@ fn service<'a>(
 
 fn deploy(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     let mut keys = node.fields()?;
-    spec.mode = keys.read("mode", |it| it.parsed(ServiceMode::named))?.unwrap_or_default();
-    let mode = spec.mode;
+    spec.mode = schedule::mode(&mut keys)?;
+    let mode = spec.mode.clone();
     let replicas = |it: &Node| mode.with_replicas(it.number()?).map_err(|why| it.fault(why));
     spec.mode = keys.read("replicas", replicas)?.unwrap_or(mode);
-    let mode = spec.mode;
+    let mode = spec.mode.clone();
     let most = |it: &Node| mode.with_max_concurrent(NonZeroU64::new(it.number()?)).map_err(|why| it.fault(why));
     spec.mode = keys.read("x-flota-max-concurrent", most)?.unwrap_or(mode);
     spec.labels = keys.read("labels", labels)?.unwrap_or_default();
     if let Some(node) = keys.get("resources") {
         resources(node, spec)?;
     }
-    let default = ServiceSpec::of_mode(spec.mode).restart;
+    let default = ServiceSpec::of_mode(spec.mode.clone()).restart;
     spec.restart = keys.read("restart_policy", |it| restart(it, default.clone()))?.unwrap_or(default);
     spec.on_partition =
         keys.read("x-flota-on-partition", |it| it.parsed(parse::on_partition))?.unwrap_or(spec.on_partition);

@@ -13,7 +13,7 @@ use super::violation::Kind;
 /// First argument of a child process.
 const CHILD: &str = "--child";
 
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 11] = [
     Fault::LeaderRestore,
     Fault::EarlyAcknowledgement,
     Fault::EarlyRead,
@@ -24,6 +24,7 @@ const FAULTS: [Fault; 10] = [
     Fault::NoNews,
     Fault::RefusalWithoutProof,
     Fault::AgeOfContact,
+    Fault::RunAgain,
 ];
 
 /// Returns the fault with this name.

@@ -9,10 +9,11 @@ use flota_raft_store::Digest;
 use flota_raft_store::View;
 
 use super::cluster::{ManagerHost, SimCluster};
+use super::cron_invariants::CronInvariants;
 use super::host::Host;
 use super::network_invariants::{self, NetworkInvariants};
 use super::task_invariants::{TaskInvariants, is_wanted, slots};
-use super::user::{TAG, chain};
+use super::user::{CRON, TAG, chain};
 use super::violation::{Kind, Violation};
 
 /// State from earlier checks, for comparison with later ones.
@@ -26,6 +27,7 @@ pub struct Invariants {
     tasks: TaskInvariants,
     changed: BTreeSet<u64>,
     networks: NetworkInvariants,
+    cron: CronInvariants,
     tables_may_differ: bool,
 }
 
@@ -69,6 +71,7 @@ impl Invariants {
                 self.tasks.check_tables(cluster, &view)?;
                 self.networks.check_tables(&view)?;
                 chain::check_order(&view)?;
+                self.cron.check_tables(&view)?;
             }
         }
         self.tasks.check_machines(cluster)?;
@@ -97,7 +100,8 @@ impl Invariants {
             let UpdateStatus { phase, reason, failed_slots, previous_version, .. } = &service.update;
             let has_ended = *phase != UpdatePhase::Updating && previous_version.is_some();
             let has_failures = reason.is_some() || !failed_slots.is_empty();
-            has_ended || has_failures || !service.virtual_ips.is_empty() || !service.ports.is_empty()
+            let has_runs = !service.cron.is_unused();
+            has_ended || has_failures || has_runs || !service.virtual_ips.is_empty() || !service.ports.is_empty()
         };
         let changed = view.services().filter(|service| is_changed(service));
         self.changed.extend(changed.filter_map(|service| service.spec.labels.get(TAG)?.parse::<u64>().ok()));
@@ -110,18 +114,20 @@ fn describe(task: &Task) -> String {
     format!("slot {slot} of spec {spec_version} is {}, should be {desired_state}{reason}", status.state)
 }
 
-/// Returns a text that lists all running containers, and that changes only if one starts or stops.
+/// Returns a text that lists all running containers, and that changes only if one starts or stops, but for those of runs,
+/// which begin when their time comes.
 pub fn picture(cluster: &SimCluster) -> String {
-    let running = slots(cluster).into_values().flatten();
+    let running = slots(cluster).into_values().flatten().filter(|it| it.service != CRON);
     let running: Vec<String> = running.map(|it| format!("{}.{} is {}", it.service, it.slot, it.task)).collect();
     running.join(", ")
 }
 
 /// Returns how many tasks of the service should run while every node is ready.
 fn wanted(service: &Service, view: &View) -> u64 {
-    match service.spec.mode {
+    match &service.spec.mode {
         _ if service.spec.stopped => 0,
-        ServiceMode::Replicated { replicas: count } | ServiceMode::ReplicatedJob { completions: count, .. } => count,
+        ServiceMode::Replicated { replicas: count } | ServiceMode::ReplicatedJob { completions: count, .. } => *count,
+        ServiceMode::Cron { .. } => 0,
         ServiceMode::Global {} | ServiceMode::GlobalJob {} => {
             let takes = |node: &&std::sync::Arc<Node>| {
                 node.state == NodeState::Ready

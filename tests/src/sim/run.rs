@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use rand::Rng;
 
@@ -9,6 +10,7 @@ use flota_api::clock::Random;
 use flota_api::model::Stack;
 use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Entry, WriteTx};
+use flota_worker::FakeProgram;
 
 use super::availability::Availability;
 use super::changes::all_vote;
@@ -16,7 +18,7 @@ use super::cluster::SimCluster;
 use super::host::{MOST_MANAGERS, USER};
 use super::invariants::{Invariants, converged, picture};
 use super::schedule::Schedule;
-use super::user::{History, Users, Wishes, chain, channels};
+use super::user::{CRON, History, Users, Wishes, chain, channels};
 use super::violation::{Kind, Violation};
 use super::world::World;
 
@@ -85,6 +87,8 @@ const CONVERGE: u64 = 90_000;
 const STEADY: u64 = 6_000;
 /// Time for which nothing may then start or stop, in milliseconds.
 const QUIET: u64 = 5_000;
+/// How long a task of the service runs whose tasks end.
+const RUN: Duration = Duration::from_secs(2);
 /// Number of quanta between two checks of the invariants.
 const LOOK_EVERY: u64 = 5;
 
@@ -142,6 +146,8 @@ impl Run {
         let random = Random::seeded(options.seed);
         let cluster = SimCluster::start(world, options.managers, options.workers, &random);
         cluster.workers.iter().for_each(|worker| chain::prepare(&worker.machine));
+        let ends = FakeProgram { runs: Some(RUN), ..FakeProgram::default() };
+        cluster.workers.iter().for_each(|worker| worker.machine.set_program(CRON, ends.clone()));
         Self {
             cluster,
             history: History::default(),

@@ -129,7 +129,7 @@ fn check_change(old: &Task, new: &Task) -> Result<(), Violation> {
         return Err(Kind::TaskMoved.because(text));
     }
     let fails = |what: &str| Err(Kind::WrongWriter.because(format!("{what} of task {} has changed: {new:?}", new.id)));
-    let origin = |task: &Task| (task.service_id.clone(), task.slot, task.spec_version);
+    let origin = |task: &Task| (task.service_id.clone(), task.slot, task.run, task.spec_version);
     if origin(old) != origin(new) {
         return fails("the origin");
     }

@@ -17,7 +17,7 @@ use flota_api::proto::objects::Service;
 use flota_api::proto::specs::{
     GenericResource, NetworkAttachment, ServiceMode, ServiceSpec, UpdateOrder, UpdatePolicy,
 };
-use flota_api::proto::types::{PublishedPort, Resources, RestartPolicy};
+use flota_api::proto::types::{PublishedPort, Resources, RestartCondition, RestartPolicy};
 use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
 use flota_manager::forward::STALE;
@@ -34,9 +34,11 @@ mod networks;
 mod prober;
 
 /// Names of the services that users create. Their hyphens keep them from being beginnings of ids, which also name services.
-pub const NAMES: [&str; 6] = ["the-web", "the-db", "the-cache", "the-queue", "the-mail", GLOBAL];
+pub const NAMES: [&str; 7] = ["the-web", "the-db", "the-cache", "the-queue", "the-mail", GLOBAL, CRON];
 /// The service that has a task on each node.
 const GLOBAL: &str = "the-agent";
+/// The service that runs each minute, one run at a time.
+pub(super) const CRON: &str = "the-backup";
 /// The services whose updates start the new task of a slot before the old one is stopped.
 pub(super) const STARTED_FIRST: [&str; 2] = ["the-web", "the-queue"];
 /// Time limit of one try at one manager.
@@ -262,11 +264,21 @@ impl Client {
             ports: is_published.then_some(port).into_iter().collect(),
             labels: [(TAG.to_owned(), tag.to_string())].into(),
             image: self.wishes.image.into(),
-            mode: if name == GLOBAL { ServiceMode::Global } else { ServiceMode::Replicated }.into(),
+            mode: match name {
+                GLOBAL => ServiceMode::Global,
+                CRON => ServiceMode::Cron,
+                _ => ServiceMode::Replicated,
+            }
+            .into(),
+            schedule: if name == CRON { "* * * * *".into() } else { String::new() },
             replicas: self.rng.random_range(0..=self.wishes.replicas),
             env: vec![format!("RELEASE={}", self.rng.random_range(0..3))],
             stop_grace_ms: 1_000,
-            restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
+            restart: Some(RestartPolicy {
+                delay_ms: 200,
+                condition: if name == CRON { RestartCondition::OnFailure } else { RestartCondition::Any }.into(),
+                ..RestartPolicy::default()
+            }),
             update: Some(UpdatePolicy {
                 parallelism: self.rng.random_range(0..=2),
                 delay_ms: self.rng.random_range(0..=1) * 500,
@@ -276,8 +288,9 @@ impl Client {
             }),
             generic_resources: devices.into_iter().collect(),
             // With all services at their largest, nodes have little room for the tasks of an update: for some, CPU is
-            // short, and for others memory. One that must have a task on each node reserves nothing.
-            reservations: (name != GLOBAL).then_some(Resources {
+            // short, and for others memory. One that must have a task on each node, or runs when
+            // its time comes, reserves nothing.
+            reservations: (name != GLOBAL && name != CRON).then_some(Resources {
                 nano_cpus: self.rng.random_range(1..=2) * 500_000_000,
                 memory_bytes: self.rng.random_range(1..=2) << 30,
                 ..Resources::default()

@@ -28,6 +28,8 @@ pub enum Kind {
     SlotRunsTwice,
     /// A service has tasks although another one, on which it depends, was not ready.
     StartedTooEarly,
+    /// A time of a schedule has begun two runs, runs overlap that may not, or a run has other tasks than it asks for.
+    WrongRun,
     /// Two tasks hold the same device.
     DeviceTwice,
     /// The tasks of a node have reserved more than it has.

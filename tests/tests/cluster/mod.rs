@@ -5,6 +5,7 @@
 //! The conditions that the files share are here.
 
 mod clocks;
+mod cron;
 mod dependencies;
 mod digests;
 mod global;

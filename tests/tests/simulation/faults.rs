@@ -62,6 +62,11 @@ fn a_service_that_starts_before_its_dependencies_is_found() {
 }
 
 #[test]
+fn a_run_that_begins_a_second_time_is_found() {
+    is_found(Fault::RunAgain, &[Kind::WrongRun]);
+}
+
+#[test]
 fn an_address_that_is_given_twice_is_found() {
     is_found(Fault::DoubleAddress, &[Kind::WrongAddress]);
 }

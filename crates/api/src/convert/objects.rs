@@ -151,6 +151,7 @@ impl From<&Service> for po::Service {
             spec_set_at: it.spec_set_at.0,
             revisions: it.revisions.iter().map(Into::into).collect(),
             update: (!is_of_older_build(it)).then(|| (&it.update).into()),
+            cron: (!it.cron.is_unused()).then(|| (&it.cron).into()),
         }
     }
 }
@@ -179,6 +180,7 @@ impl TryFrom<po::Service> for Service {
             virtual_ips: all(it.virtual_ips)?,
             ports: all(it.ports)?,
             image_digest: it.image_digest,
+            cron: it.cron.try_into()?,
         })
     }
 }
@@ -191,6 +193,7 @@ impl From<&Task> for po::Task {
             service_id: it.service_id.clone().into(),
             spec_version: it.spec_version,
             slot: it.slot,
+            run: it.run,
             node_id: it.node_id.clone().map(Into::into),
             desired_state: it.desired_state.number(),
             status: Some((&it.status).into()),
@@ -220,6 +223,7 @@ impl TryFrom<po::Task> for Task {
             service_id: it.service_id.into(),
             spec_version: it.spec_version,
             slot: it.slot,
+            run: it.run,
             node_id: it.node_id.map(Into::into),
             desired_state: FromNumber::from_number(it.desired_state)?,
             status: it.status.try_into()?,

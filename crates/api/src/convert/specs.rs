@@ -4,12 +4,12 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::networks::{all, parse_all, parse_filled, texts};
-use super::{FromNumber, Malformed, filled, millis, on_partition, require, settings};
+use super::{FromNumber, Malformed, cron, filled, millis, on_partition, require, settings};
 use crate::capability::normalise;
 use crate::constraint::{Constraint, NodeProperty};
 use crate::model::{
-    Bound, LogSpec, NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceMode, ServiceSpec, StackSpec,
-    TaskStatus, UpdatePolicy,
+    Bound, LogSpec, NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceSpec, StackSpec, TaskStatus,
+    UpdatePolicy,
 };
 use crate::proto::{specs as ps, types as pt};
 use crate::resources::{Limits, Resources};
@@ -141,7 +141,7 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             OnPartition::Run => (ps::OnPartition::Run, 0),
             OnPartition::Stop(after) => (ps::OnPartition::Stop, millis(after)),
         };
-        Self {
+        let mut wire = Self {
             name: spec.name.clone(),
             labels: spec.labels.clone().into_iter().collect(),
             image: spec.image.clone(),
@@ -151,20 +151,6 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             working_dir: spec.working_dir.clone().unwrap_or_default(),
             user: spec.user.clone().unwrap_or_default(),
             hostname: spec.hostname.clone().unwrap_or_default(),
-            mode: match spec.mode {
-                ServiceMode::Replicated { .. } => ps::ServiceMode::Replicated,
-                ServiceMode::Global {} => ps::ServiceMode::Global,
-                ServiceMode::ReplicatedJob { .. } => ps::ServiceMode::ReplicatedJob,
-                ServiceMode::GlobalJob {} => ps::ServiceMode::GlobalJob,
-            }
-            .into(),
-            max_concurrent: spec.mode.max_concurrent().map_or(0, NonZeroU64::get),
-            replicas: match spec.mode {
-                ServiceMode::Replicated { replicas: count } | ServiceMode::ReplicatedJob { completions: count, .. } => {
-                    count
-                }
-                ServiceMode::Global {} | ServiceMode::GlobalJob {} => 0,
-            },
             limits: Some(spec.limits.into()),
             reservations: Some(spec.reservations.into()),
             restart: Some(pt::RestartPolicy {
@@ -216,13 +202,17 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             log: (spec.log != LogSpec::default()).then(|| spec.log.into()),
             pull: spec.pull.number(),
             depends_on: spec.depends_on.iter().map(Into::into).collect(),
-        }
+            ..Self::default()
+        };
+        cron::set_mode(&spec.mode, &mut wire);
+        wire
     }
 }
 
 impl TryFrom<ps::ServiceSpec> for ServiceSpec {
     type Error = Malformed;
     fn try_from(spec: ps::ServiceSpec) -> Result<Self, Malformed> {
+        let mode = cron::mode(&spec)?;
         let restart = require(spec.restart, "restart")?;
         Ok(Self {
             name: spec.name,
@@ -234,16 +224,7 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             working_dir: filled(spec.working_dir),
             user: filled(spec.user),
             hostname: filled(spec.hostname),
-            mode: match ps::ServiceMode::try_from(spec.mode) {
-                Ok(ps::ServiceMode::Replicated) => ServiceMode::Replicated { replicas: spec.replicas },
-                Ok(ps::ServiceMode::Global) => ServiceMode::Global {},
-                Ok(ps::ServiceMode::ReplicatedJob) => ServiceMode::ReplicatedJob {
-                    completions: spec.replicas,
-                    max_concurrent: NonZeroU64::new(spec.max_concurrent),
-                },
-                Ok(ps::ServiceMode::GlobalJob) => ServiceMode::GlobalJob {},
-                Err(_) => return Err(Malformed::new("spec.mode", "is unknown")),
-            },
+            mode,
             limits: spec.limits.into(),
             reservations: spec.reservations.into(),
             restart: RestartPolicy {
@@ -382,24 +363,5 @@ mod tests {
         assert_eq!(ps::ServiceSpec::from(&spec).constraints, ["node.role==worker"]);
         let error = ServiceSpec::try_from(wire(&["node.id==a", "colour==red"])).expect_err("no such key");
         assert!(error.to_string().contains("constraints[1]: `colour==red`: the key is one of"), "{error}");
-    }
-
-    #[test]
-    fn every_mode_survives_the_way_to_the_wire_and_back() {
-        for (mode, json) in [
-            (ServiceMode::Replicated { replicas: 3 }, r#"{"mode":"replicated","replicas":3}"#),
-            (ServiceMode::Global {}, r#"{"mode":"global"}"#),
-            (
-                ServiceMode::ReplicatedJob { completions: 5, max_concurrent: NonZeroU64::new(2) },
-                r#"{"mode":"replicated-job","completions":5,"maxConcurrent":2}"#,
-            ),
-            (ServiceMode::GlobalJob {}, r#"{"mode":"global-job"}"#),
-        ] {
-            let spec = ServiceSpec::of_mode(mode);
-            assert_eq!(ServiceSpec::try_from(ps::ServiceSpec::from(&spec)), Ok(spec));
-            assert_eq!(serde_json::to_string(&mode).expect("it is a map"), json);
-            let named = ServiceMode::named(mode.as_str()).expect("it has a name");
-            assert_eq!(named.as_str(), mode.as_str());
-        }
     }
 }

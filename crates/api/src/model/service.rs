@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::cron::CronStatus;
 use super::dependency::Dependency;
 use super::device::{DeviceMapping, GenericResource};
 use super::health::HealthSpec;
+use super::mode::ServiceMode;
 use super::mount::Mount;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
 use super::placement::PlacementStrategy;
@@ -32,112 +34,6 @@ pub enum OnPartition {
     /// It stops the task after this time.
     #[serde(serialize_with = "seconds")]
     Stop(Duration),
-}
-
-/// How many tasks a service has and where they run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "mode", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-pub enum ServiceMode {
-    /// A fixed number of tasks on any nodes where they fit.
-    Replicated {
-        /// The number of tasks.
-        replicas: u64,
-    },
-    /// One task on each node that meets the constraints and is not drained.
-    Global {},
-    /// Tasks that end when their work is done.
-    ReplicatedJob {
-        /// The number of tasks whose program must end well.
-        completions: u64,
-        /// Largest number of tasks that run at once; `None` for all.
-        #[serde(serialize_with = "number_or_zero")]
-        max_concurrent: Option<NonZeroU64>,
-    },
-    /// A task on each node that meets the constraints and is not drained, which ends when its work is done.
-    GlobalJob {},
-}
-
-impl ServiceMode {
-    /// Returns the mode of this name, with one task if it is replicated.
-    ///
-    /// # Errors
-    /// There is no such mode.
-    pub fn named(name: &str) -> Result<Self, String> {
-        let job = Self::ReplicatedJob { completions: 1, max_concurrent: None };
-        let modes = [Self::default(), Self::Global {}, job, Self::GlobalJob {}];
-        let found = modes.into_iter().find(|mode| mode.as_str() == name);
-        found.ok_or_else(|| format!("`{name}` is none of replicated, global, replicated-job and global-job"))
-    }
-
-    /// Returns the name of the mode that users see.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Replicated { .. } => "replicated",
-            Self::Global {} => "global",
-            Self::ReplicatedJob { .. } => "replicated-job",
-            Self::GlobalJob {} => "global-job",
-        }
-    }
-
-    /// Returns the number of tasks that the service has in all unless it is stopped; `None` if it has one on each node.
-    pub fn replicas(self) -> Option<u64> {
-        match self {
-            Self::Replicated { replicas } => Some(replicas),
-            Self::ReplicatedJob { completions, .. } => Some(completions),
-            Self::Global {} | Self::GlobalJob {} => None,
-        }
-    }
-
-    /// Returns the mode with this number of tasks.
-    ///
-    /// # Errors
-    /// It has a task on each node.
-    pub fn with_replicas(self, replicas: u64) -> Result<Self, String> {
-        match self {
-            Self::Replicated { .. } => Ok(Self::Replicated { replicas }),
-            Self::ReplicatedJob { max_concurrent, .. } => {
-                Ok(Self::ReplicatedJob { completions: replicas, max_concurrent })
-            }
-            Self::Global {} | Self::GlobalJob {} => {
-                Err(format!("a service of the mode {} has a task on each node, and no number of tasks", self.as_str()))
-            }
-        }
-    }
-
-    /// Returns the mode with this largest number of tasks at once; `None` for all.
-    ///
-    /// # Errors
-    /// It is another mode than that of a replicated job.
-    pub fn with_max_concurrent(self, max_concurrent: Option<NonZeroU64>) -> Result<Self, String> {
-        match self {
-            Self::ReplicatedJob { completions, .. } => Ok(Self::ReplicatedJob { completions, max_concurrent }),
-            _ => Err("it is for services of the mode replicated-job".into()),
-        }
-    }
-
-    /// Returns the largest number of tasks that run at once; `None` if all may.
-    pub fn max_concurrent(self) -> Option<NonZeroU64> {
-        match self {
-            Self::ReplicatedJob { max_concurrent, .. } => max_concurrent,
-            _ => None,
-        }
-    }
-
-    /// Returns whether the service has one task on each node.
-    pub fn is_global(self) -> bool {
-        matches!(self, Self::Global {} | Self::GlobalJob {})
-    }
-
-    /// Returns whether its tasks end when their work is done.
-    pub fn is_job(self) -> bool {
-        matches!(self, Self::ReplicatedJob { .. } | Self::GlobalJob {})
-    }
-}
-
-impl Default for ServiceMode {
-    fn default() -> Self {
-        Self::Replicated { replicas: 1 }
-    }
 }
 
 /// The specification of a service, which users write. The system never changes it.
@@ -409,6 +305,9 @@ pub struct Service {
     pub virtual_ips: Vec<VirtualIp>,
     /// The ports on which every node answers, all with a published port.
     pub ports: Vec<PublishedPort>,
+    /// Of the mode cron: its runs, and which times of its schedule have been handled.
+    #[serde(skip_serializing_if = "CronStatus::is_unused")]
+    pub cron: CronStatus,
 }
 
 impl Service {

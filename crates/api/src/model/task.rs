@@ -82,6 +82,8 @@ pub struct Task {
     pub spec_version: u64,
     /// Number of its slot, from 1. The task that replaces it has the same slot.
     pub slot: u64,
+    /// Number of the run of its service that it belongs to; 0 unless the service is of the mode cron.
+    pub run: u64,
     /// The node that the scheduler chose; never changed afterwards.
     #[serde(serialize_with = "text_or_empty")]
     pub node_id: Option<NodeId>,
@@ -132,6 +134,7 @@ impl Default for Task {
             service_id: ServiceId::default(),
             spec_version: 0,
             slot: 1,
+            run: 0,
             node_id: None,
             pinned_to: None,
             replaces: None,

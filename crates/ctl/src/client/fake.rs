@@ -23,8 +23,8 @@ use tower::{Service, service_fn};
 
 use flota_api::proto::control::{
     CreateServiceRequest, Empty, GetRequest, ListTasksRequest, NodeRow, PauseUpdateRequest, RemoveRequest,
-    RemoveTaskRequest, RollbackServiceRequest, ServiceChange, ServiceHistory, ServiceProgress, ServiceRow, StackRow,
-    TaskRow, Tasks, UpdateServiceRequest, WatchServiceRequest,
+    RemoveTaskRequest, RollbackServiceRequest, RunServiceRequest, ServiceChange, ServiceHistory, ServiceProgress,
+    ServiceRow, StackRow, TaskRow, Tasks, UpdateServiceRequest, WatchServiceRequest,
 };
 use flota_api::proto::objects;
 use flota_api::proto::streams::Frame;
@@ -205,6 +205,10 @@ impl Script {
                     None => it.service.clone(),
                 };
                 unary!(script, request, |it: RollbackServiceRequest| called("RollbackService", &noted(&it)),
+                    Act::Service(row) => row.service.unwrap_or_default())
+            }
+            "RunService" => {
+                unary!(script, request, |it: RunServiceRequest| called("RunService", &it.service),
                     Act::Service(row) => row.service.unwrap_or_default())
             }
             "PauseUpdate" => {

@@ -3,12 +3,14 @@
 mod explain;
 mod history;
 mod replicas;
+mod runs;
 mod update;
 
 use clap::Subcommand;
 use serde_json::json;
 
-use flota_api::model::{self, ServiceMode, ServiceSpec};
+use flota_api::clock::Clock;
+use flota_api::model::{self, ModeName, ServiceSpec};
 use flota_api::proto::control::{
     CreateServiceRequest, GetRequest, ListTasksRequest, RemoveRequest, ResolveImage, ServiceChange, ServiceRow,
     UpdateServiceRequest,
@@ -29,9 +31,9 @@ pub(crate) enum Service {
         /// Name of the service (default: that of the image)
         #[arg(long)]
         name: Option<String>,
-        /// Where tasks run, and whether they end: replicated, global, replicated-job or global-job
-        #[arg(long, default_value = "replicated", value_parser = ServiceMode::named)]
-        mode: ServiceMode,
+        /// Where tasks run, and whether they end: replicated, global, replicated-job, global-job or cron
+        #[arg(long, default_value = "replicated", value_parser = ModeName::parse)]
+        mode: ModeName,
         #[command(flatten)]
         flags: Box<SpecFlags>,
         /// Do not ask the registry for the image's digest; each node then asks by itself
@@ -82,6 +84,11 @@ pub(crate) enum Service {
         /// Service: name, id, or beginning of an id
         service: String,
     },
+    /// Begin a run of a service of the mode cron now, whatever its schedule
+    Run {
+        /// Service: name, id, or beginning of an id
+        service: String,
+    },
     /// Replace all tasks of services, as an update does
     Restart(replicas::ServiceNames),
     /// Stop all tasks of services, which keep their number of tasks
@@ -101,7 +108,7 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
     match verb {
         Service::Create { name, mode, flags, no_resolve_image, wait, image, args } => {
             let name = name.unwrap_or_else(|| default_name(&image));
-            let mut spec = ServiceSpec { name, image, command: args, ..ServiceSpec::of_mode(mode) };
+            let mut spec = ServiceSpec { name, image, command: args, ..ServiceSpec::of_mode(flags.mode(mode)?) };
             flags.apply(&mut spec)?;
             create(client, &spec, resolve_image(true, no_resolve_image), &wait).await
         }
@@ -111,7 +118,7 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
             named(&services)?;
             let mut found = Vec::new();
             for name in services {
-                found.push(serde_json::to_value(get(client, &name).await?)?);
+                found.push(runs::with_next(&get(client, &name).await?, Clock::system().now())?);
             }
             printer::objects(found, pretty);
             Ok(())
@@ -122,6 +129,7 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
         Service::Rollback(it) => history::roll_back(it, client).await,
         Service::History(it) => history::list(it, client).await,
         Service::Explain { service } => explain::run(service, client).await,
+        Service::Run { service } => runs::begin(client, &service).await,
         Service::Restart(it) => replicas::restart(it, client).await,
         Service::Stop(it) => replicas::set_stopped(it, true, client).await,
         Service::Start(it) => replicas::set_stopped(it, false, client).await,
@@ -175,6 +183,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
         let service = answered(service)?;
         let spec = &service.spec;
         let replicas = match (done, spec.stopped) {
+            _ if let Some(text) = runs::column(&service, running, desired, done, Clock::system().now()) => text,
             (Some(done), false) => format!("{running} ({done}/{desired} done)"),
             (Some(done), true) => format!("{running} ({done}/{desired} done, stopped)"),
             (None, true) => format!("{running}/{} (stopped)", spec.mode.replicas().unwrap_or_default()),

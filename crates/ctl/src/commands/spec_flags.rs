@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 
 use flota_api::constraint::{Constraint, NodeProperty};
-use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
+use flota_api::model::{ModeName, OnPartition, RestartCondition, ServiceMode, ServiceSpec};
 
 use crate::commands::affinity_flags::AffinityFlags;
 use crate::commands::dependency_flags::DependencyFlags;
@@ -15,6 +15,7 @@ use crate::commands::health_flags::HealthFlags;
 use crate::commands::mount_flags::MountFlags;
 use crate::commands::network_flags::NetworkFlags;
 use crate::commands::privilege_flags::PrivilegeFlags;
+use crate::commands::schedule_flags::ScheduleFlags;
 use crate::commands::setting_flags::SettingFlags;
 use crate::commands::update_flags::{RollbackFlags, UpdateFlags};
 use crate::error::Usage;
@@ -25,6 +26,8 @@ use crate::parse;
 pub(crate) struct SpecFlags {
     #[command(flatten)]
     basic: BasicFlags,
+    #[command(flatten)]
+    schedule: ScheduleFlags,
     #[command(flatten)]
     env: EnvFlags,
     #[command(flatten)]
@@ -50,10 +53,10 @@ pub(crate) struct SpecFlags {
 /// Those that have no file of their own.
 #[derive(Debug, Default, Args)]
 struct BasicFlags {
-    /// Number of tasks to run; of a replicated job, those whose program must end well
+    /// Number of tasks to run; of a replicated job and a run of the mode cron, those whose program must end well
     #[arg(long)]
     replicas: Option<u64>,
-    /// Largest number of tasks of a replicated job that run at once; 0 means all
+    /// Largest number of tasks of a replicated job, or of a run of the mode cron, that run at once; 0 means all
     #[arg(long, value_name = "COUNT")]
     max_concurrent: Option<u64>,
     /// Label of the service, KEY=VALUE; may be repeated
@@ -122,8 +125,14 @@ struct BasicFlags {
 }
 
 impl SpecFlags {
+    /// Returns the mode of this name, for a service that is created.
+    pub(super) fn mode(&self, name: ModeName) -> anyhow::Result<ServiceMode> {
+        self.schedule.mode(name)
+    }
+
     /// Sets the given flags in the spec and leaves the rest as it is.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
+        self.schedule.apply(spec)?;
         self.env.apply(spec)?;
         self.settings.apply(spec)?;
         self.privileges.apply(spec);

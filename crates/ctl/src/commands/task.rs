@@ -195,7 +195,7 @@ impl Row {
     fn json(&self) -> Value {
         let task = &self.task;
         json!({
-            "id": task.id, "name": self.name(), "service": self.service, "slot": task.slot, "node": self.node,
+            "id": task.id, "name": self.name(), "service": self.service, "slot": task.slot, "run": task.run, "node": self.node,
             "image": self.image, "desiredState": task.desired_state, "state": task.status.state, "health": self.health,
             "paused": task.paused, "attempt": task.status.attempt, "restarts": self.restarts,
             "exitCode": task.status.exit_code, "error": self.error,
@@ -238,12 +238,14 @@ pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &Lis
     let request = ListTasksRequest { stale: options.stale, filters: options.filters(), ..request };
     let Listed { header, rows, notes } = listed(client, request).await?;
     options.print_age(header);
-    let cells = |row: &Row| {
+    // Only services of the mode cron have runs.
+    let has_runs = rows.iter().any(|row| row.task.run != 0);
+    let cells = |row: &Row| -> Vec<String> {
         let task = &row.task;
         let exit = task.status.exit_code.map(|code| code.to_string()).unwrap_or_default();
-        vec![
-            printer::short_id(task.id.as_str(), &options.rows),
-            row.name(),
+        let run = has_runs.then(|| if task.run == 0 { String::new() } else { task.run.to_string() });
+        let first = [printer::short_id(task.id.as_str(), &options.rows), row.name()];
+        let rest = [
             match row.image_digest().filter(|_| options.rows.no_trunc) {
                 Some(digest) if !row.image.contains('@') => format!("{}@{digest}", row.image),
                 _ => row.image.clone(),
@@ -254,14 +256,15 @@ pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &Lis
             row.restarts.to_string(),
             exit,
             row.error.clone(),
-        ]
+        ];
+        first.into_iter().chain(run).chain(rest).collect()
     };
     let rows = rows.iter().map(|row| (row.json(), cells(row))).collect();
-    printer::rows(
-        &options.rows,
-        &["ID", "NAME", "IMAGE", "NODE", "DESIRED", "STATE", "RESTARTS", "EXIT", "ERROR"],
-        rows,
-    );
+    let headers: &[&str] = match has_runs {
+        true => &["ID", "NAME", "RUN", "IMAGE", "NODE", "DESIRED", "STATE", "RESTARTS", "EXIT", "ERROR"],
+        false => &["ID", "NAME", "IMAGE", "NODE", "DESIRED", "STATE", "RESTARTS", "EXIT", "ERROR"],
+    };
+    printer::rows(&options.rows, headers, rows);
     notes.iter().for_each(|note| printer::message(&format!("note: {note}")));
     Ok(())
 }

@@ -115,13 +115,14 @@ async fn services_are_stopped_and_started_only_if_they_are_not_so_already() {
 }
 
 #[tokio::test]
-async fn decisions_on_an_update_are_one_request() {
+async fn decisions_on_an_update_and_runs_are_one_request() {
     let changed = || [Act::Service(service())];
     for (words, expected) in [
         ("service rollback -d web", "RollbackService web"),
         ("service rollback -d --to 3 web", "RollbackService web to 3"),
         ("service update -d --rollback web", "RollbackService web"),
         ("service update --pause web", "PauseUpdate web true"),
+        ("service run web", "RunService web"),
         ("service update -d --resume web", "PauseUpdate web false"),
     ] {
         assert_eq!(asked(words, changed()).await, [expected], "{words}");

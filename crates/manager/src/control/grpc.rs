@@ -177,6 +177,13 @@ impl Api for ControlService {
         Ok(Response::new(restored.as_ref().into()))
     }
 
+    async fn run_service(&self, request: Request<pc::RunServiceRequest>) -> Reply<po::Service> {
+        let pc::RunServiceRequest { request_id, service } = request.into_inner();
+        let request_id = request_key("run_service", &request_id);
+        let changed = self.control.run_service(request_id.as_deref(), &service).await?;
+        Ok(Response::new(changed.as_ref().into()))
+    }
+
     async fn pause_update(&self, request: Request<pc::PauseUpdateRequest>) -> Reply<po::Service> {
         let pc::PauseUpdateRequest { request_id, service, paused } = request.into_inner();
         let request_id = request_key("pause_update", &request_id);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 
 use flota_api::id::{ServiceId, is_id};
-use flota_api::model::{Image, Node, NodeState, PendingReason, Service, Task, UpdateStatus};
+use flota_api::model::{CronRun, Image, Node, NodeState, PendingReason, Service, Task, UpdateStatus};
 use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
@@ -229,6 +229,9 @@ async fn until_concerned(events: &mut flota_raft_store::Watch, concerns: &impl F
 fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
     let tasks: Vec<&Arc<Task>> = view.tasks_of_service(id).collect();
     let Some(service) = view.service(id) else { return removal(view, id, &tasks) };
+    if service.spec.mode.cron().is_some() {
+        return of_runs(service, &tasks, view);
+    }
     let is_current = |task: &&&Arc<Task>| task.spec_version == service.spec_version;
     let running = tasks.iter().filter(is_current).filter(|task| task.is_serving()).count() as u64;
     let stopping = tasks
@@ -260,6 +263,22 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
         update: service.update.clone(),
         removed: false,
         waits: sentence(&waits(service, view)),
+    }
+}
+
+/// Returns the progress of a service of the mode cron. There is nothing to wait for but the end of its tasks if it is
+/// stopped.
+fn of_runs(service: &Service, tasks: &[&Arc<Task>], view: &Tables) -> ServiceProgress {
+    let live: Vec<_> =
+        tasks.iter().copied().filter(|task| service.cron.run(task.run).is_some_and(CronRun::is_live)).collect();
+    let has_ended = |task: &&&Arc<Task>| task.status.state.is_terminal() || is_node_lost(view, task);
+    ServiceProgress {
+        running: live.iter().filter(|task| task.is_serving()).count() as u64,
+        desired: wanted::tasks(service, view),
+        converged: !service.spec.stopped || tasks.iter().all(|task| has_ended(&task)),
+        done: Some(wanted::done(service, view).count() as u64),
+        hanging: hanging(service, &live),
+        ..ServiceProgress::default()
     }
 }
 

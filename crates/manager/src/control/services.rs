@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flota_api::clock::Random;
 use flota_api::id::{ServiceId, StackId};
-use flota_api::model::{Revision, Service, ServiceSpec, Task, UpdatePhase, UpdateStatus};
+use flota_api::model::{CronStatus, Revision, Service, ServiceSpec, Task, UpdatePhase, UpdateStatus};
 use flota_api::object::Kind;
 use flota_api::state::DesiredState;
 use flota_api::version::Version;
@@ -19,6 +19,7 @@ use super::reference::resolve;
 use super::validate::dependencies;
 use super::{Control, Freshness, Listing, Member, validate, volumes};
 use crate::dependencies::{sentence, waits};
+use crate::orchestrator::refusal_of_run;
 use crate::revisions::{self, with_spec};
 use crate::wanted;
 
@@ -199,6 +200,22 @@ impl<M: Member> Control<M> {
                 false => UpdateStatus { phase: UpdatePhase::RollingBack, ..UpdateStatus::default() },
             };
             Ok(Service { spec: Arc::new(spec), update, ..restored })
+        };
+        self.change_service(request_id, reference, change).await
+    }
+
+    /// Begins a run of a service of the mode cron.
+    pub(crate) async fn run_service(
+        &self,
+        request_id: Option<&str>,
+        reference: &str,
+    ) -> Result<Arc<Service>, ControlError> {
+        let change = |service: &Service, _: &Tables| {
+            if let Some(why) = refusal_of_run(service) {
+                return Err(ControlError::invalid("service", why));
+            }
+            let cron = CronStatus { requested: true, ..service.cron.clone() };
+            Ok(Service { cron, ..service.clone() })
         };
         self.change_service(request_id, reference, change).await
     }

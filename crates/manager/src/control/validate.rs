@@ -50,6 +50,12 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
         );
     }
     times(spec, &mut check);
+    if spec.mode.cron().is_some() && !spec.depends_on.is_empty() {
+        check(
+            "depends_on",
+            Err("a service of the mode cron begins its runs by its schedule, and waits for no other".into()),
+        );
+    }
     if spec.spread_over.len() > SPREAD_BOUND {
         check("spread_over", Err(format!("{} levels are over the bound of {SPREAD_BOUND}", spec.spread_over.len())));
     }

@@ -157,6 +157,7 @@ impl Driver {
         let view = self.store.view();
         let mut cx = PlanContext {
             now: self.clock.now(),
+            wall: self.clock.wall().now(),
             led_since: self.led_since,
             rng: StdRng::from_rng(&mut self.rng),
             room: self.share,

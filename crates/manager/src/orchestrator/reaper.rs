@@ -1,6 +1,7 @@
 //! Deletes tasks whose removal was requested and that have ended, tasks of removed nodes, and old history. The history
-//! of a slot is its newest task and its last failure.
+//! of a slot is its newest task and its last failure; of the mode cron, those of each run that is kept.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flota_api::id::ServiceId;
@@ -30,6 +31,12 @@ impl ControlLoop for Reaper {
             Event::Removed(Object::Node(node)) => view.tasks_of_node(&node.id).map(|task| Key::slot_of(task)).collect(),
             // A new task makes an older one history.
             Event::Created(Object::Task(task)) => vec![Key::slot_of(task)],
+            // The tasks of a run that is forgotten go with it.
+            Event::Updated { old: Object::Service(old), new: Object::Service(new) }
+                if old.cron.runs != new.cron.runs =>
+            {
+                vec![Key::of(&new.id)]
+            }
             Event::Updated { old: Object::Task(old), new: Object::Task(new) }
                 if old.desired_state != new.desired_state
                     || old.status.state.is_terminal() != new.status.state.is_terminal() =>
@@ -48,7 +55,9 @@ impl ControlLoop for Reaper {
             None => view.tasks_of_service(&service).collect(),
         };
         for slot in tasks.chunk_by(|left, right| left.slot == right.slot) {
-            reap(slot, view, &mut plan);
+            let mut runs: BTreeMap<u64, Vec<&Arc<Task>>> = BTreeMap::new();
+            slot.iter().for_each(|task| runs.entry(task.run).or_default().push(task));
+            runs.values().for_each(|tasks| reap(tasks, view, &mut plan));
             if plan.is_full(cx) {
                 break;
             }
@@ -57,7 +66,7 @@ impl ControlLoop for Reaper {
     }
 }
 
-/// Removes what is not needed of the tasks of one slot.
+/// Removes what is not needed of the tasks of one slot, in one run.
 fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
     // The newest task decides whether its slot gets another one.
     let newest = slot.iter().max_by_key(|task| task.meta.order()).map(|task| &task.id);
@@ -69,12 +78,16 @@ fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
         // What is done stays done.
         let is_result = task.has_done_its_work()
             && view.service(&task.service_id).is_some_and(|service| {
-                service.spec.restart.condition != RestartCondition::Any && service.spec_version == task.spec_version
+                let is_present = service.spec_version == task.spec_version || service.cron.run(task.run).is_some();
+                service.spec.restart.condition != RestartCondition::Any && is_present
             });
         let nowhere = !unassigned && view.node_of(task).is_none() && !is_result;
         let unwanted =
             task.desired_state == DesiredState::Remove || (unassigned && task.desired_state == DesiredState::Shutdown);
-        let kept = [newest, last_failure].contains(&Some(&task.id)) || is_result || !task.status.state.is_terminal();
+        let is_forgotten =
+            task.run != 0 && view.service(&task.service_id).is_some_and(|service| service.cron.run(task.run).is_none());
+        let is_history = [newest, last_failure].contains(&Some(&task.id)) || is_result;
+        let kept = is_history && !is_forgotten || !task.status.state.is_terminal();
         if nowhere || (unwanted && ended) || !kept {
             plan.remove(Kind::Task, &task.id);
         }
@@ -84,7 +97,7 @@ fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Node, TaskStatus};
+    use flota_api::model::{CronRun, CronStatus, Node, RunState, Service, TaskStatus};
     use flota_api::object::StoreObject;
     use flota_api::version::{Meta, Timestamp};
 
@@ -104,7 +117,13 @@ mod tests {
 
     /// Returns the tasks that are removed, in order.
     fn removed(tasks: Vec<Task>) -> Vec<String> {
+        removed_of(None, tasks)
+    }
+
+    /// Returns the tasks of a service that are removed, in order.
+    fn removed_of(service: Option<Service>, tasks: Vec<Task>) -> Vec<String> {
         let mut view = Tables::default();
+        service.into_iter().for_each(|service| view.put(service.into_object()));
         view.put(Node { id: "n".into(), ..Node::default() }.into_object());
         tasks.into_iter().for_each(|task| view.put(task.into_object()));
         let plan = Reaper.plan(&Key::of("s"), &view, &mut PlanContext::at(Timestamp::default()));
@@ -124,6 +143,38 @@ mod tests {
         assert_eq!(removed(history()), ["a", "aaa"]);
         assert_eq!(removed(history().split_off(2)), ["aaa"], "a success tells little");
         assert_eq!(removed(vec![task("a", Failed)]), [] as [&str; 0], "it decides whether there is another one");
+    }
+
+    #[test]
+    fn the_tasks_of_a_run_stay_with_it_and_go_with_it() {
+        use TaskState::{Complete, Failed, Running};
+        let run = |number, state| CronRun {
+            number,
+            scheduled_at: Timestamp(1),
+            began_at: Timestamp(1),
+            ended_at: None,
+            state,
+            spec_version: 0,
+            completions: 1,
+        };
+        let cron =
+            CronStatus { runs: vec![run(2, RunState::Complete), run(3, RunState::Running)], ..Default::default() };
+        let of_run = |id, run, state| Task { run, ..task(id, state) };
+        let tasks = vec![
+            of_run("a", 1, Complete),
+            of_run("aa", 1, Running),
+            of_run("b", 2, Failed),
+            of_run("bb", 2, Complete),
+            of_run("c", 3, Failed),
+            of_run("cc", 3, Failed),
+            of_run("ccc", 3, Running),
+        ];
+        let service = Service { id: "s".into(), cron, ..Service::default() };
+        assert_eq!(
+            removed_of(Some(service), tasks),
+            ["a", "c"],
+            "run 1 is forgotten, and one task of it has to end yet"
+        );
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Gives a service the tasks that its mode asks for: creates tasks, replaces those that were lost or
-//! that failed for good, scales down, carries an update from slot to slot, and moves tasks off drained nodes.
+//! that failed for good, scales down, carries an update from slot to slot, and moves tasks off drained nodes. The child
+//! `cron` does the same for the runs of a service of the mode cron.
+
+mod cron;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -82,6 +85,7 @@ impl ControlLoop for ServiceTasks {
         let mut plan = Plan::default();
         let id = ServiceId::from(key.id);
         match (view.service(key.id), key.slot) {
+            (Some(service), _) if service.spec.mode.cron().is_some() => cron::plan_runs(service, view, &mut plan, cx),
             (Some(service), _) if service.spec.stopped => plan_service(service, view, &mut plan, cx),
             (Some(service), None) => plan_service(service, view, &mut plan, cx),
             (Some(service), Some(number)) => {
@@ -131,9 +135,11 @@ fn is_moving(task: &Task, view: &Tables) -> bool {
     view.tasks_of_slot(&task.service_id, task.slot).any(|task| moves::is_leaving(task, view))
 }
 
-/// Whether the slots of the task's service wait for each other because only so many may work at once.
+/// Whether the slots of the task's service wait for each other because only so many may work at once, or because a run is
+/// over only when all have ended.
 fn is_bounded(task: &Task, view: &Tables) -> bool {
-    view.service(&task.service_id).is_some_and(|it| it.spec.mode.max_concurrent().is_some())
+    let is_bounded = |mode: &ServiceMode| mode.max_concurrent().is_some() || mode.cron().is_some();
+    view.service(&task.service_id).is_some_and(|it| is_bounded(&it.spec.mode))
 }
 
 /// Returns the key that must be planned again after a change of this task.
@@ -159,13 +165,36 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
         false => remove(surplus, plan, cx),
     }
     let may_start = dependencies::may_start(service, view, plan);
+    let Some(room) = plan_kept(service, &kept, may_start, view, plan, cx) else { return };
+    for (number, pinned_to) in missing.into_iter().take(if may_start { room } else { 0 }) {
+        if plan.is_full(cx) {
+            return;
+        }
+        let task = task_factory::make(service, number, None, None, view, cx);
+        put_new(Task { pinned_to, ..task }, plan, cx);
+    }
+    advance_update(service, &kept, view, plan, cx);
+    if plan.changes.is_empty() {
+        moves::advance(service, &kept, view, plan, cx);
+    }
+}
+
+/// Plans the slots that the service has, and returns how many more may begin to work; `None` if the plan is full before.
+fn plan_kept(
+    service: &Service,
+    kept: &BTreeMap<u64, &Slot>,
+    may_start: bool,
+    view: &Tables,
+    plan: &mut Plan,
+    cx: &mut PlanContext,
+) -> Option<usize> {
     // So many more slots may begin to work.
     let at_once =
         service.spec.mode.max_concurrent().map_or(usize::MAX, |most| usize::try_from(most.get()).unwrap_or(usize::MAX));
     let mut room = at_once.saturating_sub(kept.values().filter(|slot| slot.is_busy()).count());
-    for (number, slot) in &kept {
+    for (number, slot) in kept {
         if plan.is_full(cx) {
-            return;
+            return None;
         }
         if service.spec.mode.is_job() {
             // A new run takes the place of the one before.
@@ -183,17 +212,7 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
             room -= usize::from(plan.changes.len() > before);
         }
     }
-    for (number, pinned_to) in missing.into_iter().take(if may_start { room } else { 0 }) {
-        if plan.is_full(cx) {
-            return;
-        }
-        let task = task_factory::make(service, number, None, None, view, cx);
-        put_new(Task { pinned_to, ..task }, plan, cx);
-    }
-    advance_update(service, &kept, view, plan, cx);
-    if plan.changes.is_empty() {
-        moves::advance(service, &kept, view, plan, cx);
-    }
+    Some(room)
 }
 
 /// Records which new tasks have failed, and what follows from that; returns whether there are any. This comes before they

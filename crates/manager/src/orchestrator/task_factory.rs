@@ -40,6 +40,7 @@ pub(super) fn make(
         service_id: service.id.clone(),
         spec_version,
         slot,
+        run: before.map_or(0, |task| task.run),
         pinned_to: view.tasks_of_slot(&service.id, slot).find_map(|task| task.pinned_to.clone()),
         desired_state: DesiredState::Running,
         status: TaskStatus { state: TaskState::Pending, at: cx.now, ..TaskStatus::default() },

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use flota_api::clock::Clock;
 use flota_api::model::{HealthResult, Service, UpdatePhase};
 use flota_api::proto::control::{GetRequest, ListTasksRequest, ServiceRow};
 use flota_api::proto::streams::LogsRequest;
@@ -10,7 +11,7 @@ use flota_api::proto::streams::frame::Frame as F;
 use flota_api::state::TaskState;
 use flota_api::text::printable;
 
-use super::answered;
+use super::{answered, runs};
 use crate::client::Client;
 use crate::commands::task::{self, Row};
 use crate::printer;
@@ -36,7 +37,8 @@ pub(super) async fn run(name: String, client: &Client) -> anyhow::Result<()> {
     let service = answered(service)?;
     let services = vec![service.id.to_string()];
     let tasks = task::list(client, ListTasksRequest { services, ..ListTasksRequest::default() }).await?;
-    for line in summary(&service, running, desired, done) {
+    let runs = runs::summary(&service, running, desired, done, Clock::system().now());
+    for line in if runs.is_empty() { summary(&service, running, desired, done) } else { runs } {
         printer::line(&line);
     }
     if !waits.is_empty() {

@@ -70,6 +70,9 @@ pub(super) async fn restart(ServiceNames { services, wait }: ServiceNames, clien
     let mut changed = Vec::new();
     for name in services {
         let force = |spec: &mut ServiceSpec| {
+            if spec.mode.cron().is_some() {
+                anyhow::bail!(Usage(format!("{name}: it is of the mode cron: `ctl service run {name}` begins a run")));
+            }
             spec.force += 1;
             Ok(())
         };

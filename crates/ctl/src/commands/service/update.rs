@@ -23,8 +23,9 @@ use crate::printer;
 use crate::progress::{self, Awaited, WaitOptions};
 
 /// The flags, and groups of flags, that change the spec.
-const CHANGES: [&str; 25] = [
+const CHANGES: [&str; 26] = [
     "BasicFlags",
+    "ScheduleFlags",
     "EnvFlags",
     "SettingFlags",
     "SettingRemovals",

@@ -77,11 +77,12 @@ pub(in super::super) fn among<'a>(new: &'a [ServiceSpec], view: &'a Tables) -> V
 
 /// Whether the service can ever be as the dependency asks.
 fn can_be(dependency: &Dependency, on: &ServiceSpec) -> bool {
-    dependency.condition != DependencyCondition::Completed || on.can_complete()
+    on.mode.cron().is_none() && (dependency.condition != DependencyCondition::Completed || on.can_complete())
 }
 
 fn never(on: &ServiceSpec) -> &'static str {
     match on.mode.is_global() {
+        _ if on.mode.cron().is_some() => "it runs by a schedule, and nothing can wait for it",
         true => "it has a task on each node that runs on; only a job completes",
         false => "its tasks are started again whenever they end (restart condition any)",
     }
@@ -212,7 +213,7 @@ mod tests {
         for (mode, count) in
             [(ServiceMode::Replicated { replicas: 2 }, 0), (ServiceMode::Global {}, 1), (ServiceMode::GlobalJob {}, 0)]
         {
-            let specs = [spec("web: db*"), ServiceSpec { mode, ..once.clone() }];
+            let specs = [spec("web: db*"), ServiceSpec { mode: mode.clone(), ..once.clone() }];
             assert_eq!(among(&specs, &Tables::default()).len(), count, "{mode:?}");
         }
     }

@@ -1,0 +1,162 @@
+//! The runs of a service of the mode cron: which are over, which begin, and which times of the schedule pass without one.
+//!
+//! A number of tasks that a run asks for is created by `service_tasks/cron.rs` in the transaction that records the run, or
+//! later: a run that is recorded and has no tasks yet gets them. So no leader starts a run twice, and none misses one.
+//! Times are those of the wall clock. If it is set back, nothing begins until it shows a later time than that of the last
+//! run, unless that is more than a day ahead; if it jumps ahead, or no manager has led, the newest of the times that were
+//! missed gets its run, late.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flota_api::defaults::{RUNS_AT_ONCE, RUNS_KEPT};
+use flota_api::model::{Concurrency, CronRun, CronStatus, Handled, RunState, Service};
+use flota_api::schedule::Schedule;
+use flota_api::version::Timestamp;
+use flota_raft_store::faults::{self, Fault};
+
+/// Longest time between two looks at a schedule, so that a step of the wall clock is noticed.
+const LOOK_AFTER: Duration = Duration::from_secs(60);
+/// If the times are done with that are up to this far ahead, the wall clock was set back, or that of an earlier leader was
+/// fast. If they are farther ahead, it was wrong, and the schedule counts anew.
+const TRUSTED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How far the tasks of a run are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Some run, or are about to.
+    Busy,
+    /// None runs, and more are to begin.
+    Idle,
+    /// All have done their work.
+    Complete,
+    /// None runs or will run, and some have failed for good.
+    Failed,
+}
+
+/// What follows at a time of the schedule.
+enum Next {
+    Begin,
+    Skip,
+    /// It is looked at again when the tasks of the earlier runs have ended.
+    Wait,
+}
+
+/// Returns the runs as they are to be recorded now. `now` is the time of the wall clock.
+pub(super) fn advance(service: &Service, progress: impl Fn(&CronRun) -> Progress, now: Timestamp) -> CronStatus {
+    let mut status = service.cron.clone();
+    let Some((schedule, concurrency)) = service.spec.mode.cron() else { return status };
+    for run in status.runs.iter_mut().filter(|run| run.is_live()) {
+        end(run, progress(run), now);
+    }
+    if service.spec.stopped {
+        stop(&mut status, RunState::Stopped);
+        (status.handled, status.requested) = (None, false);
+    } else {
+        take_due(service, &mut status, schedule, concurrency, now);
+    }
+    forget(&mut status.runs);
+    status
+}
+
+/// Why a run can't begin now because a user wants one; `None` if it can.
+pub(crate) fn refusal(service: &Service) -> Option<String> {
+    let name = &service.spec.name;
+    let Some((_, concurrency)) = service.spec.mode.cron() else {
+        return Some(format!("`{name}` is {}: only a service of the mode cron has runs", service.spec.mode.as_str()));
+    };
+    let live = service.cron.live().count();
+    match concurrency {
+        _ if service.spec.stopped => Some(format!("`{name}` is stopped: `ctl service start {name}` starts it")),
+        Concurrency::Forbid if live > 0 => Some(format!("a run of `{name}` is under way, and its rule is `forbid`")),
+        Concurrency::Allow if live >= RUNS_AT_ONCE => Some(format!("{live} runs of `{name}` are under way, the most")),
+        _ => None,
+    }
+}
+
+/// Returns when to look at the schedule again, by a clock that shows `now` when the wall clock shows `wall`.
+pub(super) fn look_at(status: &CronStatus, wall: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    let Handled { schedule, until } = status.handled.as_ref()?;
+    let next = schedule.next_after((*until).max(wall))?;
+    Some(now + wall.until(next).min(LOOK_AFTER))
+}
+
+/// Records that a run is over, if it is.
+fn end(run: &mut CronRun, progress: Progress, now: Timestamp) {
+    let state = match (progress, run.state) {
+        (Progress::Busy, _) | (Progress::Idle, RunState::Running) => return,
+        (Progress::Complete, _) => RunState::Complete,
+        (Progress::Failed, RunState::Running) => RunState::Failed,
+        (Progress::Failed | Progress::Idle, stopped) => stopped,
+    };
+    (run.state, run.ended_at) = (state, Some(now));
+}
+
+/// Stops the runs that are under way.
+fn stop(status: &mut CronStatus, why: RunState) {
+    let live = status.runs.iter_mut().filter(|run| run.is_live() && run.state == RunState::Running);
+    live.for_each(|run| run.state = why);
+}
+
+/// Begins a run, or skips it, if one is due, or if a user wants one.
+fn take_due(
+    service: &Service,
+    status: &mut CronStatus,
+    schedule: &Arc<Schedule>,
+    concurrency: Concurrency,
+    now: Timestamp,
+) {
+    let is_known = |it: &Handled| it.schedule == *schedule && now.until(it.until) <= TRUSTED;
+    let known = status.handled.take().filter(is_known);
+    // A schedule counts from when a user has set or started it. Nobody has changed the service since, or later changes make
+    // the time later, so that nothing is made up for that was due before.
+    let begun = || Handled { schedule: Arc::clone(schedule), until: service.meta.updated_at.min(now) };
+    let mut handled = known.unwrap_or_else(begun);
+    let due = schedule.due(handled.until, now);
+    if let Some(scheduled_at) = due.map(|due| due.at).or_else(|| status.requested.then_some(now)) {
+        let live = status.live().count();
+        let next = match concurrency {
+            _ if live == 0 => Next::Begin,
+            Concurrency::Allow if live < RUNS_AT_ONCE => Next::Begin,
+            Concurrency::Allow | Concurrency::Forbid => Next::Skip,
+            Concurrency::Replace => Next::Wait,
+        };
+        match next {
+            Next::Wait => stop(status, RunState::Replaced),
+            Next::Begin | Next::Skip => {
+                let is_skipped = matches!(next, Next::Skip);
+                status.last_number += 1;
+                status.requested = false;
+                if let Some(due) = due.filter(|_| !faults::is_on(Fault::RunAgain)) {
+                    (handled.until, status.missed) = (due.at, status.missed + due.missed);
+                }
+                status.runs.push(CronRun {
+                    number: status.last_number,
+                    scheduled_at,
+                    began_at: now,
+                    ended_at: is_skipped.then_some(now),
+                    state: if is_skipped { RunState::Skipped } else { RunState::Running },
+                    spec_version: service.spec_version,
+                    completions: service.spec.mode.replicas().unwrap_or_default(),
+                });
+            }
+        }
+    }
+    status.handled = Some(handled);
+}
+
+/// Forgets the oldest of those that are over, and of those that were skipped, if there are too many.
+fn forget(runs: &mut Vec<CronRun>) {
+    for state_is_skipped in [false, true] {
+        let is_such = |run: &CronRun| !run.is_live() && (run.state == RunState::Skipped) == state_is_skipped;
+        let mut over = runs.iter().filter(|run| is_such(run)).count().saturating_sub(RUNS_KEPT);
+        runs.retain(|run| {
+            let goes = over > 0 && is_such(run);
+            over -= usize::from(goes);
+            !goes
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;
