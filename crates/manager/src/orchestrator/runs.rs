@@ -23,7 +23,7 @@ const TRUSTED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How far the tasks of a run are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum RunProgress {
     /// Some run, or are about to.
     Busy,
     /// None runs, and more are to begin.
@@ -43,7 +43,7 @@ enum Next {
 }
 
 /// Returns the runs as they are to be recorded now. `now` is the time of the wall clock.
-pub(super) fn advance(service: &Service, progress: impl Fn(&CronRun) -> Progress, now: Timestamp) -> CronStatus {
+pub(super) fn advance(service: &Service, progress: impl Fn(&CronRun) -> RunProgress, now: Timestamp) -> CronStatus {
     let mut status = service.cron.clone();
     let Some((schedule, concurrency)) = service.spec.mode.cron() else { return status };
     for run in status.runs.iter_mut().filter(|run| run.is_live()) {
@@ -82,12 +82,12 @@ pub(super) fn look_at(status: &CronStatus, wall: Timestamp, now: Timestamp) -> O
 }
 
 /// Records that a run is over, if it is.
-fn end(run: &mut CronRun, progress: Progress, now: Timestamp) {
+fn end(run: &mut CronRun, progress: RunProgress, now: Timestamp) {
     let state = match (progress, run.state) {
-        (Progress::Busy, _) | (Progress::Idle, RunState::Running) => return,
-        (Progress::Complete, _) => RunState::Complete,
-        (Progress::Failed, RunState::Running) => RunState::Failed,
-        (Progress::Failed | Progress::Idle, stopped) => stopped,
+        (RunProgress::Busy, _) | (RunProgress::Idle, RunState::Running) => return,
+        (RunProgress::Complete, _) => RunState::Complete,
+        (RunProgress::Failed, RunState::Running) => RunState::Failed,
+        (RunProgress::Failed | RunProgress::Idle, stopped) => stopped,
     };
     (run.state, run.ended_at) = (state, Some(now));
 }

@@ -15,7 +15,7 @@ use flota_raft_store::Tables;
 use super::{plan_kept, put_new, stopping_is_lost};
 use crate::orchestrator::after_end::is_given_up;
 use crate::orchestrator::moves;
-use crate::orchestrator::runs::{self, Progress};
+use crate::orchestrator::runs::{self, RunProgress};
 use crate::orchestrator::slot::Slot;
 use crate::orchestrator::task_factory;
 use crate::plan::{Plan, PlanContext};
@@ -108,21 +108,21 @@ fn with_spec_of(service: &Arc<Service>, run: &CronRun, tasks: &[&Arc<Task>], vie
 }
 
 /// Returns how far the tasks of a run are.
-fn progress(service: &Arc<Service>, run: &CronRun, tasks: &[&Arc<Task>], view: &Tables) -> Progress {
+fn progress(service: &Arc<Service>, run: &CronRun, tasks: &[&Arc<Task>], view: &Tables) -> RunProgress {
     let slots = slots(run, tasks);
     let of_its_spec = with_spec_of(service, run, tasks, view);
     let of_its_spec_or_now = of_its_spec.as_ref().unwrap_or(service);
     let is_busy = |slot: &Slot| slot.live().next().is_some() || !stopping_is_lost(slot, view);
     if slots.values().any(is_busy) {
-        return Progress::Busy;
+        return RunProgress::Busy;
     }
     let done = slots.values().filter(|slot| slot.is_done()).count() as u64;
     let is_given_up = |slot: &Slot| slot.newest().is_some_and(|task| is_given_up(of_its_spec_or_now, task));
     let given_up = slots.values().filter(|slot| !slot.is_done() && is_given_up(slot)).count() as u64;
     match () {
-        () if done >= run.completions => Progress::Complete,
-        () if done + given_up >= run.completions || of_its_spec.is_none() => Progress::Failed,
-        () => Progress::Idle,
+        () if done >= run.completions => RunProgress::Complete,
+        () if done + given_up >= run.completions || of_its_spec.is_none() => RunProgress::Failed,
+        () => RunProgress::Idle,
     }
 }
 
