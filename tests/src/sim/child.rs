@@ -13,7 +13,7 @@ use super::violation::Kind;
 /// First argument of a child process.
 const CHILD: &str = "--child";
 
-const FAULTS: [Fault; 11] = [
+const FAULTS: [Fault; 13] = [
     Fault::LeaderRestore,
     Fault::EarlyAcknowledgement,
     Fault::EarlyRead,
@@ -24,7 +24,9 @@ const FAULTS: [Fault; 11] = [
     Fault::NoNews,
     Fault::RefusalWithoutProof,
     Fault::AgeOfContact,
+    Fault::OrderByClock,
     Fault::RunAgain,
+    Fault::EarlyStart,
 ];
 
 /// Returns the fault with this name.

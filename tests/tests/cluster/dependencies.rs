@@ -28,7 +28,7 @@ fn on(service: &str, condition: DependencyCondition) -> Dependency {
 /// The database `shop_db`, with a health check.
 fn db(version: &str) -> ServiceSpec {
     let test = HealthTest { test: Some(Test::Shell("well".into())) };
-    let healthcheck = HealthSpec { test: Some(test), interval_ms: Some(500), retries: 2, ..Default::default() };
+    let healthcheck = HealthSpec { test: Some(test), interval_ms: Some(500), retries: 10, ..Default::default() };
     let update = Some(UpdatePolicy { parallelism: 1, monitor_ms: 2_000, ..UpdatePolicy::default() });
     ServiceSpec { healthcheck: Some(healthcheck), env: vec![version.into()], update, ..spec("shop_db", 2) }
 }

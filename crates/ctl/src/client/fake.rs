@@ -231,6 +231,14 @@ impl Script {
                 unary!(script, request, |it: GetRequest| called("CheckForward", &it.name),
                     Act::Check => Empty::default())
             }
+            _ => self.serve_stream(&method, request).await,
+        }
+    }
+
+    /// Serves the methods whose answers are streams.
+    async fn serve_stream(self, method: &str, request: Request<Body>) -> Response<Body> {
+        let script = &self;
+        match method {
             "ListTasks" => {
                 let list = service_fn(|request: tonic::Request<ListTasksRequest>| async move {
                     let ListTasksRequest { services, nodes, .. } = request.into_inner();

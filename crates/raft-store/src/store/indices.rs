@@ -268,8 +268,12 @@ impl Indices {
             }
         }
         let flaps = |node: Option<&Node>| node.filter(|node| node.losses.len() > 1).map(|node| node.id.clone());
-        flaps(old).into_iter().for_each(|id| drop(self.flapping.remove(&id)));
-        flaps(new).into_iter().for_each(|id| drop(self.flapping.insert(id)));
+        if let Some(id) = flaps(old) {
+            self.flapping.remove(&id);
+        }
+        if let Some(id) = flaps(new) {
+            self.flapping.insert(id);
+        }
         let is_manager = |node: &Node| node.role == Role::Manager;
         if let Some(old) = old.filter(|node| is_manager(node)) {
             self.managers.remove(&old.id);

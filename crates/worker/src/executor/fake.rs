@@ -89,7 +89,10 @@ impl PrepareStep for FakeVolumes {
         let missing = task.spec.volumes().find(|name| !task.volumes.iter().any(|it| it.name == *name));
         let made = match missing {
             Some(name) => Err(ExecutorError::Final(format!("volume `{name}` was removed").into())),
-            None => Ok(self.0.use_volumes(task.task_id.as_str(), &task.volumes)),
+            None => {
+                self.0.use_volumes(task.task_id.as_str(), &task.volumes);
+                Ok(())
+            }
         };
         Box::pin(std::future::ready(made))
     }
