@@ -59,21 +59,7 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     if spec.spread_over.len() > SPREAD_BOUND {
         check("spread_over", Err(format!("{} levels are over the bound of {SPREAD_BOUND}", spec.spread_over.len())));
     }
-    for (field, names) in [("affinity", &spec.affinity), ("anti_affinity", &spec.anti_affinity)] {
-        for (index, name) in names.iter().enumerate() {
-            let other = if field == "affinity" { &spec.anti_affinity } else { &spec.affinity };
-            let fault = match naming::check(name) {
-                Err(error) => Some(error.to_string()),
-                Ok(()) if *name == spec.name => {
-                    Some(format!("`{name}` is the service itself: limit its tasks per node instead"))
-                }
-                Ok(()) if names[..index].contains(name) => Some(format!("`{name}` is there twice")),
-                Ok(()) if other.contains(name) => Some(format!("`{name}` is to run both beside and apart")),
-                Ok(()) => None,
-            };
-            check(&format!("{field}[{index}]"), fault.map_or(Ok(()), Err));
-        }
-    }
+    affinity(spec, &mut check);
     let texts =
         spec.entrypoint.iter().chain(&spec.command).chain(&spec.user).chain(&spec.working_dir).chain(&spec.hostname);
     check("command", texts.clone().all(|it| !it.contains('\0')).then_some(()).ok_or("it holds a NUL byte".into()));
@@ -130,6 +116,25 @@ fn host_name(text: &str) -> Result<(), String> {
 pub(super) fn check(spec: &ServiceSpec) -> Result<(), ControlError> {
     let found = violations(spec);
     if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
+}
+
+/// The services beside which a service runs, and those from which it keeps apart.
+fn affinity(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
+    for (field, names) in [("affinity", &spec.affinity), ("anti_affinity", &spec.anti_affinity)] {
+        for (index, name) in names.iter().enumerate() {
+            let other = if field == "affinity" { &spec.anti_affinity } else { &spec.affinity };
+            let fault = match naming::check(name) {
+                Err(error) => Some(error.to_string()),
+                Ok(()) if *name == spec.name => {
+                    Some(format!("`{name}` is the service itself: limit its tasks per node instead"))
+                }
+                Ok(()) if names[..index].contains(name) => Some(format!("`{name}` is there twice")),
+                Ok(()) if other.contains(name) => Some(format!("`{name}` is to run both beside and apart")),
+                Ok(()) => None,
+            };
+            check(&format!("{field}[{index}]"), fault.map_or(Ok(()), Err));
+        }
+    }
 }
 
 /// The times of a spec that no other rule bounds.

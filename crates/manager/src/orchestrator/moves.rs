@@ -250,19 +250,19 @@ mod tests {
     fn a_service_whose_updates_start_first_moves_that_way_too() {
         let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
         let (a, b) = (running("a", 1, "drained"), running("b", 2, "drained"));
-        assert_eq!(steps_by(policy.clone(), &[a.clone(), b.clone()]), [Move::Start(1), Move::Look]);
+        assert_eq!(steps_by(policy, &[a.clone(), b.clone()]), [Move::Start(1), Move::Look]);
         let new = |state| {
             let new = task("a2", 1, "free", DesiredState::Running, state);
             Arc::new(Task { replaces: Some("a".into()), ..new.as_ref().clone() })
         };
         for state in [TaskState::Pending, TaskState::Preparing, TaskState::Running] {
             let tasks = [a.clone(), new(state), b.clone()];
-            assert_eq!(steps_by(policy.clone(), &tasks), [Move::Look], "the first still has two: {state}");
+            assert_eq!(steps_by(policy, &tasks), [Move::Look], "the first still has two: {state}");
         }
         let failed = [a.clone(), new(TaskState::Failed), b.clone()];
-        assert_eq!(steps_by(policy.clone(), &failed), [Move::Start(1), Move::Look], "it is tried again");
+        assert_eq!(steps_by(policy, &failed), [Move::Start(1), Move::Look], "it is tried again");
         let stopping = task("a", 1, "drained", DesiredState::Shutdown, TaskState::Running);
-        assert_eq!(steps_by(policy.clone(), &[stopping, new(TaskState::Running), b]), [Move::Start(2)]);
+        assert_eq!(steps_by(policy, &[stopping, new(TaskState::Running), b]), [Move::Start(2)]);
         let starting = task("a", 1, "drained", DesiredState::Running, TaskState::Starting);
         assert_eq!(steps_by(policy, &[starting]), [Move::Prepare(1)], "nothing is lost with it");
     }
@@ -290,7 +290,7 @@ mod tests {
         let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
         let old = Arc::new(Task { spec_version: 0, ..running("a0", 1, "free").as_ref().clone() });
         let both = [old, running("a", 1, "drained")];
-        assert_eq!(steps_by(policy.clone(), &both), [Move::Look], "the update has not let the old one go");
+        assert_eq!(steps_by(policy, &both), [Move::Look], "the update has not let the old one go");
         assert_eq!(steps_by(policy, &both[1..]), [Move::Start(1)]);
     }
 }

@@ -79,7 +79,7 @@ fn a_run_is_recorded_before_its_tasks_and_gets_those_that_it_lacks_from_any_lead
     let begun = service(Concurrency::Forbid, vec![run(1)]);
     assert_eq!(planned(&view(&begun, &[]), 1), ["+1/1", "+1/2"]);
     let one = task("t1", 1, 1, Complete);
-    assert_eq!(planned(&view(&begun, &[one.clone()]), 1), ["+1/2"]);
+    assert_eq!(planned(&view(&begun, std::slice::from_ref(&one)), 1), ["+1/2"]);
     assert_eq!(planned(&view(&begun, &[one.clone(), task("t2", 1, 2, Running)]), 1), [""; 0]);
     assert_eq!(planned(&view(&begun, &[one, task("t2", 1, 2, Complete)]), 1), ["1 complete"]);
 }
@@ -117,7 +117,7 @@ fn a_run_that_is_replaced_stops_and_the_new_one_waits_for_its_end() {
     assert_eq!(planned(&view(&replaced, &running), 10), ["1 replaced", "t1:shutdown"]);
     let stopping = service(Concurrency::Replace, vec![CronRun { state: RunState::Replaced, ..run(1) }]);
     let told = Task { desired_state: DesiredState::Shutdown, ..running[0].clone() };
-    assert_eq!(planned(&view(&stopping, &[told.clone()]), 11), [""; 0]);
+    assert_eq!(planned(&view(&stopping, std::slice::from_ref(&told)), 11), [""; 0]);
     let ended = Task { status: TaskStatus { state: TaskState::Shutdown, ..told.status.clone() }, ..told };
     assert_eq!(planned(&view(&stopping, &[ended]), 11), ["2 running", "+2/1", "+2/2"]);
 }
