@@ -6,6 +6,7 @@ mod assignments;
 mod checks;
 mod devices;
 mod endpoints;
+mod events;
 mod health;
 mod mounts;
 mod networks;

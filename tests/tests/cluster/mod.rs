@@ -6,6 +6,7 @@
 
 mod clocks;
 mod digests;
+mod events;
 mod global;
 mod health;
 mod images;

@@ -227,7 +227,7 @@ async fn listed(client: &Client, request: ListTasksRequest) -> anyhow::Result<(O
 pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &ListOptions) -> anyhow::Result<()> {
     let request = ListTasksRequest { stale: options.stale, filters: options.filters(), ..request };
     let (header, rows) = listed(client, request).await?;
-    options.print_age(header);
+    printer::age(header);
     let cells = |row: &Row| {
         let task = &row.task;
         let exit = task.status.exit_code.map(|code| code.to_string()).unwrap_or_default();
