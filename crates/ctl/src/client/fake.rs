@@ -27,8 +27,8 @@ use flota_api::proto::control::{
     RemoveTaskRequest, RollbackServiceRequest, ServiceChange, ServiceHistory, ServiceProgress, ServiceRow, StackRow,
     TaskRow, Tasks, UpdateServiceRequest, WatchEventsRequest, WatchServiceRequest,
 };
-use flota_api::proto::objects;
 use flota_api::proto::streams::Frame;
+use flota_api::proto::{self, objects};
 
 /// The reaction of the manager to one call.
 #[derive(Clone)]
@@ -155,7 +155,7 @@ fn updated(request: &UpdateServiceRequest) -> String {
 
 /// Returns the text that is recorded for a request for events.
 fn events_called(request: &WatchEventsRequest) -> String {
-    let cursor = |it| EventCursor::from(it).to_string();
+    let cursor = |it: proto::types::EventCursor| EventCursor::from(it).to_string();
     let from = request.since.map_or_else(|| "now".to_owned(), cursor);
     let until = request.until.map(cursor).or(request.until_now.then(|| "now".to_owned()));
     format!("WatchEvents from {from}{}", until.map(|until| format!(" until {until}")).unwrap_or_default())

@@ -202,10 +202,8 @@ mod tests {
         let second = vec![message(vec![event(6, 3)], "7"), Message { last: true, ..message(vec![event(9, 1)], "9") }];
         let two = FakeManager::start(folder.path(), "two", [Act::Events(second, None)]);
         let client = Client::new(&[&one, &two].map(|it| format!("unix://{}", it.socket.display()))).expect("sockets");
-        let mut printed = Vec::new();
-        let followed =
-            follow(&arguments("--until now").expect("legal"), &client, |it| printed.push(cursor(it).to_string()));
-        followed.await.expect("it ends");
+        let (it, mut printed) = (arguments("--until now").expect("legal"), Vec::new());
+        follow(&it, &client, |event| printed.push(cursor(event).to_string())).await.expect("it ends");
         assert_eq!(printed, ["6.1", "6.2", "6.3", "9.1"]);
         assert_eq!(one.seen(), ["WatchEvents from now until now", "WatchEvents from 6.2 until 9"]);
         assert_eq!(two.seen(), ["WatchEvents from 6.2 until 9"]);
