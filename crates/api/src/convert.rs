@@ -8,6 +8,7 @@ mod cron;
 mod dependencies;
 mod devices;
 mod endpoints;
+mod events;
 mod health;
 mod mounts;
 mod networks;

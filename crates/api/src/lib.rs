@@ -13,6 +13,7 @@ mod codec;
 pub mod constraint;
 mod convert;
 pub mod defaults;
+pub mod event;
 pub mod id;
 pub mod image_ref;
 pub mod model;

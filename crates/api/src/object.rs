@@ -40,11 +40,16 @@ macro_rules! kinds {
         impl Kind {
             /// Every kind, in order.
             pub const ALL: [Self; [$(Self::$kind),*].len()] = [$(Self::$kind),*];
+
+            /// Returns its name for people.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$kind => $word),* }
+            }
         }
 
         impl fmt::Display for Kind {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $(Self::$kind => $word),* })
+                f.write_str(self.as_str())
             }
         }
 

@@ -6,6 +6,7 @@
 use prost::Message;
 use tonic::Status;
 
+use crate::event::EventCursor;
 use crate::proto::errors as pe;
 
 macro_rules! reasons {
@@ -85,6 +86,10 @@ reasons! {
     Denied,
     /// The join token is malformed, or is not valid in this cluster.
     BadToken,
+    /// The manager no longer has all events that the reader wants.
+    EventsGone,
+    /// The reader was so slow that events were dropped that it had not read.
+    ReaderTooSlow,
 }
 
 impl Reason {
@@ -116,7 +121,9 @@ impl Reason {
             | Self::TaskUnreachable
             | Self::MajorityNeeded
             | Self::Denied
-            | Self::BadToken => true,
+            | Self::BadToken
+            | Self::EventsGone
+            | Self::ReaderTooSlow => true,
         }
     }
 
@@ -159,11 +166,13 @@ pub struct Detail {
     pub reason: Reason,
     /// Objects that an ambiguous reference matches; the list may be incomplete.
     pub candidates: Vec<Candidate>,
+    /// The place after which the manager has every event, if some that were wanted are gone.
+    pub oldest: Option<EventCursor>,
 }
 
 impl From<Reason> for Detail {
     fn from(reason: Reason) -> Self {
-        Self { reason, candidates: Vec::new() }
+        Self { reason, candidates: Vec::new(), oldest: None }
     }
 }
 
@@ -175,6 +184,7 @@ impl Detail {
         let detail = pe::Detail {
             reason: pe::Reason::from(self.reason).into(),
             candidates: self.candidates.into_iter().map(candidate).collect(),
+            oldest: self.oldest.map(Into::into),
         };
         let bytes = detail.encode_to_vec().into();
         let metadata = std::mem::take(status.metadata_mut());
@@ -186,7 +196,8 @@ impl Detail {
         let detail = pe::Detail::decode(status.details()).ok()?;
         let candidate = |it: pe::Candidate| Candidate { kind: it.kind, id: it.id, name: it.name };
         let reason = Reason::from_wire(detail.reason())?;
-        Some(Self { reason, candidates: detail.candidates.into_iter().map(candidate).collect() })
+        let oldest = detail.oldest.map(Into::into);
+        Some(Self { reason, candidates: detail.candidates.into_iter().map(candidate).collect(), oldest })
     }
 }
 
@@ -198,7 +209,7 @@ mod tests {
     fn a_detail_travels_with_its_status() {
         for reason in Reason::ALL {
             let candidate = Candidate { kind: "node".into(), id: "abc".into(), name: "m1".into() };
-            let detail = Detail { reason: *reason, candidates: vec![candidate] };
+            let detail = Detail { reason: *reason, candidates: vec![candidate], oldest: Some(EventCursor::end_of(7)) };
             let sent = detail.clone().attach(Status::unavailable("text")).into_http::<()>();
             let received = Status::from_header_map(sent.headers()).expect("a status");
             assert_eq!((received.message(), Detail::of(&received)), ("text", Some(detail)));
@@ -209,7 +220,7 @@ mod tests {
     #[test]
     fn a_status_without_a_known_detail_has_no_reason() {
         assert_eq!(Reason::of(&Status::unavailable("NotAManager")), None);
-        let newer = pe::Detail { reason: 1_000, candidates: Vec::new() }.encode_to_vec();
+        let newer = pe::Detail { reason: 1_000, ..pe::Detail::default() }.encode_to_vec();
         assert_eq!(Reason::of(&Status::with_details(tonic::Code::Internal, "text", newer.into())), None);
     }
 }

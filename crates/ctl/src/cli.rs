@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::client::Client;
 use crate::commands::{
-    exec, image, network, node, port_forward, registry, service, stack, swarm, system, task, volume,
+    events, exec, image, network, node, port_forward, registry, service, stack, swarm, system, task, volume,
 };
 use crate::{printer, sandbox};
 
@@ -35,6 +35,8 @@ pub(crate) enum Noun {
     Task(task::Task),
     /// Run a command in a task on any node
     Exec(exec::Exec),
+    /// Print what changes in the cluster, as it changes
+    Events(events::Events),
     /// Forward ports of this machine to a task on any node
     PortForward(port_forward::PortForward),
     /// Manage services from one file
@@ -72,6 +74,7 @@ impl Cli {
             Noun::Service(verb) => service::run(*verb, &client).await?,
             Noun::Task(verb) => task::run(verb, &client).await?,
             Noun::Exec(it) => return exec::run(it, &client).await,
+            Noun::Events(it) => events::run(it, &client).await?,
             Noun::PortForward(it) => port_forward::run(it, &client).await?,
             Noun::Stack(verb) => stack::run(verb, &client).await?,
             Noun::Image(verb) => image::run(verb, &client).await?,

@@ -24,7 +24,7 @@ use tonic::{Code, Response, Status, Streaming};
 
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::proto::control::control_client::ControlClient;
-use flota_api::proto::control::{ListRequest, ListTasksRequest};
+use flota_api::proto::control::{ListRequest, ListTasksRequest, WatchEventsRequest};
 use flota_api::proto::node::local_node_client::LocalNodeClient;
 use flota_api::proto::node::{InfoRequest, NodeInfo};
 use flota_api::proto::streams::Frame;
@@ -63,6 +63,21 @@ impl MayBeStale for ListTasksRequest {
     fn is_stale(&self) -> bool {
         self.stale
     }
+}
+
+impl MayBeStale for WatchEventsRequest {
+    fn is_stale(&self) -> bool {
+        self.stale
+    }
+}
+
+/// Returns the request with the header by which a manager answers it from what it knows, if it asks for that.
+fn addressed<R: MayBeStale>(request: R) -> tonic::Request<R> {
+    let mut request = tonic::Request::new(request);
+    if request.get_ref().is_stale() {
+        request.metadata_mut().insert("flota-stale", MetadataValue::from_static("1"));
+    }
+    request
 }
 
 /// Returns a fresh id for a request that changes something.
@@ -155,11 +170,7 @@ impl Client {
     {
         let join = &join;
         let attempt = |attempt: Attempt| {
-            let mut request = tonic::Request::new(request.clone());
-            if request.get_ref().is_stale() {
-                request.metadata_mut().insert("flota-stale", MetadataValue::from_static("1"));
-            }
-            let answer = call(control(attempt.channel.clone()), request);
+            let answer = call(control(attempt.channel.clone()), addressed(request.clone()));
             async move {
                 let mut pages = attempt.answer(answer).await?.into_inner();
                 let first = attempt.answer(pages.message()).await?;
@@ -201,6 +212,54 @@ impl Client {
                 },
                 Err(error) if is_unreachable(&error) => {}
                 Err(error) => return Err(error),
+            }
+            tokio::time::sleep(REOPEN_PAUSE).await;
+        }
+    }
+
+    /// Follows a stream until `each` breaks. A stream that is lost or ends earlier is opened again with the request that
+    /// `request` then returns. It is an error if that does not succeed for some seconds, or if the stream is lost repeatedly
+    /// with no more than its first message in between.
+    pub(crate) async fn follow<R, T, F>(
+        &self,
+        request: impl Fn() -> R,
+        call: impl Fn(ControlClient<Channel>, tonic::Request<R>) -> F,
+        mut each: impl FnMut(T) -> anyhow::Result<ControlFlow<()>>,
+    ) -> anyhow::Result<()>
+    where
+        R: MayBeStale,
+        F: Future<Output = Result<Response<Streaming<T>>, Status>>,
+    {
+        // Absent until a manager has answered: an error is reported at once where nothing has worked yet.
+        let mut give_up: Option<Instant> = None;
+        loop {
+            let mut stream = match self.read(request(), |control, request| call(control, addressed(request))).await {
+                Ok(stream) => stream,
+                Err(error) if is_unreachable(&error) && give_up.is_some_and(|at| Instant::now() < at) => {
+                    tokio::time::sleep(REOPEN_PAUSE).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let (opened, mut messages) = (Instant::now(), 0_usize);
+            let broken = loop {
+                match stream.message().await {
+                    Ok(Some(message)) => {
+                        messages += 1;
+                        if each(message)?.is_break() {
+                            return Ok(());
+                        }
+                    }
+                    Ok(None) => break Status::unavailable("the manager has ended the stream"),
+                    Err(status) => break status,
+                }
+            };
+            if messages > 1 || opened.elapsed() > self.limits.change {
+                give_up = None;
+            }
+            let until = *give_up.get_or_insert_with(|| Instant::now() + self.limits.change);
+            if !may_reopen(&broken) || Instant::now() >= until {
+                return Err(failure(broken));
             }
             tokio::time::sleep(REOPEN_PAUSE).await;
         }

@@ -4,6 +4,7 @@
 mod affinity_flags;
 mod dependency_flags;
 mod env_flags;
+pub(crate) mod events;
 pub(crate) mod exec;
 mod health_flags;
 pub(crate) mod image;

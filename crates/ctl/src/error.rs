@@ -28,7 +28,9 @@ fn exit_code(reason: Reason) -> u8 {
         | Reason::TaskUnreachable
         | Reason::MajorityNeeded
         | Reason::Denied
-        | Reason::BadToken => FAILED,
+        | Reason::BadToken
+        | Reason::EventsGone
+        | Reason::ReaderTooSlow => FAILED,
         Reason::Ambiguous | Reason::UnknownFilter => USAGE,
         Reason::NotFound | Reason::RemovedMeanwhile => NOT_FOUND,
         Reason::AlreadyExists | Reason::ChangedMeanwhile | Reason::RefusedBefore => CONFLICT,

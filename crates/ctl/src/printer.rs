@@ -37,6 +37,16 @@ pub(crate) fn warnings(texts: &[String]) {
     texts.iter().for_each(|text| message(&format!("warning: {text}")));
 }
 
+/// Prints how old an answer may be, if one manager gave it from what it knows.
+pub(crate) fn age(header: Option<ListHeader>) {
+    if let Some(header) = header.filter(|header| header.stale) {
+        message(&match header.age_ms.map(std::time::Duration::from_millis) {
+            Some(age) => format!("stale: this may be {:.1} s old", age.as_secs_f64()),
+            None => "stale: age unknown: this manager has not caught up since it started".to_owned(),
+        });
+    }
+}
+
 /// Prints output of another program, unchanged.
 pub(crate) fn bytes(stream: u32, bytes: &[u8]) {
     let result = if stream == 2 {
@@ -171,15 +181,5 @@ impl ListOptions {
     /// Returns the filters, which the manager applies.
     pub(crate) fn filters(&self) -> Vec<Filter> {
         self.rows.filters.iter().map(|(key, value)| Filter { key: key.clone(), value: value.clone() }).collect()
-    }
-
-    /// Prints how old an answer may be, if one manager gave it from what it knows.
-    pub(crate) fn print_age(&self, header: Option<ListHeader>) {
-        if let Some(header) = header.filter(|header| header.stale) {
-            message(&match header.age_ms.map(std::time::Duration::from_millis) {
-                Some(age) => format!("stale: this may be {:.1} s old", age.as_secs_f64()),
-                None => "stale: age unknown: this manager has not caught up since it started".to_owned(),
-            });
-        }
     }
 }

@@ -10,6 +10,7 @@
 
 mod cluster;
 mod error;
+mod events;
 mod filter;
 mod grpc;
 mod images;

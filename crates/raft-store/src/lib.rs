@@ -9,7 +9,8 @@
 //!
 //! Concurrency is optimistic: a [`Transaction`] names the versions that it was planned on, and `apply` applies all of
 //! it or nothing, with the same result on every manager. No lock is held across consensus. A [`View`] never changes. A
-//! [`Watch`] is bounded; a reader that is too slow must start again from a new view.
+//! [`Watch`] is bounded; a reader that is too slow must start again from a new view. Users follow the history of events
+//! instead ([`HistoryReader`]), which they can resume.
 //!
 //! Types of the Raft library are not visible outside `raft/`.
 
@@ -24,7 +25,7 @@ mod transaction;
 pub use answer_ages::{ANSWERS_KEPT_FOR, AnswerAges};
 pub use digest::Digest;
 pub use proposer::{LocalProposer, ProposeError, Proposer};
-pub use store::{Event, Load, Store, Tables, View, Watch, WriteTx};
+pub use store::{Event, EventBatch, EventsGone, HistoryReader, Load, Store, Tables, View, Watch, WriteTx};
 pub use transaction::{Action, Conflict, Entry, Expectation, Outcome, Rules, Transaction};
 
 /// Largest number of actions in one transaction.

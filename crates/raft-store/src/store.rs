@@ -1,9 +1,10 @@
-//! The store: the current tables, views of them, and the events of their changes.
+//! The store: the current tables, views of them, the events of their changes, and the last of these as users read them.
 //!
 //! One writer, the Raft state machine, calls [`Store::apply`] and [`Store::restore`]; everyone else reads.
 
 mod apply;
 mod groups;
+mod history;
 mod indices;
 mod networks;
 mod runs;
@@ -15,6 +16,7 @@ mod write;
 
 use std::sync::{Arc, Mutex, RwLock};
 
+pub use history::{EventBatch, EventsGone, HistoryReader};
 pub use indices::Load;
 pub use runs::{Runs, address_of, number_of, numbers_of};
 pub use snapshot::SnapshotError;
@@ -24,7 +26,8 @@ pub use write::WriteTx;
 
 use crate::digest::Digest;
 use crate::transaction::{Entry, Outcome};
-use flota_api::version::Version;
+use flota_api::event::EventCursor;
+use flota_api::version::{Timestamp, Version};
 
 /// A handle to the store of this manager.
 #[derive(Clone, Debug)]
@@ -32,11 +35,17 @@ pub struct Store {
     tables: Arc<RwLock<View>>,
     writer: Arc<Mutex<()>>,
     events: watch::Events,
+    history: history::History,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { tables: Arc::default(), writer: Arc::default(), events: watch::Events::new() }
+        Self {
+            tables: Arc::default(),
+            writer: Arc::default(),
+            events: watch::Events::new(),
+            history: history::History::new(),
+        }
     }
 }
 
@@ -58,16 +67,29 @@ impl Store {
         (Arc::clone(&tables), self.events.subscribe())
     }
 
+    /// Returns a reader of the events after this place. Nothing is checked before it reads.
+    pub fn events_after(&self, cursor: EventCursor) -> HistoryReader {
+        self.history.reader(cursor)
+    }
+
     /// Applies a committed entry at `index`. Returns one outcome for each of its transactions, in order.
     pub fn apply(&self, index: Version, entry: Entry) -> Vec<Outcome> {
         // One writer at a time. Readers wait only while the new tables replace the old ones.
         let _writer = self.writer.lock().expect("no writer panics");
-        let mut next = self.view().as_ref().clone();
+        let before = self.view();
+        let mut next = before.as_ref().clone();
+        let entry_at = entry.at;
         let (outcomes, changes) = next.apply(index, entry);
+        // Entries of the old format do not set the time of the tables.
+        let at = if next.time == Timestamp::default() { entry_at } else { next.time };
+        let described = history::describe(index, at, &changes, &before, &next);
+        drop(before);
         let next = Arc::new(next);
         let mut tables = self.tables.write().expect("no writer panics");
         let old = std::mem::replace(&mut *tables, next);
         self.events.send(index, changes);
+        // Before anybody can see the new tables: who has seen an entry finds its events.
+        self.history.add(index, described);
         drop(tables);
         drop(old);
         outcomes
@@ -80,6 +102,7 @@ impl Store {
         let mut current = self.tables.write().expect("no writer panics");
         let old = std::mem::replace(&mut *current, tables);
         self.events.reset(version);
+        self.history.reset(version);
         drop(current);
         drop(old);
     }

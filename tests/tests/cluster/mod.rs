@@ -8,6 +8,7 @@ mod clocks;
 mod cron;
 mod dependencies;
 mod digests;
+mod events;
 mod global;
 mod health;
 mod images;

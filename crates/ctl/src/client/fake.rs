@@ -21,13 +21,14 @@ use tonic::server::{Grpc, NamedService};
 use tonic_prost::ProstCodec;
 use tower::{Service, service_fn};
 
+use flota_api::event::EventCursor;
 use flota_api::proto::control::{
-    CreateServiceRequest, Empty, GetRequest, ListTasksRequest, NodeRow, PauseUpdateRequest, RemoveRequest,
+    CreateServiceRequest, Empty, Events, GetRequest, ListTasksRequest, NodeRow, PauseUpdateRequest, RemoveRequest,
     RemoveTaskRequest, RollbackServiceRequest, RunServiceRequest, ServiceChange, ServiceHistory, ServiceProgress,
-    ServiceRow, StackRow, TaskRow, Tasks, UpdateServiceRequest, WatchServiceRequest,
+    ServiceRow, StackRow, TaskRow, Tasks, UpdateServiceRequest, WatchEventsRequest, WatchServiceRequest,
 };
-use flota_api::proto::objects;
 use flota_api::proto::streams::Frame;
+use flota_api::proto::{self, objects};
 
 /// The reaction of the manager to one call.
 #[derive(Clone)]
@@ -60,6 +61,8 @@ pub(crate) enum Act {
     Pages(Vec<Tasks>),
     /// Answers a watch with these messages, and then this status, if any.
     Watch(Vec<ServiceProgress>, Option<Status>),
+    /// Answers with these events, and then this status, if any.
+    Events(Vec<Events>, Option<Status>),
     /// Answers a stream with these frames, and then this status, if any.
     Frames(Vec<Frame>, Option<Status>),
 }
@@ -148,6 +151,14 @@ fn updated(request: &UpdateServiceRequest) -> String {
     let spec = request.spec.clone().unwrap_or_default();
     let forced = if spec.force > 0 { format!(" force={}", spec.force) } else { String::new() };
     format!("{}{forced}{}", request.service, if spec.stopped { " stopped" } else { "" })
+}
+
+/// Returns the text that is recorded for a request for events.
+fn events_called(request: &WatchEventsRequest) -> String {
+    let cursor = |it: proto::types::EventCursor| EventCursor::from(it).to_string();
+    let from = request.since.map_or_else(|| "now".to_owned(), cursor);
+    let until = request.until.map(cursor).or(request.until_now.then(|| "now".to_owned()));
+    format!("WatchEvents from {from}{}", until.map(|until| format!(" until {until}")).unwrap_or_default())
 }
 
 impl Script {
@@ -253,6 +264,15 @@ impl Script {
                 let watch = service_fn(|_: tonic::Request<WatchServiceRequest>| async move {
                     let Act::Watch(all, end) = script.take("WatchService").await? else {
                         panic!("a watch has messages")
+                    };
+                    Ok(tonic::Response::new(messages(all, end)))
+                });
+                Grpc::new(ProstCodec::default()).server_streaming(watch, request).await
+            }
+            "WatchEvents" => {
+                let watch = service_fn(|request: tonic::Request<WatchEventsRequest>| async move {
+                    let Act::Events(all, end) = script.take(&events_called(request.get_ref())).await? else {
+                        panic!("events come in messages")
                     };
                     Ok(tonic::Response::new(messages(all, end)))
                 });

@@ -169,7 +169,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             |whole, page| whole.images.extend(page.images),
         )
         .await?;
-    options.print_age(images.header);
+    printer::age(images.header);
     let mut rows = Vec::new();
     for row in images.images {
         let (reference, image) = (row.reference, model::Image::from(row.image.unwrap_or_default()));

@@ -203,7 +203,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             |whole, page| whole.networks.extend(page.networks),
         )
         .await?;
-    options.print_age(networks.header);
+    printer::age(networks.header);
     let mut rows = Vec::new();
     for row in networks.networks {
         let network = parsed(&row)?;

@@ -141,7 +141,7 @@ fn row(node: &model::Node, leader: bool) -> Value {
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     let nodes = list(client, options.request()).await?;
-    options.print_age(nodes.header);
+    printer::age(nodes.header);
     let mut rows = Vec::new();
     for node in nodes.nodes {
         let (node, leader) = parsed(node)?;

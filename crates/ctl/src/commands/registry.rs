@@ -84,7 +84,7 @@ pub(crate) async fn run(verb: Registry, client: &Client) -> anyhow::Result<()> {
                     |whole, page| whole.registries.extend(page.registries),
                 )
                 .await?;
-            options.print_age(all.header);
+            printer::age(all.header);
             let row = |it: flota_api::proto::control::RegistryRow| {
                 (
                     json!({ "id": it.host, "host": it.host, "username": it.username }),

@@ -176,7 +176,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             |whole, page| whole.services.extend(page.services),
         )
         .await?;
-    options.print_age(services.header);
+    printer::age(services.header);
     let mut rows = Vec::new();
     for row in services.services {
         let ServiceRow { service, running, desired, done, waits } = row;

@@ -91,7 +91,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             |whole, page| whole.stacks.extend(page.stacks),
         )
         .await?;
-    options.print_age(stacks.header);
+    printer::age(stacks.header);
     let mut rows = Vec::new();
     for row in stacks.stacks {
         let stack = parsed(row)?.0;

@@ -237,7 +237,7 @@ async fn listed(client: &Client, request: ListTasksRequest) -> anyhow::Result<Li
 pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &ListOptions) -> anyhow::Result<()> {
     let request = ListTasksRequest { stale: options.stale, filters: options.filters(), ..request };
     let Listed { header, rows, notes } = listed(client, request).await?;
-    options.print_age(header);
+    printer::age(header);
     // Only services of the mode cron have runs.
     let has_runs = rows.iter().any(|row| row.task.run != 0);
     let cells = |row: &Row| -> Vec<String> {

@@ -119,7 +119,7 @@ async fn list(client: &Client, request: ListRequest) -> anyhow::Result<flota_api
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     let volumes = list(client, options.request()).await?;
-    options.print_age(volumes.header);
+    printer::age(volumes.header);
     let mut rows = Vec::new();
     for row in volumes.volumes {
         let volume = parsed(&row)?;

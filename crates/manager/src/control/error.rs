@@ -2,6 +2,7 @@
 //! own (see [`super::grpc`]).
 
 use flota_api::Malformed;
+use flota_api::event::EventCursor;
 use flota_api::model::NodeState;
 use flota_api::object::Kind;
 use flota_api::reason::Candidate;
@@ -157,6 +158,28 @@ pub(crate) enum ControlError {
     /// The stream to the task's container broke.
     #[error(transparent)]
     BrokenStream(#[from] BrokenStream),
+    /// This manager does not have all events that the request is for.
+    #[error(
+        "the events after version {since} are not all kept any more: this manager has those after {oldest}; --since {oldest} \
+         goes on without the others"
+    )]
+    EventsGone {
+        /// The place after which they are wanted.
+        since: EventCursor,
+        /// The place after which every event is kept.
+        oldest: EventCursor,
+    },
+    /// Events were dropped before the reader of a stream took them.
+    #[error(
+        "the reader is too slow: it has the events up to version {reached}, and this manager only those after {oldest}; \
+         --since {oldest} goes on without the others"
+    )]
+    ReaderTooSlow {
+        /// The place up to which the stream was sent.
+        reached: EventCursor,
+        /// The place after which every event is kept.
+        oldest: EventCursor,
+    },
     /// The cluster's first entry is not committed yet.
     #[error("the cluster is still being created")]
     NoClusterYet,

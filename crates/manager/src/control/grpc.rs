@@ -33,8 +33,8 @@ use crate::replica::Replica;
 use crate::resolver::Resolver;
 use crate::streams::StreamBroker;
 use convert::{
-    filters, freshness, network_spec, node_spec, request_key, resolve_image, role, service_spec, stack_spec, version,
-    volume_spec,
+    events_until, filters, freshness, network_spec, node_spec, request_key, resolve_image, role, service_spec,
+    stack_spec, version, volume_spec,
 };
 use pages::pages;
 
@@ -236,6 +236,14 @@ impl Api for ControlService {
     async fn remove_task(&self, request: Request<pc::RemoveTaskRequest>) -> Reply<Empty> {
         let pc::RemoveTaskRequest { request_id, name, shrink } = request.into_inner();
         done(self.control.remove_task(request_key("remove_task", &request_id).as_deref(), &name, shrink).await)
+    }
+
+    type WatchEventsStream = Answers<pc::Events>;
+
+    async fn watch_events(&self, request: Request<pc::WatchEventsRequest>) -> Reply<Self::WatchEventsStream> {
+        let pc::WatchEventsRequest { stale, filters: wanted, since, until, until_now } = request.into_inner();
+        let (since, until) = (since.map(Into::into), events_until(until, until_now));
+        watched(self.control.watch_events(freshness(stale), &filters(wanted), since, until).await)
     }
 
     async fn get_stack(&self, request: Request<pc::GetRequest>) -> Reply<pc::StackRow> {

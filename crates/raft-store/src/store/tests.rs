@@ -54,6 +54,28 @@ fn every_kind_survives_a_snapshot() {
 }
 
 #[test]
+fn every_kind_has_its_events_in_the_history() {
+    for kind in Kind::ALL {
+        let (store, object) = (Store::default(), sample(kind, "id"));
+        let actions = [Action::Create(object.clone()), Action::Update(object), Action::Remove(kind, "id".into())];
+        for (index, action) in (1..).zip(actions) {
+            apply(&store, index, action).expect("it is possible");
+        }
+        apply(&store, 4, Action::Remove(kind, "id".into())).expect_err("it is gone");
+        let batch = store.events_after(EventCursor::end_of(0)).read(100).expect("all are kept");
+        let line = |event: &flota_api::event::ClusterEvent| {
+            format!("{} {} {} {} {}", event.cursor, event.at.0, event.kind, event.action, event.id)
+        };
+        let seen: Vec<_> = batch.events.iter().map(|event| line(event)).collect();
+        let expected = [("1.1", "create"), ("2.1", "update"), ("3.1", "remove")];
+        assert_eq!(seen, expected.map(|(cursor, action)| format!("{cursor} 1 {kind} {action} id")));
+        assert_eq!(batch.through, EventCursor::end_of(4), "a refused transaction has no events");
+        store.restore(store.view());
+        assert!(store.events_after(EventCursor::end_of(3)).read(100).is_err(), "a snapshot brings none");
+    }
+}
+
+#[test]
 fn every_kind_survives_the_log() {
     for kind in Kind::ALL {
         let (object, id) = (sample(kind, "id"), Id::from("id"));

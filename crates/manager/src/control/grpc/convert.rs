@@ -10,6 +10,7 @@ use flota_api::version::Version;
 use super::super::Freshness;
 use super::super::cluster::ClusterInfo;
 use super::super::error::ControlError;
+use super::super::events::{EventPage, Until};
 use super::super::filter::Filter;
 use super::super::images::NamedImage;
 use super::super::networks::{CheckedNode, NetworkSummary};
@@ -21,6 +22,7 @@ use super::super::services::ServiceSummary;
 use super::super::stacks::StackSummary;
 use super::super::tasks::TaskSummary;
 use super::super::volumes::VolumeSummary;
+use super::pages::header;
 
 /// Returns the freshness that a list request asks for.
 pub(super) fn freshness(stale: bool) -> Freshness {
@@ -54,6 +56,11 @@ pub(super) fn resolve_image(number: i32) -> Result<ResolveImage, ControlError> {
         Ok(pc::ResolveImage::Never) => Ok(ResolveImage::Never),
         Err(_) => Err(ControlError::invalid("resolve_image", "it is unknown")),
     }
+}
+
+/// Returns where a stream of events ends; `now` counts if both are given.
+pub(super) fn events_until(cursor: Option<pt::EventCursor>, now: bool) -> Option<Until> {
+    if now { Some(Until::Now) } else { cursor.map(|cursor| Until::Cursor(cursor.into())) }
 }
 
 fn missing_spec() -> ControlError {
@@ -198,6 +205,18 @@ impl From<VolumeSummary> for pc::VolumeRow {
 impl From<RegistrySummary> for pc::RegistryRow {
     fn from(row: RegistrySummary) -> Self {
         Self { host: row.host, username: row.username }
+    }
+}
+
+impl From<EventPage> for pc::Events {
+    fn from(it: EventPage) -> Self {
+        Self {
+            header: it.age.map(header),
+            events: it.events.iter().map(|event| event.as_ref().into()).collect(),
+            through: Some(it.through.into()),
+            until: it.until.map(Into::into),
+            last: it.is_last,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::Answers;
 /// Largest size of one page in bytes, unless a single row is larger.
 const PAGE: usize = 1 << 20;
 
-fn header(age: Age) -> ListHeader {
+pub(super) fn header(age: Age) -> ListHeader {
     match age {
         Age::Current => ListHeader { stale: false, age_ms: Some(0) },
         Age::Stale(age) => {

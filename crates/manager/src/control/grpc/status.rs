@@ -34,6 +34,8 @@ fn row(error: &ControlError) -> (Code, Reason) {
         }
         ControlError::BrokenStream(BrokenStream::Lost(_)) => (Code::Unavailable, Reason::TaskUnreachable),
         ControlError::BrokenStream(BrokenStream::Malformed(_)) => (Code::Internal, Reason::TaskUnreachable),
+        ControlError::EventsGone { .. } => (Code::OutOfRange, Reason::EventsGone),
+        ControlError::ReaderTooSlow { .. } => (Code::DataLoss, Reason::ReaderTooSlow),
         ControlError::NoClusterYet => (Code::Unavailable, Reason::NoClusterYet),
         ControlError::LeadershipMoved => (Code::Unavailable, Reason::LeadershipMoved),
         ControlError::Propose(error) => match error {
@@ -54,10 +56,14 @@ impl From<ControlError> for Status {
     fn from(error: ControlError) -> Self {
         let (code, reason) = row(&error);
         let status = Self::new(code, error.to_string());
-        let candidates = match error {
-            ControlError::Ambiguous { candidates, .. } => candidates,
-            _ => Vec::new(),
+        let detail = Detail::from(reason);
+        let detail = match error {
+            ControlError::Ambiguous { candidates, .. } => Detail { candidates, ..detail },
+            ControlError::EventsGone { oldest, .. } | ControlError::ReaderTooSlow { oldest, .. } => {
+                Detail { oldest: Some(oldest), ..detail }
+            }
+            _ => detail,
         };
-        Detail { reason, candidates }.attach(status)
+        detail.attach(status)
     }
 }
