@@ -9,6 +9,7 @@
 
 mod driver;
 mod pass;
+mod timers;
 
 pub(crate) use driver::Driver;
 #[cfg(feature = "measure")]

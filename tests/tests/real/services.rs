@@ -131,7 +131,7 @@ fn a_stack_is_deployed_changed_and_removed_as_one() {
     let file = dir.path().join("stack.yaml");
     let deploy = |text: &str| {
         std::fs::write(&file, text).unwrap();
-        cluster.ctl(&format!("stack deploy -c {} shop", file.display()))
+        cluster.ctl(&format!("stack deploy --prune -c {} shop", file.display()))
     };
     let first = deploy("services: { web: { image: whoami, deploy: { replicas: 2 } }, api: { image: whoami } }");
     assert_eq!(first.code, 0, "{}", first.stderr);

@@ -194,14 +194,19 @@ impl Row {
 
     fn json(&self) -> Value {
         let task = &self.task;
-        json!({
-            "id": task.id, "name": self.name(), "service": self.service, "slot": task.slot, "run": task.run, "node": self.node,
+        let mut row = json!({
+            "id": task.id, "name": self.name(), "service": self.service, "slot": task.slot, "node": self.node,
             "image": self.image, "desiredState": task.desired_state, "state": task.status.state, "health": self.health,
             "paused": task.paused, "attempt": task.status.attempt, "restarts": self.restarts,
             "exitCode": task.status.exit_code, "error": self.error,
             "addresses": task.attachments.iter().flat_map(|it| &it.addresses).collect::<Vec<_>>(),
             "createdAt": task.meta.created_at, "updatedAt": task.meta.updated_at,
-        })
+        });
+        // Only tasks of services of the mode cron have one.
+        if task.run != 0 {
+            row["run"] = task.run.into();
+        }
+        row
     }
 }
 

@@ -13,6 +13,7 @@ use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{ACTIONS_BOUND, Event, ProposeError, Proposer, Store, Tables, Transaction, View, Watch};
 
 use super::pass::{self, Work};
+use super::timers::Timers;
 use super::{ControlLoop, Key};
 use crate::plan::PlanContext;
 use crate::term_clock::TermClock;
@@ -39,7 +40,7 @@ pub(crate) struct Driver {
     dirty: Vec<BTreeSet<Key>>,
     /// Most changes of one loop in a pass. It falls while passes are too large to commit.
     share: usize,
-    timers: BTreeSet<(Timestamp, Work)>,
+    timers: Timers,
     /// Number of batches of events that were taken.
     batches: u64,
 }
@@ -55,7 +56,7 @@ impl Driver {
     ) -> Self {
         let dirty = vec![BTreeSet::new(); loops.len()];
         let share = largest_share(&loops);
-        let (led_since, timers) = (clock.now(), BTreeSet::new());
+        let (led_since, timers) = (clock.now(), Timers::default());
         Self { store, proposer, clock, led_since, rng, loops, dirty, share, timers, batches: 0 }
     }
 
@@ -77,7 +78,7 @@ impl Driver {
                 self.take_events(&mut watch);
                 continue;
             }
-            let next = self.timers.first().map(|(at, _)| self.clock.now().until(*at));
+            let next = self.timers.next().map(|at| self.clock.now().until(at));
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
@@ -139,9 +140,8 @@ impl Driver {
 
     fn take_due(&mut self) {
         let now = self.clock.now();
-        while self.timers.first().is_some_and(|(at, _)| *at <= now) {
-            let due = self.timers.pop_first().map(|(_, work)| work);
-            self.mark_again(due);
+        while let Some(due) = self.timers.take_due(now) {
+            self.mark_again([due]);
         }
     }
 
@@ -163,7 +163,7 @@ impl Driver {
             room: self.share,
         };
         let planned = pass::run(&mut self.loops, &mut self.dirty, &view, &mut cx);
-        self.timers.extend(planned.timers);
+        planned.timers.into_iter().for_each(|(at, work)| self.timers.set(at, work));
         let (mut held, mut too_large) = (true, false);
         for entry in entries(planned.groups) {
             let (transactions, work): (Vec<Transaction>, Vec<Vec<Work>>) = entry.into_iter().unzip();

@@ -40,7 +40,7 @@ impl ControlLoop for Orphan {
             false => format!("its node has been down since {}", node.state_since),
         };
         // What waits for its node is not given up: it may still run there.
-        let waits = |task: &Task| task.is_live() && home::waits_for_node(task, view);
+        let waits = |task: &Task| home::waits_for_node(task, view);
         let unfinished = view.tasks_of_node(&node.id).filter(|task| !task.status.state.is_terminal() && !waits(task));
         for task in unfinished.take(cx.room) {
             let error = error.clone();

@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use flota_api::defaults;
 use flota_api::id::NodeId;
-use flota_api::model::{PendingReason, RestartCondition, Service, Task, UpdateOrder, UpdatePolicy};
+use flota_api::model::{NodeState, PendingReason, RestartCondition, Service, Task, UpdateOrder, UpdatePolicy};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Timestamp;
 use flota_raft_store::Tables;
 
 use super::slot::Slot;
 use crate::plan::PlanContext;
-use crate::wanted;
+use crate::{home, wanted};
 
 /// A step of an update.
 #[derive(Debug, PartialEq, Eq)]
@@ -171,10 +171,13 @@ pub(super) fn is_outdated(slot: &Slot) -> bool {
     slot.current().is_some_and(|task| !slot.is_present(task))
 }
 
-/// Whether the slot belongs to a node that takes no tasks now. Its task stays as it is until the node does.
+/// Whether the slot belongs to a node that takes no tasks now, or that is lost and keeps it. Its task stays as it is until the
+/// node does.
 pub(super) fn waits_for_node(service: &Service, slot: &Slot, view: &Tables) -> bool {
     let takes = |id: &NodeId| view.node(id).is_some_and(|node| wanted::takes(&service.spec, node));
+    let is_lost = |task: &Task| view.node_of(task).is_some_and(|node| node.state == NodeState::Down);
     slot.pinned_to().is_some_and(|id| !takes(id))
+        || slot.current().is_some_and(|task| is_lost(task) && home::waits_for_node(task, view))
 }
 
 /// Returns the newest task of the present spec that this update has made in the slot. Those that had ended when a user let

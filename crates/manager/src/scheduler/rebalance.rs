@@ -14,15 +14,19 @@ use flota_api::id::{NodeId, ServiceId};
 use flota_api::model::{Availability, Cluster, Node, NodeState, PlacementStrategy, Service, ServiceMode, Task};
 use flota_api::object::Object;
 use flota_api::state::DesiredState;
+use flota_api::version::Timestamp;
 use flota_raft_store::{Event, Tables};
 
-use super::candidate::Candidate;
+use super::candidate::{Candidate, count_failures};
 use super::filters;
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 
 /// Largest number of tasks that move at once.
 const BATCH: usize = 20;
+
+/// Largest number of nodes from which a move of a service that is spread over groups is tried in one look.
+const SOURCES: usize = 16;
 
 /// The pause between two looks while tasks move.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
@@ -68,16 +72,21 @@ impl ControlLoop for Rebalance {
             plan.retry_at(cx.now + LOOK_AFTER);
             return plan;
         }
+        // The cluster object takes one of the changes.
+        if !is_over && cx.room < 2 {
+            plan.retry_at(cx.now + LOOK_AFTER);
+            return plan;
+        }
         let has_settled =
             |node: &Node| asked.is_some() || node.state_since.until(cx.now) >= SETTLES_AFTER && node.flaps(cx.now) == 0;
-        let tasks = if is_over { Vec::new() } else { next_moves(view, has_settled, BATCH.min(cx.room)) };
-        for task in &tasks {
-            plan.put(Task { relocates: true, ..task.as_ref().clone() });
-        }
+        let tasks = if is_over { Vec::new() } else { next_moves(view, has_settled, BATCH.min(cx.room - 1), cx.now) };
         if let Some(mut asked) = asked {
             asked.moved += tasks.len() as u64;
             asked.ended_at = tasks.is_empty().then_some(cx.now);
             plan.put(Cluster { rebalance: Some(asked), ..cluster.as_ref().clone() });
+        }
+        for task in &tasks {
+            plan.put(Task { relocates: true, ..task.as_ref().clone() });
         }
         if cluster.auto_rebalance || !tasks.is_empty() {
             plan.retry_at(cx.now + if tasks.is_empty() { SETTLES_AFTER } else { LOOK_AFTER });
@@ -96,22 +105,26 @@ fn takes_tasks(node: &Node) -> bool {
 
 /// Whether tasks move, for whatever reason, so that nodes have tasks that will soon not be there.
 fn is_under_way(view: &Tables) -> bool {
+    // One of an earlier spec is left to an update, which may be paused.
+    let is_told = |task: &Task| {
+        task.relocates && view.service(&task.service_id).is_some_and(|it| it.spec_version == task.spec_version)
+    };
     let moves = |task: &Arc<Task>| {
         let is_second =
             task.desired_state == DesiredState::Ready || task.replaces.is_some() && task.served_at.is_none();
-        task.is_live() && (task.relocates || task.node_id.is_some() && is_second)
+        task.is_live() && (is_told(task) || task.node_id.is_some() && is_second)
     };
     view.services().any(|service| service.update.is_active()) || view.tasks().any(moves)
 }
 
 /// Returns the tasks that are to move next, at most this many.
-fn next_moves(view: &Tables, has_settled: impl Fn(&Node) -> bool, most: usize) -> Vec<Arc<Task>> {
+fn next_moves(view: &Tables, has_settled: impl Fn(&Node) -> bool, most: usize, now: Timestamp) -> Vec<Arc<Task>> {
     let takers: Vec<&Arc<Node>> = view.takers().filter(|node| has_settled(node)).collect();
     let mut counts = Counts { view, of_node: BTreeMap::new(), of_service: BTreeMap::new() };
     let mut moves = Vec::new();
     for service in view.services().filter(|service| may_move(service, view)) {
         let room = most - moves.len();
-        moves.extend(moves_of(service, &takers, &mut counts, room));
+        moves.extend(moves_of(service, &takers, &mut counts, (room, now)));
         if moves.len() >= most {
             break;
         }
@@ -169,24 +182,33 @@ fn is_better(from: &Weight, to: &Weight) -> bool {
 }
 
 /// Returns the next moves of a service, at most this many and as its update policy allows.
-fn moves_of(service: &Service, takers: &[&Arc<Node>], counts: &mut Counts, room: usize) -> Vec<Arc<Task>> {
+fn moves_of(
+    service: &Service,
+    takers: &[&Arc<Node>],
+    counts: &mut Counts,
+    (room, now): (usize, Timestamp),
+) -> Vec<Arc<Task>> {
     let view = counts.view;
     let mut movable: Vec<&Arc<Task>> = movable(service, view);
+    let Some(any) = movable.first() else { return Vec::new() };
+    // The scheduler prefers every other node to those on which the spec has failed.
+    let failures = count_failures(any, view, now);
+    let takers: Vec<&Arc<Node>> = takers.iter().copied().filter(|node| !failures.contains_key(&node.id)).collect();
     let mut moves = Vec::new();
     while moves.len() < room.min(service.spec.update.at_once()) {
         let groups = groups_of(service, counts);
         let weigh = |node: &Node| weight(service, node, &groups, counts);
         // The heaviest node comes first. Without a spread, no other one has a better reason.
-        let mut sources: BTreeMap<(i64, i64, &NodeId), usize> = BTreeMap::new();
-        for (index, task) in movable.iter().enumerate() {
-            if let Some(node) = task.node_id.as_ref() {
-                sources.insert((counts.of_service(&service.id, node), counts.of_node(node), node), index);
-            }
+        let on_nodes: BTreeMap<&NodeId, usize> =
+            movable.iter().enumerate().filter_map(|(index, task)| Some((task.node_id.as_ref()?, index))).collect();
+        let mut sources: BTreeMap<(Weight, &NodeId), usize> = BTreeMap::new();
+        for (id, index) in on_nodes {
+            sources.extend(view.node(id).map(|node| ((weigh(node), id), index)));
         }
-        let looks = if service.spec.spread_over.is_empty() { 1 } else { sources.len() };
+        let looks = if service.spec.spread_over.is_empty() { 1 } else { SOURCES };
         let found = sources.into_values().rev().take(looks).find_map(|index| {
             let from = view.node_of(movable[index])?;
-            let to = best_for(service, from, takers, weigh, view)?;
+            let to = best_for(service, from, &takers, weigh, view)?;
             Some((index, from.id.clone(), to.id.clone()))
         });
         let Some((index, from, to)) = found else { break };

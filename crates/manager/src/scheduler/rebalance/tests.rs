@@ -7,7 +7,7 @@ use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{NodeSpec, Rebalance as Asked, ServiceSpec, TaskStatus, UpdatePolicy};
 use flota_api::object::StoreObject;
 use flota_api::state::TaskState;
-use flota_api::version::{Meta, Timestamp};
+use flota_api::version::Meta;
 
 const NOW: Timestamp = Timestamp(10_000_000);
 
@@ -213,4 +213,31 @@ fn a_rebalance_ends_after_an_hour_at_the_latest() {
     let asked = Asked { begun_at: Timestamp(NOW.0 - ENDS_AFTER.as_millis() as u64), ..Asked::default() };
     lab.view.put(Cluster { id: "c".into(), rebalance: Some(asked), ..Cluster::default() }.into_object());
     assert_eq!(lab.told(), (vec![], Some(Some(NOW))));
+}
+
+#[test]
+fn no_task_moves_to_a_node_on_which_its_spec_has_failed_or_that_comes_and_goes() {
+    let mut lab = Lab::new(&[("a", ""), ("b", "")]);
+    lab.service("web", &["a", "a", "a"], |_| {});
+    let mut failed = lab.clone();
+    failed.task("failed", "web", (9, "b"), |task| {
+        task.status.state = TaskState::Failed;
+        task.meta.updated_at = NOW;
+    });
+    assert_eq!(failed.told().0, Vec::<String>::new());
+    let node = lab.view.node("b").expect("it is there").as_ref().clone();
+    lab.view.put(Node { losses: vec![NOW, NOW], ..node }.into_object());
+    assert_eq!(lab.told().0, Vec::<String>::new(), "also when a user asks");
+}
+
+#[test]
+fn a_task_of_an_earlier_spec_that_was_told_to_move_holds_nothing_up() {
+    let mut lab = Lab::new(&[("a", ""), ("b", "")]);
+    lab.service("web", &["a", "a", "a"], |_| {});
+    lab.service("paused", &[], |_| {});
+    lab.task("old", "paused", (1, "b"), |task| {
+        task.relocates = true;
+        task.spec_version = 0;
+    });
+    assert_eq!(lab.told().0.len(), 1);
 }
