@@ -3,6 +3,7 @@
 //! `flota-simulate FIRST COUNT [SECONDS]` runs the seeds FIRST to FIRST + COUNT - 1, with SECONDS of disturbances each.
 //! `flota-simulate --log SEED [SECONDS] [FAULT]` runs one seed and prints its log, optionally with an injected fault.
 //! `flota-simulate --scale WORKERS TASKS` runs one large cluster and prints what it costs.
+//! `flota-simulate --schedule NODES TASKS` prints how fast the scheduler alone is.
 //! `flota-simulate --loops NODES TASKS` prints what the control loops cost by themselves.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command-line program")]
 
@@ -30,9 +31,13 @@ fn main() -> ExitCode {
             log(Options { trouble: millis(rest), fault, ..Options::new(*seed) })
         }
         [workers, tasks] if is("--scale") => scale(*workers, *tasks),
+        [nodes, tasks] if is("--schedule") => {
+            let rate = *tasks as f64 / loops::schedule(*nodes, *tasks).as_secs_f64();
+            show("the scheduler alone", rate, "tasks per CPU second");
+            true
+        }
         [nodes, tasks] if is("--loops") => {
             let costs = loops::measure(*nodes, *tasks);
-            show("the scheduler alone", *tasks as f64 / costs.schedule.as_secs_f64(), "tasks per CPU second");
             let passes = [
                 ("all loops, a look at everything", costs.full_pass),
                 ("all loops, a changed label", costs.label),
@@ -44,7 +49,7 @@ fn main() -> ExitCode {
         [first, count, rest @ ..] => many(*first, *count, millis(rest)),
         _ => {
             eprintln!(
-                "usage: flota-simulate FIRST COUNT [SECONDS], --log SEED [SECONDS] [FAULT], --scale WORKERS TASKS, or --loops NODES TASKS"
+                "usage: flota-simulate FIRST COUNT [SECONDS], --log SEED [SECONDS] [FAULT], --scale WORKERS TASKS, --schedule NODES TASKS, or --loops NODES TASKS"
             );
             return ExitCode::from(2);
         }
