@@ -16,7 +16,7 @@ use flota_identity::{Dialer, Peer};
 use flota_raft_store::faults;
 
 use super::cluster::SimCluster;
-use super::host::USER;
+use super::host::{Host, USER};
 use super::invariants::{converged, picture};
 use super::run::{Options, Run};
 
@@ -27,19 +27,10 @@ pub struct Script {
 
 type Answered<T> = Arc<Mutex<Option<Result<T, Status>>>>;
 
-/// A pending request.
-pub struct OpenRequest<T>(Answered<T>);
-
-impl<T> Default for OpenRequest<T> {
-    fn default() -> Self {
-        Self(Arc::default())
-    }
-}
-
-impl<T> Clone for OpenRequest<T> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
+/// A pending request, which has a machine of its own.
+pub struct OpenRequest<T> {
+    user: Host,
+    answered: Answered<T>,
 }
 
 /// Runs a test on a cluster of three managers and this many workers, in a thread of its own.
@@ -170,15 +161,17 @@ impl Script {
         T: Send + 'static,
         F: Future<Output = Result<T, Status>> + Send + 'static,
     {
-        let answer = OpenRequest::default();
-        let (connector, slot) = (self.run.cluster.world.network.connector(USER, peer), answer.clone());
+        let world = &mut self.run.cluster.world;
+        let user = (0..=USER.0).rev().map(Host).find(|host| !world.is_up(*host)).expect("users are few");
+        let answered = Answered::default();
+        let (connector, slot) = (world.network.connector(user, peer), Arc::clone(&answered));
         let address = self.run.cluster.managers[manager].host.address();
-        self.run.cluster.world.start(USER, async move {
+        self.run.cluster.world.start(user, async move {
             // A channel must be created in the runtime that uses it.
-            let answered = call(Dialer::through(connector).manager(&address)).await;
-            *slot.0.lock().expect("no holder panics") = Some(answered);
+            let answer = call(Dialer::through(connector).manager(&address)).await;
+            *slot.lock().expect("no holder panics") = Some(answer);
         });
-        answer
+        OpenRequest { user, answered }
     }
 
     /// Returns the answer to a request if there is one, and ends the request.
@@ -186,8 +179,8 @@ impl Script {
     /// # Panics
     /// The thread that holds the request's slot panicked.
     pub fn end<T>(&mut self, asked: OpenRequest<T>) -> Option<Result<T, Status>> {
-        self.run.cluster.world.crash(USER, false);
-        asked.0.lock().expect("no holder panics").take()
+        self.run.cluster.world.crash(asked.user, false);
+        asked.answered.lock().expect("no holder panics").take()
     }
 
     /// Sends a user's request to one manager and returns the answer.
@@ -227,8 +220,8 @@ impl Script {
         F: Future<Output = Result<T, Status>> + Send + 'static,
     {
         let asked = self.begin_as(peer, manager, call);
-        let there = asked.clone();
-        self.wait("a manager answers", 30_000, move |_| match *there.0.lock().expect("no holder panics") {
+        let there = Arc::clone(&asked.answered);
+        self.wait("a manager answers", 30_000, move |_| match *there.lock().expect("no holder panics") {
             Some(_) => Ok(()),
             None => Err("no answer".into()),
         });

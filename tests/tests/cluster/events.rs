@@ -185,6 +185,7 @@ fn a_stream_whose_leader_dies_goes_on_at_another_manager_without_gap_or_repeat()
         it.pass(1_000);
         let ended = it.end(asked).expect("the stream has ended").unwrap_err();
         assert!(Reason::of(&ended).is_none_or(|reason| !reason.is_judgement()), "another try may succeed: {ended}");
+        it.cluster().start_manager(leader);
         it.create(it.leader(), spec("web", 2)).unwrap();
         it.converge();
         let reached = first.through().unwrap();
