@@ -38,7 +38,7 @@ pub struct LoopCosts {
 /// # Panics
 /// A task has no node afterwards.
 pub fn schedule(nodes: u64, tasks: u64) -> Duration {
-    let mut waiting = Lab { tables: cluster(nodes, tasks, |_| None), taken: Duration::ZERO };
+    let mut waiting = Lab::new(cluster(nodes, tasks, false, |_| None));
     let mut scheduler = Loops::scheduler(&waiting.tables);
     waiting.settle(&mut scheduler);
     assert!(waiting.tables.tasks().all(|task| task.node_id.is_some()), "there is room for every task");
@@ -50,28 +50,36 @@ pub fn schedule(nodes: u64, tasks: u64) -> Duration {
 /// # Panics
 /// The loops leave something to do.
 pub fn measure(nodes: u64, tasks: u64) -> LoopCosts {
-    // The first node has as many tasks as are lost with it; the others have the same number each.
-    let home = |number: u64| Some(if number < ON_LOST_NODE { 0 } else { 1 + number % (nodes - 1) });
-    let mut running = Lab { tables: cluster(nodes, tasks, home), taken: Duration::ZERO };
-    let mut loops = Loops::all(&running.tables);
-    running.settle(&mut loops);
-    let full_pass = std::mem::take(&mut running.taken);
-
     let change = |tables: &Tables, number: u64, change: &dyn Fn(&mut Node)| {
         let old = tables.node(node_id(number).as_str()).expect("it is there").as_ref().clone();
         let mut new = old.clone();
         change(&mut new);
         (old.into_object(), new.into_object())
     };
+
+    // A service has as many tasks on one node as on any other, so that nothing can be made more even.
+    let even = |number: u64| Some((number / SERVICES + number) % nodes);
+    let mut running = Lab::new(cluster(nodes, tasks, true, even));
+    let mut loops = Loops::all(&running.tables);
+    running.settle(&mut loops);
+    let full_pass = std::mem::take(&mut running.taken);
+    assert_eq!(running.tables.tasks().count() as u64, tasks, "nothing was to do");
     let label = change(&running.tables, 1, &|node| drop(node.spec.labels.insert("disk".into(), "slow".into())));
     running.happen(label, &mut loops);
-    let label = std::mem::take(&mut running.taken);
+    let label = running.taken;
+    assert!(running.tables.tasks().count() as u64 > tasks, "a task has to move");
 
-    let lost = change(&running.tables, 0, &|node| node.state = NodeState::Down);
-    running.happen(lost, &mut loops);
-    let placed = running.tables.tasks().filter(|task| task.is_live() && !task.is_on(&node_id(0).as_str().into()));
+    // The first node has as many tasks as are lost with it; the others have the same number each.
+    let uneven = |number: u64| Some(if number < ON_LOST_NODE { 0 } else { 1 + number % (nodes - 1) });
+    let mut losing = Lab::new(cluster(nodes, tasks, false, uneven));
+    let mut loops = Loops::all(&losing.tables);
+    losing.settle(&mut loops);
+    losing.taken = Duration::ZERO;
+    let lost = change(&losing.tables, 0, &|node| node.state = NodeState::Down);
+    losing.happen(lost, &mut loops);
+    let placed = losing.tables.tasks().filter(|task| task.is_live() && !task.is_on(&node_id(0).as_str().into()));
     assert!(placed.filter(|task| task.node_id.is_some()).count() as u64 >= tasks, "every lost task has a new one");
-    LoopCosts { full_pass, label, lost_node: running.taken }
+    LoopCosts { full_pass, label, lost_node: losing.taken }
 }
 
 fn node_id(number: u64) -> String {
@@ -79,9 +87,9 @@ fn node_id(number: u64) -> String {
 }
 
 /// A cluster with tasks that run on these nodes, or wait.
-fn cluster(nodes: u64, tasks: u64, home: impl Fn(u64) -> Option<u64>) -> Tables {
+fn cluster(nodes: u64, tasks: u64, auto_rebalance: bool, home: impl Fn(u64) -> Option<u64>) -> Tables {
     let mut tables = Tables::default();
-    tables.put(Cluster { id: "cluster".into(), auto_rebalance: true, ..Cluster::default() }.into_object());
+    tables.put(Cluster { id: "cluster".into(), auto_rebalance, ..Cluster::default() }.into_object());
     for number in 0..nodes {
         let mut node = Node { id: node_id(number).as_str().into(), state: NodeState::Ready, ..Node::default() };
         node.role = Role::Worker;
@@ -124,10 +132,16 @@ fn cluster(nodes: u64, tasks: u64, home: impl Fn(u64) -> Option<u64>) -> Tables 
 /// Tables, and the CPU time that loops have taken over them.
 struct Lab {
     tables: Tables,
+    /// The version of the next change.
+    version: u64,
     taken: Duration,
 }
 
 impl Lab {
+    fn new(tables: Tables) -> Self {
+        Self { tables, version: 2, taken: Duration::ZERO }
+    }
+
     /// Replaces an object, and lets the loops do what follows.
     fn happen(&mut self, (old, new): (Object, Object), loops: &mut Loops) {
         self.tables.put(new.clone());
@@ -152,7 +166,9 @@ impl Lab {
             }
             for action in transactions.into_iter().flat_map(|transaction| transaction.actions) {
                 let event = match action {
-                    Action::Create(object) => {
+                    Action::Create(mut object) => {
+                        // As the store does: the order of a slot's tasks follows from it.
+                        (object.meta_mut().created, self.version) = (self.version, self.version + 1);
                         self.tables.put(object.clone());
                         Event::Created(object)
                     }
