@@ -83,6 +83,8 @@ pub struct Gateway {
     machines: BTreeSet<IpAddr>,
     /// Connections that can no longer be right.
     outdated: BTreeSet<Selection>,
+    /// Those that were ended. A packet that was on its way then may have begun another one.
+    ended: BTreeSet<Selection>,
     /// Chains to which no port leads any more: those that the next audit removes, and those that the one after it does.
     retired: [BTreeSet<String>; 2],
 }
@@ -125,6 +127,7 @@ impl Gateway {
             ports,
             machines,
             outdated: BTreeSet::new(),
+            ended: BTreeSet::new(),
             retired: Default::default(),
         })
     }
@@ -168,6 +171,10 @@ impl Gateway {
         for (port, published) in ports {
             let old = self.ports.get(&port);
             self.outdated.extend(ports::outdated(port, old, published.as_ref()));
+            for wanted in published.iter().flat_map(|published| ports::wanted(port, published)) {
+                self.outdated.remove(&wanted);
+                self.ended.remove(&wanted);
+            }
             self.retired[1].extend(old.map(|old| ports::chain_name(port, old)));
             if let Some(published) = &published {
                 let name = ports::chain_name(port, published);
@@ -187,7 +194,10 @@ impl Gateway {
     /// # Errors
     /// The kernel refuses.
     pub fn end_outdated(&mut self) -> Result<(), NetworkError> {
-        self.connections.end(&std::mem::take(&mut self.outdated)).map(drop)
+        let outdated = std::mem::take(&mut self.outdated);
+        self.connections.end(&outdated)?;
+        self.ended.extend(outdated);
+        Ok(())
     }
 
     /// Compares the kernel with what is wanted and mends what differs. Costs a few system calls as long as nothing does.
@@ -205,6 +215,7 @@ impl Gateway {
         audit.failed.extend(uplink::remove_others(&mut self.links, self.uplinks.keys()).err());
         audit.mended.extend(self.links.take_changes());
         audit.failed.extend(self.remove_retired().err());
+        audit.failed.extend(self.connections.end(&std::mem::take(&mut self.ended)).err());
         match self.tables.mend() {
             Ok(true) => audit.mended.push("write the packet filter's tables".into()),
             Ok(false) => {}

@@ -152,6 +152,11 @@ pub(crate) fn outdated(port: HostPort, old: Option<&PublishedPort>, new: Option<
     outdated
 }
 
+/// Returns the tracked connections to the targets of a port.
+pub(crate) fn wanted(port: HostPort, published: &PublishedPort) -> impl Iterator<Item = Selection> {
+    published.targets.iter().map(move |target| Selection::SentTo(port.protocol.number(), target.address))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

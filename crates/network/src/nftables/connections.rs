@@ -20,6 +20,10 @@ const DELETE: u16 = 2;
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
+const PROTOCOL_STATE: u16 = 4;
+const TCP_STATE: [u16; 2] = [1, 1];
+/// The state of a connection that is over (`TCP_CONNTRACK_TIME_WAIT` in linux/netfilter/nf_conntrack_tcp.h).
+const TIME_WAIT: u8 = 7;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 const STATUS_MASK: u16 = 26;
@@ -95,16 +99,24 @@ impl Connections {
             let listed = self.socket.list("list the tracked connections", &request)?;
             // Older kernels ignore what they don't know of a filter.
             let wanted = listed.into_iter().filter(|it| selections_of(it).any(|it| selections.contains(&it)));
+            // A client's next connection from the same port is treated as a new one anyway, and it may begin right now.
+            let wanted = wanted.filter(|it| !is_over(it));
             selected.extend(wanted.map(|it| (family, it)));
         }
         Ok(selected)
     }
 
     /// Returns whether the connection was still there.
+    ///
+    /// It is named by the tuple of its replies, which has the address that it was sent to. A new connection of the client
+    /// may have the same original tuple and even the same id, because the kernel makes ids of that tuple and of addresses in
+    /// memory, which it uses again.
     fn forget(&mut self, family: u8, connection: &[u8]) -> Result<bool, NetworkError> {
-        let identity = [TUPLE_ORIGINAL, ID, ZONE].into_iter().fold(Attributes::new(), |identity, kind| {
+        // Without a tuple, the kernel would forget all connections.
+        let Some(replies) = attributes::find(connection, TUPLE_REPLY) else { return Ok(false) };
+        let identity = Attributes::new().nested_bytes(TUPLE_REPLY, replies);
+        let identity = [ID, ZONE].into_iter().fold(identity, |identity, kind| {
             match attributes::find(connection, kind) {
-                Some(value) if kind == TUPLE_ORIGINAL => identity.nested_bytes(kind, value),
                 Some(value) => identity.bytes(kind, value),
                 None => identity,
             }
@@ -190,6 +202,13 @@ fn selections_of(connection: &[u8]) -> impl Iterator<Item = Selection> {
             [Some(sent).filter(|_| is_translated), Some(host).filter(|_| is_translated), untranslated]
         })
         .flatten()
+}
+
+/// Whether it is a connection of TCP that both sides have closed.
+fn is_over(connection: &[u8]) -> bool {
+    let state = attributes::find(connection, PROTOCOL_STATE);
+    let state = TCP_STATE.into_iter().fold(state, |state, kind| attributes::find(state?, kind));
+    state == Some(&[TIME_WAIT])
 }
 
 /// One direction of a connection.

@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flota_network::{
     Attachment, Connection, Driver, Gateway, GatewayChange, GatewaySettings, HostPort, LocalNetwork, LocalNetworkSpec,
@@ -164,9 +164,9 @@ impl Lab {
         (self.gateways[machine], self.meshes[machine]) = self.start(machine, wanted);
     }
 
-    /// Audits the first machine, and returns what has been mended.
+    /// Audits the first machine and its overlay, and returns what has been mended.
     pub(crate) fn audit(&mut self) -> Vec<String> {
-        let audits = [self.gateways[A].audit(), self.meshes[A].audit()];
+        let audits = [self.gateways[A].audit(), self.meshes[A].audit(), self.networks[A].audit()];
         audits
             .into_iter()
             .flat_map(|audit| {
@@ -237,8 +237,9 @@ impl Lab {
 
     /// Connects to the published port again and again until told to stop.
     pub(crate) fn keep_asking(&self, address: &'static str) -> Asking {
-        let (client, stop) = (self.machine(CLIENT), Arc::new(AtomicBool::new(false)));
-        let stopped = Arc::clone(&stop);
+        let (client, stop, answers) =
+            (self.machine(CLIENT), Arc::new(AtomicBool::new(false)), Arc::<AtomicUsize>::default());
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&answers));
         let thread = std::thread::spawn(move || {
             let (mut answered, mut failed) = (0, Vec::new());
             while !stopped.load(Ordering::Relaxed) || answered + failed.len() < 100 {
@@ -246,10 +247,11 @@ impl Lab {
                     Ok(_) => answered += 1,
                     Err(error) => failed.push(error),
                 }
+                counted.store(answered + failed.len(), Ordering::Relaxed);
             }
             (answered, failed)
         });
-        Asking { stop, thread }
+        Asking { stop, answers, thread }
     }
 
     pub(crate) fn udp(&self, machine: usize) -> UdpSocket {
@@ -331,10 +333,22 @@ fn arrives(from: &UdpSocket, datagram: &[u8], to: &UdpSocket, address: &str, por
 
 pub(crate) struct Asking {
     stop: Arc<AtomicBool>,
+    /// The number of connections that were answered or have failed.
+    answers: Arc<AtomicUsize>,
     thread: JoinHandle<(usize, Vec<String>)>,
 }
 
 impl Asking {
+    /// Waits until so many more connections were answered or have failed.
+    pub(crate) fn wait_for_answers(&self, count: usize) {
+        let until = self.answers.load(Ordering::Relaxed) + count;
+        let deadline = Instant::now() + DEADLINE * u32::try_from(count).expect("they are few");
+        while self.answers.load(Ordering::Relaxed) < until {
+            assert!(Instant::now() < deadline, "the client connects no more");
+            std::thread::yield_now();
+        }
+    }
+
     /// Returns the number of answers, and what has failed.
     pub(crate) fn finish(self) -> (usize, Vec<String>) {
         self.stop.store(true, Ordering::Relaxed);

@@ -13,7 +13,11 @@ const V4: [&str; 3] = ["198.18.0.1", "198.18.0.2", "198.18.0.9"];
 const V6: [&str; 3] = ["fd99::1", "fd99::2", "fd99::9"];
 
 fn nft(namespace: &Namespace, arguments: &[&str]) -> String {
-    let output = namespace.enter(|| Ok(Command::new("nft").args(arguments).output().expect("nft is installed")));
+    run(namespace, "nft", arguments)
+}
+
+fn run(namespace: &Namespace, program: &str, arguments: &[&str]) -> String {
+    let output = namespace.enter(|| Ok(Command::new(program).args(arguments).output().expect("it is installed")));
     let output = output.expect("the namespace exists");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("a text")
@@ -126,6 +130,25 @@ fn no_new_connection_fails_while_targets_come_and_go() {
 }
 
 #[test]
+fn no_connection_is_cut_that_uses_the_ports_of_one_to_a_target_that_is_gone() {
+    let mut lab = Lab::new();
+    // Connections that are over are tracked for two minutes, so each new one meets one that had its ports.
+    lab.machine(CLIENT).set(&[("net/ipv4/ip_local_port_range", "40000 40063")]).expect("a parameter");
+    lab.publish(Protocol::Tcp, &[(A, true)], false);
+    let asking = lab.keep_asking(V4[0]);
+    for _ in 0..40 {
+        for (gone, stays) in [(A, B), (B, A)] {
+            lab.publish(Protocol::Tcp, &[(gone, false), (stays, true)], false);
+            // The target has answered what it had.
+            asking.wait_for_answers(10);
+            lab.publish(Protocol::Tcp, &[(stays, true)], false);
+        }
+    }
+    let (answered, failed) = asking.finish();
+    assert!(answered > 800 && failed.is_empty(), "{answered} answers, {failed:?}");
+}
+
+#[test]
 fn a_task_reaches_the_world_as_its_machine_but_no_guarded_port() {
     let lab = Lab::new();
     lab.serve_machine(CLIENT, 7000);
@@ -157,6 +180,18 @@ fn a_task_reaches_nobody_under_the_address_of_someone_else() {
     let receiver = lab.listen_udp(CLIENT, 7002);
     assert!(lab.reaches_as(A, "10.9.0.2", &receiver, V4[2], 7002), "its own address");
     assert!(!lab.reaches_as(A, "10.8.0.5", &receiver, V4[2], 7002), "an address of no network");
+}
+
+#[test]
+fn what_replies_need_on_their_way_back_does_not_expire_and_is_not_taken_for_a_station() {
+    let mut lab = Lab::new();
+    let mesh = lab.mesh_namespace(A);
+    let kept = |version| run(&mesh, "ip", &[version, "neighbour", "show", "nud", "permanent"]);
+    for _ in 0..2 {
+        assert!(kept("-4").contains("169.254.70.3 "), "{}", kept("-4"));
+        assert!(kept("-6").contains("fd46:6c6f:7461::3 "), "{}", kept("-6"));
+        assert_eq!(lab.audit(), Vec::<String>::new(), "nothing is wrong");
+    }
 }
 
 #[test]
