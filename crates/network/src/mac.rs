@@ -7,6 +7,9 @@ use std::net::{IpAddr, Ipv6Addr};
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Mac(pub [u8; 6]);
 
+/// The address of frames whose destination is yet to be chosen by a mesh.
+pub(crate) const PLACEHOLDER: Mac = Mac([0x02, 0x46, 0, 0, 0, 3]);
+
 impl Mac {
     /// Returns the MAC address of the interface with these addresses, or `None` without addresses.
     ///

@@ -21,7 +21,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -29,7 +28,7 @@ use crate::bridge::BRIDGE;
 use crate::error::NetworkError;
 use crate::gateway::host_address;
 use crate::local_network::Audit;
-use crate::mac::Mac;
+use crate::mac::{Mac, PLACEHOLDER};
 use crate::namespace::Namespace;
 use crate::netlink::Connection;
 use crate::nftables::conditions::{
@@ -48,8 +47,6 @@ use crate::routes::{RETURN_TABLE, Route, Way};
 const MARK: u32 = 1 << 31;
 /// Before the rule for the main table (32766).
 const RULE_PRIORITY: u32 = 1000;
-/// The MAC address of frames that have none yet.
-const PLACEHOLDER: Mac = Mac([0x02, 0x46, 0, 0, 0, 3]);
 
 const MARKS: &str = "marks";
 const ROUTERS_OF_MARKS: &str = "routers-of-marks";
@@ -144,8 +141,7 @@ impl MeshSpec {
         let bridge = inside.existing(BRIDGE)?.index;
         let mut routes = Vec::new();
         for ip in self.versions() {
-            // The state keeps the entry apart from those of the overlay's stations.
-            inside.set_neighbour(bridge, placeholder(ip), PLACEHOLDER, NeighbourState::Noarp)?;
+            inside.set_neighbour(bridge, placeholder(ip), PLACEHOLDER)?;
             ensure_rule(inside, ip)?;
             routes.push(Route { destination: ip.everything(), link: bridge, way: Way::Returning(placeholder(ip)) });
         }

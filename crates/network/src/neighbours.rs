@@ -13,17 +13,11 @@ use crate::netlink::Connection;
 
 impl Connection {
     /// Gives an IP address on a link a MAC address, in a state that does not expire.
-    pub(crate) fn set_neighbour(
-        &mut self,
-        link: u32,
-        address: IpAddr,
-        mac: Mac,
-        state: NeighbourState,
-    ) -> Result<(), NetworkError> {
+    pub(crate) fn set_neighbour(&mut self, link: u32, address: IpAddr, mac: Mac) -> Result<(), NetworkError> {
         let mut wanted = NeighbourMessage::default();
         wanted.header.family = family(address);
         wanted.header.ifindex = link;
-        wanted.header.state = state;
+        wanted.header.state = NeighbourState::Permanent;
         wanted.attributes =
             vec![NeighbourAttribute::Destination(address.into()), NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
         let mut request = NeighbourMessage::default();
@@ -32,7 +26,7 @@ impl Connection {
         let is_there = found.iter().any(|message| {
             matches!(message, RouteNetlinkMessage::NewNeighbour(found)
                 if found.header.ifindex == link
-                    && found.header.state == state
+                    && found.header.state == NeighbourState::Permanent
                     && wanted.attributes.iter().all(|attribute| found.attributes.contains(attribute)))
         });
         if is_there {

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 
 use crate::addresses::family;
 use crate::error::NetworkError;
-use crate::mac::Mac;
+use crate::mac::{Mac, PLACEHOLDER};
 use crate::netlink::Connection;
 
 /// A static entry of a forwarding table is "reachable without ARP" (linux/neighbour.h). With "permanent", the bridge would
@@ -135,7 +135,10 @@ impl StationTables {
             (AddressFamily::Bridge, None) => Some(StationEntry::Port(mac?, header.ifindex)),
             (AddressFamily::Bridge, Some(vtep)) => Some(StationEntry::Machine(mac?, header.ifindex, vtep)),
             // Others come and go with the traffic.
-            (_, address) if permanent && header.ifindex == self.bridge => Some(StationEntry::Neighbour(address?, mac?)),
+            (_, address) if permanent && header.ifindex == self.bridge => {
+                // The mesh has its own.
+                Some(StationEntry::Neighbour(address?, mac.filter(|mac| *mac != PLACEHOLDER)?))
+            }
             _ => None,
         }
     }

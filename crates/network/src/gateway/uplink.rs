@@ -9,7 +9,6 @@ use std::os::fd::AsRawFd;
 
 use ipnet::IpNet;
 use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute};
-use netlink_packet_route::neighbour::NeighbourState;
 
 use crate::bridge::BRIDGE;
 use crate::error::NetworkError;
@@ -88,8 +87,8 @@ impl Uplink {
         let addresses = versions.iter().map(|ip| IpNet::from(host_address(*ip))).collect::<Vec<_>>();
         host.set_addresses(outer.index, &addresses)?;
         for ip in versions {
-            host.set_neighbour(outer.index, network_address(ip), NETWORK_MAC, NeighbourState::Permanent)?;
-            network.set_neighbour(inner.index, host_address(ip), HOST_MAC, NeighbourState::Permanent)?;
+            host.set_neighbour(outer.index, network_address(ip), NETWORK_MAC)?;
+            network.set_neighbour(inner.index, host_address(ip), HOST_MAC)?;
         }
         host.set_routes(outer.index, &self.routes_of_host(outer.index))?;
         network.set_routes(inner.index, &self.routes_of_network(inner.index))?;
