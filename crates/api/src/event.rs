@@ -1,7 +1,7 @@
 //! Events: what has changed in the cluster, in the order of the log, as users follow it.
 //!
-//! An event names an object and the few facts that users look for. It never has the whole object, so no value of a
-//! spec is in it.
+//! An event names an object and the few facts that users look for. It never has the whole object: no environment, command,
+//! label or credential is in it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,18 +11,19 @@ use crate::object::Kind;
 use crate::state::states;
 use crate::version::{Timestamp, Version};
 
-/// The place of an event in the order of all events. An entry of the log may bring several; they are numbered from 1.
+/// The place of an event in the order of all events: that of the change which it is. An entry of the log may bring several
+/// changes; they are numbered from 1. Several words for one change are several events at the same place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventCursor {
     /// The Raft index of the entry.
     pub version: Version,
-    /// Number of the event within its entry; [`EventCursor::LAST`] stands for the last one, however many there are.
+    /// Number of the change within its entry; [`EventCursor::LAST`] stands for the last one, however many there are.
     pub number: u32,
 }
 
 /// A text is not a place in the order of events.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a version: it is a number such as 1234, or 1234.2 for the second event of that version")]
+#[error("`{0}` is not a version: it is a number such as 1234, or 1234.2 for the second change of that version")]
 pub struct EventCursorError(String);
 
 impl EventCursor {
@@ -126,7 +127,8 @@ pub struct ClusterEvent {
     pub name: String,
     /// What happened.
     pub action: EventAction,
-    /// Facts about the object, in the order in which people read them. Those without a value are left out.
+    /// Facts about the object, in the order in which people read them. Those without a value are left out, except one that
+    /// the change has taken away: it is empty, and has the value before.
     pub attributes: Vec<EventAttribute>,
 }
 

@@ -48,7 +48,7 @@ reasons! {
     OutcomeUnknown,
     /// The cluster's first entry is not committed yet.
     NoClusterYet,
-    /// Too many calls of this kind come from the caller's address.
+    /// Too many calls of this kind come from the caller's address, or are open.
     Busy,
     /// The node has no manager, and waiting does not change that.
     NotAManager,

@@ -254,7 +254,7 @@ impl Client {
                     Err(status) => break status,
                 }
             };
-            if messages > 1 || opened.elapsed() > self.limits.change {
+            if messages > 0 || opened.elapsed() > self.limits.change {
                 give_up = None;
             }
             let until = *give_up.get_or_insert_with(|| Instant::now() + self.limits.change);

@@ -33,7 +33,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::Random;
@@ -135,6 +135,8 @@ pub(crate) struct Control<M> {
     streams: StreamBroker,
     /// Cancelled when this manager's leadership ends; `None` while it does not lead.
     leading: watch::Receiver<Option<CancellationToken>>,
+    /// As many permits as there may be streams of events.
+    event_streams: Arc<Semaphore>,
 }
 
 impl Control<RaftNode> {
@@ -150,6 +152,7 @@ impl Control<RaftNode> {
             programmed,
             streams,
             leading: replica.leading.clone(),
+            event_streams: events::permits(),
         }
     }
 }

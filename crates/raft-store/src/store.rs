@@ -89,9 +89,10 @@ impl Store {
         let old = std::mem::replace(&mut *tables, next);
         self.events.send(index, changes);
         // Before anybody can see the new tables: who has seen an entry finds its events.
-        self.history.add(index, described);
+        let dropped = self.history.add(index, described);
         drop(tables);
-        drop(old);
+        self.history.announce(index);
+        drop((old, dropped));
         outcomes
     }
 
@@ -102,9 +103,10 @@ impl Store {
         let mut current = self.tables.write().expect("no writer panics");
         let old = std::mem::replace(&mut *current, tables);
         self.events.reset(version);
-        self.history.reset(version);
+        let dropped = self.history.reset(version);
         drop(current);
-        drop(old);
+        self.history.announce(version);
+        drop((old, dropped));
     }
 }
 

@@ -31,9 +31,9 @@ pub(crate) struct Events {
     #[arg(short, long = "filter", value_name = "KEY=VALUE", value_parser = parse::filter)]
     filters: Vec<(String, String)>,
     /// Format to print: table (a line for people) or json (an object), for each event
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true)]
     format: Format,
-    /// Print what this manager learns, even without a quorum, and how old it may be
+    /// Print what this manager learns, even without a quorum, and how old it may be at the beginning
     #[arg(long)]
     stale: bool,
 }

@@ -171,8 +171,8 @@ pub(crate) enum ControlError {
     },
     /// Events were dropped before the reader of a stream took them.
     #[error(
-        "the reader is too slow: it has the events up to version {reached}, and this manager only those after {oldest}; \
-         --since {oldest} goes on without the others"
+        "the reader is too slow, or this manager has got a snapshot: the events up to version {reached} were read, and this \
+         manager has only those after {oldest}; --since {oldest} goes on without the others"
     )]
     ReaderTooSlow {
         /// The place up to which the stream was sent.
@@ -180,6 +180,15 @@ pub(crate) enum ControlError {
         /// The place after which every event is kept.
         oldest: EventCursor,
     },
+    /// This manager sends as many streams of events as it may.
+    #[error("too many streams of events are open at this manager")]
+    TooManyStreams,
+    /// The certificate of the reader of a stream was revoked.
+    #[error("the node that reads has left the cluster")]
+    Revoked,
+    /// This manager has stopped while a stream was open.
+    #[error("the manager has stopped")]
+    ManagerStopped,
     /// The cluster's first entry is not committed yet.
     #[error("the cluster is still being created")]
     NoClusterYet,

@@ -7,12 +7,16 @@
 mod filter;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use futures::FutureExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use flota_api::event::{ClusterEvent, EventCursor};
-use flota_raft_store::HistoryReader;
+use flota_api::id::NodeId;
+use flota_raft_store::{HistoryReader, Store};
 
 use super::error::ControlError;
 use super::filter::Filter;
@@ -20,13 +24,17 @@ use super::progress::Watch;
 use super::{Age, Control, Freshness, Member};
 use filter::EventFilter;
 
+/// Largest number of streams that one manager sends at once.
+const STREAMS_BOUND: usize = 256;
 /// Messages that may wait for a reader; with more, the stream waits.
-const QUEUE: usize = 4;
+const QUEUE: usize = 1;
 /// Largest number of events that are looked at for one message.
 const BATCH: usize = 256;
 /// Number of events that may be left out by filters before the reader is told how far the stream has come, so that it does
 /// not resume at a place whose events have been dropped.
 const PROGRESS: usize = 1_000;
+/// Time after the last message in which the reader is told how far the stream has come, if it has come further.
+const PROGRESS_AFTER: Duration = Duration::from_secs(5);
 
 /// Where a stream of events ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,25 +60,33 @@ pub(crate) struct EventPage {
     pub(crate) is_last: bool,
 }
 
+/// Returns the permits of as many streams as there may be.
+pub(super) fn permits() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(STREAMS_BOUND))
+}
+
 impl<M: Member> Control<M> {
-    /// Returns a stream of the events after `since` that pass the filters. Without `since`, it begins with what changes
+    /// Returns a stream of the events after `since` that pass the filters, to a node or to a user of this one. Without `since`, it begins with what changes
     /// after everything that was acknowledged before the call.
     ///
-    /// A stream of [`Freshness::Stale`] sends what this manager learns, and goes on whoever leads. Any other ends with an
-    /// error when this manager no longer leads, because it may then learn nothing more.
+    /// A stream of [`Freshness::Stale`] sends what this manager learns, and goes on until the manager stops, whoever leads.
+    /// Any other ends with an error when this manager no longer leads, because it may then learn nothing more. Each ends
+    /// when the certificate of its reader is revoked.
     pub(crate) async fn watch_events(
         &self,
+        to: Option<NodeId>,
         freshness: Freshness,
         filters: &[Filter],
         since: Option<EventCursor>,
         until: Option<Until>,
     ) -> Result<Watch<EventPage>, ControlError> {
         let filter = EventFilter::new(filters)?;
-        let scope = match freshness {
-            Freshness::Stale => None,
+        let permit = Arc::clone(&self.event_streams).try_acquire_owned().map_err(|_| ControlError::TooManyStreams)?;
+        let bound = match freshness {
+            Freshness::Stale => Bound::Serving(self.leading.clone()),
             Freshness::Linearizable => {
                 let scope = self.leading.borrow().clone();
-                Some(scope.ok_or(ControlError::LeadershipMoved)?)
+                Bound::Leading(scope.ok_or(ControlError::LeadershipMoved)?)
             }
         };
         let (view, age) = self.view(freshness).await?;
@@ -90,19 +106,49 @@ impl<M: Member> Control<M> {
         // Reads nothing, but fails if the first events are gone.
         reader.read(0).map_err(|gone| ControlError::EventsGone { since, oldest: gone.oldest })?;
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(EventStream { reader, filter, until, sender, scope }.run(age));
+        let stream =
+            EventStream { store: self.store.clone(), to, reader, filter, until, sender, bound, _permit: permit };
+        tokio::spawn(stream.run(age));
         Ok(receiver)
+    }
+}
+
+/// What a stream does not outlive.
+enum Bound {
+    /// The leadership of this manager.
+    Leading(CancellationToken),
+    /// This manager, which drops the sender when it stops.
+    Serving(watch::Receiver<Option<CancellationToken>>),
+}
+
+impl Bound {
+    /// Returns why the stream ends, when it does.
+    async fn reached(&self) -> ControlError {
+        match self {
+            Self::Leading(scope) => {
+                scope.cancelled().await;
+                ControlError::LeadershipMoved
+            }
+            Self::Serving(leading) => {
+                let mut leading = leading.clone();
+                while leading.changed().await.is_ok() {}
+                ControlError::ManagerStopped
+            }
+        }
     }
 }
 
 /// One stream, until it ends or its reader is gone.
 struct EventStream {
+    store: Store,
+    /// The node that reads; `None` for a user of this machine.
+    to: Option<NodeId>,
     reader: HistoryReader,
     filter: EventFilter,
     until: Option<EventCursor>,
     sender: mpsc::Sender<Result<EventPage, ControlError>>,
-    /// Cancelled when the stream has to end; `None` if it never has to.
-    scope: Option<CancellationToken>,
+    bound: Bound,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl EventStream {
@@ -116,10 +162,9 @@ impl EventStream {
     /// Sends pages until the last one is sent or the receiver is dropped.
     async fn send_all(&mut self, age: Age) -> Result<(), ControlError> {
         let (mut age, mut skipped) = (Some(age), 0);
+        let (mut told, mut told_at) = (self.reader.cursor(), Instant::now());
         loop {
-            if self.scope.as_ref().is_some_and(CancellationToken::is_cancelled) {
-                return Err(ControlError::LeadershipMoved);
-            }
+            self.may_go_on()?;
             let reached = self.reader.cursor();
             let read = self.reader.read(BATCH);
             let batch = read.map_err(|gone| ControlError::ReaderTooSlow { reached, oldest: gone.oldest })?;
@@ -129,35 +174,56 @@ impl EventStream {
             };
             let events: Vec<_> = batch.events.into_iter().filter(is_wanted).collect();
             let is_last = self.until.is_some_and(|until| batch.through >= until);
+            // Nothing after `until` was sent.
+            let through = self.until.map_or(batch.through, |until| batch.through.min(until)).max(reached);
             skipped = if events.is_empty() { skipped + looked_at } else { 0 };
-            if !events.is_empty() || is_last || age.is_some() || skipped >= PROGRESS {
-                let (through, until) = (batch.through, self.until);
-                let page = EventPage { age: age.take(), events, through, until, is_last };
-                if self.sender.send(Ok(page)).await.is_err() || is_last {
+            let is_due = through > told && told_at.elapsed() >= PROGRESS_AFTER;
+            if !events.is_empty() || is_last || age.is_some() || skipped >= PROGRESS || is_due {
+                let page = EventPage { age: age.take(), events, through, until: self.until, is_last };
+                if !self.send(page).await? || is_last {
                     return Ok(());
                 }
-                skipped = 0;
+                (skipped, told, told_at) = (0, through, Instant::now());
             }
-            if looked_at == 0 && !self.wait().await {
+            let patience = (through > told).then_some(told_at + PROGRESS_AFTER);
+            if looked_at == 0 && !self.wait(patience).await {
                 return Ok(());
             }
         }
     }
 
-    /// Waits for another entry or for the end of the scope. Returns false if the receiver was dropped.
-    async fn wait(&mut self) -> bool {
-        let scope = self.scope.clone();
-        let ends = async {
-            match &scope {
-                Some(scope) => scope.cancelled().await,
-                None => std::future::pending().await,
-            }
+    /// # Errors
+    /// The stream has to end.
+    fn may_go_on(&self) -> Result<(), ControlError> {
+        let is_revoked = |to: &NodeId| {
+            self.store.view().cluster().is_some_and(|cluster| cluster.revoked.iter().any(|it| it.node_id == *to))
         };
+        if self.to.as_ref().is_some_and(is_revoked) {
+            return Err(ControlError::Revoked);
+        }
+        self.bound.reached().now_or_never().map_or(Ok(()), Err)
+    }
+
+    /// Sends a page when there is room for it. Returns false if the receiver was dropped.
+    ///
+    /// # Errors
+    /// The stream has to end.
+    async fn send(&self, page: EventPage) -> Result<bool, ControlError> {
+        tokio::select! {
+            biased;
+            sent = self.sender.send(Ok(page)) => Ok(sent.is_ok()),
+            why = self.bound.reached() => Err(why),
+        }
+    }
+
+    /// Waits for another entry, for the end of the stream, or until this time. Returns false if the receiver was dropped.
+    async fn wait(&mut self, until: Option<Instant>) -> bool {
         tokio::select! {
             biased;
             () = self.sender.closed() => false,
-            () = ends => true,
+            _ = self.bound.reached() => true,
             () = self.reader.changed() => true,
+            () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => true,
         }
     }
 }

@@ -18,6 +18,7 @@ use flota_api::proto::control::control_server::{Control as Api, ControlServer};
 use flota_api::proto::control::{self as pc, Empty};
 use flota_api::proto::objects as po;
 use flota_api::proto::streams::Frame;
+use flota_identity::Peer;
 use flota_raft_store::raft::RaftNode;
 
 use super::Control;
@@ -241,9 +242,10 @@ impl Api for ControlService {
     type WatchEventsStream = Answers<pc::Events>;
 
     async fn watch_events(&self, request: Request<pc::WatchEventsRequest>) -> Reply<Self::WatchEventsStream> {
+        let to = request.extensions().get::<Peer>().and_then(Peer::node_id).cloned();
         let pc::WatchEventsRequest { stale, filters: wanted, since, until, until_now } = request.into_inner();
         let (since, until) = (since.map(Into::into), events_until(until, until_now));
-        watched(self.control.watch_events(freshness(stale), &filters(wanted), since, until).await)
+        watched(self.control.watch_events(to, freshness(stale), &filters(wanted), since, until).await)
     }
 
     async fn get_stack(&self, request: Request<pc::GetRequest>) -> Reply<pc::StackRow> {

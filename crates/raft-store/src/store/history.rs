@@ -15,8 +15,8 @@ use tokio::sync::watch;
 
 pub(super) use describe::describe;
 
-/// Largest number of events that are kept.
-const EVENTS_KEPT: usize = 10_000;
+/// Largest number of events that are kept: several times as many as an entry can bring changes.
+const EVENTS_KEPT: usize = 50_000;
 /// Largest size of all events that are kept, in bytes.
 const BYTES_KEPT: usize = 16 << 20;
 
@@ -48,17 +48,26 @@ struct Kept {
 }
 
 impl Kept {
-    fn add(&mut self, version: Version, events: Vec<ClusterEvent>) {
+    /// Returns the events that were dropped for it.
+    fn add(&mut self, version: Version, events: Vec<ClusterEvent>) -> Vec<Arc<ClusterEvent>> {
+        let mut dropped = Vec::new();
         self.version = version;
         for event in events {
             self.bytes += event.size();
             self.events.push_back(Arc::new(event));
         }
         while self.events.len() > EVENTS_KEPT || self.bytes > BYTES_KEPT {
-            let Some(dropped) = self.events.pop_front() else { break };
-            self.bytes -= dropped.size();
-            self.oldest = dropped.cursor;
+            let Some(oldest) = self.events.pop_front() else { break };
+            self.bytes -= oldest.size();
+            self.oldest = oldest.cursor;
+            dropped.push(oldest);
         }
+        // A place is that of a whole change.
+        while let Some(oldest) = self.events.pop_front_if(|event| event.cursor == self.oldest) {
+            self.bytes -= oldest.size();
+            dropped.push(oldest);
+        }
+        dropped
     }
 
     fn after(&self, cursor: EventCursor, most: usize) -> Result<EventBatch, EventsGone> {
@@ -66,7 +75,13 @@ impl Kept {
             return Err(EventsGone { oldest: self.oldest });
         }
         let begin = self.events.partition_point(|event| event.cursor <= cursor);
-        let events: Vec<_> = self.events.iter().skip(begin).take(most).cloned().collect();
+        let is_last = |event: &&Arc<ClusterEvent>, last: &EventCursor| event.cursor == *last;
+        let mut rest = self.events.iter().skip(begin);
+        let mut events: Vec<_> = rest.by_ref().take(most).cloned().collect();
+        // All events of a change come together.
+        if let Some(last) = events.last().map(|event| event.cursor) {
+            events.extend(rest.take_while(|event| is_last(event, &last)).cloned());
+        }
         let through = if begin + events.len() < self.events.len() {
             events.last().map_or(cursor, |last| last.cursor)
         } else {
@@ -92,16 +107,21 @@ impl History {
         Self { kept: Arc::new(Mutex::new(kept)), version: watch::Sender::new(0) }
     }
 
-    /// Adds the events of the entry with this index.
-    pub(super) fn add(&self, version: Version, events: Vec<ClusterEvent>) {
-        self.kept.lock().expect("no holder panics").add(version, events);
-        self.version.send_replace(version);
+    /// Adds the events of the entry with this index. Returns what is dropped for them: freeing it takes time. Readers that
+    /// wait learn of the new events by [`Self::announce`].
+    pub(super) fn add(&self, version: Version, events: Vec<ClusterEvent>) -> Vec<Arc<ClusterEvent>> {
+        self.kept.lock().expect("no holder panics").add(version, events)
     }
 
-    /// Drops all events: the tables have been replaced by those that the entry with this index has left.
-    pub(super) fn reset(&self, version: Version) {
+    /// Drops all events, and returns them: the tables have been replaced by those that the entry with this index has left.
+    pub(super) fn reset(&self, version: Version) -> VecDeque<Arc<ClusterEvent>> {
         let oldest = EventCursor::end_of(version);
-        *self.kept.lock().expect("no holder panics") = Kept { events: VecDeque::new(), bytes: 0, oldest, version };
+        let empty = Kept { events: VecDeque::new(), bytes: 0, oldest, version };
+        std::mem::replace(&mut *self.kept.lock().expect("no holder panics"), empty).events
+    }
+
+    /// Wakes the readers that wait for what the entry with this index has brought.
+    pub(super) fn announce(&self, version: Version) {
         self.version.send_replace(version);
     }
 
@@ -119,7 +139,7 @@ pub struct HistoryReader {
 }
 
 impl HistoryReader {
-    /// Returns the next events, `most` at most; none if no other entry has been applied.
+    /// Returns the next events, about `most` at most, as a change may have several; none if no other entry has been applied.
     ///
     /// # Errors
     /// Some of them were dropped. The reader stays where it is.

@@ -79,16 +79,28 @@ fn has(event: &ClusterEvent, key: &str, value: &str) -> bool {
         "id" => event.id.as_str() == value,
         "name" => event.name == value,
         // An object of this kind, or one that belongs to such an object: by name or id.
-        kind if event.kind.as_str() == kind => event.name == value || event.id.as_str() == value,
+        kind if event.kind.as_str() == kind => {
+            event.name == value || event.id.as_str() == value || has_name(event, value)
+        }
         key => {
             let id = match key {
                 "service" => event.attribute("serviceId"),
                 "node" => event.attribute("nodeId"),
+                "stack" => event.attribute("stackId"),
                 _ => None,
             };
             event.attribute(key) == Some(value) || id == Some(value)
         }
     }
+}
+
+/// Whether the object, an image, has this reference among its names, or had it before the change.
+fn has_name(event: &ClusterEvent, value: &str) -> bool {
+    let names = event.attributes.iter().filter(|it| it.key == "names");
+    names
+        .flat_map(|it| [Some(&it.value), it.old.as_ref()])
+        .flatten()
+        .any(|names| names.split(' ').any(|it| it == value))
 }
 
 #[cfg(test)]

@@ -36,6 +36,9 @@ fn row(error: &ControlError) -> (Code, Reason) {
         ControlError::BrokenStream(BrokenStream::Malformed(_)) => (Code::Internal, Reason::TaskUnreachable),
         ControlError::EventsGone { .. } => (Code::OutOfRange, Reason::EventsGone),
         ControlError::ReaderTooSlow { .. } => (Code::DataLoss, Reason::ReaderTooSlow),
+        ControlError::TooManyStreams => (Code::Unavailable, Reason::Busy),
+        ControlError::Revoked => (Code::PermissionDenied, Reason::Denied),
+        ControlError::ManagerStopped => (Code::Unavailable, Reason::NotAManager),
         ControlError::NoClusterYet => (Code::Unavailable, Reason::NoClusterYet),
         ControlError::LeadershipMoved => (Code::Unavailable, Reason::LeadershipMoved),
         ControlError::Propose(error) => match error {

@@ -75,7 +75,8 @@ impl Control<Alone> {
         let (_, leading) = watch::channel(Some(CancellationToken::new()));
         let (random, resolver) = (Random::seeded(1), Resolver::new(registry));
         let streams = StreamBroker::new(Sessions::default(), random.clone());
-        Self { store, member, clock, random, resolver, programmed: Programmed::default(), streams, leading }
+        let (programmed, event_streams) = (Programmed::default(), events::permits());
+        Self { store, member, clock, random, resolver, programmed, streams, leading, event_streams }
     }
 
     pub(in crate::control) async fn put(&self, object: impl StoreObject) {

@@ -15,7 +15,8 @@ use super::super::watch::Event;
 /// Largest size of a value in bytes; what is longer ends there.
 const VALUE_BOUND: usize = 256;
 
-/// Returns the events of the entry with this index, numbered in the order of its changes.
+/// Returns the events of the entry with this index, with the numbers of its changes. The numbers follow from the entry alone,
+/// and not from the words that a version of the program has for a change.
 pub(in crate::store) fn describe(
     version: Version,
     at: Timestamp,
@@ -24,7 +25,7 @@ pub(in crate::store) fn describe(
     after: &Tables,
 ) -> Vec<ClusterEvent> {
     let describer = Describer { tables: [after, before] };
-    let mut events = Vec::new();
+    let (mut events, mut number) = (Vec::new(), 0);
     for change in changes {
         let (actions, object, attributes) = match change {
             Event::Created(object) => (vec![EventAction::Create], object, describer.facts(object)),
@@ -33,8 +34,8 @@ pub(in crate::store) fn describe(
             Event::Committed(_) | Event::Reset => continue,
         };
         let name = describer.name(object);
+        number += 1;
         for action in actions {
-            let number = u32::try_from(events.len() + 1).unwrap_or(EventCursor::LAST);
             events.push(ClusterEvent {
                 cursor: EventCursor { version, number },
                 at,
@@ -65,15 +66,18 @@ fn task_actions(old: &Task, new: &Task) -> Vec<EventAction> {
     // A task that was told to stop before its program ran has had no program that could end.
     let ends = matches!(is, TaskState::Complete | TaskState::Failed)
         || is == TaskState::Shutdown && matches!(was, TaskState::Starting | TaskState::Running);
+    // Its program has run although no report said so: the reports were gathered.
+    let ran = is == TaskState::Complete && (begins_again || was < TaskState::Running);
     let is_judged = |health: &&Health| health.state != HealthState::Starting;
     let health = |task: &Task| task.status.health.as_ref().filter(is_judged).map(|health| health.state);
     let rows = [
         (EventAction::Assign, old.node_id.is_none() && new.node_id.is_some()),
         (EventAction::Stop, !old.desired_state.is_stopping() && new.desired_state.is_stopping()),
-        (EventAction::Die, begins_again || ends && !was.is_terminal()),
+        (EventAction::Die, begins_again || ends && !was.is_terminal() && !ran),
         (EventAction::Reject, enters(TaskState::Rejected)),
         (EventAction::Orphan, enters(TaskState::Orphaned)),
-        (EventAction::Start, enters(TaskState::Running)),
+        (EventAction::Start, enters(TaskState::Running) || ran),
+        (EventAction::Die, ran),
         (EventAction::HealthStatus, health(new).is_some_and(|now| begins_again || health(old) != Some(now))),
         (EventAction::Pause, !old.paused && new.paused),
         (EventAction::Unpause, old.paused && !new.paused),
@@ -179,18 +183,25 @@ impl Describer<'_> {
             ("update", Some(service.update.phase.to_string())),
             ("reason", service.update.reason.clone()),
             ("specVersion", Some(service.spec_version.to_string())),
+            ("stackId", service.stack_id.as_ref().map(ToString::to_string)),
         ]
     }
 
     fn network(&self, network: &Network) -> Vec<(&'static str, Option<String>)> {
         let driver = network.spec.driver.to_string();
-        vec![("stack", self.stack(network.stack_id.as_ref())), ("driver", Some(driver))]
+        let stack_id = network.stack_id.as_ref().map(ToString::to_string);
+        vec![("stack", self.stack(network.stack_id.as_ref())), ("driver", Some(driver)), ("stackId", stack_id)]
     }
 
     fn volume(&self, volume: &Volume) -> Vec<(&'static str, Option<String>)> {
         let removed = volume.is_removed.then(|| "true".to_owned());
         let places = volume.places.len().to_string();
-        vec![("stack", self.stack(volume.stack_id.as_ref())), ("places", Some(places)), ("removed", removed)]
+        vec![
+            ("stack", self.stack(volume.stack_id.as_ref())),
+            ("places", Some(places)),
+            ("removed", removed),
+            ("stackId", volume.stack_id.as_ref().map(ToString::to_string)),
+        ]
     }
 }
 
