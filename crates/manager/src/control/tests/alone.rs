@@ -20,6 +20,8 @@ pub(super) const SILENT_RAFT_ID: u64 = 9;
 pub(in crate::control) struct Alone {
     proposer: LocalProposer,
     leads: Arc<AtomicBool>,
+    /// Dropped when this manager stops.
+    leading: Arc<watch::Sender<Option<CancellationToken>>>,
 }
 
 impl Alone {
@@ -70,9 +72,13 @@ impl Control<Alone> {
 
     pub(super) fn with_registry(registry: Arc<FakeRegistry>) -> Self {
         let store = Store::default();
-        let member = Alone { proposer: LocalProposer::new(store.clone()), leads: Arc::new(true.into()) };
+        let member = Alone {
+            proposer: LocalProposer::new(store.clone()),
+            leads: Arc::new(true.into()),
+            leading: Arc::new(watch::Sender::new(Some(CancellationToken::new()))),
+        };
+        let leading = member.leading.subscribe();
         let clock = TermClock::new(Clock::new(|| Timestamp(1_000)));
-        let (_, leading) = watch::channel(Some(CancellationToken::new()));
         let (random, resolver) = (Random::seeded(1), Resolver::new(registry));
         let streams = StreamBroker::new(Sessions::default(), random.clone());
         let (programmed, event_streams) = (Programmed::default(), events::permits());
