@@ -115,12 +115,11 @@ impl Connections {
         // Without a tuple, the kernel would forget all connections.
         let Some(replies) = attributes::find(connection, TUPLE_REPLY) else { return Ok(false) };
         let identity = Attributes::new().nested_bytes(TUPLE_REPLY, replies);
-        let identity = [ID, ZONE].into_iter().fold(identity, |identity, kind| {
-            match attributes::find(connection, kind) {
+        let identity =
+            [ID, ZONE].into_iter().fold(identity, |identity, kind| match attributes::find(connection, kind) {
                 Some(value) => identity.bytes(kind, value),
                 None => identity,
-            }
-        });
+            });
         match self.socket.request("forget a tracked connection", &message(DELETE, family, identity)) {
             Err(error) if error.refusal() == Some(Errno::ENOENT) => Ok(false),
             result => result.map(|()| true),
