@@ -1,8 +1,8 @@
 //! The nodes for the tasks of one service, best first.
 //!
-//! The tables have the nodes in the order of their load, and know the smallest number of tasks of a service on a node. A
-//! node with that number, found in that order, is the best one, so a few tasks are placed after a look at a few nodes.
-//! Only when the nodes with that number are used up are all others looked at, once.
+//! The tables have the nodes in the order of their load, and know how many nodes have which number of tasks of a service. A
+//! node with the smallest number, found in that order, is the best one, so a few tasks are placed after a look at a few
+//! nodes. When those with the two smallest numbers are used up, all others are looked at, once.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -29,8 +29,10 @@ pub(super) struct Ranking<'a> {
     best: BinaryHeap<Reverse<(Rank, NodeId, usize)>>,
     /// The place in `seen` of each node that is there. The walk leaves these out.
     places: BTreeMap<NodeId, usize>,
-    /// The smallest number of tasks of the service on a node that takes tasks.
-    level: u64,
+    /// The number of tasks of the service on the nodes that the walk looks for, and how many of them are still ahead.
+    level: (u64, u64),
+    /// The level after that.
+    further: Option<(u64, u64)>,
     /// The nodes that take tasks, in the order of their load, and the next one of the level that does not refuse the spec.
     walk: Box<dyn Iterator<Item = &'a Arc<Node>> + 'a>,
     next: Option<Candidate<'a>>,
@@ -64,11 +66,13 @@ impl<'a> Ranking<'a> {
         for node in &mut seen {
             node.failures = failures.get(&node.node.id).copied().unwrap_or_default();
         }
-        let (level, walk) = (view.fewest_live_tasks(service), Box::new(view.takers()));
+        let mut levels = view.live_task_levels(service);
+        let (level, further) = (levels.next().unwrap_or_default(), levels.next());
+        let walk = Box::new(view.takers());
         let best = BinaryHeap::new();
         let spread = (!spec.spread_over.is_empty()).then(|| Spread::new(&spec.spread_over, &seen, service, view));
         let (next, is_complete) = (None, false);
-        let mut it = Self { service, spec, view, seen, best, places, level, walk, next, is_complete, spread };
+        let mut it = Self { service, spec, view, seen, best, places, level, further, walk, next, is_complete, spread };
         (0..it.seen.len()).for_each(|index| it.rank(index));
         it
     }
@@ -162,13 +166,20 @@ impl<'a> Ranking<'a> {
         self.seen.len() - 1
     }
 
-    /// Finds the next node of the level; if there is none, ranks all that are left.
+    /// Finds the next node of the level, or of the one after it; if there is none, ranks all that are left.
     fn look_ahead(&mut self) {
         while self.next.is_none() && !self.is_complete {
-            match self.walk.next() {
-                Some(node) if self.is_known(node) || self.count(node) != self.level => {}
-                Some(node) => self.next = self.fitting(node),
-                None => self.complete(),
+            let (level, ahead) = &mut self.level;
+            match self.walk.next().filter(|_| *ahead > 0) {
+                Some(node) if self.view.live_tasks(self.service, &node.id) == *level => {
+                    *ahead -= 1;
+                    self.next = if self.is_known(node) { None } else { self.fitting(node) };
+                }
+                Some(_) => {}
+                None => match self.further.take() {
+                    Some(further) => (self.level, self.walk) = (further, Box::new(self.view.takers())),
+                    None => self.complete(),
+                },
             }
         }
     }
@@ -179,7 +190,6 @@ impl<'a> Ranking<'a> {
         }
         for node in self.view.takers() {
             if !self.is_known(node)
-                && (self.looks_at_all() || self.count(node) != self.level)
                 && let Some(node) = self.fitting(node)
             {
                 let index = self.look_at(node);
@@ -195,10 +205,6 @@ impl<'a> Ranking<'a> {
 
     fn is_known(&self, node: &Node) -> bool {
         !self.places.is_empty() && self.places.contains_key(&node.id)
-    }
-
-    fn count(&self, node: &Node) -> u64 {
-        self.view.live_tasks(self.service, &node.id)
     }
 
     fn fits(&self, node: &Candidate) -> bool {

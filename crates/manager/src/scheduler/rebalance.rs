@@ -281,7 +281,7 @@ fn best_for<'a>(
     let weight = weigh(from);
     if service.spec.spread_over.is_empty() {
         // What a look at every node would find: none has fewer tasks of the service, or fewer in all.
-        let fewest = view.fewest_live_tasks(&service.id) as i64;
+        let fewest = view.live_task_levels(&service.id).next().map_or(0, |(level, _)| level as i64);
         let lightest = takers.first().map(|node| view.load(&node.id).live as i64)?;
         if fewest >= weight.1 || fewest == weight.1 - 1 && lightest > weight.2 - 2 {
             return None;

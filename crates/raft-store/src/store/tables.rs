@@ -186,12 +186,13 @@ impl Tables {
         self.indices.live.count(service, node)
     }
 
-    /// The smallest number of live tasks of a service that a node which takes tasks has.
-    pub fn fewest_live_tasks(&self, service: &ServiceId) -> u64 {
-        let mut levels = self.indices.levels.of(service).peekable();
-        let fewest = levels.peek().map_or(0, |(level, _)| **level);
-        let with_any: u64 = levels.map(|(_, nodes)| nodes).sum();
-        if with_any < self.indices.takers.len() as u64 { 0 } else { fewest }
+    /// The numbers of live tasks of a service on the nodes that take tasks, the smallest first, and how many nodes have
+    /// each.
+    pub fn live_task_levels(&self, service: &ServiceId) -> impl Iterator<Item = (u64, u64)> {
+        let levels = || self.indices.levels.of(service).map(|(level, nodes)| (*level, nodes));
+        let with_any: u64 = levels().map(|(_, nodes)| nodes).sum();
+        let without = self.indices.takers.len() as u64 - with_any;
+        Some((0, without)).filter(|_| without > 0).into_iter().chain(levels())
     }
 
     /// The node that a task was given to; `None` if it has no node yet or the node was removed.

@@ -57,8 +57,10 @@ fn counted(tables: &Tables) -> (BTreeMap<String, Load>, Vec<String>) {
         let of_service = |node: &NodeId| {
             tables.tasks().filter(|it| it.is_live() && it.service_id == service && it.is_on(node)).count()
         };
-        let fewest = takers.iter().map(|(_, node)| of_service(node)).min().unwrap_or_default();
-        facts.push(format!("{service} has at least {fewest} on each of {takers:?}"));
+        let mut levels: BTreeMap<_, u64> = BTreeMap::new();
+        takers.iter().for_each(|(_, node)| *levels.entry(of_service(node)).or_default() += 1);
+        let levels: Vec<_> = levels.into_iter().collect();
+        facts.push(format!("{service} has {levels:?} on {takers:?}"));
     }
     facts.sort();
     facts.dedup();
@@ -75,7 +77,7 @@ fn indexed(tables: &Tables) -> (BTreeMap<String, Load>, Vec<String>) {
     }
     let takers: Vec<_> = tables.takers().map(|node| (tables.load(&node.id).live, &node.id)).collect();
     for service in SERVICES.map(ServiceId::from) {
-        facts.push(format!("{service} has at least {} on each of {takers:?}", tables.fewest_live_tasks(&service)));
+        facts.push(format!("{service} has {:?} on {takers:?}", tables.live_task_levels(&service).collect::<Vec<_>>()));
         let is_live = |node: &&str| tables.live_tasks(&service, &(*node).into()) > 0;
         facts.extend(NODES.into_iter().filter(is_live).map(|node| format!("{service} is live on {node}")));
     }
