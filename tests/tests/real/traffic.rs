@@ -52,11 +52,11 @@ impl<'a> Traffic<'a> {
         };
         let create =
             "service create --name client --network front --restart-condition none --constraint node.hostname==";
-        cluster.ok(&format!("{create}{} whoami load http://web/ 3600", first.0));
+        cluster.ok(&format!("{create}{} whoami load http://web/inside 3600", first.0));
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("prober");
         std::fs::copy(programs().join("whoami"), &program).unwrap();
-        let url = format!("http://198.18.0.{}:8080/", first.1);
+        let url = format!("http://198.18.0.{}:8080/outside", first.1);
         let mut command = Command::new(programs().join("ctl"));
         command
             .args(["sandbox", "exec", "--name", cluster.name(), second.0, "--"])
@@ -80,6 +80,11 @@ impl<'a> Traffic<'a> {
 
     /// Ends the clients and returns what the one inside and the one outside have seen.
     fn end(self) -> [Seen; 2] {
+        // A client may have begun late.
+        self.cluster.wait("both clients send requests", |it| {
+            let log = it.ctl("service logs --raw web").stdout;
+            ["GET /inside ", "GET /outside "].iter().all(|request| log.matches(request).count() > 20)
+        });
         // Also while the leader takes its node for unknown: a new leader may not have heard from the node yet.
         let client = self.cluster.rows("service ps client")[0].clone();
         signal(self.cluster, &client, "TERM");
