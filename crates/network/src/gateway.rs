@@ -83,7 +83,8 @@ pub struct Gateway {
     machines: BTreeSet<IpAddr>,
     /// Connections that can no longer be right.
     outdated: BTreeSet<Selection>,
-    /// Those that were ended. A packet that was on its way then may have begun another one.
+    /// Those that were ended, and that the next audit ends again: a packet that was on its way to a target that has just gone
+    /// may have begun a connection after the others were ended.
     ended: BTreeSet<Selection>,
     /// Chains to which no port leads any more: those that the next audit removes, and those that the one after it does.
     retired: [BTreeSet<String>; 2],
@@ -195,9 +196,9 @@ impl Gateway {
     /// The kernel refuses.
     pub fn end_outdated(&mut self) -> Result<(), NetworkError> {
         let outdated = std::mem::take(&mut self.outdated);
-        self.connections.end(&outdated)?;
-        self.ended.extend(outdated);
-        Ok(())
+        // First, so that the next audit also ends what fails here.
+        self.ended.extend(outdated.iter().cloned());
+        self.connections.end(&outdated).map(drop)
     }
 
     /// Compares the kernel with what is wanted and mends what differs. Costs a few system calls as long as nothing does.

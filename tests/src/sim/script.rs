@@ -27,7 +27,7 @@ pub struct Script {
 
 type Answered<T> = Arc<Mutex<Option<Result<T, Status>>>>;
 
-/// A pending request, which has a machine of its own.
+/// A request under way, sent from a simulated machine that does nothing else.
 pub struct OpenRequest<T> {
     user: Host,
     answered: Answered<T>,

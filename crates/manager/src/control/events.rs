@@ -71,7 +71,7 @@ impl<M: Member> Control<M> {
     ///
     /// A stream of [`Freshness::Stale`] sends what this manager learns, and goes on until the manager stops, whoever leads.
     /// Any other ends with an error when this manager no longer leads, because it may then learn nothing more. Each ends
-    /// when the certificate of its reader is revoked.
+    /// when the certificate of the node that reads it is revoked.
     pub(crate) async fn watch_events(
         &self,
         to: Option<NodeId>,

@@ -108,8 +108,8 @@ impl Connections {
 
     /// Returns whether the connection was still there.
     ///
-    /// It is named by the tuple of its replies, which has the address that it was sent to. A new connection of the client
-    /// may have the same original tuple and even the same id, because the kernel makes ids of that tuple and of addresses in
+    /// The kernel is told which one by the addresses and ports of its replies, because these include the address to which the
+    /// connection was sent. A new connection of the client may have the same original tuple and even the same id, because the kernel makes ids of that tuple and of addresses in
     /// memory, which it uses again.
     fn forget(&mut self, family: u8, connection: &[u8]) -> Result<bool, NetworkError> {
         // Without a tuple, the kernel would forget all connections.

@@ -75,12 +75,11 @@ impl Kept {
             return Err(EventsGone { oldest: self.oldest });
         }
         let begin = self.events.partition_point(|event| event.cursor <= cursor);
-        let is_last = |event: &&Arc<ClusterEvent>, last: &EventCursor| event.cursor == *last;
         let mut rest = self.events.iter().skip(begin);
         let mut events: Vec<_> = rest.by_ref().take(most).cloned().collect();
         // All events of a change come together.
         if let Some(last) = events.last().map(|event| event.cursor) {
-            events.extend(rest.take_while(|event| is_last(event, &last)).cloned());
+            events.extend(rest.take_while(|event| event.cursor == last).cloned());
         }
         let through = if begin + events.len() < self.events.len() {
             events.last().map_or(cursor, |last| last.cursor)

@@ -15,8 +15,8 @@ use super::super::watch::Event;
 /// Largest size of a value in bytes; what is longer ends there.
 const VALUE_BOUND: usize = 256;
 
-/// Returns the events of the entry with this index, with the numbers of its changes. The numbers follow from the entry alone,
-/// and not from the words that a version of the program has for a change.
+/// Returns the events of the entry with this index. All events of one change have its number, so that managers of different
+/// versions, which may describe a change with more words or fewer, give every event the same number.
 pub(in crate::store) fn describe(
     version: Version,
     at: Timestamp,
