@@ -13,6 +13,7 @@ mod health;
 mod mounts;
 mod networks;
 mod objects;
+mod scale;
 mod settings;
 mod specs;
 mod streams;

@@ -34,6 +34,15 @@ pub const UPDATE_SETTLE: Duration = Duration::from_millis(100);
 /// How long a new task may take until it serves, beside what its health check needs: longer than nearly every program
 /// takes to start, and short enough that an update which can't succeed is soon found out.
 pub const PROGRESS_MARGIN: Duration = Duration::from_secs(60);
+/// How long more tasks must have been needed before autoscaling starts more.
+pub const SCALE_UP_WINDOW: Duration = Duration::ZERO;
+/// How long fewer tasks must have been enough before autoscaling stops some: short lulls are common, and a stopped task is
+/// missed at the end of one.
+pub const SCALE_DOWN_WINDOW: Duration = Duration::from_secs(5 * 60);
+/// Number of decisions of autoscaling that a service remembers.
+pub const SCALE_DECISIONS_KEPT: usize = 20;
+/// Interval at which a worker measures the tasks whose service is scaled by their load, and at which the leader decides.
+pub const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 /// Number of earlier specs of a service that are kept, so that a user can go back to one of them.
 pub const REVISIONS_KEPT: usize = 10;
 /// Number of runs of a service of the mode cron that are kept when they are over, with their tasks, as many as Docker keeps

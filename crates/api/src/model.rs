@@ -22,6 +22,7 @@ mod node;
 mod pending;
 mod placement;
 mod restart;
+mod scale;
 mod service;
 mod setting;
 mod stack;
@@ -55,6 +56,7 @@ pub use node::{
 pub use pending::{Filter, PendingReason, VolumeAt};
 pub use placement::PlacementStrategy;
 pub use restart::{RestartCondition, RestartPolicy};
+pub use scale::{Measured, RequestCounter, RequestTarget, ScaleDecision, ScalePolicy, ScaleStatus, TaskUsage};
 pub use service::{OnPartition, Service, ServiceSpec};
 pub use setting::{Bound, LogDriver, LogSpec, PullPolicy, Ulimit, UlimitError, UlimitName};
 pub use stack::{Stack, StackSpec};

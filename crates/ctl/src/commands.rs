@@ -16,6 +16,7 @@ pub(crate) mod node;
 pub(crate) mod port_forward;
 mod privilege_flags;
 pub(crate) mod registry;
+mod scale_flags;
 mod schedule_flags;
 pub(crate) mod service;
 mod setting_flags;

@@ -232,7 +232,7 @@ fn counted(on: &Service, condition: DependencyCondition, view: &Tables) -> (u64,
     };
     // No more tasks of a job run at once than it allows.
     let most = mode.max_concurrent().filter(|_| condition != DependencyCondition::Completed);
-    let wanted = match mode.replicas() {
+    let wanted = match on.replicas() {
         Some(replicas) => most.map_or(replicas, |most| replicas.min(most.get())),
         // While no node takes a task, nothing has started.
         None => wanted::tasks(on, view).max(1),

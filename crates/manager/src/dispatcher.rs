@@ -5,7 +5,7 @@
 //! `assignments.rs` and `networks.rs` at the pace of `pace.rs`, and the reports in `reports.rs`, `status_sink.rs` and
 //! `image_report.rs`. `mailbox.rs` has what a worker has not read yet. `sessions.rs` tracks which nodes are connected,
 //! `liveness.rs` which nodes are alive, `concerns.rs` wakes the sessions that a change concerns, `programmed.rs` knows
-//! which nodes have carried it out, and `clocks.rs` records how far the clocks of nodes are off.
+//! which nodes have carried it out, `usage.rs` what their tasks use, and `clocks.rs` records how far the clocks of nodes are off.
 
 mod assignment_stream;
 mod assignments;
@@ -22,6 +22,7 @@ mod reports;
 mod server;
 mod sessions;
 mod status_sink;
+mod usage;
 mod volume_report;
 
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,7 @@ use crate::replica::Replica;
 pub(crate) use programmed::Programmed;
 pub use server::DispatcherService;
 pub(crate) use sessions::Sessions;
+pub(crate) use usage::Usage;
 
 /// The dispatcher of a manager: its sessions, and the liveness of their nodes. Clones are the same dispatcher.
 #[derive(Clone, Debug)]
@@ -44,6 +46,7 @@ pub(crate) struct Dispatcher {
     sessions: Sessions,
     liveness: Liveness,
     programmed: Programmed,
+    usage: Usage,
     sink: StatusSink,
 }
 
@@ -52,7 +55,7 @@ impl Dispatcher {
     pub(crate) fn start(replica: Replica) -> Self {
         let sink = StatusSink::start(replica.proposer());
         let (sessions, liveness) = (Sessions::default(), Liveness::default());
-        Self { replica, sessions, liveness, programmed: Programmed::default(), sink }
+        Self { replica, sessions, liveness, programmed: Programmed::default(), usage: Usage::default(), sink }
     }
 
     /// Returns the sessions, for sending to a worker or ending its session.
@@ -65,15 +68,21 @@ impl Dispatcher {
         &self.programmed
     }
 
+    /// Returns what the tasks use of services that are scaled by their load.
+    pub(crate) fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
     /// Returns the service on which workers open their sessions.
     pub(crate) fn server(&self) -> DispatcherServer<DispatcherService> {
-        let Self { replica, sessions, liveness, programmed, sink } = self.clone();
-        DispatcherService { replica, sessions, liveness, programmed, sink }.into_server()
+        let Self { replica, sessions, liveness, programmed, usage, sink } = self.clone();
+        DispatcherService { replica, sessions, liveness, programmed, usage, sink }.into_server()
     }
 
     /// Resets the state of an earlier term before the sessions of a new term begin.
     pub(crate) fn begin_term(&self) {
         self.liveness.begin(&self.replica.store.view());
+        self.usage.begin();
     }
 
     /// Writes the state of nodes to the store as liveness changes, and wakes the sessions that changes of the store

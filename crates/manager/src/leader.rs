@@ -13,7 +13,7 @@ use flota_raft_store::{ProposeError, Proposer, faults};
 use crate::control_loop::{ControlLoop, Driver};
 use crate::dispatcher::Dispatcher;
 use crate::replica::Replica;
-use crate::{allocator, images, orchestrator, roles, scheduler, volumes};
+use crate::{allocator, autoscaler, images, orchestrator, roles, scheduler, volumes};
 
 /// The pause between two attempts to prove that this manager leads.
 const PROOF_RETRY: Duration = Duration::from_millis(20);
@@ -125,6 +125,7 @@ fn begin(Parts { replica, dispatcher, threads }: &Parts, scope: &CancellationTok
         Threads::Own => drop(work.spawn_blocking(plan_until_end(driver, scope.clone()))),
     }
     work.spawn(dispatcher.clone().run(scope.clone()));
+    work.spawn(autoscaler::run(replica.clone(), dispatcher.usage().clone(), scope.clone()));
     work.spawn(roles::run(store.clone(), raft.clone(), scope.clone()));
     work
 }

@@ -15,6 +15,7 @@
 
 mod affinity;
 mod allocator;
+mod autoscaler;
 mod bootstrap;
 mod ca;
 mod control;

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use flota_api::defaults::REVISIONS_KEPT;
-use flota_api::model::{PublishMode, PublishedPort, Revision, Service, ServiceSpec, UpdatePhase, UpdateStatus, Volume};
+use flota_api::model::{
+    PublishMode, PublishedPort, Revision, ScaleStatus, Service, ServiceSpec, UpdatePhase, UpdateStatus, Volume,
+};
 use flota_api::object::Kind;
 use flota_raft_store::Tables;
 
@@ -20,7 +22,7 @@ pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, image_digest: Opti
         // What an update was rolled back to is now what a user has set.
         let is_accepted = service.update.phase == UpdatePhase::RolledBack;
         let update = if is_accepted { UpdateStatus::default() } else { service.update.clone() };
-        return Service { spec, update, ..service.clone() };
+        return Service { scale: scale(service, &spec), spec, update, ..service.clone() };
     }
     let newest = service.revisions.iter().map(|it| it.version).fold(service.spec_version, u64::max);
     replaced(service, spec, image_digest, newest + 1)
@@ -83,5 +85,14 @@ fn replaced(service: &Service, spec: Arc<ServiceSpec>, image_digest: Option<Stri
     let update = UpdateStatus { previous_version: previous, ..UpdateStatus::begun(service.spec_version) };
     // A new run of a job replaces the one before at once.
     let update = if spec.mode.is_job() { update.completed() } else { update };
-    Service { spec, image_digest, spec_version: version, revisions, update, ..service.clone() }
+    let scale = scale(service, &spec);
+    Service { spec, image_digest, spec_version: version, revisions, update, scale, ..service.clone() }
+}
+
+/// Returns the status of autoscaling with another spec: a number of tasks that a user sets takes the place of what the load
+/// has led to.
+fn scale(service: &Service, spec: &ServiceSpec) -> ScaleStatus {
+    let is_same =
+        service.spec.mode.replicas() == spec.mode.replicas() && service.spec.scale.is_some() == spec.scale.is_some();
+    if is_same { service.scale.clone() } else { service.scale.set_by_user() }
 }

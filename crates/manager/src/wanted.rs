@@ -33,7 +33,7 @@ pub(crate) fn tasks(service: &Service, view: &Tables) -> u64 {
             view.nodes().filter(|node| counts(node)).count() as u64
         }
         _ if spec.stopped => 0,
-        ServiceMode::Replicated { replicas: count } | ServiceMode::ReplicatedJob { completions: count, .. } => *count,
+        ServiceMode::Replicated { .. } | ServiceMode::ReplicatedJob { .. } => service.replicas().unwrap_or_default(),
         ServiceMode::Cron { .. } => under_way(service).map(|run| run.completions).sum(),
         ServiceMode::Global {} => view.nodes().filter(|node| takes(spec, node) || runs(node)).count() as u64,
     }

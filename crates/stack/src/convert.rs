@@ -6,6 +6,7 @@ mod devices;
 mod health;
 mod networks;
 mod privileges;
+mod scale;
 mod schedule;
 mod settings;
 mod update;
@@ -118,6 +119,7 @@ fn deploy(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     let mode = spec.mode.clone();
     let most = |it: &Node| mode.with_max_concurrent(NonZeroU64::new(it.number()?)).map_err(|why| it.fault(why));
     spec.mode = keys.read("x-flota-max-concurrent", most)?.unwrap_or(mode);
+    spec.scale = keys.read("x-flota-scale", scale::policy)?;
     spec.labels = keys.read("labels", labels)?.unwrap_or_default();
     if let Some(node) = keys.get("resources") {
         resources(node, spec)?;

@@ -15,7 +15,7 @@ use flota_api::clock::{Clock, Random};
 use flota_api::clock_offset::ClockOffset;
 use flota_api::defaults::{HEARTBEAT, NEW_EPOCH_GRACE};
 use flota_api::id::VolumeId;
-use flota_api::model::NodeDescription;
+use flota_api::model::{NodeDescription, TaskUsage};
 use flota_api::version::Timestamp;
 use flota_identity::Dialer;
 
@@ -66,6 +66,8 @@ pub(crate) struct Agent {
     pub(crate) clock_offset: ClockOffset,
     /// Volumes that are being dropped.
     pub(crate) dropping: Arc<Mutex<BTreeSet<VolumeId>>>,
+    /// What the measured tasks use.
+    pub(crate) usage: watch::Receiver<Vec<TaskUsage>>,
     pub(crate) newest: Newest,
     pub(crate) parts: Parts,
     pub(crate) network_parts: UpdateParts,
@@ -197,6 +199,7 @@ impl Agent {
         let mut departure = self.departure.clone();
         let mut programmed = self.networks.programmed();
         programmed.mark_unchanged();
+        let mut usage = self.usage.clone();
         loop {
             let silent_at = link.last_message + link.period.mul_f64(LATE);
             let message = tokio::select! {
@@ -213,6 +216,7 @@ impl Agent {
                     ToLeader::Description(Box::new(registration(&self.description, &self.offers, &facts)))
                 }
                 Ok(()) = programmed.changed() => ToLeader::Programmed(*programmed.borrow_and_update()),
+                Ok(()) = usage.changed() => ToLeader::Usage(usage.borrow_and_update().clone()),
                 Some(departure) = departs(&mut departure) => return Ok(departure),
             };
             session.send(message).await?;

@@ -27,6 +27,7 @@ use crate::services::NodeServices;
 use crate::spawned::Spawned;
 use crate::task_pool::TaskPool;
 use crate::task_runner::Shared;
+use crate::usage::measure;
 use crate::worker_state::WorkerState;
 
 /// Time that a leader has to accept the last message of an agent.
@@ -90,6 +91,7 @@ pub(crate) fn start_reporting_to(
 ) -> AgentHandle {
     let spawned = Spawned::new();
     let (contact, contact_receiver) = watch::channel(Contact { lost: Some(Instant::now()) });
+    let executor = Arc::clone(&options.executor);
     let pool = TaskPool::start(Shared {
         executor: options.executor,
         records: Arc::clone(&options.records),
@@ -101,6 +103,8 @@ pub(crate) fn start_reporting_to(
         live: Arc::default(),
         ended: Arc::default(),
     });
+    let (measured, usage) = watch::channel(Vec::new());
+    spawned.spawn(measure(executor, pool.clone(), measured));
     let (departure, departure_receiver) = watch::channel(None);
     let (removed_sender, removed) = watch::channel(false);
     let agent = Agent {
@@ -122,6 +126,7 @@ pub(crate) fn start_reporting_to(
         removed: removed_sender,
         clock_offset: ClockOffset::default(),
         dropping: Arc::default(),
+        usage,
         newest: Newest::load(options.state),
         parts: Parts::default(),
         network_parts: UpdateParts::default(),

@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, HealthCheck, HealthTest, ServiceSpec};
+use flota_api::model::{Assignment, HealthCheck, HealthTest, Measured, ServiceSpec};
 use flota_runtime::ExitStatus;
 
 #[cfg(test)]
@@ -91,6 +91,17 @@ pub struct CheckEnd {
     pub output: String,
 }
 
+/// What the running container of a task has used since its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// CPU time in nanoseconds; `None` if it is not counted here.
+    pub cpu_nanos: Option<u64>,
+    /// The memory that it uses now, in bytes, without the page cache that is not in use; `None` if it is not counted here.
+    pub memory_bytes: Option<u64>,
+    /// Requests; `None` if they are not wanted, or the task does not say.
+    pub requests: Option<u64>,
+}
+
 /// The container of a task, as [`Executor::find`] finds it.
 #[derive(Debug)]
 pub enum Found {
@@ -134,6 +145,9 @@ pub trait Executor: fmt::Debug + Send + Sync {
     /// Runs a test of the health of the task's container once; resolves when it has ended. Dropping the future ends the
     /// test with everything that it has started.
     fn check_health(&self, task: &TaskId, test: &HealthTest) -> BoxFuture<'static, CheckEnd>;
+
+    /// Reads what the task's container has used; `None` if it does not run. May wait for an answer of the task.
+    fn counters<'a>(&'a self, task: &'a TaskId, measured: &'a Measured) -> BoxFuture<'a, Option<Counters>>;
 
     /// Kills every process of the task's container without the help of its supervisor. Succeeds once none is left.
     fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>>;

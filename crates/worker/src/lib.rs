@@ -60,6 +60,7 @@ mod task_runner;
 #[cfg(test)]
 mod test_cluster;
 mod translate;
+mod usage;
 mod volumes;
 mod worker;
 mod worker_state;

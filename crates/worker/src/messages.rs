@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use flota_api::id::{TaskId, VolumeId};
-use flota_api::model::{Assignment, ImageSource, NetworkUpdate, NodeDescription, StreamRequest, TaskStatus};
+use flota_api::model::{Assignment, ImageSource, NetworkUpdate, NodeDescription, StreamRequest, TaskStatus, TaskUsage};
 use flota_api::version::{Timestamp, Version};
 
 /// A message to the leader.
@@ -17,6 +17,8 @@ pub(crate) enum ToLeader {
     Description(Box<NodeDescription>),
     /// The node's networks are as the leader described them up to this version.
     Programmed(Version),
+    /// What the measured tasks use; all of them.
+    Usage(Vec<TaskUsage>),
     Leaving(Departure),
 }
 

@@ -28,6 +28,8 @@ use crate::messages::{
 const CONNECT_WAIT: Duration = Duration::from_secs(1);
 /// The shortest period of heartbeats that a leader can ask for.
 const LEAST_HEARTBEAT: Duration = Duration::from_millis(100);
+/// Most tasks in a message about their usage; a leader accepts no more.
+const USAGE_BOUND: usize = 2_000;
 /// Number of messages to the manager that may be queued.
 const QUEUE: usize = 64;
 
@@ -87,6 +89,10 @@ impl Session {
             ToLeader::Statuses(batch) => ToManager::Statuses(status_batch(batch)),
             ToLeader::Description(description) => ToManager::Description(description.as_ref().into()),
             ToLeader::Programmed(version) => ToManager::Programmed(pd::Programmed { version }),
+            ToLeader::Usage(tasks) => {
+                let tasks = tasks.into_iter().take(USAGE_BOUND).map(Into::into).collect();
+                ToManager::Usage(pd::Usage { tasks })
+            }
             ToLeader::Leaving(departure) => {
                 ToManager::Leaving(pd::Leaving { machine: departure == Departure::Machine })
             }

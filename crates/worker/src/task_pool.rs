@@ -10,13 +10,13 @@ use futures::FutureExt;
 use tokio::sync::watch;
 
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, TaskStatus};
+use flota_api::model::{Assignment, Measured, TaskStatus};
 use flota_api::state::{DesiredState, TaskState};
 
 use crate::executor::{log_leftovers, remove_task};
 use crate::locks::KeyedLocks;
 use crate::messages::{AssignmentSet, Refused};
-use crate::order::Order;
+use crate::order::{Instruction, Order};
 use crate::task_runner::{Shared, TaskRunner};
 
 type Runners = BTreeMap<TaskId, watch::Sender<Order>>;
@@ -86,6 +86,16 @@ impl TaskPool {
     #[cfg(test)]
     pub(crate) fn tasks(&self) -> Vec<String> {
         self.runners().keys().map(ToString::to_string).collect()
+    }
+
+    /// Returns the tasks that are measured and are to run.
+    pub(crate) fn measured(&self) -> Vec<(TaskId, Measured)> {
+        let of = |(id, runner): (&TaskId, &watch::Sender<Order>)| {
+            let order = runner.borrow();
+            let measured = order.assignment.measured.as_ref().filter(|_| order.instruction() == Instruction::Run)?;
+            Some((id.clone(), measured.clone()))
+        };
+        self.runners().iter().filter_map(of).collect()
     }
 
     fn run(&self, assignment: Assignment, confirmed: bool, recorded: Recorded) {

@@ -20,6 +20,7 @@ mod moves;
 mod networks;
 mod nodes;
 mod pins;
+mod scaling;
 mod services;
 mod sessions;
 mod streams;

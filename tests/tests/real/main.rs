@@ -17,6 +17,7 @@ mod nodes;
 mod port_forward;
 mod retries;
 mod runtimes;
+mod scaling;
 mod servers;
 mod services;
 mod settings;

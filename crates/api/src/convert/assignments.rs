@@ -32,6 +32,7 @@ impl From<&Assignment> for pd::TaskAssignment {
             withdrawn_attempt: it.withdrawn_attempt.unwrap_or_default(),
             no_new_privileges: it.no_new_privileges,
             volumes: it.volumes.iter().map(Into::into).collect(),
+            measured: it.measured.as_ref().map(Into::into),
         }
     }
 }
@@ -68,6 +69,7 @@ impl Assignment {
             // Attempts count from 1.
             withdrawn_attempt: Some(it.withdrawn_attempt).filter(|attempt| *attempt != 0),
             no_new_privileges: it.no_new_privileges,
+            measured: it.measured.map(TryInto::try_into).transpose()?,
         })
     }
 }
@@ -199,6 +201,7 @@ mod tests {
             volumes: vec![TaskVolume { name: "db".into(), id: "v".into(), slot: Some(3) }],
             unconfirmed_nodes: vec!["w2".into()],
             withdrawn_attempt: Some(4),
+            measured: Some(crate::model::Measured::default()),
             no_new_privileges: true,
         };
         assert_eq!(Assignment::decode(&assignment.encode()), Ok(assignment.clone()));

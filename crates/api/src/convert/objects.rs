@@ -152,6 +152,7 @@ impl From<&Service> for po::Service {
             revisions: it.revisions.iter().map(Into::into).collect(),
             update: (!is_of_older_build(it)).then(|| (&it.update).into()),
             cron: (!it.cron.is_unused()).then(|| (&it.cron).into()),
+            scale: (!it.scale.is_unused()).then(|| (&it.scale).into()),
         }
     }
 }
@@ -181,6 +182,7 @@ impl TryFrom<po::Service> for Service {
             ports: all(it.ports)?,
             image_digest: it.image_digest,
             cron: it.cron.try_into()?,
+            scale: it.scale.map(Into::into).unwrap_or_default(),
         })
     }
 }

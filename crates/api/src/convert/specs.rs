@@ -202,6 +202,7 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             log: (spec.log != LogSpec::default()).then(|| spec.log.into()),
             pull: spec.pull.number(),
             depends_on: spec.depends_on.iter().map(Into::into).collect(),
+            scale: spec.scale.as_ref().map(Into::into),
             ..Self::default()
         };
         cron::set_mode(&spec.mode, &mut wire);
@@ -274,6 +275,7 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             log: spec.log.try_into()?,
             pull: FromNumber::from_number(spec.pull)?,
             depends_on: all(spec.depends_on)?,
+            scale: spec.scale.map(TryInto::try_into).transpose()?,
         })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Attachment, DeviceId, Secret, ServiceSpec, TaskStatus, TaskVolume};
+use super::{Attachment, DeviceId, Measured, Secret, ServiceSpec, TaskStatus, TaskVolume};
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::state::DesiredState;
 use crate::version::Timestamp;
@@ -52,6 +52,8 @@ pub struct Assignment {
     pub withdrawn_attempt: Option<u32>,
     /// Whether programs can't gain privileges if neither the spec nor the node says so: the cluster's default.
     pub no_new_privileges: bool,
+    /// What the node measures of the task, if its service is scaled by load.
+    pub measured: Option<Measured>,
 }
 
 impl Default for Assignment {
@@ -77,6 +79,7 @@ impl Default for Assignment {
             unconfirmed_nodes: Vec::new(),
             withdrawn_attempt: None,
             no_new_privileges: false,
+            measured: None,
         }
     }
 }

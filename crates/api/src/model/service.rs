@@ -16,6 +16,7 @@ use super::mount::Mount;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
 use super::placement::PlacementStrategy;
 use super::restart::{RestartCondition, RestartPolicy};
+use super::scale::{ScalePolicy, ScaleStatus};
 use super::setting::{Bound, LogSpec, PullPolicy, Ulimit, bound_or_zero};
 use super::update::{Revision, UpdatePolicy, UpdateStatus};
 use super::{seconds, text_or_empty};
@@ -160,6 +161,9 @@ pub struct ServiceSpec {
     pub pull: PullPolicy,
     /// Services before which it neither starts nor is updated, and after which it does not stop.
     pub depends_on: Vec<Dependency>,
+    /// How the number of tasks of a replicated service follows their load; `None` if it is that of the mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScalePolicy>,
 }
 
 impl Default for ServiceSpec {
@@ -219,6 +223,7 @@ impl Default for ServiceSpec {
             log: LogSpec::default(),
             pull: PullPolicy::Missing,
             depends_on: Vec::new(),
+            scale: None,
         }
     }
 }
@@ -230,8 +235,9 @@ impl ServiceSpec {
         Self { mode, restart: RestartPolicy { condition, ..RestartPolicy::default() }, ..Self::default() }
     }
 
-    /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, their nodes, the
-    /// labels of the service, how its tasks are replaced, when its image is looked up, what it depends on, or what its name and its ports on every node stand for differ.
+    /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, how it follows
+    /// their load, their nodes, the labels of the service, how its tasks are replaced, when its image is looked up, what it
+    /// depends on, or what its name and its ports on every node stand for differ.
     pub fn same_task(&self, newer: &Self) -> bool {
         let plain = |spec: &Self| Self {
             mode: ServiceMode::default(),
@@ -247,6 +253,7 @@ impl ServiceSpec {
             strategy: PlacementStrategy::Spread,
             pull: PullPolicy::Missing,
             depends_on: Vec::new(),
+            scale: None,
             endpoint_mode: EndpointMode::Vip,
             ports: spec.host_ports().collect(),
             ..spec.clone()
@@ -308,9 +315,22 @@ pub struct Service {
     /// Of the mode cron: its runs, and which times of its schedule have been handled.
     #[serde(skip_serializing_if = "CronStatus::is_unused")]
     pub cron: CronStatus,
+    /// The number of tasks that their load has led to.
+    #[serde(rename = "scaleStatus", skip_serializing_if = "ScaleStatus::is_unused")]
+    pub scale: ScaleStatus,
 }
 
 impl Service {
+    /// Returns the number of tasks that the service has in all unless it is stopped, or that of one run of the mode cron;
+    /// `None` if it has one on each node.
+    pub fn replicas(&self) -> Option<u64> {
+        let replicas = self.spec.mode.replicas()?;
+        Some(match &self.spec.scale {
+            Some(policy) => policy.bounded(self.scale.replicas.unwrap_or(replicas)),
+            None => replicas,
+        })
+    }
+
     /// Returns the digests of the images that its specs, the present one and those that are kept, stand for.
     pub fn image_digests(&self) -> impl Iterator<Item = &str> {
         self.image_digest

@@ -15,6 +15,7 @@ use crate::commands::health_flags::HealthFlags;
 use crate::commands::mount_flags::MountFlags;
 use crate::commands::network_flags::NetworkFlags;
 use crate::commands::privilege_flags::PrivilegeFlags;
+use crate::commands::scale_flags::ScaleFlags;
 use crate::commands::schedule_flags::ScheduleFlags;
 use crate::commands::setting_flags::SettingFlags;
 use crate::commands::update_flags::{RollbackFlags, UpdateFlags};
@@ -48,6 +49,8 @@ pub(crate) struct SpecFlags {
     rollback: RollbackFlags,
     #[command(flatten)]
     dependencies: DependencyFlags,
+    #[command(flatten)]
+    scale: ScaleFlags,
 }
 
 /// Those that have no file of their own.
@@ -143,6 +146,7 @@ impl SpecFlags {
         self.update.apply(spec);
         self.rollback.apply(spec);
         self.dependencies.apply(spec);
+        self.scale.apply(spec)?;
         self.basic.apply(spec)
     }
 }

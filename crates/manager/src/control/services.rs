@@ -63,6 +63,18 @@ pub(super) fn keeps_mode(service: &Service, spec: &ServiceSpec) -> Result<(), Co
     Err(ControlError::invalid("mode", why))
 }
 
+/// Refuses a number of tasks that a user sets, and autoscaling would not allow.
+fn is_within_bounds(service: &Service, spec: &ServiceSpec) -> Result<(), ControlError> {
+    let set = spec.mode.replicas().filter(|set| service.spec.mode.replicas() != Some(*set));
+    match (&spec.scale, set) {
+        (Some(policy), Some(set)) if policy.bounded(set) != set => {
+            let why = format!("{set} is outside of the bounds of autoscaling, {} to {}", policy.min, policy.max);
+            Err(ControlError::invalid("replicas", why))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Creates a service object with its first spec.
 pub(super) fn new_service(spec: ServiceSpec, stack_id: Option<StackId>, random: &Random) -> Service {
     Service {
@@ -149,6 +161,7 @@ impl<M: Member> Control<M> {
             }
             let image_digest = pins.of(spec, Some(service), &view)?;
             keeps_mode(service, spec)?;
+            is_within_bounds(service, spec)?;
             let new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?, image_digest);
             let id = service.id.clone();
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);

@@ -209,7 +209,7 @@ impl<M: Member> Control<M> {
 
 /// Removes a slot and one replica from the service.
 fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) -> Result<(), ControlError> {
-    let ServiceMode::Replicated { replicas } = service.spec.mode else {
+    let (ServiceMode::Replicated { .. }, Some(replicas)) = (&service.spec.mode, service.replicas()) else {
         let why = format!(
             "service `{}` is {}, and only a replicated one has replicas to take",
             service.spec.name,
@@ -221,9 +221,13 @@ fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) -> R
     if view.tasks_of_slot(&service.id, slot).all(|task| task.desired_state == DesiredState::Remove) {
         return Ok(());
     }
-    let mode = ServiceMode::Replicated { replicas: replicas.saturating_sub(1) };
-    let spec = Arc::new(ServiceSpec { mode, ..service.spec.as_ref().clone() });
-    tx.update(Service { spec, ..service.clone() });
+    let replicas = replicas.saturating_sub(1);
+    if let Some(policy) = service.spec.scale.as_ref().filter(|it| it.bounded(replicas) != replicas) {
+        let why = format!("service `{}` keeps at least {} tasks: see `--scale-min`", service.spec.name, policy.min);
+        return Err(ControlError::invalid("shrink", why));
+    }
+    let spec = Arc::new(ServiceSpec { mode: ServiceMode::Replicated { replicas }, ..service.spec.as_ref().clone() });
+    tx.update(Service { spec, scale: service.scale.set_by_user(), ..service.clone() });
     for task in view.tasks_of_service(&service.id).filter(|task| task.slot == slot) {
         tx.update(Task { desired_state: DesiredState::Remove, ..task.as_ref().clone() });
     }

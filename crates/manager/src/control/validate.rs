@@ -5,6 +5,7 @@ mod health;
 mod mounts;
 pub(super) mod networks;
 mod privileges;
+mod scale;
 pub(super) mod settings;
 mod update;
 
@@ -86,12 +87,13 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     mounts::judge(spec, &mut check);
     update::judge(spec, &mut check);
     dependencies::judge(spec, &mut check);
+    scale::judge(spec, &mut check);
     let texts = texts.chain(&spec.env).chain(spec.labels.iter().flat_map(|(key, value)| [key, value]));
     let texts = texts.chain(privileges::texts(spec)).chain(health::texts(spec)).chain(settings::texts(spec));
     let size: usize = texts.map(String::len).sum();
     let places =
         spec.constraints.iter().map(ToString::to_string).chain(spec.spread_over.iter().map(ToString::to_string));
-    let places = places.chain(spec.affinity.iter().chain(&spec.anti_affinity).cloned());
+    let places = places.chain(spec.affinity.iter().chain(&spec.anti_affinity).cloned()).chain(scale::text(spec));
     let names = spec.depends_on.iter().map(|it| it.service.len()).sum::<usize>();
     let size =
         size + places.map(|it| it.len()).sum::<usize>() + mounts::texts(spec).map(str::len).sum::<usize>() + names;

@@ -12,7 +12,7 @@ use prost::Message;
 use flota_api::defaults::{GRANT_LIFE, WITHDRAWAL_WAIT};
 use flota_api::id::{NodeId, TaskId};
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{self, Node, NodeState, Registry, ServiceSpec, Task};
+use flota_api::model::{self, Measured, Node, NodeState, Registry, ServiceSpec, Task};
 use flota_api::object::Kind;
 use flota_api::proto::dispatcher::{
     AssignedSpec, Assignments, Grant, ImageSource, Peer, RegistryCredentials, TaskAssignment, TaskVolume,
@@ -68,6 +68,8 @@ struct ToldTask {
     withdrawn_attempt: Option<u32>,
     /// The cluster's default.
     no_new_privileges: bool,
+    /// In a box, because few tasks are measured.
+    measured: Option<Box<Measured>>,
 }
 
 type Sources = BTreeMap<String, Arc<ImageSource>>;
@@ -137,6 +139,7 @@ impl Told {
                 image,
                 credentials: registry.map(|registry| registry.meta.version),
                 no_new_privileges: view.cluster().is_some_and(|cluster| cluster.no_new_privileges),
+                measured: view.service(&task.service_id).and_then(|service| measured(&service.spec)).map(Box::new),
             };
             if self.known(&task.id) != Some(&now) {
                 let task = assignment(task, spec, &now, registry, view);
@@ -302,12 +305,19 @@ fn assignment(
         }),
         paused: task.paused,
         no_new_privileges: told.no_new_privileges,
+        measured: told.measured.as_deref().map(Into::into),
         device_ids: task.device_ids.iter().map(Into::into).collect(),
         attachments: task.attachments.iter().map(Into::into).collect(),
         unconfirmed_nodes: told.unconfirmed_nodes.clone(),
         withdrawn_attempt: told.withdrawn_attempt.unwrap_or_default(),
         volumes: volumes(task, spec, view),
     }
+}
+
+/// Returns what is measured of the tasks of a service with this spec, also of those that have an earlier one.
+pub(super) fn measured(spec: &ServiceSpec) -> Option<Measured> {
+    let policy = spec.scale.as_ref()?;
+    Some(Measured { requests: policy.requests.as_ref().map(|it| it.from.clone()) })
 }
 
 /// The volumes of the task, each once. One that a user has removed with the task's stack is not among them.

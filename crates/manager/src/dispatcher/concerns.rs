@@ -10,6 +10,7 @@ use flota_api::model::{Cluster, Image, Node, NodeState, Role, Task};
 use flota_api::object::Object;
 use flota_raft_store::{Event, Tables};
 
+use super::assignments::measured;
 use super::networks::{NetworkChange, changed_by};
 use super::programmed::Programmed;
 use super::sessions::Sessions;
@@ -90,6 +91,11 @@ fn concern(events: &[Event], view: &Tables) -> Concern {
                 include_image(&mut concern, new, view);
             }
             Event::Updated { old: Object::Cluster(old), new: Object::Cluster(new) } if told(old) == told(new) => {}
+            Event::Updated { old: Object::Service(old), new: Object::Service(new) } => {
+                if measured(&old.spec) != measured(&new.spec) {
+                    concern.include(view.tasks_of_service(&new.id).filter_map(|task| task.node_id.as_ref()));
+                }
+            }
             Event::Created(object) | Event::Removed(object) | Event::Updated { new: object, .. } => match object {
                 Object::Task(task) => concern.include(&task.node_id),
                 Object::Node(node) => include_node(&mut concern, node, view),
@@ -142,8 +148,13 @@ fn include_image(concern: &mut Concern, image: &Image, view: &Tables) {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+    use std::sync::Arc;
+
     use super::*;
-    use flota_api::model::{Health, HealthState, ImageHolder, Service, TaskStatus, TunnelKey, Volume, VolumePlace};
+    use flota_api::model::{
+        Health, HealthState, ImageHolder, ScalePolicy, Service, ServiceSpec, TaskStatus, TunnelKey, Volume, VolumePlace,
+    };
     use flota_api::object::StoreObject;
     use flota_api::state::{DesiredState, TaskState};
 
@@ -173,6 +184,15 @@ mod tests {
         let status = TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() };
         let image_digest = Some("sha256:1".into());
         Task { id: "t".into(), node_id: Some("u".into()), image_digest, status, ..Task::default() }
+    }
+
+    fn bounds() -> ScalePolicy {
+        ScalePolicy::between(NonZeroU64::MIN, NonZeroU64::MAX)
+    }
+
+    /// The service of the task.
+    fn service(scale: Option<ScalePolicy>) -> Service {
+        Service { spec: Arc::new(ServiceSpec { scale, ..ServiceSpec::default() }), ..Service::default() }
     }
 
     /// A volume with data on two nodes.
@@ -223,6 +243,8 @@ mod tests {
             ("an image without a holder", update(image(), |it| it.holders.clear()), "h u"),
             ("a name of an image", update(image(), |it| it.references = ["web".into()].into()), "h u"),
             ("a service", Event::Created(Service::default().into_object()), ""),
+            ("a service that is measured", update(service(None), |it| *it = service(Some(bounds()))), "u"),
+            ("other bounds", update(service(Some(bounds())), |it| it.scale.replicas = Some(2)), ""),
             ("a count in the cluster", update(Cluster::default(), |it| it.next_raft_id = 9), ""),
             ("a default", update(Cluster::default(), |it| it.no_new_privileges = true), "all"),
             ("a volume", Event::Created(volume(false)), ""),

@@ -26,6 +26,7 @@ use super::registration::{RegisterError, describe, register};
 use super::reports::{self, BATCH_BOUND, write_batches};
 use super::sessions::{Outgoing, SessionOutbox, Sessions, outgoing};
 use super::status_sink::StatusSink;
+use super::usage::Usage;
 use crate::replica::Replica;
 
 /// Longest time for which a leaving node waits for the end of its session.
@@ -40,6 +41,7 @@ pub struct DispatcherService {
     pub(super) sessions: Sessions,
     pub(super) liveness: Liveness,
     pub(super) programmed: Programmed,
+    pub(super) usage: Usage,
     pub(super) sink: StatusSink,
 }
 
@@ -123,8 +125,11 @@ impl DispatcherService {
         // A connection may break long after its node became down: the node stays down and does not become unknown
         // again.
         let down = self.replica.store.view().node(&node_id).is_none_or(|node| node.state == NodeState::Down);
-        if self.sessions.ended(&node_id, number) && !down {
-            self.liveness.broke(&node_id);
+        if self.sessions.ended(&node_id, number) {
+            self.usage.ended(&node_id);
+            if !down {
+                self.liveness.broke(&node_id);
+            }
         }
         if let Err(status) = result {
             let _ = outbox.try_send(Err(status));
@@ -178,6 +183,14 @@ impl DispatcherService {
                 }
                 Some(FromWorker::Programmed(it)) => {
                     self.programmed.confirm(node_id, it.version).iter().for_each(|waits| self.sessions.wake(waits));
+                }
+                Some(FromWorker::Usage(it)) if it.tasks.len() > BATCH_BOUND => {
+                    return Err(Status::invalid_argument(format!(
+                        "a report has the usage of at most {BATCH_BOUND} tasks"
+                    )));
+                }
+                Some(FromWorker::Usage(it)) => {
+                    self.usage.record(node_id, it.tasks.into_iter().map(Into::into).collect());
                 }
                 // The writer ends only with this session.
                 Some(FromWorker::Statuses(batch)) => drop(batches.send(Box::new(batch)).await),

@@ -25,23 +25,21 @@ pub(super) struct Places<'a> {
 /// Compares the slots of a service with what its spec asks for.
 pub(super) fn places<'a>(service: &Service, slots: &'a BTreeMap<u64, Slot>, view: &Tables) -> Places<'a> {
     let counted = slots.iter().filter(|(_, slot)| slot.counts()).map(|(number, slot)| (*number, slot));
-    let mode = &service.spec.mode;
+    let (mode, count) = (&service.spec.mode, service.replicas().unwrap_or_default());
     let (kept, surplus) = match mode {
         // What is done stays done.
         _ if service.spec.stopped => counted.partition(|(_, slot)| mode.is_job() && slot.is_done()),
-        ServiceMode::Replicated { replicas: count }
-        | ServiceMode::ReplicatedJob { completions: count, .. }
         // Not called for the mode cron, whose slots belong to runs.
-        | ServiceMode::Cron { completions: count, .. } => most_useful(&service.spec, counted, *count, view),
+        ServiceMode::Replicated { .. } | ServiceMode::ReplicatedJob { .. } | ServiceMode::Cron { .. } => {
+            most_useful(&service.spec, counted, count, view)
+        }
         ServiceMode::Global {} | ServiceMode::GlobalJob {} => on_their_nodes(service, counted, view),
     };
     let kept: BTreeMap<u64, &Slot> = kept.into_iter().collect();
     let nodes: Vec<Option<NodeId>> = match mode {
         _ if service.spec.stopped => Vec::new(),
-        ServiceMode::Replicated { replicas: count }
-        | ServiceMode::ReplicatedJob { completions: count, .. }
-        | ServiceMode::Cron { completions: count, .. } => {
-            vec![None; usize::try_from(*count).unwrap_or(usize::MAX).saturating_sub(kept.len())]
+        ServiceMode::Replicated { .. } | ServiceMode::ReplicatedJob { .. } | ServiceMode::Cron { .. } => {
+            vec![None; usize::try_from(count).unwrap_or(usize::MAX).saturating_sub(kept.len())]
         }
         ServiceMode::Global {} | ServiceMode::GlobalJob {} => {
             // The task that leaves a node has ended before the next one begins there.

@@ -10,12 +10,12 @@ use futures::future::BoxFuture;
 
 use flota_api::clock::Clock;
 use flota_api::id::{NetworkId, TaskId};
-use flota_api::model::{Assignment, HealthCheck, HealthTest, ServiceSpec};
+use flota_api::model::{Assignment, HealthCheck, HealthTest, Measured, ServiceSpec};
 use flota_api::naming::task_name;
 use flota_image::{Image, ImageError};
 use flota_runtime::{ContainerClient, ContainerEvents, ContainerState, Program};
 
-use super::{Cause, CheckEnd, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TaskPaths};
+use super::{Cause, CheckEnd, Counters, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TaskPaths};
 use crate::images::{FetchError, Images};
 use crate::locks::KeyedLocks;
 use crate::mounts::{BindError, BindSources};
@@ -25,6 +25,7 @@ use crate::translate::{self, NodeNames, Places, stop_signal};
 use crate::volumes::{VolumeError, Volumes};
 
 mod check;
+mod counters;
 mod network;
 mod steps;
 mod supervisor;
@@ -270,6 +271,10 @@ impl Executor for ContainerExecutor {
 
     fn check_health(&self, task: &TaskId, test: &HealthTest) -> BoxFuture<'static, CheckEnd> {
         Box::pin(check::check(self.paths.run_folder(task), test.clone()))
+    }
+
+    fn counters<'a>(&'a self, task: &'a TaskId, measured: &'a Measured) -> BoxFuture<'a, Option<Counters>> {
+        Box::pin(counters::read(self.place(task), measured))
     }
 
     fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {

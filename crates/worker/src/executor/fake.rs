@@ -11,13 +11,14 @@ use tokio::time::Instant;
 
 use flota_api::clock::Clock;
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, HealthCheck, HealthSpec, HealthTest, ServiceSpec};
+use flota_api::model::{Assignment, HealthCheck, HealthSpec, HealthTest, Measured, ServiceSpec};
 use flota_runtime::ExitStatus;
 use nix::libc::{SIGKILL, SIGTERM};
 
 use super::machine::Act;
 use super::{
-    Cause, CheckEnd, Control, Draft, Executor, ExecutorError, FakeMachine, FakeProgram, Found, PrepareStep, Running,
+    Cause, CheckEnd, Control, Counters, Draft, Executor, ExecutorError, FakeMachine, FakeProgram, Found, PrepareStep,
+    Running,
 };
 
 /// Runs tasks on a [`FakeMachine`].
@@ -219,6 +220,10 @@ impl Executor for FakeExecutor {
                 Some(false) => CheckEnd { exit_code: 1, output: "the program is not well".into() },
             }
         })
+    }
+
+    fn counters<'a>(&'a self, task: &'a TaskId, _: &'a Measured) -> BoxFuture<'a, Option<Counters>> {
+        Box::pin(std::future::ready(self.machine.counters(task.as_str())))
     }
 
     fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use flota_api::model::TaskVolume;
 
+use super::Counters;
 use super::program::{FakeFailure, FakeHealth, FakeProgram, OnStop};
 
 /// A running container.
@@ -98,6 +99,8 @@ struct MachineContainer {
     /// When the container ends, if that is known, and its exit code.
     end: Option<(Instant, i32)>,
     has_ended: bool,
+    /// The CPU time in nanoseconds that it had used at this time.
+    used: (Instant, u64),
 }
 
 impl Inner {
@@ -218,7 +221,8 @@ impl FakeMachine {
             inner.events.push(event(&running, now, WhatHappened::Started));
             let (on_stop, health) = (program.on_stop, program.health);
             let signal_failure = program.signal_failure.clone();
-            inner.containers.push(MachineContainer { running, on_stop, health, signal_failure, end, has_ended: false });
+            let (has_ended, used) = (false, (now, 0));
+            inner.containers.push(MachineContainer { running, on_stop, health, signal_failure, end, has_ended, used });
         });
     }
 
@@ -230,6 +234,20 @@ impl FakeMachine {
     /// Returns when and with which exit code the task's last container ended.
     pub(super) fn ended(&self, task: &str) -> Option<(Instant, i32)> {
         self.with(|inner| inner.last(task).filter(|it| it.has_ended).and_then(|it| it.end))
+    }
+
+    /// Returns what the task's last container has used, if it runs.
+    pub(super) fn counters(&self, task: &str) -> Option<Counters> {
+        self.with(|inner| {
+            let service = inner.last(task).filter(|it| !it.has_ended)?.running.service.clone();
+            let program = inner.programs.get(task).or_else(|| inner.programs.get(&service));
+            let load = u128::from(program.unwrap_or(&inner.default_program).nano_cpus);
+            let container = inner.containers.iter_mut().rfind(|it| it.running.task == task)?;
+            let (now, (since, used)) = (Instant::now(), container.used);
+            let more = (now - since).as_nanos() * load / 1_000_000_000;
+            container.used = (now, used + u64::try_from(more).unwrap_or(u64::MAX - used));
+            Some(Counters { cpu_nanos: Some(container.used.1), ..Counters::default() })
+        })
     }
 
     /// Returns what a health check of the task's last container finds now; `None` if the check hangs.

@@ -26,6 +26,8 @@ pub struct FakeProgram {
     pub on_stop: OnStop,
     /// The result of health checks.
     pub health: FakeHealth,
+    /// The CPU that it uses, in 10^-9 cores. A running program has that of the program that is set now.
+    pub nano_cpus: u64,
     /// The failure of sending a signal to the container, if any.
     pub signal_failure: Option<FakeFailure>,
     /// Time until what the program has sent has arrived, once it has ended.
@@ -70,6 +72,7 @@ impl Default for FakeProgram {
             exit_code: 0,
             on_stop: OnStop::Exit { after: Duration::ZERO, code: 143 },
             health: FakeHealth::Good,
+            nano_cpus: 0,
             signal_failure: None,
             flush_delay: Duration::ZERO,
             undo_delay: Duration::ZERO,

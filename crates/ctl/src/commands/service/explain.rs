@@ -89,6 +89,12 @@ fn summary(service: &Service, running: u64, desired: u64, done: Option<u64>) -> 
         Some(done) => format!("{name}: {done} of {desired} tasks have done their work, {running} run"),
         None => format!("{name}: {running} of {desired} tasks run"),
     }];
+    if let Some(policy) = &service.spec.scale {
+        let last = service.scale.decisions.last().map_or_else(String::new, |it| {
+            format!("; the last change was from {} to {} at {}: {}", it.from, it.to, it.at, it.reason)
+        });
+        lines.push(format!("their number follows the load, from {} to {}{last}", policy.min, policy.max));
+    }
     let update = &service.update;
     let because = |reason: &Option<String>| reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"));
     let (resume, back) = (format!("`ctl service update --resume {name}`"), format!("`ctl service rollback {name}`"));
@@ -189,9 +195,12 @@ fn check(result: &HealthResult) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
     use std::sync::Arc;
 
-    use flota_api::model::{Health, HealthState, ServiceSpec, Task, TaskStatus, UpdateStatus};
+    use flota_api::model::{
+        Health, HealthState, ScaleDecision, ScalePolicy, ServiceSpec, Task, TaskStatus, UpdateStatus,
+    };
     use flota_api::state::DesiredState;
     use flota_api::version::Timestamp;
 
@@ -261,6 +270,14 @@ mod tests {
         let cause = Some("web.1: it fell".to_owned());
         let back = UpdateStatus { phase: UpdatePhase::RolledBack, rollback_cause: cause, ..UpdateStatus::default() };
         assert!(lines(back).ends_with("the last update has failed, and it is back at spec 2: web.1: it fell"));
+        let mut scaled = service(false, UpdateStatus::default());
+        let policy = ScalePolicy::between(NonZeroU64::MIN, NonZeroU64::MAX);
+        scaled.spec = Arc::new(ServiceSpec { scale: Some(policy), ..scaled.spec.as_ref().clone() });
+        let decision = ScaleDecision { from: 1, to: 3, reason: "CPU 0.90 of 0.30 a task".into(), ..Default::default() };
+        scaled.scale = scaled.scale.decided(decision);
+        let why = "the last change was from 1 to 3 at 1970-01-01T00:00:00.000Z: CPU 0.90 of 0.30 a task";
+        let line = format!("their number follows the load, from 1 to {}; {why}", u64::MAX);
+        assert_eq!(summary(&scaled, 1, 3, None), ["web: 1 of 3 tasks run".to_owned(), line]);
         let stopped = summary(&service(true, UpdateStatus::default()), 0, 0, None);
         assert_eq!(stopped, ["web is stopped: `ctl service start web` starts it"]);
         let job = summary(&service(false, UpdateStatus::default()), 2, 9, Some(4));

@@ -16,6 +16,7 @@ use crate::commands::mount_flags::MountRemovals;
 use crate::commands::network;
 use crate::commands::network_flags::NetworkRemovals;
 use crate::commands::privilege_flags::PrivilegeRemovals;
+use crate::commands::scale_flags::ScaleRemoval;
 use crate::commands::setting_flags::SettingRemovals;
 use crate::commands::spec_flags::SpecFlags;
 use crate::parse;
@@ -23,7 +24,7 @@ use crate::printer;
 use crate::progress::{self, Awaited, WaitOptions};
 
 /// The flags, and groups of flags, that change the spec.
-const CHANGES: [&str; 26] = [
+const CHANGES: [&str; 28] = [
     "BasicFlags",
     "ScheduleFlags",
     "EnvFlags",
@@ -33,6 +34,7 @@ const CHANGES: [&str; 26] = [
     "NetworkFlags",
     "MountFlags",
     "AffinityFlags",
+    "ScaleFlags",
     "HealthFlags",
     "UpdateFlags",
     "RollbackFlags",
@@ -42,6 +44,7 @@ const CHANGES: [&str; 26] = [
     "NetworkRemovals",
     "MountRemovals",
     "AffinityRemovals",
+    "ScaleRemoval",
     "image",
     "no_resolve_image",
     "args",
@@ -87,6 +90,8 @@ pub(crate) struct Update {
     mount_removals: MountRemovals,
     #[command(flatten)]
     affinity_removals: AffinityRemovals,
+    #[command(flatten)]
+    scale_removal: ScaleRemoval,
     #[command(flatten)]
     dependency_removals: DependencyRemovals,
     /// Replace the tasks even if nothing has changed
@@ -164,6 +169,7 @@ impl Update {
         self.network_removals.apply(spec, left)?;
         self.mount_removals.apply(spec)?;
         self.affinity_removals.apply(spec)?;
+        self.scale_removal.apply(spec);
         self.dependency_removals.apply(spec)?;
         self.flags.apply(spec)
     }

@@ -1,9 +1,11 @@
 //! Tests of what a worker is told of its tasks and images.
 
+use std::num::NonZeroU64;
+
 use super::*;
 use flota_api::model::{
-    Attachment, Cluster, DeviceId, Health, HealthResult, HealthState, Image, ImageHolder, Mount, MountSource, Service,
-    TaskStatus, Volume, VolumePlace, VolumeSpec,
+    Attachment, Cluster, DeviceId, Health, HealthResult, HealthState, Image, ImageHolder, Mount, MountSource,
+    ScalePolicy, Service, TaskStatus, Volume, VolumePlace, VolumeSpec,
 };
 use flota_api::object::StoreObject;
 
@@ -94,6 +96,21 @@ fn a_default_of_the_cluster_is_told_when_it_changes() {
     assert!(!tell(&mut told, &view).expect("the full set").tasks[0].no_new_privileges);
     view.put(Cluster { no_new_privileges: true, ..Cluster::default() }.into_object());
     assert!(tell(&mut told, &view).expect("it has changed").tasks[0].no_new_privileges);
+}
+
+#[test]
+fn a_worker_is_told_to_measure_the_tasks_of_a_service_that_is_scaled_by_its_load() {
+    let mut view = view(&[("a", TaskState::Running, DesiredState::Running)]);
+    let mut told = nothing_told(&[]);
+    assert_eq!(tell(&mut told, &view).expect("the full set").tasks[0].measured, None);
+    let service = view.services().next().expect("one service").as_ref().clone();
+    let scale = Some(ScalePolicy::between(NonZeroU64::MIN, NonZeroU64::MAX));
+    let spec = Arc::new(ServiceSpec { scale, ..service.spec.as_ref().clone() });
+    view.put(Service { spec, ..service.clone() }.into_object());
+    let measured = tell(&mut told, &view).expect("it has changed").tasks[0].measured.clone();
+    assert_eq!(measured, Some((&Measured::default()).into()), "its spec version is the same");
+    view.put(service.into_object());
+    assert_eq!(tell(&mut told, &view).expect("it has changed").tasks[0].measured, None);
 }
 
 #[test]

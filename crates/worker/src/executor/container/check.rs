@@ -1,5 +1,5 @@
 //! Runs the check of a container's health once: a program in the container, or a request to it. Dropping the future
-//! ends the check with everything that it has started.
+//! ends the check with everything that it has started. Requests that read a page of a container go the same way.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdStream};
@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper::{Request, Response, StatusCode, body::Incoming, header};
 use hyper_util::rt::TokioIo;
@@ -26,6 +26,8 @@ use crate::executor::{Cause, CheckEnd};
 
 /// Bytes of a check's output that are kept, as in Docker. A program that writes more is read to its end.
 const OUTPUT_BOUND: usize = 4 << 10;
+/// Largest page of metrics in bytes.
+const PAGE_BOUND: usize = 4 << 20;
 /// Size of the buffer for output in bytes.
 const BUFFER: usize = 16 << 10;
 /// Exit code of a process whose end can't be learned, as in Docker.
@@ -121,18 +123,39 @@ impl Output {
     }
 }
 
-/// Sends a GET request.
+/// Sends a GET request to the container, and returns what it stands for as a check.
 async fn request(folder: &Path, port: u16, path: &str) -> Result<CheckEnd, Cause> {
+    get(folder, port, path, async |response| Ok(outcome(response).await)).await
+}
+
+/// Fetches a page of the container, up to a bound.
+///
+/// # Errors
+/// The container does not answer, or with another status than 200.
+pub(super) async fn fetch(folder: &Path, port: u16, path: &str) -> Result<Vec<u8>, Cause> {
+    let read = async |response: Response<Incoming>| {
+        if response.status() != StatusCode::OK {
+            return Err(response.status().to_string().into());
+        }
+        Ok(Limited::new(response.into_body(), PAGE_BOUND).collect().await?.to_bytes().to_vec())
+    };
+    get(folder, port, path, read).await
+}
+
+/// Sends a GET request to the container, and takes what is wanted of its response.
+async fn get<T>(
+    folder: &Path,
+    port: u16,
+    path: &str,
+    take: impl AsyncFnOnce(Response<Incoming>) -> Result<T, Cause>,
+) -> Result<T, Cause> {
     let stream = connect(folder, port).await?;
     let request = Request::get(path)
         .header(header::HOST, format!("localhost:{port}"))
         .header(header::USER_AGENT, "flota-health-check")
         .body(Empty::<bytes::Bytes>::new())?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        Ok::<_, Cause>(outcome(response).await)
-    };
+    let exchange = async { take(sender.send_request(request).await?).await };
     // A connection that ends may have brought all that the exchange needs; if not, the exchange has the reason.
     let driven = async {
         drop(connection.await);
