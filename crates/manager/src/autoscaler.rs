@@ -33,8 +33,9 @@ pub(crate) async fn run(replica: Replica, usage: Usage, scope: CancellationToken
             () = scope.cancelled() => return,
             _ = looks.tick() => {}
         }
-        look(&replica.store.view(), &usage, &mut windows);
+        // One time for both: a window of no length has what was seen at this look.
         let (now, at) = (Instant::now(), replica.clock.now());
+        look(&replica.store.view(), &usage, &mut windows, now);
         let write = replica.write_if_needed(|view| decided(view, &windows, now, at));
         let written = tokio::select! {
             biased;
@@ -48,8 +49,7 @@ pub(crate) async fn run(replica: Replica, usage: Usage, scope: CancellationToken
 }
 
 /// Adds what is measured now to the windows, and forgets the services that are not scaled by their load any more.
-fn look(view: &Tables, usage: &Usage, windows: &mut BTreeMap<ServiceId, Window>) {
-    let now = Instant::now();
+fn look(view: &Tables, usage: &Usage, windows: &mut BTreeMap<ServiceId, Window>, now: Instant) {
     windows.retain(|id, _| view.service(id).is_some_and(is_scaled));
     for service in view.services().filter(|service| is_scaled(service)) {
         let (Some(policy), Some(current)) = (&service.spec.scale, service.replicas()) else { continue };

@@ -26,6 +26,7 @@ mod remove;
 mod stats;
 mod systemd;
 mod table;
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ pub use stats::{
 };
 pub use systemd::Scope;
 pub use table::{Hierarchy, hierarchies};
+pub use usage::Usage;
 
 use crate::error::StepError;
 use crate::oci::Resources;

@@ -19,7 +19,7 @@ fn reason(cluster: &Cluster, service: &str) -> String {
 }
 
 #[test]
-fn lesson_21_the_number_of_tasks_follows_cpu_memory_and_requests() {
+fn the_number_of_tasks_follows_cpu_memory_and_requests() {
     let cluster = Cluster::bare(1, 1);
     let folder = tempfile::tempdir().unwrap();
     cluster.ok(&format!("image import {}", archives::checked_busybox(folder.path())));

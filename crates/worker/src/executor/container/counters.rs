@@ -3,7 +3,6 @@
 
 use flota_api::model::Measured;
 use flota_runtime::ContainerState;
-use flota_runtime::cgroup::Stats;
 
 use super::check;
 use super::supervisor::{Place, blocking};
@@ -13,23 +12,14 @@ use crate::executor::Counters;
 pub(super) async fn read(place: Place, measured: &Measured) -> Option<Counters> {
     let read = blocking(&place, |place| {
         let state = ContainerState::load(&place.paths.run_folder(&place.task)).ok().flatten()?;
-        let stats = if state.is_alive() { place.paths.cgroups(&place.task).stats().ok() } else { None };
-        stats.map(|stats| of_stats(&stats))
+        let usage = state.is_alive().then(|| place.paths.cgroups(&place.task).usage())?;
+        Some(Counters { cpu_nanos: usage.cpu_nanos, memory_bytes: usage.memory_bytes, requests: None })
     });
     let counters = read.await.ok().flatten()?;
     let Some(counter) = &measured.requests else { return Some(counters) };
     let body = check::fetch(&place.paths.run_folder(&place.task), counter.port, &counter.path).await;
     let requests = body.ok().and_then(|body| total(&String::from_utf8_lossy(&body), &counter.metric));
     Some(Counters { requests, ..counters })
-}
-
-fn of_stats(stats: &Stats) -> Counters {
-    let memory = &stats.memory;
-    // v1 counts the group alone without `total_`.
-    let idle = memory.raw.get("total_inactive_file").or(memory.raw.get("inactive_file"));
-    let used = memory.usage.usage.saturating_sub(idle.copied().unwrap_or_default());
-    let some = |value: u64| Some(value).filter(|it| *it > 0);
-    Counters { cpu_nanos: some(stats.cpu.usage.total), memory_bytes: some(used), requests: None }
 }
 
 /// Returns the sum of a metric's values for all labels; `None` if the text has none.
