@@ -21,6 +21,7 @@ mod network;
 mod node;
 mod pending;
 mod placement;
+mod platform;
 mod restart;
 mod service;
 mod setting;
@@ -54,6 +55,7 @@ pub use node::{
 };
 pub use pending::{Filter, PendingReason, VolumeAt};
 pub use placement::PlacementStrategy;
+pub use platform::Platform;
 pub use restart::{RestartCondition, RestartPolicy};
 pub use service::{OnPartition, Service, ServiceSpec};
 pub use setting::{Bound, LogDriver, LogSpec, PullPolicy, Ulimit, UlimitError, UlimitName};
