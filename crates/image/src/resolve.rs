@@ -135,8 +135,7 @@ async fn platforms_at(endpoint: &Endpoint, name: &ImageName) -> Result<Vec<Image
     let response = endpoint.manifest(Method::GET, &name.version).await.map_err(fail)?;
     match manifest::platforms(&document(endpoint, name, response, &name.version).await?)? {
         NamedPlatforms::Index(named) => Ok(named),
-        NamedPlatforms::Config(config) => {
-            let digest = config.digest().to_string();
+        NamedPlatforms::Config(digest) => {
             let (response, _) = endpoint.get_from(&format!("blobs/{digest}"), 0).await.map_err(fail)?;
             let config = document(endpoint, name, response, &digest).await?;
             Ok(manifest::config_platform(&config)?.into_iter().collect())

@@ -244,8 +244,8 @@ impl ImageStore {
     pub fn platforms(&self, image: &Image) -> Result<Vec<ImagePlatform>, ImageError> {
         match manifest::platforms(&self.blobs.read(&image.digest, manifest::BOUND)?)? {
             NamedPlatforms::Index(named) => Ok(named),
-            NamedPlatforms::Config(config) => {
-                let config = self.blobs.read(config.digest().as_ref(), manifest::BOUND)?;
+            NamedPlatforms::Config(digest) => {
+                let config = self.blobs.read(&digest, manifest::BOUND)?;
                 Ok(manifest::config_platform(&config)?.into_iter().collect())
             }
         }

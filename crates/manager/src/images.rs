@@ -126,9 +126,9 @@ fn missing(image: &Image, view: &Tables) -> usize {
 /// Number of free nodes among which the holders of an image are chosen.
 const CANDIDATES: usize = 16;
 
-/// Returns as many ready nodes that can fetch this image as it lacks holders. Each image considers only a few nodes, so that the loss
-/// of a node with many images costs little in a large cluster, and those with the fewest images among them. As the ids of
-/// images and of nodes are random, every image begins at another node.
+/// Returns as many ready nodes that can fetch this image as it lacks holders. Each image considers only a few nodes, so
+/// that the loss of a node with many images costs little in a large cluster, and those with the fewest images among them.
+/// As the ids of images and of nodes are random, every image begins at another node.
 fn new_holders(image: &Image, holders: &[ImageHolder], sources: &Sources, view: &Tables) -> Vec<NodeId> {
     let count = missing(&Image { holders: holders.to_vec(), ..image.clone() }, view);
     let is_holder = |node: &Node| holders.iter().any(|it| it.node_id == node.id);

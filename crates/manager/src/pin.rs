@@ -1,7 +1,10 @@
 //! What the reference of an image stood for when a user set it. It lies beside the spec of a service, which the system never
 //! changes, and decides which image its tasks run and on which nodes they can.
 
+use std::sync::Arc;
+
 use flota_api::model::{Platform, Revision, Service};
+use flota_raft_store::Tables;
 
 /// An image by its digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +19,19 @@ impl Pin {
     /// Returns the pin of an image of which nothing but its digest is known.
     pub(crate) fn of_digest(digest: String) -> Self {
         Self { digest, platforms: Vec::new() }
+    }
+
+    /// Returns the pin of the image with this digest, with the platforms that the cluster knows of it. They never change, so
+    /// no registry need be asked for them again.
+    pub(crate) fn known(digest: &str, view: &Tables) -> Self {
+        let of_image = view.image_by_digest(digest).map(|image| &image.platforms);
+        let of_service = |service: &'_ Arc<Service>| {
+            let earlier = service.revisions.iter().filter_map(Self::of_revision);
+            Self::of_service(service).into_iter().chain(earlier).find(|it| it.digest == digest).map(|it| it.platforms)
+        };
+        let of_services = view.services_pinned_to(digest).filter_map(of_service);
+        let platforms = of_image.cloned().into_iter().chain(of_services).find(|it| !it.is_empty());
+        Self { digest: digest.to_owned(), platforms: platforms.unwrap_or_default() }
     }
 
     /// Returns the pin of the service's present spec; `None` if it has none.

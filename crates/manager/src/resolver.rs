@@ -65,20 +65,16 @@ impl Resolver {
         let question = {
             let mut open = self.open.lock().expect("no holder panics");
             let asked = open.entry(reference.to_string());
-            asked.or_insert_with(|| self.start_lookup(reference.clone(), credentials(reference, view))).clone()
+            asked.or_insert_with(|| self.start_lookup(reference.clone(), view)).clone()
         };
         question.await
     }
 
-    fn start_lookup(
-        &self,
-        reference: ImageRef,
-        login: Option<RegistryCredentials>,
-    ) -> Shared<BoxFuture<'static, Answer>> {
-        let (resolver, name) = (self.clone(), reference.to_string());
+    fn start_lookup(&self, reference: ImageRef, view: &Tables) -> Shared<BoxFuture<'static, Answer>> {
+        let (resolver, name, view) = (self.clone(), reference.to_string(), view.clone());
         let asked = tokio::spawn(async move {
             let mut known = reference.digest.clone().map(Pin::of_digest);
-            let answer = tokio::time::timeout(ANSWER_WAIT, resolver.look_up(reference, login, &mut known)).await;
+            let answer = tokio::time::timeout(ANSWER_WAIT, resolver.look_up(reference, &view, &mut known)).await;
             let late = |_| Err(format!("failed to resolve {name}: its registry has not answered for {ANSWER_WAIT:?}"));
             let answer = answer.unwrap_or_else(late);
             // A digest that is known is of use although the platforms are not.
@@ -96,23 +92,20 @@ impl Resolver {
         async move { asked.await.unwrap_or_else(|error| Err(error.to_string())) }.boxed().shared()
     }
 
-    /// Asks for the digest, unless it is known, and then for the platforms. What is found out is in `known`, also if the wait
-    /// for the rest is given up.
-    async fn look_up(
-        &self,
-        reference: ImageRef,
-        login: Option<RegistryCredentials>,
-        known: &mut Option<Pin>,
-    ) -> Answer {
-        let _turn = self.turns.acquire().await;
-        let pin = match known {
-            Some(pin) => pin,
-            None => {
-                let digest = self.registries.digest(reference.clone(), login.clone()).await?;
-                known.insert(Pin::of_digest(digest))
-            }
+    /// Asks for the digest, unless it is known, and then for the platforms, unless the cluster knows them: registries such as
+    /// Docker Hub count the second question against their limits. What is found out is in `known`, also if the wait for the
+    /// rest is given up.
+    async fn look_up(&self, reference: ImageRef, view: &Tables, known: &mut Option<Pin>) -> Answer {
+        let (_turn, login) = (self.turns.acquire().await, credentials(&reference, view));
+        let digest = match known {
+            Some(pin) => pin.digest.clone(),
+            None => self.registries.digest(reference.clone(), login.clone()).await?,
         };
-        pin.platforms = self.registries.platforms(reference, pin.digest.clone(), login).await?;
+        let pin = known.insert(Pin::known(&digest, view));
+        if !pin.platforms.is_empty() {
+            return Ok(pin.clone());
+        }
+        pin.platforms = Platform::of_image(self.registries.platforms(reference, digest, login).await?);
         Ok(pin.clone())
     }
 }
@@ -140,12 +133,14 @@ pub(crate) mod tests {
         /// The architectures of every image; `None` if it is silent about them.
         architectures: watch::Sender<Option<Vec<&'static str>>>,
         asked: Mutex<Vec<String>>,
+        /// The digests of the images whose platforms were asked for.
+        asked_platforms: Mutex<Vec<String>>,
     }
 
     impl Default for FakeRegistry {
         fn default() -> Self {
             let (digest, architectures) = (watch::Sender::new(None), watch::Sender::new(Some(Vec::new())));
-            Self { digest, architectures, asked: Mutex::default() }
+            Self { digest, architectures, asked: Mutex::default(), asked_platforms: Mutex::default() }
         }
     }
 
@@ -173,6 +168,11 @@ pub(crate) mod tests {
             self.architectures.send_replace(None);
         }
 
+        /// The digests of the images whose platforms were asked for so far.
+        pub(crate) fn asked_platforms(&self) -> Vec<String> {
+            self.asked_platforms.lock().expect("no holder panics").clone()
+        }
+
         /// The references so far, with the user names that came with them.
         pub(crate) fn asked(&self) -> Vec<String> {
             self.asked.lock().expect("no holder panics").clone()
@@ -196,9 +196,10 @@ pub(crate) mod tests {
         fn platforms(
             &self,
             _: ImageRef,
-            _: String,
+            digest: String,
             _: Option<RegistryCredentials>,
         ) -> BoxFuture<'static, Result<Vec<Platform>, String>> {
+            self.asked_platforms.lock().expect("no holder panics").push(digest);
             let mut architectures = self.architectures.subscribe();
             async move {
                 let known = architectures.wait_for(Option::is_some).await.map_err(|error| error.to_string())?;

@@ -8,12 +8,11 @@
 //! refuses it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use futures::future::join_all;
 
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{Image, PullPolicy, Service, ServiceSpec};
+use flota_api::model::{PullPolicy, Service, ServiceSpec};
 use flota_api::object::Kind;
 use flota_raft_store::Tables;
 
@@ -70,10 +69,7 @@ impl Pins {
         match (known, self.asked.get(&spec.image)) {
             (Some(pin), _) => Ok(Some(pin)),
             (None, Some(None)) => Ok(before),
-            (None, Some(Some(pin))) => match before.filter(|it| it.digest == pin.digest && pin.platforms.is_empty()) {
-                Some(before) => Ok(Some(before)),
-                None => Ok(Some(pin.clone())),
-            },
+            (None, Some(Some(pin))) => Ok(Some(pin.clone())),
             // Another request has removed the image meanwhile.
             (None, None) if fixed.is_some() => Ok(fixed),
             (None, None) if self.when == ResolveImage::Never => Ok(None),
@@ -93,15 +89,14 @@ impl Pins {
 
     /// The image that a reference means, if no registry need be asked for it.
     fn known(&self, reference: &ImageRef, view: &Tables) -> Option<Pin> {
-        let pin = |image: &Arc<Image>| Pin { digest: image.digest.clone(), platforms: image.platforms.clone() };
         match (&reference.digest, self.when) {
             (digest, ResolveImage::Never) => digest.clone().map(Pin::of_digest),
             (Some(digest), _) => {
                 // One that a user has brought need not be at any registry.
-                let says_enough = |image: &&Arc<Image>| !image.platforms.is_empty() || !image.references.is_empty();
-                view.image_by_digest(digest).filter(says_enough).map(pin)
+                let has_name = view.image_by_digest(digest).is_some_and(|image| !image.references.is_empty());
+                Some(Pin::known(digest, view)).filter(|pin| has_name || !pin.platforms.is_empty())
             }
-            (None, _) => view.image_by_reference(&reference.to_string()).map(pin),
+            (None, _) => view.image_by_reference(&reference.to_string()).map(|image| Pin::known(&image.digest, view)),
         }
     }
 }

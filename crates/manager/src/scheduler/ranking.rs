@@ -43,8 +43,8 @@ pub(super) struct Ranking<'a> {
 }
 
 impl<'a> Ranking<'a> {
-    /// Ranks the nodes for the tasks of a spec of the service. `failures` has the number of recent failures of the spec on each node,
-    /// and `used` has the nodes that differ from what the tables have.
+    /// Ranks the nodes for the tasks of a spec of the service. `failures` has the number of recent failures of the spec on
+    /// each node, and `used` has the nodes that differ from what the tables have.
     pub(super) fn new(
         service: &'a ServiceId,
         task: Demand<'a>,

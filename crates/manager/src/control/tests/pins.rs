@@ -85,10 +85,12 @@ async fn a_service_gets_the_platforms_of_its_image_and_those_of_each_earlier_spe
     update(&control, &ServiceSpec { stopped: true, ..web.clone() }, Changed).await;
     assert_eq!(platforms_of(&control, "web"), ("linux/amd64 linux/arm64".into(), 1), "it keeps its reference");
     // Another image is for other machines.
-    (registry.holds(NEWER), registry.is_for(&["s390x"]));
+    registry.holds(NEWER);
+    registry.is_for(&["s390x"]);
     update(&control, &with_image("web", "app:2"), Changed).await;
     assert_eq!(platforms_of(&control, "web"), ("linux/s390x".into(), 2));
-    // What is not known any more is that of the same image.
+    assert_eq!(registry.asked_platforms(), [DIGEST, NEWER]);
+    // Those of an image that the cluster knows are not asked for again.
     registry.falls_silent_about_platforms();
     let silent = update(&control, &with_image("web", "app:2"), Always).await;
     assert_eq!((platforms_of(&control, "web"), silent.warnings.len()), (("linux/s390x".into(), 2), 0));
