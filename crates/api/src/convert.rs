@@ -13,6 +13,7 @@ mod health;
 mod mounts;
 mod networks;
 mod objects;
+mod platforms;
 mod scale;
 mod settings;
 mod specs;
@@ -97,6 +98,7 @@ enums! {
         NotReady = NotReady, Drained = Drained, Paused = Paused, Constraint = Constraint, Cpu = Cpu, Memory = Memory,
         Runtime = Runtime, Privileged = Privileged, Capability = Capability, Device = Device,
         GenericResource = GenericResource, Port = Port, MaxReplicas = MaxReplicas, Affinity = Affinity, AntiAffinity = AntiAffinity, Outdated = Outdated,
+        Platform = Platform,
         Encryption = Encryption, BindMount = BindMount, Volume = Volume,
     }
     NetworkDriver = pt::NetworkDriver, "driver" {

@@ -21,6 +21,7 @@ mod network;
 mod node;
 mod pending;
 mod placement;
+mod platform;
 mod restart;
 mod scale;
 mod service;
@@ -55,6 +56,7 @@ pub use node::{
 };
 pub use pending::{Filter, PendingReason, VolumeAt};
 pub use placement::PlacementStrategy;
+pub use platform::Platform;
 pub use restart::{RestartCondition, RestartPolicy};
 pub use scale::{Measured, RequestCounter, RequestTarget, ScaleDecision, ScalePolicy, ScaleStatus, TaskUsage};
 pub use service::{OnPartition, Service, ServiceSpec};

@@ -12,8 +12,8 @@
 //! A layer is unpacked for the layers below it, as containerd does: a folder that it does not list keeps the attributes
 //! that a lower layer gave it, and a whiteout leaves a mark only where it hides something.
 //!
-//! All functions block (except `pull` and `resolve`, which are async), so callers run them where blocking is allowed. This crate has
-//! no notion of clusters.
+//! All functions block (except `pull`, `resolve` and `platforms`, which are async), so callers run them where blocking is
+//! allowed. This crate has no notion of clusters.
 
 mod archive;
 mod blob_store;
@@ -35,12 +35,12 @@ pub use blob_store::{BlobError, BlobStore, BlobWriter};
 pub use copy::copy_layer;
 pub use folder_copy::CopyError;
 pub use healthcheck::Healthcheck;
-pub use manifest::{ImageConfig, ManifestError};
+pub use manifest::{ImageConfig, ImagePlatform, ManifestError, machine_variant};
 pub use pack::pack;
 pub use pull::{PullError, pull};
 pub use registry::{Credentials, ImageName, Registries, RegistryOptions, RequestError, SettingsError};
 pub use remove::remove_folder;
-pub use resolve::{ResolveError, resolve};
+pub use resolve::{ResolveError, platforms, resolve};
 pub use store::{Image, ImageError, ImageStore};
 pub use tar::TarError;
 pub use unpack::UnpackError;

@@ -73,6 +73,54 @@ pub(crate) fn parse_index(bytes: &[u8]) -> Result<Vec<Descriptor>, ManifestError
     Ok(index.manifests().clone())
 }
 
+/// A platform as a document of an image names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImagePlatform {
+    /// Operating system.
+    pub os: String,
+    /// Architecture.
+    pub architecture: String,
+    /// Variant of the architecture, if there is one.
+    pub variant: Option<String>,
+}
+
+/// What a manifest or index says of the platforms of its image.
+#[derive(Debug)]
+pub(crate) enum NamedPlatforms {
+    /// An index names them. There are none if an image in it may have any.
+    Index(Vec<ImagePlatform>),
+    /// A manifest leaves it to its config, which has this digest.
+    Config(String),
+}
+
+/// Finds out what a document says of platforms.
+pub(crate) fn platforms(bytes: &[u8]) -> Result<NamedPlatforms, ManifestError> {
+    let value: Value = serde_json::from_slice(bytes).map_err(malformed("manifest"))?;
+    if value.get("manifests").is_none_or(Value::is_null) {
+        let config: Descriptor = serde_json::from_value(value["config"].clone()).map_err(malformed("manifest"))?;
+        return Ok(NamedPlatforms::Config(config.digest().to_string()));
+    }
+    let images = parse_index(bytes)?.into_iter().filter(is_image);
+    // Those of tools that write no annotation.
+    let is_attestation = |it: &Platform| it.os().to_string() == "unknown";
+    let named: Option<Vec<_>> = images.map(|it| it.platform().clone().filter(names_os)).collect();
+    let named = named.unwrap_or_default().into_iter().filter(|it| !is_attestation(it));
+    let named = named.map(|it| ImagePlatform {
+        os: it.os().to_string(),
+        architecture: it.architecture().to_string(),
+        variant: it.variant().clone(),
+    });
+    Ok(NamedPlatforms::Index(named.collect()))
+}
+
+/// Returns the platform that a config names; `None` if it names none, because it is that of another artifact.
+pub(crate) fn config_platform(bytes: &[u8]) -> Result<Option<ImagePlatform>, ManifestError> {
+    let value: Value = serde_json::from_slice(bytes).map_err(malformed("config"))?;
+    let text = |field| value.get(field).and_then(Value::as_str).filter(|it| !it.is_empty()).map(str::to_owned);
+    let named = text("os").zip(text("architecture"));
+    Ok(named.map(|(os, architecture)| ImagePlatform { os, architecture, variant: text("variant") }))
+}
+
 /// Parses a config. Refuses that of an image for other machines.
 pub(crate) fn parse_config(bytes: &[u8]) -> Result<ImageConfig, ManifestError> {
     let mut value: Value = serde_json::from_slice(bytes).map_err(malformed("config"))?;
@@ -81,7 +129,7 @@ pub(crate) fn parse_config(bytes: &[u8]) -> Result<ImageConfig, ManifestError> {
     default(&mut value["rootfs"], "diff_ids", json!([]));
     let file: ImageConfiguration = serde_json::from_value(value).map_err(malformed("config"))?;
     let machine = Machine::this();
-    if *file.os() != Os::Linux || *file.architecture() != machine.architecture {
+    if *file.os() != Os::Linux || usual(file.architecture()) != machine.architecture {
         let found = format!("{}/{}", file.os(), file.architecture());
         return Err(ManifestError::Platform(machine.architecture.to_string(), found));
     }
@@ -124,10 +172,32 @@ impl Machine {
         let lowest = if self.architecture == Arch::ARM64 { 8 } else { 1 };
         let variant = match platform.variant().as_deref() {
             None | Some("") => lowest,
-            Some(text) => text.strip_prefix('v')?.parse().ok()?,
+            Some(text) => text.strip_prefix('v').unwrap_or(text).parse().ok()?,
         };
-        let fits = *platform.os() == Os::Linux && *platform.architecture() == self.architecture;
+        let fits = *platform.os() == Os::Linux && usual(platform.architecture()) == self.architecture;
         (fits && (lowest..=self.variant).contains(&variant)).then_some(variant)
+    }
+}
+
+/// Returns an architecture by its usual name; some tools write the one that uname(1) prints.
+fn usual(architecture: &Arch) -> Arch {
+    match architecture {
+        Arch::Other(name) => match name.as_str() {
+            "x86_64" | "x86-64" => Arch::Amd64,
+            "aarch64" => Arch::ARM64,
+            "armhf" | "armel" => Arch::ARM,
+            _ => architecture.clone(),
+        },
+        _ => architecture.clone(),
+    }
+}
+
+/// Returns the newest variant of its architecture that this machine has, as images spell it (`v3`); empty if the
+/// architecture has none that are known here.
+pub fn machine_variant() -> String {
+    match Arch::default() {
+        Arch::Amd64 | Arch::ARM | Arch::ARM64 => format!("v{}", highest_variant()),
+        _ => String::new(),
     }
 }
 
@@ -143,8 +213,17 @@ fn highest_variant() -> u8 {
     1 + u8::from(level_2) + u8::from(level_3) + u8::from(level_4)
 }
 
+/// Returns the version of the ARM architecture that the kernel names (`armv7l`).
+#[cfg(target_arch = "arm")]
+fn highest_variant() -> u8 {
+    let name = nix::sys::utsname::uname().ok().and_then(|it| it.machine().to_str().map(str::to_owned));
+    let name = name.unwrap_or_default();
+    let digit = |it: &str| it.chars().next()?.to_digit(10)?.try_into().ok();
+    if name == "aarch64" { 8 } else { name.strip_prefix("armv").and_then(digit).unwrap_or(1) }
+}
+
 /// Only the lowest variant is certain to run.
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "arm")))]
 fn highest_variant() -> u8 {
     if cfg!(target_arch = "aarch64") { 8 } else { 1 }
 }
@@ -152,7 +231,7 @@ fn highest_variant() -> u8 {
 /// Returns the manifests that run on this machine, the best first. Those without a platform (some tools write none) come
 /// last; their configs say whether they fit.
 fn choose(manifests: &[Descriptor], machine: &Machine) -> Result<Vec<Descriptor>, ManifestError> {
-    let known = |it: &Descriptor| it.platform().clone().filter(|it| !it.os().to_string().is_empty());
+    let known = |it: &Descriptor| it.platform().clone().filter(names_os);
     let variant = |it: &&Descriptor| known(it).and_then(|platform| machine.variant_of(&platform));
     let mut fitting: Vec<_> = manifests.iter().filter(|it| variant(it).is_some()).collect();
     fitting.sort_by_key(|it| std::cmp::Reverse(variant(it)));
@@ -163,6 +242,11 @@ fn choose(manifests: &[Descriptor], machine: &Machine) -> Result<Vec<Descriptor>
         return Err(ManifestError::Platform(machine.architecture.to_string(), names));
     }
     Ok(fitting.into_iter().cloned().collect())
+}
+
+/// Some tools write a platform of which nothing is known.
+fn names_os(platform: &Platform) -> bool {
+    !platform.os().to_string().is_empty()
 }
 
 fn name(platform: &Platform) -> String {
@@ -269,6 +353,45 @@ mod tests {
         assert_eq!(chosen(Arch::Amd64, 3), [3, 4, 1, 0]);
         assert_eq!(chosen(Arch::Amd64, 1), [1, 0]);
         assert_eq!(chosen(Arch::ARM64, 8), [5, 0]);
+    }
+
+    #[test]
+    fn platforms_of_an_image_are_named_by_its_index_or_its_config() {
+        let index = |manifests: Value| {
+            let index = json!({ "schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": manifests });
+            match platforms(index.to_string().as_bytes()).expect("it is an index") {
+                NamedPlatforms::Index(named) => {
+                    named.iter().map(|it| format!("{}/{}", it.os, it.architecture)).collect()
+                }
+                NamedPlatforms::Config(_) => panic!("it has manifests"),
+            }
+        };
+        let [amd64, arm64] = ["amd64", "arm64"].map(|it| descriptor(DIGEST, Some(("linux", it))));
+        let attestation = descriptor(DIGEST, Some(("unknown", "unknown")));
+        let named: Vec<String> = index(json!([arm64, attestation, amd64]));
+        assert_eq!(named, ["linux/arm64", "linux/amd64"]);
+        let bare = descriptor(DIGEST, None);
+        assert_eq!(index(json!([arm64, bare])), Vec::<String>::new(), "one may be for any machine");
+        assert_eq!(index(json!([])), Vec::<String>::new());
+        let Ok(NamedPlatforms::Config(config)) = platforms(manifest(1).to_string().as_bytes()) else {
+            panic!("it is a manifest")
+        };
+        assert_eq!(config, DIGEST);
+        assert!(platforms(b"{}").is_err());
+        let config = |value: Value| config_platform(value.to_string().as_bytes()).expect("it is JSON");
+        let arm = config(json!({ "os": "linux", "architecture": "arm", "variant": "v7" })).expect("it names one");
+        assert_eq!((arm.architecture.as_str(), arm.variant.as_deref()), ("arm", Some("v7")));
+        assert_eq!(config(json!({ "mediaType": "application/vnd.other" })), None);
+    }
+
+    #[test]
+    fn an_architecture_with_the_name_that_uname_prints_is_known() {
+        let machine = Machine { architecture: Arch::ARM64, variant: 8 };
+        for (name, variant, fits) in [("aarch64", "v8", true), ("arm64", "8", true), ("arm64", "v9", false)] {
+            let platform = json!({ "os": "linux", "architecture": name, "variant": variant });
+            let platform: Platform = serde_json::from_value(platform).expect("a platform");
+            assert_eq!(machine.variant_of(&platform).is_some(), fits, "{name} {variant}");
+        }
     }
 
     #[test]

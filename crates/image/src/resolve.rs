@@ -1,9 +1,10 @@
-//! Asks a registry for which digest a tag stands, without pulling the image. Managers do so, once for all nodes.
+//! Asks a registry for which digest a tag stands, and for which platforms an image is, without pulling it. Managers do so,
+//! once for all nodes.
 
 use reqwest::{Method, Response};
 use sha2::{Digest, Sha256};
 
-use crate::manifest::BOUND;
+use crate::manifest::{self, BOUND, ImagePlatform, ManifestError, NamedPlatforms};
 use crate::registry::{Credentials, Endpoint, ImageName, Registries, RequestError};
 
 /// Header with the digest of a manifest or index (OCI distribution specification, "Checking if content exists").
@@ -29,6 +30,19 @@ pub enum ResolveError {
         /// The address of the endpoint.
         url: String,
     },
+    /// The registry sends another document than the one with the digest.
+    #[error("failed to resolve {name}: {url} sends something else than {digest}")]
+    Digest {
+        /// The image.
+        name: String,
+        /// The address of the endpoint.
+        url: String,
+        /// The digest of the document.
+        digest: String,
+    },
+    /// A document of the image is malformed.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
 }
 
 impl ResolveError {
@@ -73,19 +87,74 @@ async fn digest_at(endpoint: &Endpoint, version: &str) -> Result<Option<String>,
         return Ok(Some(digest.to_owned()));
     }
     let manifest = endpoint.manifest(Method::GET, version).await?;
-    digest_of(endpoint, manifest).await
+    Ok(body(endpoint, manifest).await?.map(|bytes| digest_of(&bytes)))
 }
 
-/// Returns the digest of the body; `None` if it is too large for a manifest.
-async fn digest_of(endpoint: &Endpoint, mut response: Response) -> Result<Option<String>, RequestError> {
-    let (mut hash, mut size) = (Sha256::new(), 0);
+/// Returns the body; `None` if it is too large for a document of an image.
+async fn body(endpoint: &Endpoint, mut response: Response) -> Result<Option<Vec<u8>>, RequestError> {
+    let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| endpoint.broken(error))? {
-        hash.update(&chunk);
-        size += chunk.len() as u64;
-        if size > BOUND {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() as u64 > BOUND {
             return Ok(None);
         }
     }
-    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Some(format!("sha256:{hex}")))
+    Ok(Some(bytes))
+}
+
+fn digest_of(bytes: &[u8]) -> String {
+    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
+/// Returns the platforms of the image whose digest `name` has as its version, as its index or its config names them; none if
+/// it does not say.
+///
+/// # Errors
+/// No endpoint has its documents, or they are malformed.
+pub async fn platforms(
+    registries: &Registries,
+    name: &ImageName,
+    credentials: Option<&Credentials>,
+) -> Result<Vec<ImagePlatform>, ResolveError> {
+    let endpoints = registries.endpoints(name, credentials);
+    let endpoints = endpoints.map_err(|source| ResolveError::Registry { name: name.to_string(), source })?;
+    let mut told = None;
+    for endpoint in &endpoints {
+        match platforms_at(endpoint, name).await {
+            Ok(platforms) => return Ok(platforms),
+            Err(error) if endpoint.is_registry && error.is_answer() => return Err(error),
+            Err(error) => told = told.filter(ResolveError::is_answer).or(Some(error)),
+        }
+    }
+    Err(told.unwrap_or_else(|| ResolveError::Content { name: name.to_string(), url: name.registry.clone() }))
+}
+
+async fn platforms_at(endpoint: &Endpoint, name: &ImageName) -> Result<Vec<ImagePlatform>, ResolveError> {
+    let fail = |source| ResolveError::Registry { name: name.to_string(), source };
+    let response = endpoint.manifest(Method::GET, &name.version).await.map_err(fail)?;
+    match manifest::platforms(&document(endpoint, name, response, &name.version).await?)? {
+        NamedPlatforms::Index(named) => Ok(named),
+        NamedPlatforms::Config(digest) => {
+            let (response, _) = endpoint.get_from(&format!("blobs/{digest}"), 0).await.map_err(fail)?;
+            let config = document(endpoint, name, response, &digest).await?;
+            Ok(manifest::config_platform(&config)?.into_iter().collect())
+        }
+    }
+}
+
+/// Returns the body, which must have this digest.
+async fn document(
+    endpoint: &Endpoint,
+    name: &ImageName,
+    response: Response,
+    digest: &str,
+) -> Result<Vec<u8>, ResolveError> {
+    let (image, url) = (name.to_string(), endpoint.to_string());
+    match body(endpoint, response).await {
+        Ok(Some(bytes)) if digest_of(&bytes) == digest => Ok(bytes),
+        Ok(Some(_)) => Err(ResolveError::Digest { name: image, url, digest: digest.to_owned() }),
+        Ok(None) => Err(ResolveError::Content { name: image, url }),
+        Err(source) => Err(ResolveError::Registry { name: image, source }),
+    }
 }

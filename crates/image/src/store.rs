@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::blob_store::{BlobError, BlobStore};
 use crate::folder_copy::{CopyError, copy_folder};
 use crate::healthcheck::{self, Healthcheck};
-use crate::manifest::{self, Document, ImageConfig, ManifestError};
+use crate::manifest::{self, Document, ImageConfig, ImagePlatform, ManifestError, NamedPlatforms};
 use crate::remove::remove_folder;
 use crate::tar::TarError;
 use crate::unpack::{self, UnpackError, Whiteouts};
@@ -235,6 +235,20 @@ impl ImageStore {
     pub fn whole_image(&self, digest: &str) -> Option<Image> {
         let image = self.image(digest).ok()?;
         image.blobs().iter().all(|blob| self.blobs.has(blob)).then_some(image)
+    }
+
+    /// Returns the platforms that the image is made for, by its index if it has one; none if it does not say.
+    ///
+    /// # Errors
+    /// A blob is missing or malformed.
+    pub fn platforms(&self, image: &Image) -> Result<Vec<ImagePlatform>, ImageError> {
+        match manifest::platforms(&self.blobs.read(&image.digest, manifest::BOUND)?)? {
+            NamedPlatforms::Index(named) => Ok(named),
+            NamedPlatforms::Config(digest) => {
+                let config = self.blobs.read(&digest, manifest::BOUND)?;
+                Ok(manifest::config_platform(&config)?.into_iter().collect())
+            }
+        }
     }
 
     /// Unpacks the layers that are not unpacked yet. Returns the folders of all layers, topmost first.

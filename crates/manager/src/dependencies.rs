@@ -21,7 +21,7 @@ use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
 use crate::plan::Plan;
-use crate::wanted;
+use crate::wanted::{self, Eligibility};
 
 pub(crate) use circle::circles;
 
@@ -216,7 +216,9 @@ fn counted(on: &Service, condition: DependencyCondition, view: &Tables) -> (u64,
             && task.spec_version == on.spec_version
             && task.has_done_its_work()
     };
-    let runs = |task: &Task| task.is_live() && task.status.state == TaskState::Running && has_place(on, task, view);
+    let eligible = Eligibility::of(on, view);
+    let runs =
+        |task: &Task| task.is_live() && task.status.state == TaskState::Running && has_place(on, &eligible, task, view);
     let counts = |task: &&Arc<Task>| {
         is_done(task)
             || match condition {
@@ -241,8 +243,8 @@ fn counted(on: &Service, condition: DependencyCondition, view: &Tables) -> (u64,
 }
 
 /// Whether the node of the task is there, and one on which its service should run.
-fn has_place(service: &Service, task: &Task, view: &Tables) -> bool {
-    let is_right = |node| !service.spec.mode.is_global() || wanted::keeps(&service.spec, node);
+fn has_place(service: &Service, eligible: &Eligibility, task: &Task, view: &Tables) -> bool {
+    let is_right = |node| !service.spec.mode.is_global() || eligible.keeps(node);
     !is_lost(task, view) && view.node_of(task).is_some_and(|node| is_right(node))
 }
 

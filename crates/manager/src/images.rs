@@ -1,5 +1,6 @@
 //! Keeps each image of the cluster on enough nodes, so that the loss of one node does not lose an image.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flota_api::defaults::IMAGE_HOLDERS;
@@ -15,9 +16,27 @@ use crate::plan::{Plan, PlanContext};
 #[derive(Debug, Default)]
 pub(crate) struct Images;
 
-/// Number of nodes that each image should be on: two if two nodes are ready, else one.
-pub(crate) fn wanted_holders(view: &Tables) -> usize {
-    view.nodes().filter(|node| node.state == NodeState::Ready).take(IMAGE_HOLDERS).count().max(1)
+/// Number of nodes that the image should be on: two if two of those that can fetch it are ready, else one.
+pub(crate) fn wanted_holders(image: &Image, view: &Tables) -> usize {
+    let sources = Sources::of(image, view);
+    view.nodes().filter(|node| node.state == NodeState::Ready && sources.suit(node)).take(IMAGE_HOLDERS).count().max(1)
+}
+
+/// The architectures of the nodes that hold an image. Each of them has the blobs for its own alone, so only nodes of the same
+/// architecture can fetch the image from it. A node of another one pulls its part of an index from the registry when it has a
+/// task of that image.
+struct Sources<'v>(BTreeSet<&'v str>);
+
+impl<'v> Sources<'v> {
+    fn of(image: &Image, view: &'v Tables) -> Self {
+        let holders = image.confirmed().filter_map(|id| view.node(id));
+        Self(holders.map(|node| node.description.architecture.as_str()).collect())
+    }
+
+    /// Whether the node can fetch the image. Before it is known who holds it, any node may.
+    fn suit(&self, node: &Node) -> bool {
+        self.0.is_empty() || self.0.contains(node.description.architecture.as_str())
+    }
 }
 
 /// Number of nodes that hold the image and are not down.
@@ -57,16 +76,17 @@ impl ControlLoop for Images {
             plan.remove(Kind::Image, &image.id);
             return plan;
         }
-        // A holder that is down may come back with its blobs. One that never had them or was removed is dropped.
-        let keep = |it: &&ImageHolder| match state(it, view) {
+        // A holder that is down may come back with its blobs. One that never had them, can't fetch them or was removed is
+        // dropped.
+        let sources = Sources::of(image, view);
+        let keep = |it: &&ImageHolder| match view.node(&it.node_id) {
             None => false,
-            Some(NodeState::Down) => it.confirmed,
-            Some(_) => true,
+            Some(node) => it.confirmed || node.state != NodeState::Down && sources.suit(node),
         };
         let mut holders: Vec<ImageHolder> = image.holders.iter().filter(keep).cloned().collect();
         // Without a confirmed holder there is no node to fetch from.
         if holders.iter().any(|holder| holder.confirmed) {
-            let new = new_holders(image, &holders, missing(image, view), view);
+            let new = new_holders(image, &holders, &sources, view);
             holders.extend(new.into_iter().map(|node_id| ImageHolder { node_id, confirmed: false }));
         }
         if holders != image.holders {
@@ -100,17 +120,19 @@ fn concerned_by(node: &Node, view: &Tables) -> Vec<Key> {
 /// Number of nodes that the image should also be on.
 fn missing(image: &Image, view: &Tables) -> usize {
     let counts = |it: &&ImageHolder| state(it, view).is_some_and(|state| state != NodeState::Down);
-    wanted_holders(view).saturating_sub(image.holders.iter().filter(counts).count())
+    wanted_holders(image, view).saturating_sub(image.holders.iter().filter(counts).count())
 }
 
 /// Number of free nodes among which the holders of an image are chosen.
 const CANDIDATES: usize = 16;
 
-/// Returns up to `count` ready nodes that do not hold this image. Each image considers only a few nodes, so that the loss
-/// of a node with many images costs little in a large cluster, and those with the fewest images among them. As the ids of
-/// images and of nodes are random, every image begins at another node.
-fn new_holders(image: &Image, holders: &[ImageHolder], count: usize, view: &Tables) -> Vec<NodeId> {
-    let is_free = |node: &&Arc<Node>| node.state == NodeState::Ready && !holders.iter().any(|it| it.node_id == node.id);
+/// Returns as many ready nodes that can fetch this image as it lacks holders. Each image considers only a few nodes, so
+/// that the loss of a node with many images costs little in a large cluster, and those with the fewest images among them.
+/// As the ids of images and of nodes are random, every image begins at another node.
+fn new_holders(image: &Image, holders: &[ImageHolder], sources: &Sources, view: &Tables) -> Vec<NodeId> {
+    let count = missing(&Image { holders: holders.to_vec(), ..image.clone() }, view);
+    let is_holder = |node: &Node| holders.iter().any(|it| it.node_id == node.id);
+    let is_free = |node: &&Arc<Node>| node.state == NodeState::Ready && sources.suit(node) && !is_holder(node);
     let free = view.nodes_from(&image.id).filter(is_free).take(if count == 0 { 0 } else { CANDIDATES.max(count) });
     let mut ranked: Vec<_> = free.map(|node| (view.images_of_node(&node.id).count(), &node.id)).collect();
     ranked.sort_unstable();
@@ -158,6 +180,30 @@ mod tests {
         assert_eq!(planned("lost", &view).unwrap(), ["d", "c", "b"], "a node that is down may come back");
         view.put(image("unconfirmed", &[]).into_object());
         assert_eq!(planned("unconfirmed", &view), None, "there is no node to fetch it from");
+    }
+
+    #[test]
+    fn a_node_of_another_architecture_is_not_asked_to_hold_what_it_can_not_fetch() {
+        let mut view = Tables::default();
+        for (id, architecture) in [("a", "amd64"), ("b", "arm64"), ("c", "arm64"), ("d", "amd64")] {
+            let mut node = node(id.to_owned(), NodeState::Ready);
+            node.description.architecture = architecture.into();
+            view.put(node.into_object());
+        }
+        view.put(image("i", &["a"]).into_object());
+        assert_eq!(planned("i", &view).unwrap(), ["a", "d"]);
+        let asked = |node: &str| ImageHolder { node_id: node.into(), confirmed: false };
+        let of_an_older_build = image("i", &["a"]);
+        let holders = of_an_older_build.holders.iter().cloned().chain([asked("b")]).collect();
+        view.put(Image { holders, ..of_an_older_build }.into_object());
+        assert_eq!(planned("i", &view).unwrap(), ["a", "d"], "it has not fetched it, and never will");
+        view.put(image("both", &["a", "b"]).into_object());
+        assert_eq!(planned("both", &view), None, "an index: each has its own manifest");
+        view.put(image("arm", &["b"]).into_object());
+        assert_eq!(wanted_holders(view.image("arm").unwrap(), &view), 2);
+        view.put(node("c".into(), NodeState::Down).into_object());
+        assert_eq!(wanted_holders(view.image("arm").unwrap(), &view), 1);
+        assert_eq!(planned("arm", &view), None, "no other node can fetch it");
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod manager;
 #[cfg(feature = "measure")]
 mod measure;
 mod orchestrator;
+mod pin;
 mod plan;
 mod raft_dial;
 mod replica;

@@ -12,20 +12,23 @@ use flota_api::object::Kind;
 use flota_raft_store::Tables;
 
 use crate::dependencies::circles;
+use crate::pin::Pin;
 use crate::plan::Plan;
 
-/// Returns the service with another spec and the digest of its image. Its tasks are replaced only if that changes them;
+/// Returns the service with another spec and what its image stands for. Its tasks are replaced only if that changes them;
 /// otherwise, an update goes on or stays paused as before.
-pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, image_digest: Option<String>) -> Service {
+pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, image: Option<Pin>) -> Service {
     let spec = Arc::new(spec);
-    if service.spec.same_task(&spec) && service.image_digest == image_digest {
+    if service.spec.same_task(&spec) && service.image_digest.as_ref() == image.as_ref().map(|it| &it.digest) {
         // What an update was rolled back to is now what a user has set.
         let is_accepted = service.update.phase == UpdatePhase::RolledBack;
         let update = if is_accepted { UpdateStatus::default() } else { service.update.clone() };
-        return Service { scale: scale(service, &spec), spec, update, ..service.clone() };
+        let scale = scale(service, &spec);
+        // The platforms of the same image may be known only now.
+        return Pin::put_on(image, Service { scale, spec, update, ..service.clone() });
     }
     let newest = service.revisions.iter().map(|it| it.version).fold(service.spec_version, u64::max);
-    replaced(service, spec, image_digest, newest + 1)
+    replaced(service, spec, image, newest + 1)
 }
 
 /// Returns the service with an earlier spec; `None` if that is not kept. It has as many tasks as before.
@@ -33,7 +36,7 @@ pub(crate) fn restored(service: &Service, version: u64, view: &Tables) -> Option
     let revision = service.revisions.iter().find(|it| it.version == version)?;
     let kept = view.spec_version(&service.id, version)?;
     let spec = ServiceSpec { mode: service.spec.mode.clone(), stopped: service.spec.stopped, ..kept.as_ref().clone() };
-    Some(replaced(service, Arc::new(spec), revision.image_digest.clone(), version))
+    Some(replaced(service, Arc::new(spec), Pin::of_revision(revision), version))
 }
 
 /// Returns the service after its update has failed for this reason: with the spec before the update, if that is kept, its
@@ -64,10 +67,11 @@ pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan
     Some(Service { update, ..restored })
 }
 
-fn replaced(service: &Service, spec: Arc<ServiceSpec>, image_digest: Option<String>, version: u64) -> Service {
+fn replaced(service: &Service, spec: Arc<ServiceSpec>, image: Option<Pin>, version: u64) -> Service {
     let last = Revision {
         version: service.spec_version,
         image_digest: service.image_digest.clone(),
+        image_platforms: service.image_platforms.clone(),
         set_at: service.spec_set_at,
     };
     // An update that has not ended has proved nothing, so a failure of this one goes back to what was there before both.
@@ -86,7 +90,7 @@ fn replaced(service: &Service, spec: Arc<ServiceSpec>, image_digest: Option<Stri
     // A new run of a job replaces the one before at once.
     let update = if spec.mode.is_job() { update.completed() } else { update };
     let scale = scale(service, &spec);
-    Service { spec, image_digest, spec_version: version, revisions, update, scale, ..service.clone() }
+    Pin::put_on(image, Service { spec, spec_version: version, revisions, update, scale, ..service.clone() })
 }
 
 /// Returns the status of autoscaling with another spec: a number of tasks that a user sets takes the place of what the load

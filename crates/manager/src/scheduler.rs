@@ -15,12 +15,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{Filter, Node, PendingReason, ServiceSpec, Task, TaskStatus, Volume, VolumeAt};
+use flota_api::model::{Filter, Node, PendingReason, Platform, Task, TaskStatus, Volume, VolumeAt};
 use flota_api::object::Object;
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::{Event, Tables};
 
 use self::candidate::Candidate;
+use self::filters::Demand;
 use self::ranking::Ranking;
 pub(crate) use self::rebalance::Rebalance;
 use self::volumes::{Home, VolumePlaces};
@@ -86,10 +87,10 @@ impl ControlLoop for Scheduler {
         let mut used = candidate::without_replaced(&tasks, &service, view);
         let mut volumes = VolumePlaces::new(view);
         for same in tasks.chunk_by(|left, right| left.spec_version == right.spec_version) {
-            if let Some(spec) = view.spec_of(same[0]) {
+            if let Some(demand) = Demand::of(&service, same[0].spec_version, view) {
                 let failures = candidate::count_failures(same[0], view, cx.now);
-                let mut nodes = Ranking::new(&service, spec, view, &failures, used);
-                place(same, spec, (&mut nodes, &mut volumes), view, &mut plan, cx);
+                let mut nodes = Ranking::new(&service, demand, view, &failures, used);
+                place(same, demand, (&mut nodes, &mut volumes), view, &mut plan, cx);
                 used = nodes.into_used();
             }
         }
@@ -127,8 +128,8 @@ fn helped_by_end_of(task: &Task, view: &Tables) -> Vec<Key> {
     let is_helped = |service: &&ServiceId| {
         let candidate = Candidate::new(node, service, view);
         let mut versions = view.live_versions(service);
-        let spec = versions.next().and_then(|version| view.spec_version(service, version));
-        versions.next().is_some() || spec.is_some_and(|spec| filters::refuses(spec, &candidate, view).is_none())
+        let task = versions.next().and_then(|version| Demand::of(service, version, view));
+        versions.next().is_some() || task.is_some_and(|task| filters::refuses(&task, &candidate, view).is_none())
     };
     view.services_waiting().filter(is_helped).map(Key::of).collect()
 }
@@ -147,12 +148,13 @@ struct Unplaced {
 /// Places waiting tasks of one spec, as many as there is room for in the plan.
 fn place(
     tasks: &[&Arc<Task>],
-    spec: &ServiceSpec,
+    demand: Demand<'_>,
     (nodes, volumes): (&mut Ranking, &mut VolumePlaces),
     view: &Tables,
     plan: &mut Plan,
     cx: &PlanContext,
 ) {
+    let spec = demand.spec;
     // The counts of the filters, once no node is left.
     let mut refused: Option<BTreeMap<Filter, u64>> = None;
     for task in tasks {
@@ -201,19 +203,22 @@ fn place(
                     ..task.as_ref().clone()
                 });
             }
-            Err(why) => wait(task, why, nodes, view, plan),
+            Err(why) => wait(task, why, demand.platforms, nodes, view, plan),
         }
     }
 }
 
 /// Records why the task has no node, if that is news.
-fn wait(task: &Arc<Task>, why: Unplaced, nodes: &Ranking, view: &Tables, plan: &mut Plan) {
+fn wait(task: &Arc<Task>, why: Unplaced, image: &[Platform], nodes: &Ranking, view: &Tables, plan: &mut Plan) {
     let Unplaced { refused, volumes, home } = why;
     let reason = Some(if refused.is_empty() {
         PendingReason::NoNode
     } else if !volumes.is_empty() {
         let needs_room = home.is_some() && fits_in_place(task, home.as_ref(), nodes, view);
         PendingReason::VolumesElsewhere { volumes, refused, needs_room }
+    } else if refused.contains_key(&Filter::Platform) {
+        let needs_room = fits_in_place(task, None, nodes, view);
+        PendingReason::OtherPlatforms { image: image.to_vec(), refused, needs_room }
     } else if fits_in_place(task, None, nodes, view) {
         PendingReason::NeedsRoom(refused)
     } else {

@@ -4,38 +4,59 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flota_api::id::NodeId;
-use flota_api::model::{Availability, CronRun, Node, NodeState, RunState, Service, ServiceMode, ServiceSpec, Task};
+use flota_api::model::{
+    Availability, CronRun, Node, NodeState, Platform, RunState, Service, ServiceMode, ServiceSpec, Task,
+};
 use flota_raft_store::Tables;
 
-/// Whether a global service of this spec keeps its task on the node. Also a node that is down keeps it: no other node can
-/// have it instead.
-pub(crate) fn keeps(spec: &ServiceSpec, node: &Node) -> bool {
-    !spec.stopped
-        && !node.has_left()
-        && node.spec.availability != Availability::Drain
-        && spec.constraints.iter().all(|constraint| node.satisfies(constraint))
+/// Which nodes have a task of a service that has one on each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Eligibility<'a> {
+    spec: &'a ServiceSpec,
+    /// The platforms of its image.
+    platforms: &'a [Platform],
 }
 
-/// Whether a global service of this spec gets a task on the node if it has none there.
-pub(crate) fn takes(spec: &ServiceSpec, node: &Node) -> bool {
-    keeps(spec, node) && node.state == NodeState::Ready && node.spec.availability == Availability::Active
+impl<'a> Eligibility<'a> {
+    /// The rule for the present spec of the service. An image that runs on no node at all is no reason to stop what runs: the
+    /// tasks of that image wait for nodes, and users read why.
+    pub(crate) fn of(service: &'a Service, view: &Tables) -> Self {
+        let platforms = service.image_platforms.as_slice();
+        let has_place =
+            service.spec.mode.is_global() && view.nodes().any(|it| it.description.has_platform_of(platforms));
+        Self { spec: &service.spec, platforms: if has_place { platforms } else { &[] } }
+    }
+
+    /// Whether the service keeps its task on the node. Also a node that is down keeps it: no other node can have it instead.
+    pub(crate) fn keeps(&self, node: &Node) -> bool {
+        !self.spec.stopped
+            && !node.has_left()
+            && node.spec.availability != Availability::Drain
+            && self.spec.constraints.iter().all(|constraint| node.satisfies(constraint))
+            && node.description.has_platform_of(self.platforms)
+    }
+
+    /// Whether the service gets a task on the node if it has none there.
+    pub(crate) fn takes(&self, node: &Node) -> bool {
+        self.keeps(node) && node.state == NodeState::Ready && node.spec.availability == Availability::Active
+    }
 }
 
 /// Returns how many tasks of the service should run now; of a job, how many should have done their work in the end.
 pub(crate) fn tasks(service: &Service, view: &Tables) -> u64 {
-    let spec = &service.spec;
+    let (spec, nodes) = (&service.spec, Eligibility::of(service, view));
     let has_task = |node: &Node| view.live_tasks(&service.id, &node.id) > 0;
-    let runs = |node: &Node| node.state != NodeState::Down && keeps(spec, node) && has_task(node);
+    let runs = |node: &Node| node.state != NodeState::Down && nodes.keeps(node) && has_task(node);
     match &spec.mode {
         ServiceMode::GlobalJob {} => {
             let done: BTreeSet<&NodeId> = done(service, view).filter_map(|task| task.pinned_to.as_ref()).collect();
-            let counts = |node: &Node| done.contains(&node.id) || takes(spec, node) || runs(node);
+            let counts = |node: &Node| done.contains(&node.id) || nodes.takes(node) || runs(node);
             view.nodes().filter(|node| counts(node)).count() as u64
         }
         _ if spec.stopped => 0,
         ServiceMode::Replicated { .. } | ServiceMode::ReplicatedJob { .. } => service.replicas().unwrap_or_default(),
         ServiceMode::Cron { .. } => under_way(service).map(|run| run.completions).sum(),
-        ServiceMode::Global {} => view.nodes().filter(|node| takes(spec, node) || runs(node)).count() as u64,
+        ServiceMode::Global {} => view.nodes().filter(|node| nodes.takes(node) || runs(node)).count() as u64,
     }
 }
 

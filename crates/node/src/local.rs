@@ -62,9 +62,17 @@ impl LocalService {
     }
 
     /// Describes an image that this node now holds, so that the caller can name it in the cluster.
-    async fn image_result(&self, image: &Image, references: Vec<String>) -> Result<Response<ImageResult>, Status> {
+    async fn image_result(
+        &self,
+        worker: &Worker,
+        image: &Image,
+        references: Vec<String>,
+    ) -> Result<Response<ImageResult>, Status> {
         let node_id = self.0.info().await?.node_id;
-        Ok(Response::new(ImageResult { references, digest: image.digest.clone(), size: image.size(), node_id }))
+        let platforms = worker.platforms(image).await.map_err(|error| status_with_causes(&error))?;
+        let platforms = platforms.iter().map(Into::into).collect();
+        let (digest, size) = (image.digest.clone(), image.size());
+        Ok(Response::new(ImageResult { references, digest, size, node_id, platforms }))
     }
 }
 
@@ -113,7 +121,7 @@ impl LocalNode for LocalService {
         let archive = UploadReader::start(first.data, stream);
         let (image, references) =
             worker.import(archive, &first.reference).await.map_err(|error| status_with_causes(&error))?;
-        self.image_result(&image, references).await
+        self.image_result(&worker, &image, references).await
     }
 
     async fn pack_image(&self, request: Request<Streaming<ImageUpload>>) -> Result<Response<ImageResult>, Status> {
@@ -129,7 +137,7 @@ impl LocalNode for LocalService {
             program.extend_from_slice(&next.data);
         }
         let image = worker.pack(&first.program, program).await.map_err(|error| status_with_causes(&error))?;
-        self.image_result(&image, vec![reference.to_string()]).await
+        self.image_result(&worker, &image, vec![reference.to_string()]).await
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Result<Response<ImageResult>, Status> {
@@ -144,6 +152,6 @@ impl LocalNode for LocalService {
         let login = given.or_else(|| self.0.manager()?.credentials(&reference));
         let pulled = worker.pull(&reference, login.as_ref()).await;
         let image = pulled.map_err(|error| status_with_causes(&error))?;
-        self.image_result(&image, vec![reference.to_string()]).await
+        self.image_result(&worker, &image, vec![reference.to_string()]).await
     }
 }

@@ -4,7 +4,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use flota_api::image_ref::ImageRef;
-use flota_api::model::RegistryCredentials;
+use flota_api::model::{Platform, RegistryCredentials};
 use flota_api::text::with_causes;
 use flota_image::Registries;
 use flota_manager::{DigestLookup, Resolved};
@@ -19,6 +19,20 @@ impl DigestLookup for NodeRegistries {
         async move {
             let resolved = flota_worker::resolve(&registries, &reference, login.as_ref()).await;
             resolved.map_err(|error| with_causes(&error))
+        }
+        .boxed()
+    }
+
+    fn platforms(
+        &self,
+        reference: ImageRef,
+        digest: String,
+        login: Option<RegistryCredentials>,
+    ) -> BoxFuture<'static, Result<Vec<Platform>, String>> {
+        let registries = self.0.clone();
+        async move {
+            let known = flota_worker::image_platforms(&registries, &reference, &digest, login.as_ref()).await;
+            known.map_err(|error| with_causes(&error))
         }
         .boxed()
     }

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use flota_api::capability;
 use flota_api::constraint::{Constraint, NodeProperty};
-use flota_api::model::{EndpointMode, RestartCondition, RestartPolicy, ServiceSpec, StackSpec};
+use flota_api::model::{EndpointMode, Platform, RestartCondition, RestartPolicy, ServiceSpec, StackSpec};
 use flota_api::resources::{Limits, Resources};
 
 use crate::fields::Fields;
@@ -103,6 +103,7 @@ fn service<'a>(
     if let Some(node) = keys.get("deploy") {
         deploy(node, &mut spec)?;
     }
+    spec.constraints.extend(keys.read("platform", platform)?.into_iter().flatten());
     volumes.service(&mut mounts, &mut spec)?;
     // What it depends on is read once all services are known.
     let _ = keys.get("depends_on");
@@ -200,6 +201,24 @@ fn placement(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     spec.anti_affinity = keys.read("x-flota-anti-affinity", Node::texts)?.unwrap_or_default();
     spec.strategy = keys.read("x-flota-strategy", |it| it.parsed(str::parse))?.unwrap_or(spec.strategy);
     keys.finish()
+}
+
+/// Reads the platform on which a service is to run, as constraints. Of the images of an index, each node takes its own anyway.
+fn platform(node: &Node) -> Result<Vec<Constraint>, Fault> {
+    let text = node.text()?;
+    let parts: Vec<&str> = text.split('/').collect();
+    let platform = match parts.as_slice() {
+        [os, architecture] => Platform::new(os, architecture, None),
+        [os, architecture, variant] => Platform::new(os, architecture, Some(variant)),
+        _ => None,
+    };
+    let platform = platform.ok_or_else(|| node.fault(format!("`{text}` is not a platform such as linux/arm64")))?;
+    if let Some(variant) = platform.variant {
+        return Err(node.fault(format!("nodes can't be chosen by a variant, such as {variant}; leave it out")));
+    }
+    let constraints = [("os", platform.os), ("arch", platform.architecture)];
+    let parsed = constraints.map(|(key, value)| Constraint::parse(&format!("node.platform.{key}=={value}")));
+    parsed.into_iter().map(|it| it.map_err(|error| node.fault(error.to_string()))).collect()
 }
 
 fn preference(node: &Node) -> Result<NodeProperty, Fault> {

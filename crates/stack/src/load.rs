@@ -107,7 +107,7 @@ services:
         x-flota-anti-affinity: [web2, other_db]
         x-flota-affinity: [cache]
         x-flota-strategy: binpack
-  web2: { image: b }
+  web2: { image: b, platform: linux/aarch64/v8, deploy: { placement: { constraints: [node.role==worker] } } }
 "#;
 
     fn parsed(text: &str) -> Result<StackSpec, String> {
@@ -118,7 +118,7 @@ services:
     #[test]
     fn a_stack_file_becomes_specs() {
         let stack = parsed(FILE).expect("a good file");
-        let [web, _] = stack.services.as_slice() else { panic!("two services") };
+        let [web, web2] = stack.services.as_slice() else { panic!("two services") };
         assert_eq!((web.name.as_str(), web.image.as_str(), web.mode.replicas()), ("shop_web", "whoami", Some(3)));
         assert_eq!(web.command, ["serve", "two words"]);
         assert_eq!(web.env, ["NODE={{.Node.Hostname}}", "PORT=8080", "USER=ada"]);
@@ -133,6 +133,8 @@ services:
         assert_eq!(parallelism, [Some(1), None]);
         assert_eq!(web.constraints, [Constraint::parse("node.role==worker").expect("it is good")]);
         assert_eq!(web.spread_over, [NodeProperty::parse("node.labels.zone").expect("it is good")]);
+        let constraints = ["node.role==worker", "node.platform.os==linux", "node.platform.arch==arm64"];
+        assert_eq!(web2.constraints, constraints.map(|it| Constraint::parse(it).expect("it is good")));
         assert_eq!(web.max_replicas_per_node, NonZeroU64::new(2));
         assert_eq!(
             (web.affinity.join(" "), web.anti_affinity.join(" ")),
@@ -198,6 +200,11 @@ services:
                 "4: services.web.deploy.replicas: a service of the mode global has a task on each node",
             ),
             (web("deploy: { replicas: -1 }"), "4: services.web.deploy.replicas: `-1` is not a whole number from 0"),
+            (web("platform: arm64"), "4: services.web.platform: `arm64` is not a platform such as linux/arm64"),
+            (
+                web("platform: linux/arm/v7"),
+                "4: services.web.platform: nodes can't be chosen by a variant, such as v7; leave it out",
+            ),
             (
                 web("deploy: { placement: { constraints: [x] } }"),
                 "4: services.web.deploy.placement.constraints[0]: `x`:",

@@ -25,6 +25,7 @@ pub fn describe() -> NodeDescription {
         hostname: hostname(),
         os: "linux".into(),
         architecture: architecture.into(),
+        variant: flota_image::machine_variant(),
         resources: Resources { nano_cpus: cpus * 1_000_000_000, memory_bytes: kilobytes.unwrap_or(0u64) * 1024 },
         program_version: VERSION.into(),
         feature_level: FEATURE_LEVEL,

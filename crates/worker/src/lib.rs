@@ -83,7 +83,7 @@ pub use offers::{NodeOffers, bind_roots};
 #[cfg(any(test, feature = "fake"))]
 pub use records::MemoryRecords;
 pub use records::{Record, TaskRecords};
-pub use registry::resolve;
+pub use registry::{image_platforms, resolve};
 #[cfg(any(test, feature = "fake"))]
 pub use services::FakeServices;
 pub use services::NodeServices;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::{Clock, Random};
 use flota_api::image_ref::ImageRef;
-use flota_api::model::RegistryCredentials;
+use flota_api::model::{Platform, RegistryCredentials};
 use flota_api::proto::images::image_store_server::ImageStoreServer;
 use flota_api::seal::Sealer;
 use flota_identity::{Dialer, Identity};
@@ -29,6 +29,7 @@ use crate::images::{Images, ImagesService};
 use crate::networks::{LinuxKernel, LinuxOptions, NamespaceFolder, NetworkRecord, Networks};
 use crate::offers::NodeOffers;
 use crate::records::{QueuedRecords, SledRecords};
+use crate::registry::of_image;
 use crate::reporter::Reporter;
 use crate::services::ContainerServices;
 use crate::translate::NodeNames;
@@ -203,6 +204,16 @@ impl Worker {
     /// The registry does not send the image, or the image is invalid.
     pub async fn pull(&self, reference: &ImageRef, login: Option<&RegistryCredentials>) -> Result<Image, PullError> {
         self.images.pull(reference, login).await
+    }
+
+    /// Returns the platforms that an image of this node is made for; none if it does not say.
+    ///
+    /// # Errors
+    /// A document of the image is missing or malformed.
+    pub async fn platforms(&self, image: &Image) -> Result<Vec<Platform>, ImageError> {
+        let (store, image) = (self.images.store.clone(), image.clone());
+        let named = tokio::task::spawn_blocking(move || store.platforms(&image)).await.map_err(join)??;
+        Ok(of_image(&named))
     }
 
     /// Stops every task within its grace period, because the machine goes down, and tells the leader.

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use flota_api::image_ref::ImageRef;
-use flota_api::model::RegistryCredentials;
+use flota_api::model::{Platform, RegistryCredentials};
 use flota_manager::{DigestLookup, Resolved};
 
 /// All registries. None of them answers for a name that a test does not push. Clones are the same registries.
@@ -66,5 +66,15 @@ impl DigestLookup for FakeRegistry {
             answer
         }
         .boxed()
+    }
+
+    /// The platforms of no image are known.
+    fn platforms(
+        &self,
+        _: ImageRef,
+        _: String,
+        _: Option<RegistryCredentials>,
+    ) -> BoxFuture<'static, Result<Vec<Platform>, String>> {
+        async { Ok(Vec::new()) }.boxed()
     }
 }

@@ -31,6 +31,7 @@ fn name(it: &mut Script, worker: usize, reference: &str, digest: &str) -> Result
         digest: digest.into(),
         size: 1_000,
         node: it.cluster().workers[worker].node_id.to_string(),
+        ..NameImageRequest::default()
     };
     it.request(it.leader(), |mut client| async move { client.name_image(request).await.map(drop) })
 }

@@ -179,6 +179,7 @@ fn image_can_be_fetched_with_the_grant_of_a_leader_whose_clock_is_wrong() {
             digest: digest.clone(),
             size: 1_000,
             node: it.cluster().workers[0].node_id.to_string(),
+            ..NameImageRequest::default()
         };
         it.request(it.leader(), |mut client| async move { client.name_image(request).await }).unwrap();
         // The holder checks the grant by its own clock, which is right.

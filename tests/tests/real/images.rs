@@ -4,10 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use flota_tests::{Background, Cluster, programs};
-use serde_json::json;
+use flota_tests::{Cluster, programs};
 
 use crate::archives::{archive, docker_archive, tar};
+use crate::registries::{Repository, registry};
 
 #[test]
 fn an_image_lies_on_two_nodes_and_reaches_the_others_without_a_registry() {
@@ -94,64 +94,6 @@ fn archives_are_imported_and_bad_ones_refused_without_a_trace() {
     assert!(dynamic.code == 1 && dynamic.stderr.contains("linked dynamically"), "{}", dynamic.stderr);
 }
 
-fn digest(bytes: &[u8]) -> String {
-    use sha2::Digest;
-    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Puts an image of `whoami` into a registry's folder, as `docker push` would leave it there. Returns its digest.
-fn push(registry: &Path, name: &str, tag: &str) -> String {
-    let root = registry.join("docker/registry/v2");
-    let write = |path: &str, bytes: &[u8]| {
-        let path = root.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    };
-    let blob = |bytes: &[u8]| {
-        let hex = digest(bytes);
-        write(&format!("blobs/sha256/{}/{hex}/data", &hex[..2]), bytes);
-        write(&format!("repositories/{name}/_layers/sha256/{hex}/link"), format!("sha256:{hex}").as_bytes());
-        json!({ "digest": format!("sha256:{hex}"), "size": bytes.len() })
-    };
-    let program = fs::read(programs().join("whoami")).unwrap();
-    let mut layer = blob(&tar(&[("whoami", &program)]));
-    layer["mediaType"] = "application/vnd.oci.image.layer.v1.tar".into();
-    let config = json!({
-        "architecture": std::env::consts::ARCH.replace("x86_64", "amd64").replace("aarch64", "arm64"), "os": "linux",
-        "config": { "Entrypoint": ["/whoami"] }, "rootfs": { "type": "layers", "diff_ids": [] },
-    });
-    let mut config = blob(config.to_string().as_bytes());
-    config["mediaType"] = "application/vnd.oci.image.config.v1+json".into();
-    let media_type = "application/vnd.oci.image.manifest.v1+json";
-    let manifest = json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": [layer] });
-    let bytes = manifest.to_string();
-    let link = blob(bytes.as_bytes())["digest"].as_str().unwrap().to_owned();
-    let manifests = format!("repositories/{name}/_manifests");
-    write(&format!("{manifests}/revisions/{}/link", link.replace(':', "/")), link.as_bytes());
-    write(&format!("{manifests}/tags/{tag}/current/link"), link.as_bytes());
-    write(&format!("{manifests}/tags/{tag}/index/{}/link", link.replace(':', "/")), link.as_bytes());
-    link
-}
-
-/// Debian's docker-registry on a node's loopback, for the user `builder` with the password `letmein`.
-fn registry(cluster: &Cluster, node: &str, dir: &Path) -> Background {
-    // htpasswd, bcrypt.
-    let user = "builder:$2b$05$abcdefghijklmnopqrstuuKwWV7ESJpzKzf9FQg57dBvMuv92X9HS\n";
-    fs::write(dir.join("users"), user).unwrap();
-    let settings = json!({
-        "version": 0.1, "storage": { "filesystem": { "rootdirectory": dir.join("data") } },
-        "http": { "addr": "127.0.0.1:5000" }, "auth": { "htpasswd": { "realm": "test", "path": dir.join("users") } },
-    });
-    let file = dir.join("settings.yml");
-    fs::write(&file, settings.to_string()).unwrap();
-    let running = cluster.background(node, &["docker-registry", "serve", &file.display().to_string()]);
-    cluster.wait("the registry answers", |it| {
-        let ask = format!("exec {node} -- curl -s -o /dev/null -w %{{http_code}} http://127.0.0.1:5000/v2/");
-        it.sandbox(&ask).stdout.trim() == "401"
-    });
-    running
-}
-
 /// Whether a text is in a file somewhere below a folder.
 fn holds(dir: &Path, text: &[u8]) -> bool {
     fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| match entry.file_type() {
@@ -167,7 +109,8 @@ fn holds(dir: &Path, text: &[u8]) -> bool {
 fn an_image_of_a_private_registry_outlives_registry_and_credentials() {
     let cluster = Cluster::bare(1, 2);
     let dir = tempfile::tempdir().unwrap();
-    let digest = push(&dir.path().join("data"), "team/app", "1");
+    let repository = Repository::new(dir.path(), "team/app");
+    let digest = repository.tag("1", &repository.whoami());
     let registry = registry(&cluster, "w1", dir.path());
     let app = "service create --detach --name app --replicas 2 --restart-delay 50ms";
     // A tag means what the registry says when a node asks; a digest is the same image on every node.
@@ -208,7 +151,8 @@ fn an_image_of_a_private_registry_outlives_registry_and_credentials() {
 fn images_are_pulled_by_users_with_the_clusters_or_their_own_credentials() {
     let cluster = Cluster::bare(1, 1);
     let dir = tempfile::tempdir().unwrap();
-    push(&dir.path().join("data"), "app", "1");
+    let repository = Repository::new(dir.path(), "app");
+    repository.tag("1", &repository.whoami());
     let _registry = registry(&cluster, "m1", dir.path());
     let refused = cluster.ctl("image pull localhost:5000/app:1");
     assert_eq!(refused.code, 1, "{}", refused.stderr);

@@ -148,6 +148,7 @@ impl From<&Service> for po::Service {
             virtual_ips: it.virtual_ips.iter().map(Into::into).collect(),
             ports: it.ports.iter().map(Into::into).collect(),
             image_digest: it.image_digest.clone(),
+            image_platforms: it.image_platforms.iter().map(Into::into).collect(),
             spec_set_at: it.spec_set_at.0,
             revisions: it.revisions.iter().map(Into::into).collect(),
             update: (!is_of_older_build(it)).then(|| (&it.update).into()),
@@ -181,6 +182,7 @@ impl TryFrom<po::Service> for Service {
             virtual_ips: all(it.virtual_ips)?,
             ports: all(it.ports)?,
             image_digest: it.image_digest,
+            image_platforms: it.image_platforms.into_iter().map(Into::into).collect(),
             cron: it.cron.try_into()?,
             scale: it.scale.map(Into::into).unwrap_or_default(),
         })
@@ -252,7 +254,8 @@ impl From<&PendingReason> for po::PendingReason {
             PendingReason::NoAddress(network) => {
                 return Self { no_address: Some(network.clone()), ..Self::default() };
             }
-            PendingReason::VolumesElsewhere { refused, needs_room, .. } => (refused, *needs_room),
+            PendingReason::VolumesElsewhere { refused, needs_room, .. }
+            | PendingReason::OtherPlatforms { refused, needs_room, .. } => (refused, *needs_room),
             PendingReason::NoNode => (&BTreeMap::new(), false),
             PendingReason::NoNodeFits(refused) => (refused, false),
             PendingReason::NeedsRoom(refused) => (refused, true),
@@ -262,7 +265,11 @@ impl From<&PendingReason> for po::PendingReason {
             PendingReason::VolumesElsewhere { volumes, .. } => volumes.iter().map(Into::into).collect(),
             _ => Vec::new(),
         };
-        Self { refused: refused.iter().map(count).collect(), needs_room, no_address: None, volumes }
+        let platforms = match it {
+            PendingReason::OtherPlatforms { image, .. } => image.iter().map(Into::into).collect(),
+            _ => Vec::new(),
+        };
+        Self { refused: refused.iter().map(count).collect(), needs_room, no_address: None, volumes, platforms }
     }
 }
 
@@ -277,6 +284,10 @@ impl TryFrom<po::PendingReason> for PendingReason {
         if !it.volumes.is_empty() {
             let volumes = it.volumes.into_iter().map(Into::into).collect();
             return Ok(Self::VolumesElsewhere { volumes, refused, needs_room: it.needs_room });
+        }
+        if !it.platforms.is_empty() {
+            let image = it.platforms.into_iter().map(Into::into).collect();
+            return Ok(Self::OtherPlatforms { image, refused, needs_room: it.needs_room });
         }
         Ok(match it.needs_room {
             true => Self::NeedsRoom(refused),
@@ -295,6 +306,7 @@ impl From<&Image> for po::Image {
             references: it.references.iter().cloned().collect(),
             digest: it.digest.clone(),
             size: it.size,
+            platforms: it.platforms.iter().map(Into::into).collect(),
             holders: it.holders.iter().map(holder).collect(),
         }
     }
@@ -309,6 +321,7 @@ impl From<po::Image> for Image {
             references: it.references.into_iter().collect(),
             digest: it.digest,
             size: it.size,
+            platforms: it.platforms.into_iter().map(Into::into).collect(),
             holders: it.holders.into_iter().map(holder).collect(),
         }
     }

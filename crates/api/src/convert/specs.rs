@@ -89,7 +89,11 @@ impl From<&NodeDescription> for pt::NodeDescription {
     fn from(it: &NodeDescription) -> Self {
         Self {
             hostname: it.hostname.clone(),
-            platform: Some(pt::Platform { os: it.os.clone(), architecture: it.architecture.clone() }),
+            platform: Some(pt::Platform {
+                os: it.os.clone(),
+                architecture: it.architecture.clone(),
+                variant: it.variant.clone(),
+            }),
             resources: Some(it.resources.into()),
             program_version: it.program_version.clone(),
             feature_level: it.feature_level,
@@ -117,6 +121,7 @@ impl TryFrom<Option<pt::NodeDescription>> for NodeDescription {
             hostname: it.hostname,
             os: platform.os,
             architecture: platform.architecture,
+            variant: platform.variant,
             resources: it.resources.into(),
             program_version: it.program_version,
             feature_level: it.feature_level,

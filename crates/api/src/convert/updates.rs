@@ -75,13 +75,23 @@ pub(super) fn old_status(paused: Option<String>) -> UpdateStatus {
 
 impl From<&Revision> for po::Revision {
     fn from(it: &Revision) -> Self {
-        Self { version: it.version, image_digest: it.image_digest.clone(), set_at: it.set_at.0 }
+        Self {
+            version: it.version,
+            image_digest: it.image_digest.clone(),
+            image_platforms: it.image_platforms.iter().map(Into::into).collect(),
+            set_at: it.set_at.0,
+        }
     }
 }
 
 impl From<po::Revision> for Revision {
     fn from(it: po::Revision) -> Self {
-        Self { version: it.version, image_digest: it.image_digest, set_at: Timestamp(it.set_at) }
+        Self {
+            version: it.version,
+            image_digest: it.image_digest,
+            image_platforms: it.image_platforms.into_iter().map(Into::into).collect(),
+            set_at: Timestamp(it.set_at),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use super::platform::Platform;
 use crate::id::{ImageId, NodeId};
 use crate::version::Meta;
 
@@ -31,6 +32,9 @@ pub struct Image {
     pub digest: String,
     /// Size of all blobs in bytes.
     pub size: u64,
+    /// The platforms that it is made for; empty if they are not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<Platform>,
     /// The nodes that hold the image or were asked to.
     pub holders: Vec<ImageHolder>,
 }

@@ -125,6 +125,8 @@ pub struct NodeDescription {
     pub os: String,
     /// Architecture, as images spell it (`amd64`).
     pub architecture: String,
+    /// Newest variant of the architecture that it has, as images spell it (`v3`); empty if it is not known.
+    pub variant: String,
     /// Total resources of the machine.
     pub resources: Resources,
     /// Version of its `flotad`.

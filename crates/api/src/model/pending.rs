@@ -4,7 +4,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::platform::Platform;
 use crate::state::states;
+
+/// Largest number of platforms of an image that a reason names.
+const NAMED_PLATFORMS: usize = 8;
 
 states! {
     /// A reason that excludes a node when the scheduler chooses one, as a claim about the node. The variants are in the
@@ -26,6 +30,8 @@ states! {
         NotReady = "not ready",
         /// Its version does not know a part of the spec, and would leave it out.
         Outdated = "of a version that is too old",
+        /// The image of the spec is made for other machines.
+        Platform = "of another platform than the image's",
         /// It takes no new tasks.
         Paused = "paused",
         /// A task of a service beside which the spec does not run is there.
@@ -68,6 +74,16 @@ pub enum PendingReason {
         /// Whether the task that this one replaces is all that it waits for.
         needs_room: bool,
     },
+    /// Every node is excluded by a filter, some of them because they have none of the platforms of the image. With
+    /// `needs_room`, another one has room once the task that this one replaces has ended there.
+    OtherPlatforms {
+        /// The platforms of the image.
+        image: Vec<Platform>,
+        /// The counts.
+        refused: BTreeMap<Filter, u64>,
+        /// Whether the task that this one replaces is all that it waits for.
+        needs_room: bool,
+    },
     /// Every node is excluded by a filter, but one of them has room once the task that this one replaces has ended
     /// there.
     NeedsRoom(BTreeMap<Filter, u64>),
@@ -99,8 +115,19 @@ impl fmt::Display for VolumeAt {
 impl PendingReason {
     /// Returns whether the task has a place as soon as the task that it replaces has ended.
     pub fn needs_room(&self) -> bool {
-        matches!(self, Self::NeedsRoom(_) | Self::VolumesElsewhere { needs_room: true, .. })
+        let others = matches!(
+            self,
+            Self::VolumesElsewhere { needs_room: true, .. } | Self::OtherPlatforms { needs_room: true, .. }
+        );
+        matches!(self, Self::NeedsRoom(_)) || others
     }
+}
+
+/// Returns the names of the first of these platforms.
+fn names(platforms: &[Platform]) -> String {
+    let names = platforms.iter().take(NAMED_PLATFORMS).map(ToString::to_string);
+    let more = platforms.len().saturating_sub(NAMED_PLATFORMS);
+    names.chain((more > 0).then(|| format!("{more} more"))).collect::<Vec<_>>().join(", ")
 }
 
 impl fmt::Display for PendingReason {
@@ -108,12 +135,18 @@ impl fmt::Display for PendingReason {
         let counts = match self {
             Self::NoNode => return f.write_str("there is no node"),
             Self::NoAddress(network) => return write!(f, "no address is free in network {network}"),
-            Self::NoNodeFits(counts) | Self::NeedsRoom(counts) | Self::VolumesElsewhere { refused: counts, .. } => {
-                counts
-            }
+            Self::NoNodeFits(counts)
+            | Self::NeedsRoom(counts)
+            | Self::VolumesElsewhere { refused: counts, .. }
+            | Self::OtherPlatforms { refused: counts, .. } => counts,
         };
         let nodes: u64 = counts.values().sum();
-        let counts: Vec<String> = counts.iter().map(|(filter, count)| format!("{count} of {nodes} {filter}")).collect();
+        let claim = |filter: &Filter| match self {
+            Self::OtherPlatforms { image, .. } if *filter == Filter::Platform => format!("{filter} ({})", names(image)),
+            _ => filter.to_string(),
+        };
+        let counts: Vec<String> =
+            counts.iter().map(|(filter, count)| format!("{count} of {nodes} {}", claim(filter))).collect();
         write!(f, "no node fits: {}", counts.join(", "))?;
         let Self::VolumesElsewhere { volumes, .. } = self else { return Ok(()) };
         volumes.iter().try_for_each(|volume| write!(f, "; {volume}"))
@@ -140,6 +173,12 @@ mod tests {
         assert_eq!(reason(at("w1", false)).to_string(), format!("{text}; the data of volume `db` is on node w1"));
         let gone = "; the data of volume `db` was on node w1, which was removed";
         assert_eq!(reason(at("w1", true)).to_string(), format!("{text}{gone}"));
+        let image = |count| (0..count).filter_map(|it| Platform::new("linux", &format!("a{it}"), None)).collect();
+        let refused = BTreeMap::from([(Filter::NotReady, 1), (Filter::Platform, 2)]);
+        let reason = |image| PendingReason::OtherPlatforms { image, refused: refused.clone(), needs_room: false };
+        let text = "no node fits: 1 of 3 not ready, 2 of 3 of another platform than the image's (linux/a0, linux/a1)";
+        assert_eq!(reason(image(2)).to_string(), text);
+        assert!(reason(image(10)).to_string().ends_with("linux/a7, 2 more)"));
         assert!(Filter::ALL.windows(2).all(|pair| pair[0].as_str() < pair[1].as_str()));
     }
 }

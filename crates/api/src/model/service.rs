@@ -15,6 +15,7 @@ use super::mode::ServiceMode;
 use super::mount::Mount;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
 use super::placement::PlacementStrategy;
+use super::platform::Platform;
 use super::restart::{RestartCondition, RestartPolicy};
 use super::scale::{ScalePolicy, ScaleStatus};
 use super::setting::{Bound, LogSpec, PullPolicy, Ulimit, bound_or_zero};
@@ -302,6 +303,9 @@ pub struct Service {
     /// it is not known. It may be that of an index, from which each node takes the manifest for its platform.
     #[serde(serialize_with = "text_or_empty")]
     pub image_digest: Option<String>,
+    /// The platforms of that image, which decide where its tasks can run; empty if they are not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub image_platforms: Vec<Platform>,
     /// The stack that it belongs to, if any.
     #[serde(serialize_with = "text_or_empty")]
     pub stack_id: Option<StackId>,
@@ -329,6 +333,15 @@ impl Service {
             Some(policy) => policy.bounded(self.scale.replicas.unwrap_or(replicas)),
             None => replicas,
         })
+    }
+
+    /// Returns the platforms of the image that the spec with this number stands for; empty if they are not known.
+    pub fn platforms_of_version(&self, version: u64) -> &[Platform] {
+        if version == self.spec_version {
+            return &self.image_platforms;
+        }
+        let revision = self.revisions.iter().find(|it| it.version == version);
+        revision.map_or(&[], |it| &it.image_platforms)
     }
 
     /// Returns the digests of the images that its specs, the present one and those that are kept, stand for.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::health::{HealthSpec, HealthTest};
+use super::platform::Platform;
 use super::{seconds, text_or_empty};
 use crate::defaults;
 use crate::resources::number_or_zero;
@@ -258,6 +259,9 @@ pub struct Revision {
     /// Digest for which the spec's image reference stood.
     #[serde(serialize_with = "text_or_empty")]
     pub image_digest: Option<String>,
+    /// The platforms of that image; empty if they are not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub image_platforms: Vec<Platform>,
     /// When the spec was set.
     pub set_at: Timestamp,
 }

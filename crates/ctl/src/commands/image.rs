@@ -151,6 +151,7 @@ async fn held(client: &Client, image: ImageResult) -> anyhow::Result<()> {
             digest: image.digest.clone(),
             size: image.size,
             node: image.node_id.clone(),
+            platforms: image.platforms.clone(),
         };
         client.change(request, |mut control, request| async move { control.name_image(request).await }).await?;
     }
@@ -175,7 +176,8 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
         let (reference, image) = (row.reference, model::Image::from(row.image.unwrap_or_default()));
         let value = json!({
             "id": image.id, "reference": reference, "digest": image.digest,
-            "size": image.size, "holders": image.confirmed().collect::<Vec<_>>(), "createdAt": image.meta.created_at,
+            "size": image.size, "platforms": image.platforms,
+            "holders": image.confirmed().collect::<Vec<_>>(), "createdAt": image.meta.created_at,
         });
         let size = format!("{:.1}MB", f64::from(u32::try_from(image.size / 1000).unwrap_or(u32::MAX)) / 1000.0);
         let digest: String =

@@ -1,6 +1,6 @@
 //! Tags are resolved without pulling the image, and images are pulled by the digest of an index.
 
-use flota_image::{Credentials, ImageName, Registries, RegistryOptions, resolve};
+use flota_image::{Credentials, ImageName, Registries, RegistryOptions, platforms, resolve};
 use serde_json::json;
 
 use crate::server::{Answer, Server, Store, sha256};
@@ -61,6 +61,76 @@ async fn error_names_the_image_and_what_the_registry_answers() {
     let huge = Server::start(|_, _, _| Answer::new(200, vec![b' '; 5 << 20])).await;
     let error = resolved(&huge, &Registries::default()).await.unwrap_err();
     assert!(error.contains("gives no manifest of at most"), "{error}");
+}
+
+/// An index with the fixture's manifest for this machine, one for another machine, and an attestation of the latter.
+fn index() -> Vec<u8> {
+    let manifest = crate::server::Fixture::new().manifest;
+    let entry = |digest: String, size: usize, os: &str, architecture: &str| {
+        json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": size,
+            "platform": { "os": os, "architecture": architecture } })
+    };
+    let other = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [
+        entry(other("5"), 7, "linux", "s390x"),
+        entry(other("6"), 7, "unknown", "unknown"),
+        entry(sha256(&manifest), manifest.len(), "linux", &oci_spec::image::Arch::default().to_string()),
+    ] });
+    index.to_string().into_bytes()
+}
+
+/// A registry that has this index, and the fixture's image.
+async fn with_index(bytes: Vec<u8>) -> (Server, ImageName) {
+    let own = sha256(&crate::server::Fixture::new().manifest);
+    let version = sha256(&bytes);
+    let server = Server::start(move |fixture, asked, _| match asked.is_manifest() && !asked.path.ends_with(&own) {
+        true => Answer::new(200, bytes.clone()),
+        false => fixture.answer(asked),
+    })
+    .await;
+    let name = ImageName { version, ..server.image() };
+    (server, name)
+}
+
+async fn platforms_of(name: &ImageName) -> Result<Vec<String>, String> {
+    let _installs_the_tls_provider = Store::new();
+    let named = platforms(&Registries::default(), name, None).await.map_err(|error| error.to_string())?;
+    Ok(named.iter().map(|it| format!("{}/{}", it.os, it.architecture)).collect())
+}
+
+#[tokio::test]
+async fn index_is_all_that_is_read_to_know_its_platforms() {
+    let (server, name) = with_index(index()).await;
+    let own = format!("linux/{}", oci_spec::image::Arch::default());
+    assert_eq!(platforms_of(&name).await, Ok(vec!["linux/s390x".to_owned(), own]));
+    assert_eq!(server.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn platform_of_a_manifest_is_that_of_its_config() {
+    let server = Server::start(|fixture, asked, _| fixture.answer(asked)).await;
+    let version = sha256(&crate::server::Fixture::new().manifest);
+    let name = ImageName { version, ..server.image() };
+    assert_eq!(platforms_of(&name).await, Ok(vec![format!("linux/{}", oci_spec::image::Arch::default())]));
+    assert_eq!(server.asked().len(), 2, "no layer is read");
+}
+
+#[tokio::test]
+async fn document_with_another_digest_says_nothing_about_platforms() {
+    let (_server, name) = with_index(index()).await;
+    let name = ImageName { version: format!("sha256:{}", "4".repeat(64)), ..name };
+    let error = platforms_of(&name).await.unwrap_err();
+    assert!(error.contains("sends something else than sha256:4444"), "{error}");
+}
+
+#[tokio::test]
+async fn node_pulls_the_manifest_for_its_own_platform_and_no_other() {
+    let (server, name) = with_index(index()).await;
+    let image = Store::new().pull(&name, &Registries::default(), None).await.unwrap();
+    let (own, asked) = (sha256(&crate::server::Fixture::new().manifest), server.asked());
+    assert_eq!(image.blobs()[..2], [name.version.clone(), own.clone()]);
+    let manifests: Vec<_> = asked.iter().filter(|it| it.is_manifest()).map(|it| it.path.clone()).collect();
+    assert!(manifests.len() == 2 && manifests[1].ends_with(&own), "{manifests:?}");
 }
 
 #[tokio::test]

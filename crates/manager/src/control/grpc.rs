@@ -34,8 +34,8 @@ use crate::replica::Replica;
 use crate::resolver::Resolver;
 use crate::streams::StreamBroker;
 use convert::{
-    events_until, filters, freshness, network_spec, node_spec, request_key, resolve_image, role, service_spec,
-    stack_spec, version, volume_spec,
+    events_until, filters, freshness, image_platforms, network_spec, node_spec, request_key, resolve_image, role,
+    service_spec, stack_spec, version, volume_spec,
 };
 use pages::pages;
 
@@ -293,8 +293,9 @@ impl Api for ControlService {
     }
 
     async fn name_image(&self, request: Request<pc::NameImageRequest>) -> Reply<po::Image> {
-        let pc::NameImageRequest { request_id, reference, digest, size, node } = request.into_inner();
-        let naming = Naming { reference, digest, size, node: node.into() };
+        let pc::NameImageRequest { request_id, reference, digest, size, node, platforms } = request.into_inner();
+        let platforms = image_platforms(platforms);
+        let naming = Naming { reference, digest, size, node: node.into(), platforms };
         let image = self.control.name_image(request_key("name_image", &request_id).as_deref(), &naming).await?;
         Ok(Response::new(image.as_ref().into()))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flota_api::id::{ImageId, NodeId};
 use flota_api::image_ref::{ImageRef, is_digest};
-use flota_api::model::{Image, ImageHolder, Node, Service};
+use flota_api::model::{Image, ImageHolder, Node, Platform, Service};
 use flota_api::object::{Kind, StoreObject};
 use flota_raft_store::{Tables, WriteTx};
 
@@ -35,6 +35,8 @@ pub(crate) struct Naming {
     pub(crate) size: u64,
     /// The node that imported, packed or pulled it.
     pub(crate) node: NodeId,
+    /// The platforms that it is made for; empty if they are not known.
+    pub(crate) platforms: Vec<Platform>,
 }
 
 const FIELDS: &[Field<NamedImage>] = &[
@@ -81,6 +83,9 @@ fn give_name(tx: &mut WriteTx, view: &Tables, reference: &str, naming: &Naming, 
         Some(image) => {
             let mut image = image.as_ref().clone();
             image.references.insert(reference.to_owned());
+            if !naming.platforms.is_empty() {
+                image.platforms.clone_from(&naming.platforms);
+            }
             image.holders.retain(|it| it.node_id != naming.node);
             image.holders.push(holder);
             tx.update(image);
@@ -90,6 +95,7 @@ fn give_name(tx: &mut WriteTx, view: &Tables, reference: &str, naming: &Naming, 
             references: [reference.to_owned()].into(),
             digest: naming.digest.clone(),
             size: naming.size,
+            platforms: naming.platforms.clone(),
             holders: vec![holder],
             ..Image::default()
         }),

@@ -1,9 +1,11 @@
 //! The digests that services get with their specs, so that all tasks of a service run one image, whatever its name stands
-//! for later. A digest lies beside the spec, which the system never changes.
+//! for later, and the platforms of that image, which decide where they can run. Both lie beside the spec, which the system
+//! never changes.
 //!
 //! A reference with a digest means that digest, and a name that the cluster knows means the cluster's image. Registries
-//! are asked for the others, before the change is planned. What can't be found out is a warning, as in Docker: the nodes
-//! then ask by themselves.
+//! are asked for the others, before the change is planned. A digest that can't be found out is a warning, as in Docker: the
+//! nodes then ask by themselves. If the platforms can't be found out, a task may go to any node, as one with another platform
+//! refuses it.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +18,7 @@ use flota_raft_store::Tables;
 
 use super::error::ControlError;
 use super::{Control, Member};
+use crate::pin::Pin;
 
 /// The services of a request whose images are resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +43,12 @@ pub(crate) struct Warned<T> {
 pub(super) struct Pins {
     when: ResolveImage,
     /// What registries say, by the reference as it is in the spec; `None` where they can't be asked.
-    asked: BTreeMap<String, Option<String>>,
+    asked: BTreeMap<String, Option<Pin>>,
     pub(super) warnings: Vec<String>,
 }
 
 impl Pins {
-    /// Returns the digest of the service with this spec; `None` if it is not known. `before` is the service as it is.
+    /// Returns the image of the service with this spec; `None` if it is not known. `before` is the service as it is.
     ///
     /// # Errors
     /// A concurrent change made it necessary to ask a registry that was not asked.
@@ -54,18 +57,21 @@ impl Pins {
         spec: &ServiceSpec,
         before: Option<&Service>,
         view: &Tables,
-    ) -> Result<Option<String>, ControlError> {
+    ) -> Result<Option<Pin>, ControlError> {
         if let Some(service) = before.filter(|it| !self.concerns(spec, Some(it))) {
-            return Ok(service.image_digest.clone());
+            return Ok(Pin::of_service(service));
         }
-        let known = ImageRef::parse(&spec.image).ok().and_then(|reference| self.known(&reference, view));
+        let reference = ImageRef::parse(&spec.image).ok();
+        let known = reference.as_ref().and_then(|reference| self.known(reference, view));
+        let fixed = reference.and_then(|it| it.digest).map(Pin::of_digest);
+        // A registry that can't be asked changes nothing about an image that is known already.
+        let before = before.filter(|it| it.spec.image == spec.image).and_then(Pin::of_service);
         match (known, self.asked.get(&spec.image)) {
-            (Some(digest), _) => Ok(Some(digest)),
-            // A registry that can't be asked changes nothing about an image that is known already.
-            (None, Some(None)) if before.is_some_and(|it| it.spec.image == spec.image) => {
-                Ok(before.and_then(|it| it.image_digest.clone()))
-            }
-            (None, Some(answer)) => Ok(answer.clone()),
+            (Some(pin), _) => Ok(Some(pin)),
+            (None, Some(None)) => Ok(before),
+            (None, Some(Some(pin))) => Ok(Some(pin.clone())),
+            // Another request has removed the image meanwhile.
+            (None, None) if fixed.is_some() => Ok(fixed),
             (None, None) if self.when == ResolveImage::Never => Ok(None),
             (None, None) => Err(ControlError::ChangedMeanwhile { kind: Kind::Service, name: spec.name.clone() }),
         }
@@ -81,13 +87,17 @@ impl Pins {
         is_asked_for || before.is_none_or(|it| it.spec.image != spec.image)
     }
 
-    /// The digest that a reference means without a registry.
-    fn known(&self, reference: &ImageRef, view: &Tables) -> Option<String> {
-        let named = || match self.when {
-            ResolveImage::Never => None,
-            _ => view.image_by_reference(&reference.to_string()).map(|image| image.digest.clone()),
-        };
-        reference.digest.clone().or_else(named)
+    /// The image that a reference means, if no registry need be asked for it.
+    fn known(&self, reference: &ImageRef, view: &Tables) -> Option<Pin> {
+        match (&reference.digest, self.when) {
+            (digest, ResolveImage::Never) => digest.clone().map(Pin::of_digest),
+            (Some(digest), _) => {
+                // One that a user has brought need not be at any registry.
+                let has_name = view.image_by_digest(digest).is_some_and(|image| !image.references.is_empty());
+                Some(Pin::known(digest, view)).filter(|pin| has_name || !pin.platforms.is_empty())
+            }
+            (None, _) => view.image_by_reference(&reference.to_string()).map(|image| Pin::known(&image.digest, view)),
+        }
     }
 }
 

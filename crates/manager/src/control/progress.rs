@@ -19,7 +19,7 @@ use super::{Control, Member};
 use crate::dependencies::{Watched, sentence, stop_waits, waits};
 use crate::images::{good_holders, wanted_holders};
 use crate::orchestrator::is_given_up;
-use crate::wanted;
+use crate::wanted::{self, Eligibility};
 
 /// Reports that may wait for a reader; with more, the watch waits.
 const QUEUE: usize = 16;
@@ -240,8 +240,9 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
     let outdated = tasks.iter().copied();
     let outdated = outdated.filter(|task| task.is_live() && task.spec_version != service.spec_version);
     // A task on a node that takes none now keeps its spec until the node does.
+    let eligible = Eligibility::of(service, view);
     let (waiting, outdated): (Vec<_>, Vec<_>) = outdated.partition(|task| {
-        let takes = |node: &Arc<Node>| wanted::takes(&service.spec, node);
+        let takes = |node: &Arc<Node>| eligible.takes(node);
         task.pinned_to.as_ref().is_some_and(|id| !view.node(id).is_some_and(takes))
     });
     let outdated = outdated.len();
@@ -366,7 +367,7 @@ fn cause(task: &Task, slot: &[&Task]) -> Cause {
 fn image(view: &Tables, reference: &str, digest: Option<&str>) -> ImageProgress {
     match resolve::<Image>(view, reference) {
         Ok(image) if digest.is_none_or(|digest| image.digest == digest) => {
-            let (holders, wanted) = (good_holders(image, view) as u64, wanted_holders(view) as u64);
+            let (holders, wanted) = (good_holders(image, view) as u64, wanted_holders(image, view) as u64);
             ImageProgress { holders, wanted, converged: wanted > 0 && holders >= wanted }
         }
         _ => ImageProgress::default(),

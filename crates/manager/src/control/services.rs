@@ -20,6 +20,7 @@ use super::validate::dependencies;
 use super::{Control, Freshness, Listing, Member, validate, volumes};
 use crate::dependencies::{sentence, waits};
 use crate::orchestrator::refusal_of_run;
+use crate::pin::Pin;
 use crate::revisions::{self, with_spec};
 use crate::wanted;
 
@@ -123,12 +124,12 @@ impl<M: Member> Control<M> {
                 return Err(ControlError::AlreadyExists { kind: Kind::Service, name: name.clone() });
             }
             let spec = Arc::new(with_ids(&service.spec, &view, &BTreeMap::new())?);
-            let image_digest = pins.of(&spec, None, &view)?;
+            let image = pins.of(&spec, None, &view)?;
             let mut tx = WriteTx::new(view, request_id);
             claim(&mut tx, name, &spec)?;
             dependencies::claim(&mut tx, &spec)?;
             volumes::claim(&mut tx, &spec, None, None, &self.random)?;
-            tx.create(Service { spec, image_digest, ..service.clone() });
+            tx.create(Pin::put_on(image, Service { spec, ..service.clone() }));
             Ok((tx.finish(), ()))
         });
         created.await?;
@@ -159,10 +160,10 @@ impl<M: Member> Control<M> {
             if spec.name != *name {
                 return Err(ControlError::invalid("name", "a service keeps its name"));
             }
-            let image_digest = pins.of(spec, Some(service), &view)?;
+            let image = pins.of(spec, Some(service), &view)?;
             keeps_mode(service, spec)?;
             is_within_bounds(service, spec)?;
-            let new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?, image_digest);
+            let new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?, image);
             let id = service.id.clone();
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
             claim(&mut tx, name, &new.spec)?;
@@ -296,6 +297,7 @@ impl<M: Member> Control<M> {
         let present = Revision {
             version: service.spec_version,
             image_digest: service.image_digest.clone(),
+            image_platforms: service.image_platforms.clone(),
             set_at: service.spec_set_at,
         };
         let all = std::iter::once(&present).chain(service.revisions.iter().rev());

@@ -17,6 +17,7 @@ use super::reference::resolve;
 use super::services::{keeps_mode, new_service};
 use super::validate::dependencies;
 use super::{Control, Freshness, Listing, Member, validate, volumes};
+use crate::pin::Pin;
 use crate::revisions::with_spec;
 
 /// A stack with its current services.
@@ -184,9 +185,9 @@ impl<M: Member> Control<M> {
             let service = ServiceSpec { force, stopped, ..service };
             let known = before.map(|it| it.spec.as_ref());
             volumes::claim(&mut tx, &service, known, Some(&declared), &self.random)?;
-            let image_digest = pins.of(&service, before.map(AsRef::as_ref), view)?;
+            let image = pins.of(&service, before.map(AsRef::as_ref), view)?;
             // It has what it needs already, and asking for that again would change the network of its ports.
-            if before.is_some_and(|it| *it.spec == service && it.image_digest == image_digest) {
+            if before.is_some_and(|it| *it.spec == service && Pin::of_service(it) == image) {
                 continue;
             }
             claim(&mut tx, &service.name, &service)?;
@@ -194,11 +195,11 @@ impl<M: Member> Control<M> {
             match before {
                 Some(it) => {
                     keeps_mode(it, &service)?;
-                    tx.update(with_spec(it, service, image_digest));
+                    tx.update(with_spec(it, service, image));
                 }
                 None => {
                     let new = new_service(service, Some(id.clone()), &self.random);
-                    tx.create(Service { image_digest, ..new });
+                    tx.create(Pin::put_on(image, new));
                 }
             }
         }

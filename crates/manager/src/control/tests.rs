@@ -49,7 +49,7 @@ fn task(id: &str, service: &str, slot: u64, node: &str) -> Task {
 /// A name for an image on this node.
 fn naming(node: &str) -> Naming {
     let digest = format!("sha256:{}", "1".repeat(64));
-    Naming { reference: "new".into(), digest, size: 7, node: node.into() }
+    Naming { reference: "new".into(), digest, size: 7, node: node.into(), platforms: Vec::new() }
 }
 
 fn filter(key: &str, value: &str) -> Filter {

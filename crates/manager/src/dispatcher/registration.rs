@@ -132,7 +132,7 @@ fn check(description: Option<WireDescription>) -> Result<NodeDescription, Regist
     let mut it = NodeDescription::try_from(description).map_err(invalid)?;
     naming::check(&it.hostname).map_err(|error| RegisterError::Invalid(format!("hostname: {error}")))?;
     it.check_offers().map_err(RegisterError::Invalid)?;
-    for text in [&mut it.os, &mut it.architecture, &mut it.program_version, &mut it.boot_id] {
+    for text in [&mut it.os, &mut it.architecture, &mut it.variant, &mut it.program_version, &mut it.boot_id] {
         *text = printable_within(text, TEXT_BOUND);
     }
     Ok(it)

@@ -9,7 +9,7 @@ use flota_raft_store::Tables;
 
 use super::keep_order::keep_order;
 use super::slot::Slot;
-use crate::wanted;
+use crate::wanted::Eligibility;
 
 /// The slots of a service, in view of what its spec asks for.
 #[derive(Debug)]
@@ -46,7 +46,8 @@ pub(super) fn places<'a>(service: &Service, slots: &'a BTreeMap<u64, Slot>, view
             let stopping = slots.values().filter(|slot| slot.is_stopping());
             let served: BTreeSet<&NodeId> =
                 kept.values().copied().chain(stopping).filter_map(|slot| slot.pinned_to()).collect();
-            let lacks = |node: &&Arc<Node>| wanted::takes(&service.spec, node) && !served.contains(&node.id);
+            let eligible = Eligibility::of(service, view);
+            let lacks = |node: &&Arc<Node>| eligible.takes(node) && !served.contains(&node.id);
             view.nodes().filter(lacks).map(|node| Some(node.id.clone())).collect()
         }
     };
@@ -79,10 +80,10 @@ fn on_their_nodes<'a>(
     slots: impl Iterator<Item = (u64, &'a Slot)>,
     view: &Tables,
 ) -> (Numbered<'a>, Numbered<'a>) {
-    let is_job = service.spec.mode.is_job();
+    let (is_job, eligible) = (service.spec.mode.is_job(), Eligibility::of(service, view));
     let mut nodes = BTreeSet::new();
     slots.partition(|(_, slot)| {
-        let keeps = |node: &Node| wanted::keeps(&service.spec, node) || is_job && slot.is_done();
+        let keeps = |node: &Node| eligible.keeps(node) || is_job && slot.is_done();
         slot.pinned_to().and_then(|id| view.node(id)).is_some_and(|node| keeps(node) && nodes.insert(node.id.clone()))
     })
 }

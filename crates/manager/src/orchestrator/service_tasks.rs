@@ -24,7 +24,8 @@ use super::slot::{Slot, slots};
 use super::{moves, task_factory, update};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
-use crate::{dependencies, home, revisions, wanted};
+use crate::wanted::{self, Eligibility};
+use crate::{dependencies, home, revisions};
 
 /// The control loop; its keys are services, and slots that have changed by themselves.
 #[derive(Debug, Default)]
@@ -122,7 +123,8 @@ fn is_same_place(old: &Node, new: &Node) -> bool {
 fn has_same_properties(old: &Node, new: &Node) -> bool {
     let (one, other) = (&old.description, &new.description);
     (&old.spec.labels, &old.address, &one.labels) == (&new.spec.labels, &new.address, &other.labels)
-        && (&one.hostname, &one.os, &one.architecture) == (&other.hostname, &other.os, &other.architecture)
+        && (&one.hostname, &one.os, &one.architecture, &one.variant)
+            == (&other.hostname, &other.os, &other.architecture, &other.variant)
 }
 
 /// Whether the tasks of the task's service are being replaced. Its slots then depend on each other.
@@ -262,10 +264,11 @@ fn caught_up(service: &Service, kept: &BTreeMap<u64, &Slot>, view: &Tables) -> O
     let update = &service.update;
     let may_be_late = service.spec.mode == (ServiceMode::Global {}) || service.spec_set_at == Timestamp::default();
     let has_ended = may_be_late && !update.is_active() && !update.is_paused();
+    let eligible = Eligibility::of(service, view);
     let is_late = |(number, slot): (&u64, &&Slot)| {
         update::is_outdated(slot)
             && !update.failed_slots.contains(number)
-            && !update::waits_for_node(service, slot, view)
+            && !update::waits_for_node(&eligible, slot, view)
     };
     (has_ended && kept.iter().any(is_late)).then(|| update.resumed(update.failed_slots.clone()))
 }

@@ -17,8 +17,9 @@ use flota_api::version::Timestamp;
 use flota_raft_store::Tables;
 
 use super::slot::Slot;
+use crate::home;
 use crate::plan::PlanContext;
-use crate::{home, wanted};
+use crate::wanted::Eligibility;
 
 /// A step of an update.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,7 +65,8 @@ pub(super) fn policy(service: &Service) -> &UpdatePolicy {
 /// Returns how far the update has come, given the slots of the service in the order of their numbers.
 pub(super) fn outlook(service: &Service, slots: &BTreeMap<u64, &Slot>, view: &Tables, cx: &PlanContext) -> Outlook {
     let mut survey = Survey::new(service, cx.now);
-    for (number, slot) in slots.iter().filter(|(_, slot)| !waits_for_node(service, slot, view)) {
+    let eligible = Eligibility::of(service, view);
+    for (number, slot) in slots.iter().filter(|(_, slot)| !waits_for_node(&eligible, slot, view)) {
         let new = newest_of(service, slot);
         let is_known = service.update.failed_slots.contains(number);
         if let Some(new) = new.filter(|_| !is_known) {
@@ -173,8 +175,8 @@ pub(super) fn is_outdated(slot: &Slot) -> bool {
 
 /// Whether the slot belongs to a node that takes no tasks now, or that is lost and keeps it. Its task stays as it is until the
 /// node does.
-pub(super) fn waits_for_node(service: &Service, slot: &Slot, view: &Tables) -> bool {
-    let takes = |id: &NodeId| view.node(id).is_some_and(|node| wanted::takes(&service.spec, node));
+pub(super) fn waits_for_node(eligible: &Eligibility, slot: &Slot, view: &Tables) -> bool {
+    let takes = |id: &NodeId| view.node(id).is_some_and(|node| eligible.takes(node));
     let is_lost = |task: &Task| view.node_of(task).is_some_and(|node| node.state == NodeState::Down);
     slot.pinned_to().is_some_and(|id| !takes(id))
         || slot.current().is_some_and(|task| is_lost(task) && home::waits_for_node(task, view))

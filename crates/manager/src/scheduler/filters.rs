@@ -1,13 +1,30 @@
 //! The filters of the scheduler. If several refuse a node, the first of them is counted and shown to users.
 
-use flota_api::model::{Availability, Filter, LogSpec, NodeState, Refusal, ServiceSpec};
+use flota_api::id::ServiceId;
+use flota_api::model::{Availability, Filter, LogSpec, NodeState, Platform, Refusal, ServiceSpec};
 use flota_raft_store::Tables;
 
 use super::candidate::Candidate;
 use crate::affinity;
 
-/// Whether a task of the spec can't run on the node.
-type Refuses = fn(&ServiceSpec, &Candidate, &Tables) -> bool;
+/// What a task asks of its node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Demand<'a> {
+    pub(super) spec: &'a ServiceSpec,
+    /// The platforms of its image; empty if they are not known.
+    pub(super) platforms: &'a [Platform],
+}
+
+impl<'a> Demand<'a> {
+    /// The demand of the tasks of a service that are made from this version of its spec; `None` if that is not kept.
+    pub(super) fn of(service: &ServiceId, version: u64, view: &'a Tables) -> Option<Self> {
+        let platforms = view.service(service).map_or(&[][..], |it| it.platforms_of_version(version));
+        Some(Self { spec: view.spec_version(service, version)?, platforms })
+    }
+}
+
+/// Whether a task can't run on the node.
+type Refuses = fn(&Demand, &Candidate, &Tables) -> bool;
 
 /// Every filter, in the order in which they are applied.
 ///
@@ -16,21 +33,28 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     (Filter::NotReady, |_, it, _| it.node.state != NodeState::Ready),
     (Filter::Drained, |_, it, _| it.node.spec.availability == Availability::Drain),
     (Filter::Paused, |_, it, _| it.node.spec.availability == Availability::Pause),
-    (Filter::Constraint, |spec, it, _| !spec.constraints.iter().all(|constraint| it.node.satisfies(constraint))),
-    (Filter::Outdated, |spec, it, _| needed_level(spec) > it.node.description.feature_level),
-    (Filter::Cpu, |spec, it, _| spec.reservations.nano_cpus > it.free().nano_cpus),
-    (Filter::Memory, |spec, it, _| spec.reservations.memory_bytes > it.free().memory_bytes),
-    (Filter::Runtime, |spec, it, _| spec.runtime.as_ref().is_some_and(|name| !it.node.description.has_runtime(name))),
-    (Filter::Privileged, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Privileged))),
-    (Filter::Capability, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Capability(_)))),
-    (Filter::BindMount, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::BindMount(_)))),
-    (Filter::Device, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Device(_)))),
-    (Filter::Encryption, |spec, it, view| is_encrypted(spec, view) && !it.node.description.can_encrypt()),
-    (Filter::MaxReplicas, |spec, it, _| spec.max_replicas_per_node.is_some_and(|most| it.of_service() >= most.get())),
-    (Filter::Affinity, |spec, it, view| !spec.affinity.iter().all(|name| affinity::has_task_of(name, it.node, view))),
-    (Filter::AntiAffinity, |spec, it, view| affinity::is_kept_apart(spec, it.node, view)),
-    (Filter::Port, |spec, it, view| it.has_port_taken(spec, view)),
-    (Filter::GenericResource, |spec, it, view| it.choose_devices(&spec.generic_resources, view).is_none()),
+    (Filter::Constraint, |task, it, _| !task.spec.constraints.iter().all(|constraint| it.node.satisfies(constraint))),
+    (Filter::Platform, |task, it, _| !it.node.description.has_platform_of(task.platforms)),
+    (Filter::Outdated, |task, it, _| needed_level(task.spec) > it.node.description.feature_level),
+    (Filter::Cpu, |task, it, _| task.spec.reservations.nano_cpus > it.free().nano_cpus),
+    (Filter::Memory, |task, it, _| task.spec.reservations.memory_bytes > it.free().memory_bytes),
+    (Filter::Runtime, |task, it, _| {
+        task.spec.runtime.as_ref().is_some_and(|name| !it.node.description.has_runtime(name))
+    }),
+    (Filter::Privileged, |task, it, _| matches!(refusal(task.spec, it), Some(Refusal::Privileged))),
+    (Filter::Capability, |task, it, _| matches!(refusal(task.spec, it), Some(Refusal::Capability(_)))),
+    (Filter::BindMount, |task, it, _| matches!(refusal(task.spec, it), Some(Refusal::BindMount(_)))),
+    (Filter::Device, |task, it, _| matches!(refusal(task.spec, it), Some(Refusal::Device(_)))),
+    (Filter::Encryption, |task, it, view| is_encrypted(task.spec, view) && !it.node.description.can_encrypt()),
+    (Filter::MaxReplicas, |task, it, _| {
+        task.spec.max_replicas_per_node.is_some_and(|most| it.of_service() >= most.get())
+    }),
+    (Filter::Affinity, |task, it, view| {
+        !task.spec.affinity.iter().all(|name| affinity::has_task_of(name, it.node, view))
+    }),
+    (Filter::AntiAffinity, |task, it, view| affinity::is_kept_apart(task.spec, it.node, view)),
+    (Filter::Port, |task, it, view| it.has_port_taken(task.spec, view)),
+    (Filter::GenericResource, |task, it, view| it.choose_devices(&task.spec.generic_resources, view).is_none()),
 ];
 
 /// Returns what the node's owner does not allow. The worker uses the same function.
@@ -57,7 +81,7 @@ fn is_encrypted(spec: &ServiceSpec, view: &Tables) -> bool {
     spec.networks.iter().filter_map(|it| view.network(it.network.as_str())).any(|it| it.spec.encrypted)
 }
 
-/// Returns the first filter that refuses the node; `None` if a task of `spec` can run there.
-pub(super) fn refuses(spec: &ServiceSpec, it: &Candidate, view: &Tables) -> Option<Filter> {
-    FILTERS.iter().find(|(_, refuses)| refuses(spec, it, view)).map(|(filter, _)| *filter)
+/// Returns the first filter that refuses the node; `None` if the task can run there.
+pub(super) fn refuses(task: &Demand, it: &Candidate, view: &Tables) -> Option<Filter> {
+    FILTERS.iter().find(|(_, refuses)| refuses(task, it, view)).map(|(filter, _)| *filter)
 }

@@ -9,19 +9,19 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{DeviceId, Filter, Node, PlacementStrategy, ServiceSpec, Task};
+use flota_api::model::{DeviceId, Filter, Node, PlacementStrategy, Task};
 use flota_api::object::Kind;
 use flota_raft_store::Tables;
 
 use super::candidate::{Candidate, Rank};
-use super::filters;
+use super::filters::{self, Demand};
 use super::spread::Spread;
 use crate::plan::Plan;
 
 /// Every node, in an order that is made as far as it is needed.
 pub(super) struct Ranking<'a> {
     service: &'a ServiceId,
-    spec: &'a ServiceSpec,
+    task: Demand<'a>,
     view: &'a Tables,
     /// The nodes that were looked at and do not refuse the spec, and all that the plan has changed.
     seen: Vec<Candidate<'a>>,
@@ -43,11 +43,11 @@ pub(super) struct Ranking<'a> {
 }
 
 impl<'a> Ranking<'a> {
-    /// Ranks the nodes for a spec of the service. `failures` has the number of recent failures of the spec on each node,
-    /// and `used` has the nodes that differ from what the tables have.
+    /// Ranks the nodes for the tasks of a spec of the service. `failures` has the number of recent failures of the spec on
+    /// each node, and `used` has the nodes that differ from what the tables have.
     pub(super) fn new(
         service: &'a ServiceId,
-        spec: &'a ServiceSpec,
+        task: Demand<'a>,
         view: &'a Tables,
         failures: &BTreeMap<NodeId, u64>,
         used: Vec<Candidate<'a>>,
@@ -70,9 +70,10 @@ impl<'a> Ranking<'a> {
         let (level, further) = (levels.next().unwrap_or_default(), levels.next());
         let walk = Box::new(view.takers());
         let best = BinaryHeap::new();
-        let spread = (!spec.spread_over.is_empty()).then(|| Spread::new(&spec.spread_over, &seen, service, view));
+        let spread =
+            (!task.spec.spread_over.is_empty()).then(|| Spread::new(&task.spec.spread_over, &seen, service, view));
         let (next, is_complete) = (None, false);
-        let mut it = Self { service, spec, view, seen, best, places, level, further, walk, next, is_complete, spread };
+        let mut it = Self { service, task, view, seen, best, places, level, further, walk, next, is_complete, spread };
         (0..it.seen.len()).for_each(|index| it.rank(index));
         it
     }
@@ -86,7 +87,7 @@ impl<'a> Ranking<'a> {
     pub(super) fn take(&mut self, plan: &mut Plan) -> Option<(NodeId, Vec<DeviceId>)> {
         let index = self.choose()?;
         let node = &mut self.seen[index];
-        let devices = node.take(self.spec, self.view);
+        let devices = node.take(self.task.spec, self.view);
         let id = node.node.id.clone();
         plan.expect(Kind::Node, &id);
         if let Some(spread) = &mut self.spread {
@@ -115,10 +116,10 @@ impl<'a> Ranking<'a> {
             self.rank(index);
         }
         let node = &mut self.seen[index];
-        if let Some(filter) = filters::refuses(self.spec, node, self.view) {
+        if let Some(filter) = filters::refuses(&self.task, node, self.view) {
             return Err(Some(filter));
         }
-        let devices = node.take(self.spec, self.view);
+        let devices = node.take(self.task.spec, self.view);
         if let Some(spread) = &mut self.spread {
             spread.count(node.node);
         }
@@ -146,7 +147,7 @@ impl<'a> Ranking<'a> {
             self.best.pop();
             self.rank(index);
         }
-        let strategy = self.spec.strategy;
+        let strategy = self.task.spec.strategy;
         let top = self.best.peek().map(|Reverse((rank, id, _))| (*rank, id));
         if let Some(next) = self.next.take_if(|next| top.is_none_or(|top| (next.rank(strategy), &next.node.id) < top)) {
             return Some(self.look_at(next));
@@ -156,7 +157,7 @@ impl<'a> Ranking<'a> {
 
     /// A node that was taken out of turn has another rank now.
     fn outdated(&self, rank: Rank, index: usize) -> Option<usize> {
-        (self.seen[index].rank(self.spec.strategy) != rank).then_some(index)
+        (self.seen[index].rank(self.task.spec.strategy) != rank).then_some(index)
     }
 
     /// Keeps a node that is looked at. Returns its place.
@@ -200,7 +201,7 @@ impl<'a> Ranking<'a> {
 
     /// Whether the best node is not the first of a level in the order of the tables.
     fn looks_at_all(&self) -> bool {
-        self.spread.is_some() || self.spec.strategy != PlacementStrategy::Spread
+        self.spread.is_some() || self.task.spec.strategy != PlacementStrategy::Spread
     }
 
     fn is_known(&self, node: &Node) -> bool {
@@ -208,7 +209,7 @@ impl<'a> Ranking<'a> {
     }
 
     fn fits(&self, node: &Candidate) -> bool {
-        filters::refuses(self.spec, node, self.view).is_none()
+        filters::refuses(&self.task, node, self.view).is_none()
     }
 
     fn fitting(&self, node: &'a Arc<Node>) -> Option<Candidate<'a>> {
@@ -221,7 +222,7 @@ impl<'a> Ranking<'a> {
         if !self.fits(node) {
             return;
         }
-        let rank = node.rank(self.spec.strategy);
+        let rank = node.rank(self.task.spec.strategy);
         match &mut self.spread {
             Some(spread) => spread.push(node, rank, index),
             None => self.best.push(Reverse((rank, node.node.id.clone(), index))),
@@ -234,8 +235,8 @@ impl<'a> Ranking<'a> {
         let mut refused: BTreeMap<Filter, u64> = BTreeMap::new();
         for node in self.view.nodes() {
             let filter = match used.get(&node.id) {
-                Some(node) => filters::refuses(self.spec, node, self.view),
-                None => filters::refuses(self.spec, &Candidate::new(node, self.service, self.view), self.view),
+                Some(node) => filters::refuses(&self.task, node, self.view),
+                None => filters::refuses(&self.task, &Candidate::new(node, self.service, self.view), self.view),
             };
             filter.into_iter().for_each(|filter| *refused.entry(filter).or_default() += 1);
         }
@@ -259,7 +260,7 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::*;
-    use flota_api::model::{NodeState, Service, TaskStatus};
+    use flota_api::model::{NodeState, Service, ServiceSpec, TaskStatus};
     use flota_api::object::StoreObject;
     use flota_api::resources::Resources;
     use flota_api::state::TaskState;
@@ -306,7 +307,7 @@ mod tests {
         let rank = |node: &Arc<Node>| {
             let mut node = Candidate::new(node, &service, view);
             node.failures = failures.get(&node.node.id).copied().unwrap_or_default();
-            let fits = filters::refuses(spec, &node, view).is_none();
+            let fits = filters::refuses(&Demand { spec, platforms: &[] }, &node, view).is_none();
             fits.then(|| (node.rank(spec.strategy), node.node.id.clone()))
         };
         view.nodes().filter_map(rank).min().map(|(_, id)| id)
@@ -323,7 +324,7 @@ mod tests {
             let failures: BTreeMap<NodeId, u64> = failures.collect();
             let mut used = Vec::new();
             for number in 0..30 {
-                let mut ranking = Ranking::new(&service, spec, &base, &failures, used);
+                let mut ranking = Ranking::new(&service, Demand { spec, platforms: &[] }, &base, &failures, used);
                 // Several tasks with the same ranking, and one after another.
                 for part in 0..rng.random_range(1..4) {
                     let expected = best(&view, spec, &failures);
@@ -354,7 +355,7 @@ mod tests {
         }
         let service = "s".into();
         let spec = view.spec_version(&service, 1).expect("it is there");
-        let mut ranking = Ranking::new(&service, spec, &view, &BTreeMap::new(), Vec::new());
+        let mut ranking = Ranking::new(&service, Demand { spec, platforms: &[] }, &view, &BTreeMap::new(), Vec::new());
         for expected in ["n0000", "n0001", "n0002"] {
             assert_eq!(ranking.take(&mut Plan::default()), Some((expected.into(), Vec::new())));
         }

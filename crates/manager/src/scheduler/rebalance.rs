@@ -18,7 +18,7 @@ use flota_api::version::Timestamp;
 use flota_raft_store::{Event, Tables};
 
 use super::candidate::{Candidate, count_failures};
-use super::filters;
+use super::filters::{self, Demand};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 
@@ -267,7 +267,8 @@ fn weight(service: &Service, node: &Node, groups: &BTreeMap<Vec<String>, i64>, c
 
 /// Whether the node has room for one more task of the service, by its present spec.
 fn fits(service: &Service, node: &Arc<Node>, view: &Tables) -> bool {
-    filters::refuses(&service.spec, &Candidate::new(node, &service.id, view), view).is_none()
+    let task = Demand { spec: &service.spec, platforms: &service.image_platforms };
+    filters::refuses(&task, &Candidate::new(node, &service.id, view), view).is_none()
 }
 
 /// Returns the node to which a task of the service moves best from this one; `None` if it should stay.

@@ -1,4 +1,5 @@
 mod affinity;
+mod platforms;
 mod volumes;
 
 use std::num::NonZeroU64;

@@ -225,6 +225,11 @@ impl Tables {
         self.indices.users.of(digest).map(|(node, _)| node.as_ref())
     }
 
+    /// Services of which a spec, the present one or one that is kept, is pinned to the image with this digest.
+    pub fn services_pinned_to(&self, digest: &str) -> impl Iterator<Item = &Arc<Service>> {
+        self.indices.pins.of(digest).filter_map(|id| self.service(id))
+    }
+
     /// Whether a service is pinned to the image with this digest.
     pub fn is_pinned(&self, digest: &str) -> bool {
         self.indices.pins.of(digest).next().is_some()

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Revision, UpdateStatus, VolumePlace, VolumeSpec};
+use crate::model::{Platform, Revision, UpdateStatus, VolumePlace, VolumeSpec};
 use crate::object::Kind;
 
 #[test]
@@ -46,10 +46,20 @@ fn what_an_older_build_wrote_has_the_same_bytes_in_this_one() {
     }
 }
 
+/// A platform with all its parts.
+fn platform(architecture: &str) -> Platform {
+    Platform { os: "linux".into(), architecture: architecture.into(), variant: Some("v7".into()) }
+}
+
 #[test]
 fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
     let update = UpdateStatus { failed_slots: [1, 3].into(), ..UpdateStatus::begun(2).paused("no such image".into()) };
-    let revisions = vec![Revision { version: 2, image_digest: Some("d".into()), set_at: Timestamp(5) }];
+    let revisions = vec![Revision {
+        version: 2,
+        image_digest: Some("d".into()),
+        image_platforms: vec![platform("arm64")],
+        set_at: Timestamp(5),
+    }];
     let objects = [
         Task { node_id: Some("n".into()), image_digest: Some("sha256:1".into()), ..Task::default() }.into_object(),
         Task { prepared_at: Some(Timestamp(3)), served_at: Some(Timestamp(4)), ..Task::default() }.into_object(),
@@ -60,9 +70,11 @@ fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
             revisions,
             update,
             image_digest: Some("d".into()),
+            image_platforms: vec![platform("amd64"), platform("arm64")],
             ..Service::default()
         }
         .into_object(),
+        Image { platforms: vec![platform("arm")], ..Image::default() }.into_object(),
     ];
     for object in objects {
         assert_eq!(Object::try_from(po::Object::from(&object)), Ok(object));
@@ -87,7 +99,8 @@ fn every_reason_to_wait_for_a_node_survives_the_way_to_the_wire_and_back() {
     for reason in [
         PendingReason::NoNode,
         PendingReason::NoNodeFits(counts.clone()),
-        PendingReason::NeedsRoom(counts),
+        PendingReason::NeedsRoom(counts.clone()),
+        PendingReason::OtherPlatforms { image: vec![platform("arm64")], refused: counts, needs_room: true },
         PendingReason::NoAddress("back".into()),
     ] {
         assert_eq!(PendingReason::try_from(po::PendingReason::from(&reason)), Ok(reason));

@@ -151,7 +151,12 @@ mod tests {
     use super::*;
 
     fn revision(version: u64, digest: &str, set_at: u64, spec: &ServiceSpec) -> ServiceRevision {
-        let revision = Revision { version, image_digest: Some(digest.into()), set_at: Timestamp(set_at) };
+        let revision = Revision {
+            version,
+            image_digest: Some(digest.into()),
+            image_platforms: Vec::new(),
+            set_at: Timestamp(set_at),
+        };
         ServiceRevision { revision: Some((&revision).into()), spec: Some(spec.into()) }
     }
 

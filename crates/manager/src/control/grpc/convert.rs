@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flota_api::model::{NetworkSpec, NodeSpec, Role, Service, ServiceSpec, StackSpec, VolumeSpec};
+use flota_api::model::{NetworkSpec, NodeSpec, Platform, Role, Service, ServiceSpec, StackSpec, VolumeSpec};
 use flota_api::proto::{control as pc, specs as ps, types as pt};
 use flota_api::version::Version;
 
@@ -47,6 +47,12 @@ pub(super) fn version(version: u64) -> Option<Version> {
 pub(super) fn role(number: i32) -> Result<Role, ControlError> {
     let role = pt::Role::try_from(number).map_err(|_| ControlError::invalid("role", "it is unknown"))?;
     Ok(role.into())
+}
+
+/// Returns the platforms of an image in their usual spelling.
+pub(super) fn image_platforms(platforms: Vec<pt::Platform>) -> Vec<Platform> {
+    let named = platforms.iter().filter_map(|it| Platform::new(&it.os, &it.architecture, Some(&it.variant)));
+    Platform::of_image(named)
 }
 
 pub(super) fn resolve_image(number: i32) -> Result<ResolveImage, ControlError> {

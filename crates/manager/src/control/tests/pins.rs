@@ -67,6 +67,72 @@ async fn an_image_that_can_not_be_resolved_is_a_warning_and_no_error() {
     assert!(warning.ends_with("each node asks the registry by itself, and nodes may run different images"));
 }
 
+/// Digest, platforms and spec version of a service.
+fn platforms_of(control: &Control<Alone>, name: &str) -> (String, u64) {
+    let view = control.store.view();
+    let service = view.service_by_name(name).expect("it is there");
+    let names: Vec<_> = service.image_platforms.iter().map(ToString::to_string).collect();
+    (names.join(" "), service.spec_version)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_gets_the_platforms_of_its_image_and_those_of_each_earlier_spec_are_kept() {
+    let (registry, control) = with_registry().await;
+    registry.is_for(&["arm64", "amd64"]);
+    let web = with_image("web", "app:1");
+    control.create_service(None, web.clone(), Changed).await.expect("it is new");
+    assert_eq!(platforms_of(&control, "web"), ("linux/amd64 linux/arm64".into(), 1));
+    update(&control, &ServiceSpec { stopped: true, ..web.clone() }, Changed).await;
+    assert_eq!(platforms_of(&control, "web"), ("linux/amd64 linux/arm64".into(), 1), "it keeps its reference");
+    // Another image is for other machines.
+    registry.holds(NEWER);
+    registry.is_for(&["s390x"]);
+    update(&control, &with_image("web", "app:2"), Changed).await;
+    assert_eq!(platforms_of(&control, "web"), ("linux/s390x".into(), 2));
+    assert_eq!(registry.asked_platforms(), [DIGEST, NEWER]);
+    // Those of an image that the cluster knows are not asked for again.
+    registry.falls_silent_about_platforms();
+    let silent = update(&control, &with_image("web", "app:2"), Always).await;
+    assert_eq!((platforms_of(&control, "web"), silent.warnings.len()), (("linux/s390x".into(), 2), 0));
+    update(&control, &with_image("web", "app:3"), Never).await;
+    assert_eq!(platforms_of(&control, "web"), (String::new(), 3), "nobody was asked");
+    control.rollback_service(None, "web", Some(1)).await.expect("it is kept");
+    assert_eq!(platforms_of(&control, "web"), ("linux/amd64 linux/arm64".into(), 1));
+}
+
+#[tokio::test]
+async fn platforms_that_were_not_known_before_replace_no_task() {
+    let (registry, control) = with_registry().await;
+    let web = with_image("web", "app:1");
+    control.create_service(None, web.clone(), Changed).await.expect("it is new");
+    assert_eq!(platforms_of(&control, "web"), (String::new(), 1));
+    registry.is_for(&["amd64"]);
+    update(&control, &web, Always).await;
+    assert_eq!(platforms_of(&control, "web"), ("linux/amd64".into(), 1));
+}
+
+#[tokio::test]
+async fn an_image_of_the_cluster_has_the_platforms_that_its_node_has_found() {
+    let (registry, control) = with_registry().await;
+    registry.is_for(&["s390x"]);
+    control.put(node("n1", "m1", Role::Manager, OWN_RAFT_ID)).await;
+    let named = Naming { platforms: crate::resolver::tests::platforms(&["amd64"]), ..naming("n1") };
+    let image = control.name_image(None, &named).await.expect("it is legal");
+    let fixed = format!("any/name@{}", image.digest);
+    for (name, image, when, expected) in [
+        ("by-name", "new", Changed, "linux/amd64"),
+        ("by-digest", fixed.as_str(), Changed, "linux/amd64"),
+        ("never", fixed.as_str(), Never, ""),
+        ("elsewhere", &format!("any/name@{NEWER}"), Changed, "linux/s390x"),
+        // A user has brought it, so no registry need have it.
+        ("older-build", "kept", Changed, ""),
+    ] {
+        control.create_service(None, with_image(name, image), when).await.expect("it is new");
+        assert_eq!(platforms_of(&control, name), (expected.into(), 1), "{name}");
+    }
+    assert_eq!(registry.asked(), Vec::<String>::new(), "no digest was unknown");
+}
+
 #[tokio::test]
 async fn an_update_resolves_anew_what_it_names_and_replaces_tasks_only_if_the_digest_differs() {
     let (registry, control) = with_registry().await;

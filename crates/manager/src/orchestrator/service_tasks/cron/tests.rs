@@ -143,7 +143,12 @@ fn a_task_that_fails_is_tried_again_until_the_budget_is_used_up_and_then_the_run
 fn a_run_goes_on_by_the_spec_with_which_it_began() {
     let mut updated = service(Concurrency::Forbid, vec![run(1)]);
     let before = view(&updated, &[task("t1", 1, 1, TaskState::Running)]);
-    updated.revisions = vec![Revision { version: 2, image_digest: Some("sha256:old".into()), set_at: NOON }];
+    updated.revisions = vec![Revision {
+        version: 2,
+        image_digest: Some("sha256:old".into()),
+        image_platforms: Vec::new(),
+        set_at: NOON,
+    }];
     updated.spec_version = 3;
     Arc::make_mut(&mut updated.spec).env = vec!["NEW=1".into()];
     let mut after = before;

@@ -2,6 +2,7 @@
 
 use super::*;
 use flota_api::constraint::Constraint;
+use flota_api::model::Platform;
 
 fn global() -> Service {
     with_spec(|_| {})
@@ -65,6 +66,26 @@ fn a_node_that_is_drained_or_removed_or_no_longer_meets_the_constraints_loses_it
     let mut labelled = node("b", NodeState::Ready);
     labelled.spec.labels.insert("zone".into(), "a".into());
     assert_eq!(planned_for(zoned(), [on("a", 1)], [labelled]), ["2 on b", "t1:remove"]);
+}
+
+#[test]
+fn a_node_on_which_the_image_does_not_run_has_no_task() {
+    let platform = |architecture: &str| Platform::new("linux", architecture, None).expect("legal");
+    let of = |architecture: &str| Service { image_platforms: vec![platform(architecture)], ..global() };
+    let nodes = || {
+        let described = |(id, architecture): (&str, &str)| {
+            let mut node = node(id, NodeState::Ready);
+            (node.description.os, node.description.architecture) = ("linux".into(), architecture.into());
+            node
+        };
+        [("a", "amd64"), ("b", "arm64")].map(described)
+    };
+    assert_eq!(planned_for(of("arm64"), [], nodes()), ["1 on b"]);
+    assert_eq!(planned_for(of("arm64"), [on("a", 1), on("b", 2)], nodes()), ["t1:remove"]);
+    assert_eq!(planned_for(of("amd64"), [on("b", 1)], nodes()), ["2 on a", "t1:remove"]);
+    let nowhere = [on("a", 1), on("b", 2)];
+    assert_eq!(planned_for(of("s390x"), nowhere, nodes()), [""; 0], "what runs goes on");
+    assert_eq!(planned_for(of("s390x"), [], nodes()), ["1 on a", "2 on b"], "they wait and say why");
 }
 
 #[test]
