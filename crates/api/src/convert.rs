@@ -96,7 +96,7 @@ enums! {
         NotReady = NotReady, Drained = Drained, Paused = Paused, Constraint = Constraint, Cpu = Cpu, Memory = Memory,
         Runtime = Runtime, Privileged = Privileged, Capability = Capability, Device = Device,
         GenericResource = GenericResource, Port = Port, MaxReplicas = MaxReplicas, Affinity = Affinity, AntiAffinity = AntiAffinity, Outdated = Outdated,
-        Encryption = Encryption, BindMount = BindMount, Volume = Volume,
+        Encryption = Encryption, BindMount = BindMount, Volume = Volume, CdiDevice = CdiDevice,
     }
     NetworkDriver = pt::NetworkDriver, "driver" {
         Overlay = Overlay, Bridge = Bridge, Macvlan = Macvlan, Host = Host, None = None,

@@ -25,6 +25,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     (Filter::Capability, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Capability(_)))),
     (Filter::BindMount, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::BindMount(_)))),
     (Filter::Device, |spec, it, _| matches!(refusal(spec, it), Some(Refusal::Device(_)))),
+    (Filter::CdiDevice, |spec, it, _| !spec.cdi_devices.iter().all(|name| it.node.description.has_cdi_device(name))),
     (Filter::Encryption, |spec, it, view| is_encrypted(spec, view) && !it.node.description.can_encrypt()),
     (Filter::MaxReplicas, |spec, it, _| spec.max_replicas_per_node.is_some_and(|most| it.of_service() >= most.get())),
     (Filter::Affinity, |spec, it, view| !spec.affinity.iter().all(|name| affinity::has_task_of(name, it.node, view))),
