@@ -19,14 +19,14 @@ const FILES_BOUND: usize = 1_024;
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
     files: Vec<CdiFile>,
-    devices: BTreeMap<CdiName, Place>,
+    devices: BTreeMap<CdiName, Described>,
     /// Files and folders that can't be used, and why.
     pub(super) broken: BTreeMap<PathBuf, String>,
 }
 
 /// Where a device is described.
 #[derive(Debug)]
-enum Place {
+enum Described {
     /// In the file with this index, which is at this path.
     In(usize, PathBuf),
     /// In both of these files of one folder, so that it is open which of them is meant.
@@ -35,7 +35,7 @@ enum Place {
 
 /// A device in the catalog.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Found<'a> {
+pub(super) struct CatalogEntry<'a> {
     /// Identifies its file.
     pub(super) file: usize,
     /// The edits for every container that gets a device of its file.
@@ -87,14 +87,16 @@ impl Catalog {
     }
 
     fn add_folder(&mut self, paths: &[PathBuf]) {
-        let mut of_folder: BTreeMap<CdiName, Place> = BTreeMap::new();
+        let mut of_folder: BTreeMap<CdiName, Described> = BTreeMap::new();
         for path in paths {
             match read(path) {
                 Ok(file) => {
                     for name in file.devices.keys() {
                         let place = match of_folder.remove(name) {
-                            None => Place::In(self.files.len(), path.clone()),
-                            Some(Place::In(_, first) | Place::Twice(first, _)) => Place::Twice(first, path.clone()),
+                            None => Described::In(self.files.len(), path.clone()),
+                            Some(Described::In(_, first) | Described::Twice(first, _)) => {
+                                Described::Twice(first, path.clone())
+                            }
                         };
                         of_folder.insert(name.clone(), place);
                     }
@@ -108,29 +110,29 @@ impl Catalog {
 
     /// Returns the names of the devices that tasks can get, sorted.
     pub(super) fn names(&self) -> Vec<CdiName> {
-        let usable = self.devices.iter().filter(|(_, place)| matches!(place, Place::In(..)));
+        let usable = self.devices.iter().filter(|(_, place)| matches!(place, Described::In(..)));
         usable.map(|(name, _)| name.clone()).collect()
     }
 
     /// Returns the devices that two files of one folder describe, with these files.
     pub(super) fn conflicts(&self) -> BTreeMap<CdiName, (PathBuf, PathBuf)> {
-        let conflict = |(name, place): (&CdiName, &Place)| match place {
-            Place::In(..) => None,
-            Place::Twice(first, second) => Some((name.clone(), (first.clone(), second.clone()))),
+        let conflict = |(name, place): (&CdiName, &Described)| match place {
+            Described::In(..) => None,
+            Described::Twice(first, second) => Some((name.clone(), (first.clone(), second.clone()))),
         };
         self.devices.iter().filter_map(conflict).collect()
     }
 
     /// Finds a device.
-    pub(super) fn find(&self, name: &CdiName) -> Result<Found<'_>, Missing> {
+    pub(super) fn find(&self, name: &CdiName) -> Result<CatalogEntry<'_>, Missing> {
         let file = match self.devices.get(name) {
             None => return Err(Missing::Unknown),
-            Some(Place::Twice(first, second)) => return Err(Missing::Twice(first.clone(), second.clone())),
-            Some(Place::In(file, _)) => *file,
+            Some(Described::Twice(first, second)) => return Err(Missing::Twice(first.clone(), second.clone())),
+            Some(Described::In(file, _)) => *file,
         };
         let whole = self.files.get(file).ok_or(Missing::Unknown)?;
         let own = whole.devices.get(name).ok_or(Missing::Unknown)?;
-        Ok(Found { file, of_file: &whole.edits, own })
+        Ok(CatalogEntry { file, of_file: &whole.edits, own })
     }
 }
 
