@@ -7,6 +7,7 @@ use serde::Serializer;
 
 mod allowance;
 mod assignment;
+mod cdi;
 mod check;
 mod cluster;
 mod cron;
@@ -35,12 +36,14 @@ mod volume;
 
 pub use allowance::{Allowance, Refusal};
 pub use assignment::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials};
+pub use cdi::{CdiName, CdiNameError};
 pub use check::{BalancerReport, LayerFailure, NetworkCheck, NetworkLayer, NetworkReport, PeerReport};
 pub use cluster::{Cluster, Rebalance, Registry, Revoked, Secret};
 pub use cron::{CronRun, CronStatus, Handled, RunState};
 pub use dependency::{Dependency, DependencyCondition};
 pub use device::{
-    DEVICE_PERMISSIONS, DeviceError, DeviceId, DeviceMapping, GenericResource, GenericResourceError, NodeDevice,
+    DEVICE_PERMISSIONS, DeviceError, DeviceId, DeviceMapping, GenericResource, GenericResourceError, NamedDevice,
+    NamedDeviceError, NodeDevice,
 };
 pub use endpoint::{Endpoint, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate};
 pub use health::{Health, HealthCheck, HealthResult, HealthSpec, HealthState, HealthTest};

@@ -17,6 +17,8 @@ use flota_image::Registries;
 use flota_worker::NodeOffers;
 
 const FILE: &str = "/etc/flota/flotad.toml";
+/// Where vendors put the files of CDI devices, and where programs put those that they generate.
+const CDI_FOLDERS: [&str; 2] = ["/etc/cdi", "/run/cdi"];
 const FILE_BOUND: u64 = 1 << 20;
 /// The other nodes must learn one key before there is another.
 const SHORTEST_KEY_LIFE: Duration = Duration::from_secs(10);
@@ -69,6 +71,8 @@ struct File {
     no_new_privileges: Option<bool>,
     /// Labels that the node's owner sets, for constraints.
     labels: BTreeMap<String, String>,
+    /// Folders with the files of CDI devices, the one with priority last.
+    cdi_spec_dirs: Option<Vec<PathBuf>>,
 }
 
 /// The settings that the daemon runs with.
@@ -110,6 +114,10 @@ impl Config {
         offers.data_address = arguments.data_path_addr.or(file.data_path_addr);
         if let Some(address) = offers.data_address.filter(|it| it.is_unspecified() || it.is_multicast()) {
             bail!("data-path-addr: {address} is not an address of a machine");
+        }
+        offers.cdi_folders = file.cdi_spec_dirs.unwrap_or_else(|| CDI_FOLDERS.map(PathBuf::from).into());
+        if let Some(path) = offers.cdi_folders.iter().find(|path| !path.is_absolute()) {
+            bail!("cdi-spec-dirs: `{}` is not an absolute path", path.display());
         }
         offers.balancer = file.balancer.as_deref().map(balancer).transpose()?;
         offers.tunnel_key_life = file.tunnel_key_life.as_deref().map(key_life).transpose()?;

@@ -96,7 +96,7 @@ fn service<'a>(
     let add = keys.read("cap_add", Node::texts)?.unwrap_or_default();
     let drop = keys.read("cap_drop", Node::texts)?.unwrap_or_default();
     capability::amend(&mut spec.cap_add, &mut spec.cap_drop, &add, &drop);
-    spec.devices = keys.read("devices", devices::mapped)?.unwrap_or_default();
+    keys.read("devices", |node| devices::read(node, &mut spec))?;
     settings::read(&mut keys, &mut spec)?;
     networks.service(key, &mut keys, &mut spec)?;
     let mut mounts = ServiceMounts::of(&mut keys);
@@ -159,7 +159,7 @@ fn resources(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     if let Some(node) = keys.get("reservations") {
         let mut keys = node.fields()?;
         spec.reservations = amounts(&mut keys)?;
-        spec.generic_resources = devices::generic(&mut keys)?;
+        devices::reserved(&mut keys, spec)?;
         keys.finish()?;
     }
     keys.finish()

@@ -15,7 +15,7 @@ use flota_api::clock::{Clock, Random};
 use flota_api::clock_offset::ClockOffset;
 use flota_api::defaults::{HEARTBEAT, NEW_EPOCH_GRACE};
 use flota_api::id::VolumeId;
-use flota_api::model::{NodeDescription, TaskUsage};
+use flota_api::model::{CdiName, NodeDescription, TaskUsage};
 use flota_api::version::Timestamp;
 use flota_identity::Dialer;
 
@@ -48,6 +48,8 @@ pub(crate) struct Agent {
     pub(crate) description: NodeDescription,
     /// The runtimes, devices and rights that this node offers to tasks.
     pub(crate) offers: Arc<NodeOffers>,
+    /// The CDI devices of this node.
+    pub(crate) cdi_devices: watch::Receiver<Vec<CdiName>>,
     pub(crate) dialer: Dialer,
     pub(crate) managers: KnownManagers,
     pub(crate) pool: TaskPool,
@@ -85,6 +87,24 @@ enum End {
 impl From<SessionError> for End {
     fn from(error: SessionError) -> Self {
         Self::Broken(error.to_string())
+    }
+}
+
+/// What changes of a node's description while the daemon runs.
+struct NodeFacts {
+    network: watch::Receiver<NetworkFacts>,
+    cdi_devices: watch::Receiver<Vec<CdiName>>,
+}
+
+impl NodeFacts {
+    /// Resolves when a fact has changed since the last description. Dropping the future loses no change.
+    async fn changed(&mut self) {
+        tokio::select! {
+            Ok(()) = self.network.changed() => {}
+            Ok(()) = self.cdi_devices.changed() => {}
+            // Nobody is left who could say so.
+            else => std::future::pending().await,
+        }
     }
 }
 
@@ -148,9 +168,9 @@ impl Agent {
     /// Runs one session with a manager, from its opening to its end.
     async fn session(&mut self, address: &str, search: &mut Search) -> End {
         let channel = self.dialer.manager(address);
-        let mut facts = self.networks.facts();
-        let known = facts.borrow_and_update().clone();
-        let mut session = match Session::open(channel.clone(), self.registration(&known).await).await {
+        let mut facts = NodeFacts { network: self.networks.facts(), cdi_devices: self.cdi_devices.clone() };
+        let description = self.described(&mut facts);
+        let mut session = match Session::open(channel.clone(), self.registration(description).await).await {
             Ok(session) => session,
             Err(error) => return error.into(),
         };
@@ -178,10 +198,16 @@ impl Agent {
         }
     }
 
-    async fn registration(&self, facts: &NetworkFacts) -> Registration {
+    /// Returns the description of this node by the current facts.
+    fn described(&self, facts: &mut NodeFacts) -> NodeDescription {
+        let (network, cdi_devices) = (facts.network.borrow_and_update(), facts.cdi_devices.borrow_and_update());
+        registration(&self.description, &self.offers, &network, &cdi_devices)
+    }
+
+    async fn registration(&self, description: NodeDescription) -> Registration {
         Registration {
             node_id: self.node_id.clone(),
-            description: registration(&self.description, &self.offers, facts),
+            description,
             address: self.address.clone(),
             newest: self.newest.get(),
             images: self.services.images().await,
@@ -193,7 +219,7 @@ impl Agent {
         &mut self,
         session: &mut Session,
         link: &mut Link<'_>,
-        mut facts: watch::Receiver<NetworkFacts>,
+        mut facts: NodeFacts,
     ) -> Result<Departure, End> {
         let reporter = self.reporter.clone();
         let mut departure = self.departure.clone();
@@ -211,10 +237,7 @@ impl Agent {
                 () = tokio::time::sleep_until(silent_at) => return Err(End::Broken("the manager is silent".into())),
                 _ = link.beat.tick() => ToLeader::Heartbeat(self.clock.now()),
                 batch = reporter.next() => ToLeader::Statuses(batch),
-                Ok(()) = facts.changed() => {
-                    let facts = facts.borrow_and_update();
-                    ToLeader::Description(Box::new(registration(&self.description, &self.offers, &facts)))
-                }
+                () = facts.changed() => ToLeader::Description(Box::new(self.described(&mut facts))),
                 Ok(()) = programmed.changed() => ToLeader::Programmed(*programmed.borrow_and_update()),
                 Ok(()) = usage.changed() => ToLeader::Usage(usage.borrow_and_update().clone()),
                 Some(departure) = departs(&mut departure) => return Ok(departure),

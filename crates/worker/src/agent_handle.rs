@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::{Clock, Random};
 use flota_api::clock_offset::ClockOffset;
-use flota_api::model::NodeDescription;
+use flota_api::model::{CdiName, NodeDescription};
 use flota_identity::Dialer;
 
 use crate::agent::Agent;
@@ -58,6 +58,8 @@ pub struct AgentOptions {
     pub state: Arc<dyn WorkerState>,
     /// The runtimes, devices and rights that the node offers to tasks.
     pub offers: Arc<NodeOffers>,
+    /// The CDI devices that the node has, sorted. They may change.
+    pub cdi_devices: watch::Receiver<Vec<CdiName>>,
     /// The wall clock.
     pub clock: Clock,
     /// Draws the pauses between connections.
@@ -112,6 +114,7 @@ pub(crate) fn start_reporting_to(
         address: options.address,
         description: options.description,
         offers: options.offers,
+        cdi_devices: options.cdi_devices,
         dialer: options.dialer,
         managers: KnownManagers::load(Arc::clone(&options.state), options.managers),
         pool: pool.clone(),

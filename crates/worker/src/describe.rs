@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use flota_api::model::NodeDescription;
+use flota_api::model::{CdiName, NodeDescription};
 use flota_api::resources::Resources;
 use flota_api::{FEATURE_LEVEL, VERSION};
 
@@ -35,8 +35,18 @@ pub fn describe() -> NodeDescription {
     }
 }
 
-/// Returns the description of this machine together with what it offers to tasks and what is known of its network.
-pub(crate) fn registration(machine: &NodeDescription, offers: &NodeOffers, facts: &NetworkFacts) -> NodeDescription {
+/// Largest size of the names of CDI devices in a description, in bytes. A leader takes descriptions of 64 KiB.
+const CDI_BOUND: usize = 16 << 10;
+
+/// Returns the description of this machine together with what it offers to tasks, what is known of its network, and the CDI
+/// devices that it has.
+pub(crate) fn registration(
+    machine: &NodeDescription,
+    offers: &NodeOffers,
+    facts: &NetworkFacts,
+    cdi: &[CdiName],
+) -> NodeDescription {
+    let is_there = |name: CdiName| cdi.contains(&name);
     NodeDescription {
         routes: machine.routes.iter().copied().chain(facts.subnet).collect(),
         balancer: facts.balancer,
@@ -50,12 +60,23 @@ pub(crate) fn registration(machine: &NodeDescription, offers: &NodeOffers, facts
             .collect(),
         tunnel_keys: facts.tunnel_keys.clone(),
         runtimes: offers.runtime_names(),
-        devices: offers.devices.clone(),
+        devices: offers.devices.iter().filter(|it| it.cdi_name().is_none_or(is_there)).cloned().collect(),
+        cdi_devices: bounded(cdi),
         allow: offers.allow.clone(),
         data_address: offers.data_address,
         labels: offers.labels.clone(),
         ..machine.clone()
     }
+}
+
+/// Returns as many of the names, from the first one, as may be reported.
+fn bounded(names: &[CdiName]) -> Vec<CdiName> {
+    let mut size = 0;
+    let fits = |name: &&CdiName| {
+        size += name.text().len();
+        size <= CDI_BOUND
+    };
+    names.iter().take_while(fits).cloned().collect()
 }
 
 fn hostname() -> String {
@@ -80,7 +101,10 @@ mod tests {
 
     #[test]
     fn a_node_registers_with_all_that_it_gives() {
-        assert_eq!(registration(&describe(), &NodeOffers::default(), &NetworkFacts::default()).runtimes, ["flota"]);
+        assert_eq!(
+            registration(&describe(), &NodeOffers::default(), &NetworkFacts::default(), &[]).runtimes,
+            ["flota"]
+        );
         let gpu = NodeDevice { kind: "gpu".into(), id: "nvidia0".into(), paths: vec!["/dev/nvidia0".into()] };
         let offers = NodeOffers {
             runtimes: BTreeMap::from([("runsc".into(), "/usr/bin/runsc".into())]),
@@ -96,7 +120,7 @@ mod tests {
             ports,
             tunnel_keys: vec![TunnelKey { public: [7; 32], port: 51_820 }],
         };
-        let description = registration(&describe(), &offers, &facts);
+        let description = registration(&describe(), &offers, &facts, &[]);
         assert_eq!(description.routes.last(), facts.subnet.as_ref());
         assert_eq!(description.balancer, Some(Balancer::Nftables));
         assert_eq!(description.listeners, Vec::from_iter(facts.ports));
@@ -111,7 +135,23 @@ mod tests {
     fn a_node_with_very_many_listening_programs_can_register() {
         let ports = (1..=u16::MAX).map(|number| NodePort { protocol: Protocol::Udp, number }).collect();
         let facts = NetworkFacts { ports, ..NetworkFacts::default() };
-        let description = registration(&describe(), &NodeOffers::default(), &facts);
+        let description = registration(&describe(), &NodeOffers::default(), &facts, &[]);
         assert_eq!(description.check_offers(), Ok(()));
+    }
+
+    #[test]
+    fn a_node_says_which_cdi_devices_it_has_and_hands_out_those_that_are_there() {
+        let device = |id: &str| NodeDevice { kind: "gpu".into(), id: id.into(), paths: Vec::new() };
+        let offers = NodeOffers {
+            devices: vec![device("v.com/gpu=0"), device("v.com/gpu=1"), device("own")],
+            ..NodeOffers::default()
+        };
+        let there = ["v.com/gpu=1", "v.com/gpu=all"].map(|it| it.parse().expect(it));
+        let description = registration(&describe(), &offers, &NetworkFacts::default(), &there);
+        assert_eq!(description.cdi_devices, there);
+        assert_eq!(description.devices.iter().map(|it| it.id.as_str()).collect::<Vec<_>>(), ["v.com/gpu=1", "own"]);
+        let many: Vec<CdiName> = (0..4_000).map(|it| format!("v.com/gpu={it:04}").parse().expect("a name")).collect();
+        let description = registration(&describe(), &offers, &NetworkFacts::default(), &many);
+        assert_eq!(description.cdi_devices, many[..CDI_BOUND / "v.com/gpu=0000".len()]);
     }
 }

@@ -28,6 +28,7 @@
 mod agent;
 mod agent_handle;
 mod assignments;
+mod cdi;
 mod describe;
 mod devices;
 mod disk_thread;

@@ -16,6 +16,8 @@ pub struct NodeOffers {
     pub runtimes: BTreeMap<String, PathBuf>,
     /// Devices that may be given to tasks by id.
     pub devices: Vec<NodeDevice>,
+    /// Folders with the files of CDI devices. A later one has priority over an earlier one.
+    pub cdi_folders: Vec<PathBuf>,
     /// The rights that the owner allows to tasks.
     pub allow: Allowance,
     /// The folders of which tasks may have bind mounts, as they were when the daemon started ([`bind_roots`]).
@@ -48,14 +50,16 @@ impl NodeOffers {
     }
 
     /// Adds detected devices, except those that the owner has already described: the same hardware must not be given
-    /// out under two ids.
+    /// out under two ids. If the owner has described devices of a kind as CDI devices, none of that kind is added, as their
+    /// paths are not known here.
     #[must_use]
     pub fn with_devices(mut self, found: Vec<NodeDevice>) -> Self {
         let paths: BTreeSet<String> = self.devices.iter().flat_map(|device| device.paths.clone()).collect();
         // The first path is the device itself; the others belong to its driver.
         let is_new = |device: &NodeDevice| {
             let described = device.paths.first().is_some_and(|path| paths.contains(path));
-            !described && !self.devices.iter().any(|it| it.is(&device.device_id()))
+            let is_cdi = self.devices.iter().any(|it| it.kind == device.kind && it.cdi_name().is_some());
+            !described && !is_cdi && !self.devices.iter().any(|it| it.is(&device.device_id()))
         };
         let new: Vec<NodeDevice> = found.into_iter().filter(is_new).collect();
         self.devices.extend(new);
@@ -99,5 +103,9 @@ mod tests {
         let id = |id: &str| DeviceId { kind: "gpu".into(), id: id.into() };
         assert_eq!(offers.device(&id("nvidia2")).expect("it is there").paths, ["/dev/x"]);
         assert_eq!(offers.device(&id("nvidia1")), None);
+        let offers = NodeOffers { devices: vec![gpu("v.com/gpu=0", &[])], ..NodeOffers::default() };
+        let fpga = NodeDevice { kind: "fpga".into(), ..gpu("f0", &["/dev/f0"]) };
+        let offers = offers.with_devices(vec![gpu("nvidia0", &["/dev/nvidia0"]), fpga]);
+        assert_eq!(offers.devices.iter().map(|it| it.id.as_str()).collect::<Vec<_>>(), ["v.com/gpu=0", "f0"]);
     }
 }

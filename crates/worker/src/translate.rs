@@ -19,6 +19,7 @@ use flota_runtime::oci::{self, Capabilities, Cpu, Memory, Mount, NamespaceKind, 
 use flota_runtime::security::{capabilities, default_profile};
 use flota_runtime::{Order, RootSource};
 
+use crate::cdi::Injection;
 use crate::devices::{self, DeviceError};
 use crate::mounts::{self, BindSources};
 use crate::networks::TaskNetwork;
@@ -57,6 +58,8 @@ pub(crate) struct Places {
     pub(crate) volumes: BTreeMap<String, PathBuf>,
     /// The sources of its bind mounts.
     pub(crate) binds: BindSources,
+    /// The edits for its CDI devices.
+    pub(crate) cdi: Injection,
 }
 
 /// The input of a supervisor and a runtime.
@@ -126,6 +129,8 @@ pub(crate) fn container(
         linux.resources = Some(resources(spec, &given));
         linux.devices = given.iter().map(|it| it.device.clone()).collect();
     }
+    let groups = spec.groups.iter().cloned().chain(places.cdi.groups()).collect();
+    places.cdi.apply(&mut result);
     if spec.init {
         add_init(&mut result, &places.runtime);
     }
@@ -139,7 +144,7 @@ pub(crate) fn container(
         id: assignment.task_id.to_string(),
         root: places.root,
         user: or(&spec.user, config.user()),
-        extra_groups: spec.groups.clone(),
+        extra_groups: groups,
         hosts: hosts(&hostname, network, spec),
         resolver,
         hostname,

@@ -21,6 +21,7 @@ use flota_network::Namespace;
 use flota_runtime::cgroup;
 
 use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
+use crate::cdi::CdiWatch;
 use crate::describe::describe;
 use crate::disk_thread::DiskThread;
 use crate::executor::{ContainerExecutor, ContainerOptions, TaskPaths};
@@ -138,6 +139,7 @@ impl Worker {
             networks: Arc::new(networks.clone()),
             records: Arc::new(QueuedRecords::new(records, Arc::clone(&disk))),
             state: Arc::new(FileState::new(&options.data_dir, disk)),
+            cdi_devices: CdiWatch::start(offers.cdi_folders.clone()),
             offers,
             clock: options.clock,
             random: options.random,

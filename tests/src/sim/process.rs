@@ -168,6 +168,7 @@ pub(super) async fn run_worker(process: WorkerProcess) {
     let peer = peer(process.host, &process.node_id, Role::Worker);
     // Only other workers connect to a worker, to fetch images, and no worker in a simulation has any.
     drop(process.network.listen(process.host));
+    let (_, cdi_devices) = tokio::sync::watch::channel(Vec::new());
     let options = AgentOptions {
         node_id: process.node_id.to_string(),
         description: process.description,
@@ -179,6 +180,7 @@ pub(super) async fn run_worker(process: WorkerProcess) {
         networks: Arc::new(process.networks),
         records: Arc::new(process.records),
         state: Arc::new(process.state),
+        cdi_devices,
         offers: Arc::new(NodeOffers { devices: process.devices, ..NodeOffers::default() }),
         clock: process.clock,
         random: process.random,

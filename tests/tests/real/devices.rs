@@ -92,3 +92,47 @@ fn devices_are_handed_out_by_id_each_to_one_task() {
     });
     assert_eq!(held(&cluster), ["a", "b"]);
 }
+
+#[test]
+fn cdi_devices_bring_what_their_files_say_where_they_are() {
+    let cluster = Cluster::bare(1, 2);
+    cluster.pack_busybox();
+    let allow = "[allow]\ndevices = [\"flota.test/card=*\"]\n";
+    let devices = "[[devices]]\nkind = \"card\"\nid = \"flota.test/card=0\"\n";
+    cluster.set("w1", &format!("cdi-spec-dirs = [\"/var/lib/flota/cdi\"]\n{devices}{allow}"));
+    cluster.set("w2", allow);
+    create(&cluster, "named", "--device flota.test/card=0 --replicas 2");
+    create(&cluster, "counted", "--generic-resource card=1 --replicas 2");
+    cluster.wait("it says why it waits", |it| reason(it, "named").contains("2 of 3 without a CDI device"));
+
+    // The file is noticed, without a restart.
+    let folder = cluster.data("w1").join("cdi");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("library"), "a driver\n").unwrap();
+    let file = r#"{"cdiVersion": "0.6.0", "kind": "flota.test/card",
+        "containerEdits": {"mounts": [{"hostPath": "/var/lib/flota/cdi/library", "containerPath": "/lib/driver", "options": ["ro", "bind"]}],
+            "hooks": [{"hookName": "createRuntime", "path": "/bin/touch", "args": ["touch", "/var/lib/flota/cdi/hooked"]}]},
+        "devices": [{"name": "0", "containerEdits": {"env": ["FLOTA_CARD=0"],
+            "deviceNodes": [{"path": "/dev/flota0", "hostPath": "/dev/null"}]}}]}"#;
+    std::fs::write(folder.join("card.json"), file).unwrap();
+    wait_running(&cluster, "named", 2);
+    wait_running(&cluster, "counted", 1);
+    let running = ["named", "counted"].map(|service| cluster.running(service)).concat();
+    for task in &running {
+        assert_eq!(task["node"], "w1", "no other node has it");
+        let exec = |words: &str| cluster.ok(&format!("exec {} -- /busybox {words}", task["name"].as_str().unwrap()));
+        assert!(exec("env").contains("FLOTA_CARD=0\n"));
+        assert_eq!(exec("cat /lib/driver"), "a driver\n");
+        exec("dd if=/dev/zero of=/dev/flota0 count=1");
+    }
+    assert!(folder.join("hooked").exists(), "the hook has run");
+    cluster.wait("each device is handed out once", |it| reason(it, "counted").contains("without enough free devices"));
+
+    // What is gone is offered no longer, and tasks that have it stay.
+    std::fs::remove_file(folder.join("card.json")).unwrap();
+    create(&cluster, "late", "--device flota.test/card=0");
+    cluster.wait("it says why it waits", |it| reason(it, "late").contains("2 of 3 without a CDI device"));
+    assert_eq!(cluster.running("named").len(), 2);
+    let refused = cluster.ctl("service create --detach --device flota.test/card --name bad busybox");
+    assert_ne!(refused.code, 0);
+}

@@ -1,7 +1,8 @@
 //! Conversion of devices and of what a node allows.
 
+use super::Malformed;
 use crate::capability::normalise;
-use crate::model::{Allowance, DeviceId, DeviceMapping, GenericResource, NodeDevice};
+use crate::model::{Allowance, CdiName, DeviceId, DeviceMapping, GenericResource, NodeDevice};
 use crate::proto::{specs as ps, types as pt};
 
 impl From<&DeviceMapping> for ps::DeviceMapping {
@@ -14,6 +15,15 @@ impl From<ps::DeviceMapping> for DeviceMapping {
     fn from(it: ps::DeviceMapping) -> Self {
         Self { source: it.source, target: it.target, permissions: it.permissions }.complete()
     }
+}
+
+/// Parses the names of CDI devices, of a spec or of a node.
+pub(super) fn cdi_names(texts: &[String]) -> Result<Vec<CdiName>, Malformed> {
+    let parse = |(index, text): (usize, &String)| {
+        let malformed = |error| Malformed::new("cdi_devices", format!("can't be used: cdi_devices[{index}]: {error}"));
+        text.parse().map_err(malformed)
+    };
+    texts.iter().enumerate().map(parse).collect()
 }
 
 impl From<&GenericResource> for ps::GenericResource {
@@ -86,6 +96,7 @@ mod tests {
             cap_add: vec!["NET_ADMIN".into()],
             cap_drop: vec!["ALL".into()],
             devices: vec!["/dev/fuse:/dev/x:r".parse().expect("a device")],
+            cdi_devices: vec!["v.com/gpu=all".parse().expect("a name")],
             generic_resources: vec![GenericResource { kind: "gpu".into(), count: 2 }],
             ..ServiceSpec::default()
         };
@@ -93,6 +104,7 @@ mod tests {
         let description = NodeDescription {
             runtimes: vec!["flota".into()],
             devices: vec![NodeDevice { kind: "gpu".into(), id: "nvidia0".into(), paths: vec!["/dev/nvidia0".into()] }],
+            cdi_devices: vec!["v.com/gpu=0".parse().expect("a name"), "v.com/gpu=1".parse().expect("a name")],
             allow: Allowance {
                 privileged: true,
                 devices: vec!["/dev/*".into()],
@@ -104,6 +116,18 @@ mod tests {
         assert_eq!(NodeDescription::try_from(Some(pt::NodeDescription::from(&description))), Ok(description));
         let older = NodeDescription::try_from(None).expect("an older node says less");
         assert_eq!(older.allow, Allowance::default(), "it allows nothing");
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_refused_with_its_place() {
+        let spec = ps::ServiceSpec {
+            restart: Some(pt::RestartPolicy::default()),
+            cdi_devices: vec!["v.com/gpu=0".into(), "gpu".into()],
+            ..ps::ServiceSpec::default()
+        };
+        let error = ServiceSpec::try_from(spec).expect_err("no name").to_string();
+        let expected = "the field `cdi_devices` can't be used: cdi_devices[1]: `gpu`: a CDI device has the form";
+        assert!(error.starts_with(expected), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use super::devices::cdi_names;
 use super::networks::{all, parse_all, parse_filled, texts};
 use super::{FromNumber, Malformed, cron, filled, millis, on_partition, require, settings};
 use crate::capability::normalise;
@@ -100,6 +101,7 @@ impl From<&NodeDescription> for pt::NodeDescription {
             boot_id: it.boot_id.clone(),
             runtimes: it.runtimes.clone(),
             devices: it.devices.iter().map(Into::into).collect(),
+            cdi_devices: it.cdi_devices.iter().map(ToString::to_string).collect(),
             allow: Some((&it.allow).into()),
             data_address: it.data_address.map(|it| it.to_string()).unwrap_or_default(),
             routes: texts(&it.routes),
@@ -128,6 +130,7 @@ impl TryFrom<Option<pt::NodeDescription>> for NodeDescription {
             boot_id: it.boot_id,
             runtimes: it.runtimes,
             devices: it.devices.into_iter().map(Into::into).collect(),
+            cdi_devices: cdi_names(&it.cdi_devices)?,
             allow: it.allow.into(),
             data_address: parse_filled(&it.data_address, "description.data_address")?,
             routes: parse_all(&it.routes, "description.routes")?,
@@ -183,6 +186,7 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             cap_add: spec.cap_add.clone(),
             cap_drop: spec.cap_drop.clone(),
             devices: spec.devices.iter().map(Into::into).collect(),
+            cdi_devices: spec.cdi_devices.iter().map(ToString::to_string).collect(),
             generic_resources: spec.generic_resources.iter().map(Into::into).collect(),
             networks: spec.networks.iter().map(Into::into).collect(),
             ports: spec.ports.iter().map(Into::into).collect(),
@@ -257,6 +261,7 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             cap_add: spec.cap_add.iter().map(|it| normalise(it)).collect(),
             cap_drop: spec.cap_drop.iter().map(|it| normalise(it)).collect(),
             devices: spec.devices.into_iter().map(Into::into).collect(),
+            cdi_devices: cdi_names(&spec.cdi_devices)?,
             generic_resources: spec.generic_resources.into_iter().map(Into::into).collect(),
             networks: spec.networks.into_iter().map(Into::into).collect(),
             ports: all(spec.ports)?,

@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use super::cdi::CdiName;
 use super::mount::Mount;
 use super::service::ServiceSpec;
 use crate::{capability, naming};
@@ -13,7 +14,8 @@ use crate::{capability, naming};
 pub struct Allowance {
     /// Whether tasks may be privileged, with all devices and capabilities.
     pub privileged: bool,
-    /// Paths that specs may map; one that ends in `*` covers every path with that prefix.
+    /// Paths that specs may map; one that ends in `*` covers every path with that prefix. Also CDI devices that specs may
+    /// name; `vendor.com/class=*` covers every one of its kind.
     pub devices: Vec<String>,
     /// Capabilities that specs may add; `ALL` covers every one.
     pub capabilities: Vec<String>,
@@ -41,12 +43,13 @@ pub enum Refusal {
 impl Allowance {
     /// Returns whether specs may map the device at `path`.
     pub fn has_device(&self, path: &str) -> bool {
-        let covers = |allowed: &String| match allowed.strip_suffix('*') {
-            Some(beginning) => path.starts_with(beginning),
-            None => path == allowed,
-        };
         // Without this check, `/dev/snd/../mem` matches `/dev/snd*`.
-        naming::check_path(path).is_ok() && self.devices.iter().any(covers)
+        naming::check_path(path).is_ok() && self.devices.iter().any(|allowed| covers(allowed, path))
+    }
+
+    /// Returns whether specs may name the CDI device.
+    pub fn has_cdi_device(&self, name: &CdiName) -> bool {
+        self.devices.iter().any(|allowed| covers(allowed, name.text()))
     }
 
     /// Returns whether tasks may have this capability.
@@ -80,8 +83,11 @@ impl Allowance {
                 return Some(Refusal::Capability(name.to_owned()));
             }
         }
-        let device = spec.devices.iter().find(|device| !self.has_device(&device.source));
-        device.map(|device| Refusal::Device(device.source.clone()))
+        if let Some(device) = spec.devices.iter().find(|device| !self.has_device(&device.source)) {
+            return Some(Refusal::Device(device.source.clone()));
+        }
+        let device = spec.cdi_devices.iter().find(|name| !self.has_cdi_device(name));
+        device.map(|name| Refusal::Device(name.to_string()))
     }
 
     /// Checks the entries of the owner's settings.
@@ -89,15 +95,12 @@ impl Allowance {
     /// # Errors
     /// An entry is invalid; the text names it and the reason.
     pub fn check(&self) -> Result<(), String> {
-        for path in &self.devices {
-            let beginning = path.strip_suffix('*').unwrap_or(path);
-            let whole = if beginning.ends_with('/') { format!("{beginning}x") } else { beginning.to_owned() };
-            if naming::check_path(&whole).is_err() || beginning.contains('*') {
-                let shown = path.escape_debug();
-                return Err(format!(
-                    "devices: `{shown}` is neither an absolute path nor the beginning of one and a `*`"
-                ));
-            }
+        if let Some(device) = self.devices.iter().find(|device| !is_device_entry(device)) {
+            let shown = device.escape_debug();
+            return Err(format!(
+                "devices: `{shown}` is neither an absolute path nor the beginning of one and a `*`, and neither a CDI \
+                 device nor VENDOR/CLASS=*"
+            ));
         }
         if let Some(path) = self.bind_mounts.iter().find(|path| *path != "/" && naming::check_path(path).is_err()) {
             return Err(format!("bind-mounts: `{}` is not an absolute path without detours", path.escape_debug()));
@@ -105,6 +108,21 @@ impl Allowance {
         let unknown = self.capabilities.iter().find(|name| !capability::is_known(name));
         unknown.map_or(Ok(()), |name| Err(format!("capabilities: `{}` is not a capability", name.escape_debug())))
     }
+}
+
+/// Returns whether an entry of the devices stands for this path or name.
+fn covers(allowed: &str, device: &str) -> bool {
+    allowed.strip_suffix('*').map_or(device == allowed, |beginning| device.starts_with(beginning))
+}
+
+fn is_device_entry(entry: &str) -> bool {
+    if !entry.starts_with('/') && entry.contains('=') {
+        let of_kind = entry.strip_suffix("=*").is_some_and(|kind| CdiName::check_kind(kind).is_ok());
+        return of_kind || entry.parse::<CdiName>().is_ok();
+    }
+    let beginning = entry.strip_suffix('*').unwrap_or(entry);
+    let whole = if beginning.ends_with('/') { format!("{beginning}x") } else { beginning.to_owned() };
+    naming::check_path(&whole).is_ok() && !beginning.contains('*')
 }
 
 /// Returns whether `path` is `folder` or something below it.
@@ -164,6 +182,23 @@ mod tests {
     }
 
     #[test]
+    fn cdi_devices_are_allowed_by_name_or_by_kind() {
+        let named = |name: &str| ServiceSpec { cdi_devices: vec![name.parse().expect(name)], ..ServiceSpec::default() };
+        for (allowed, name, is_allowed) in [
+            (&["v.com/gpu=0"][..], "v.com/gpu=0", true),
+            (&["v.com/gpu=0"], "v.com/gpu=01", false),
+            (&["/dev/*", "v.com/gpu=*"], "v.com/gpu=all", true),
+            (&["v.com/gpu=*"], "v.com/gpus=all", false),
+            (&["/*"], "v.com/gpu=all", false),
+            (&[], "v.com/gpu=all", false),
+        ] {
+            let node = Allowance { devices: list(allowed), ..Allowance::default() };
+            let refused = (!is_allowed).then(|| Refusal::Device(name.into()));
+            assert_eq!(node.refusal(&named(name)), refused, "{allowed:?} {name}");
+        }
+    }
+
+    #[test]
     fn bind_mounts_are_allowed_below_the_listed_paths_alone() {
         let bound = |source: &str| {
             let source = source.to_owned();
@@ -198,10 +233,12 @@ mod tests {
     #[test]
     fn an_owners_words_are_judged() {
         let devices = |path: &str| Allowance { devices: list(&[path]), ..Allowance::default() }.check();
-        for good in ["/dev/fuse", "/dev/snd/*", "/dev/tty*", "/*"] {
+        for good in ["/dev/fuse", "/dev/snd/*", "/dev/tty*", "/*", "v.com/gpu=all", "v.com/gpu=*"] {
             assert_eq!(devices(good), Ok(()), "{good}");
         }
-        for bad in ["", "*", "dev/fuse", "/dev/*/x", "/dev/../x", "/dev/tty**"] {
+        for bad in
+            ["", "*", "dev/fuse", "/dev/*/x", "/dev/../x", "/dev/tty**", "v.com/gpu", "v.com/*", "v/gpu=a*", "=*"]
+        {
             assert!(devices(bad).is_err(), "{bad}");
         }
         assert!(Allowance { capabilities: list(&["net_admin"]), ..Allowance::default() }.check().is_err());

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
+use super::cdi::{CdiName, CdiNameError};
 use crate::naming::{self, PathError};
 
 /// Permissions of a mapping that gives none: read, write and mknod.
@@ -91,6 +92,38 @@ fn are_permissions(text: &str) -> bool {
     !text.is_empty() && text.char_indices().all(once)
 }
 
+/// A device as users name it where Docker has one flag for both: by a path, or by the name of a CDI device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedDevice {
+    /// By a path of the node.
+    Path(DeviceMapping),
+    /// By the name of a CDI device.
+    Cdi(CdiName),
+}
+
+/// Why a [`NamedDevice`] is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NamedDeviceError {
+    /// It is a path.
+    #[error(transparent)]
+    Path(#[from] DeviceError),
+    /// It is a name.
+    #[error(transparent)]
+    Cdi(#[from] CdiNameError),
+}
+
+impl FromStr for NamedDevice {
+    type Err = NamedDeviceError;
+
+    /// Parses Docker's `--device` grammar. A path of a node begins with a slash, and the name of a CDI device does not.
+    fn from_str(text: &str) -> Result<Self, NamedDeviceError> {
+        if text.contains('=') && !text.starts_with('/') {
+            return Ok(Self::Cdi(text.parse()?));
+        }
+        Ok(Self::Path(text.parse()?))
+    }
+}
+
 /// A number of devices of one kind that a task needs; the scheduler chooses which.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -145,7 +178,7 @@ impl FromStr for GenericResource {
 pub struct NodeDevice {
     /// Kind that specs request, such as `gpu`.
     pub kind: String,
-    /// Identifier, unique among the node's devices of its kind.
+    /// Identifier, unique among the node's devices of its kind. If it is the name of a CDI device, a task gets that device.
     pub id: String,
     /// Paths that a task gets with the device; several devices may share a path.
     pub paths: Vec<String>,
@@ -171,6 +204,11 @@ impl NodeDevice {
     /// Returns the identity of the device.
     pub fn device_id(&self) -> DeviceId {
         DeviceId { kind: self.kind.clone(), id: self.id.clone() }
+    }
+
+    /// Returns the CDI device that a task gets with this one, if the id is the name of one.
+    pub fn cdi_name(&self) -> Option<CdiName> {
+        self.id.parse().ok()
     }
 
     /// Returns whether `device` identifies this device.
@@ -211,6 +249,16 @@ mod tests {
         ] {
             assert!(bad.parse::<DeviceMapping>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn one_flag_takes_paths_and_names() {
+        let parsed = |text: &str| text.parse::<NamedDevice>();
+        assert_eq!(parsed("/dev/x=1"), Ok(NamedDevice::Path("/dev/x=1".parse().expect("a path"))));
+        assert_eq!(parsed("v.com/c=n"), Ok(NamedDevice::Cdi("v.com/c=n".parse().expect("a name"))));
+        let error = |text: &str| parsed(text).expect_err(text).to_string();
+        assert_eq!(error("fuse"), "`fuse` is not an absolute path");
+        assert!(error("v.com/c=").contains("the name of a CDI device"));
     }
 
     #[test]

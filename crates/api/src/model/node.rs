@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use super::allowance::Allowance;
+use super::cdi::CdiName;
 use super::device::NodeDevice;
 use super::network::{Attachment, NodePort, Protocol};
 use super::text_or_empty;
@@ -139,6 +140,8 @@ pub struct NodeDescription {
     pub runtimes: Vec<String>,
     /// Devices that it gives to tasks by id.
     pub devices: Vec<NodeDevice>,
+    /// CDI devices that its files describe, sorted.
+    pub cdi_devices: Vec<CdiName>,
     /// The rights that its owner allows tasks to use.
     pub allow: Allowance,
     /// Address of its overlay traffic; that of its listener if `None`.
@@ -177,6 +180,11 @@ impl NodeDescription {
         name == EMBEDDED_RUNTIME || self.runtimes.iter().any(|it| it == name)
     }
 
+    /// Returns whether the node has this CDI device.
+    pub fn has_cdi_device(&self, name: &CdiName) -> bool {
+        self.cdi_devices.contains(name)
+    }
+
     /// Returns the task with the network `host` that listens on the port, if it is one.
     pub fn task_on(&self, port: NodePort) -> Option<&TaskId> {
         self.listening_tasks.iter().find(|it| it.port == port).map(|it| &it.task)
@@ -197,6 +205,7 @@ impl NodeDescription {
             self.allow.devices.len(),
             self.allow.capabilities.len(),
             self.allow.bind_mounts.len(),
+            self.cdi_devices.len(),
         ]);
         if self.tunnel_keys.len() > Self::TUNNEL_KEYS_BOUND {
             return Err(format!("tunnel_keys: there are more than {}", Self::TUNNEL_KEYS_BOUND));
@@ -221,8 +230,10 @@ impl NodeDescription {
         for device in &self.devices {
             let id = device.device_id();
             naming::check(&id.kind).map_err(|error| format!("devices: kind: {error}"))?;
-            naming::check(&id.id).map_err(|error| format!("devices: id: {error}"))?;
-            if device.paths.is_empty() {
+            let is_cdi = device.cdi_name().is_some();
+            naming::check(&id.id)
+                .or_else(|error| if is_cdi { Ok(()) } else { Err(format!("devices: id: {error}")) })?;
+            if device.paths.is_empty() && !is_cdi {
                 return Err(format!("devices: {id}: it has no paths"));
             }
             for path in &device.paths {
@@ -361,6 +372,11 @@ mod tests {
         assert_eq!(error(&[device("a", &[])]), "devices: gpu=a: it has no paths");
         assert_eq!(error(&[device("a", &["x"])]), "devices: gpu=a: `x` is not an absolute path");
         assert!(error(&[device("a b", &["/x"])]).starts_with("devices: id: `a b`"));
+        assert_eq!(
+            error(&[device("v.com/gpu=0", &[]), device("v.com/gpu=1", &["/dev/x"])]),
+            "",
+            "a CDI device has its own"
+        );
         let key = TunnelKey { public: [7; 32], port: 51_820 };
         let keys = |count| NodeDescription { tunnel_keys: vec![key; count], ..NodeDescription::default() };
         assert_eq!(keys(2).check_offers(), Ok(()), "a key is replaced by another");

@@ -42,6 +42,8 @@ states! {
         Port = "with the port taken",
         /// Its kernel can't encrypt a network of the spec.
         Encryption = "without WireGuard for an encrypted network",
+        /// It does not have a CDI device of the spec.
+        CdiDevice = "without a CDI device",
         /// No task of a service beside which the spec runs is there.
         Affinity = "without a task of a service to run beside",
         /// Less CPU is free than the spec reserves.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::cdi::CdiName;
 use super::cron::CronStatus;
 use super::dependency::Dependency;
 use super::device::{DeviceMapping, GenericResource};
@@ -122,6 +123,8 @@ pub struct ServiceSpec {
     pub cap_drop: Vec<String>,
     /// Devices of the node, by path.
     pub devices: Vec<DeviceMapping>,
+    /// CDI devices of the node, by name.
+    pub cdi_devices: Vec<CdiName>,
     /// Devices of the node, by kind and count; the scheduler chooses which.
     pub generic_resources: Vec<GenericResource>,
     /// Networks that the tasks join, in the order of their interfaces.
@@ -205,6 +208,7 @@ impl Default for ServiceSpec {
             cap_add: Vec::new(),
             cap_drop: Vec::new(),
             devices: Vec::new(),
+            cdi_devices: Vec::new(),
             generic_resources: Vec::new(),
             networks: Vec::new(),
             ports: Vec::new(),

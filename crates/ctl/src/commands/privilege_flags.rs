@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use flota_api::capability;
-use flota_api::model::{DeviceMapping, GenericResource, ServiceSpec};
+use flota_api::model::{GenericResource, NamedDevice, ServiceSpec};
 
 use crate::error::Usage;
 
@@ -28,9 +28,9 @@ pub(crate) struct PrivilegeFlags {
     /// Drop a capability, or ALL; may be repeated; RESET forgets those dropped so far
     #[arg(long, value_name = "CAPABILITY")]
     cap_drop: Vec<String>,
-    /// Device of the node to give, SOURCE[:TARGET[:rwm]]; may be repeated
+    /// Device of the node to give, SOURCE[:TARGET[:rwm]] or the CDI device VENDOR/CLASS=NAME; may be repeated
     #[arg(long, visible_alias = "device-add", value_name = "DEVICE")]
-    device: Vec<DeviceMapping>,
+    device: Vec<NamedDevice>,
     /// Number of devices of a kind that nodes hand out, KIND=COUNT, such as gpu=1; may be repeated
     #[arg(long, visible_alias = "generic-resource-add", value_name = "KIND=COUNT")]
     generic_resource: Vec<GenericResource>,
@@ -47,7 +47,7 @@ enum NoNewPrivileges {
 /// The flags that only `update` has.
 #[derive(Debug, Default, Args)]
 pub(crate) struct PrivilegeRemovals {
-    /// Device to remove, by its path in the container
+    /// Device to remove, by its path in the container or its name as a CDI device
     #[arg(long, value_name = "TARGET")]
     device_rm: Vec<String>,
     /// Kind of devices to remove
@@ -72,8 +72,16 @@ impl PrivilegeFlags {
         }
         // A newer device replaces the one with the same name, as with mounts and variables.
         for device in &self.device {
-            spec.devices.retain(|it| it.target != device.target);
-            spec.devices.push(device.clone());
+            match device {
+                NamedDevice::Path(device) => {
+                    spec.devices.retain(|it| it.target != device.target);
+                    spec.devices.push(device.clone());
+                }
+                NamedDevice::Cdi(name) => {
+                    spec.cdi_devices.retain(|it| it != name);
+                    spec.cdi_devices.push(name.clone());
+                }
+            }
         }
         for resource in &self.generic_resource {
             spec.generic_resources.retain(|it| it.kind != resource.kind);
@@ -86,8 +94,9 @@ impl PrivilegeRemovals {
     /// Removes the named items from the spec.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> Result<(), Usage> {
         for target in &self.device_rm {
-            if !spec.devices.iter().any(|it| it.target == *target) {
-                return Err(Usage(format!("--device-rm {target}: the service has no device there")));
+            let is_named = spec.cdi_devices.iter().any(|it| it.text() == target);
+            if !is_named && !spec.devices.iter().any(|it| it.target == *target) {
+                return Err(Usage(format!("--device-rm {target}: the service has no such device")));
             }
         }
         for kind in &self.generic_resource_rm {
@@ -96,6 +105,7 @@ impl PrivilegeRemovals {
             }
         }
         spec.devices.retain(|it| !self.device_rm.contains(&it.target));
+        spec.cdi_devices.retain(|it| !self.device_rm.contains(it.text()));
         spec.generic_resources.retain(|it| !self.generic_resource_rm.contains(&it.kind));
         Ok(())
     }
@@ -163,6 +173,20 @@ mod tests {
         ] {
             assert_eq!(shown(&updated(&created, flags).unwrap_or_else(|error| panic!("{error}"))), expected, "{flags}");
         }
+    }
+
+    #[test]
+    fn cdi_devices_are_given_and_taken_back_by_name() {
+        let names = |spec: &ServiceSpec| spec.cdi_devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let two = "--device v.com/gpu=0 --device /dev/fuse --device v.com/gpu=1 --device v.com/gpu=0";
+        let created = updated(&ServiceSpec::default(), two).expect("good flags");
+        assert_eq!((names(&created).as_str(), created.devices.len()), ("v.com/gpu=1 v.com/gpu=0", 1));
+        let changed = updated(&created, "--device-rm v.com/gpu=1 --device-add v.com/gpu=all").expect("good flags");
+        assert_eq!((names(&changed).as_str(), changed.devices.len()), ("v.com/gpu=0 v.com/gpu=all", 1));
+        let error = updated(&created, "--device-rm v.com/gpu=2").expect_err("it has none");
+        assert_eq!(error, "--device-rm v.com/gpu=2: the service has no such device");
+        let error = updated(&created, "--device v.com/gpu=").expect_err("no name");
+        assert!(error.contains("the name of a CDI device has letters"), "{error}");
     }
 
     #[test]

@@ -45,6 +45,9 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     (Filter::Capability, |task, it, _| matches!(refusal(task.spec, it), Some(Refusal::Capability(_)))),
     (Filter::BindMount, |task, it, _| matches!(refusal(task.spec, it), Some(Refusal::BindMount(_)))),
     (Filter::Device, |task, it, _| matches!(refusal(task.spec, it), Some(Refusal::Device(_)))),
+    (Filter::CdiDevice, |task, it, _| {
+        !task.spec.cdi_devices.iter().all(|name| it.node.description.has_cdi_device(name))
+    }),
     (Filter::Encryption, |task, it, view| is_encrypted(task.spec, view) && !it.node.description.can_encrypt()),
     (Filter::MaxReplicas, |task, it, _| {
         task.spec.max_replicas_per_node.is_some_and(|most| it.of_service() >= most.get())

@@ -371,9 +371,10 @@ fn plan(view: &Tables, key: &str) -> Plan {
 fn a_task_goes_only_where_its_runtime_its_privileges_and_its_devices_are() {
     let all = |mut node: Node| {
         node.description.runtimes = vec!["flota".into(), "runsc".into()];
+        node.description.cdi_devices = vec!["v.com/gpu=0".parse().expect("a name")];
         node.description.allow = Allowance {
             privileged: true,
-            devices: vec!["/dev/fuse".into(), "/dev/snd/*".into()],
+            devices: vec!["/dev/fuse".into(), "/dev/snd/*".into(), "v.com/gpu=*".into()],
             capabilities: vec!["NET_ADMIN".into()],
             bind_mounts: vec!["/srv".into()],
         };
@@ -381,6 +382,7 @@ fn a_task_goes_only_where_its_runtime_its_privileges_and_its_devices_are() {
     };
     let spec = ServiceSpec::default;
     let devices = |path: &str| vec![path.parse().expect(path)];
+    let cdi = |name: &str| vec![name.parse().expect(name)];
     for (spec, expected) in [
         (ServiceSpec { runtime: Some("flota".into()), init: true, ..spec() }, "p@a"),
         (ServiceSpec { runtime: Some("runsc".into()), ..spec() }, "p@b"),
@@ -391,6 +393,11 @@ fn a_task_goes_only_where_its_runtime_its_privileges_and_its_devices_are() {
         (ServiceSpec { cap_add: vec!["ALL".into()], ..spec() }, "p: no node fits: 2 of 2 not allowing a capability"),
         (ServiceSpec { devices: devices("/dev/snd/seq"), ..spec() }, "p@b"),
         (ServiceSpec { devices: devices("/dev/mem"), ..spec() }, "p: no node fits: 2 of 2 not allowing a device"),
+        (ServiceSpec { cdi_devices: cdi("v.com/gpu=0"), ..spec() }, "p@b"),
+        (
+            ServiceSpec { cdi_devices: cdi("v.com/gpu=1"), ..spec() },
+            "p: no node fits: 1 of 2 not allowing a device, 1 of 2 without a CDI device",
+        ),
         (bound("/srv/a"), "p@b"),
         (bound("/etc"), "p: no node fits: 2 of 2 not allowing a bind mount"),
         (wants_gpus(1), "p@b"),

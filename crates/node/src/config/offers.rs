@@ -20,6 +20,8 @@ use flota_worker::{NodeOffers, bind_roots};
 pub(super) struct Device {
     kind: String,
     id: String,
+    /// May be absent if the id is the name of a CDI device.
+    #[serde(default)]
     paths: Vec<String>,
 }
 
@@ -50,6 +52,7 @@ pub(super) fn resolve(
     let offers = NodeOffers {
         runtimes,
         devices: devices.into_iter().map(device).collect(),
+        cdi_folders: Vec::new(),
         bind_roots: bind_roots(&allow.bind_mounts),
         allow: Allowance {
             privileged: allow.privileged,
@@ -112,12 +115,15 @@ mod tests {
             id = "left"
             paths = ["/dev/nvidia0", "/dev/nvidiactl"]
             [[devices]]
+            kind = "gpu"
+            id = "v.com/gpu=0"
+            [[devices]]
             kind = "fpga"
             id = "left"
             paths = ["/dev/fpga0"]
             [allow]
             privileged = true
-            devices = ["/dev/fuse", "/dev/snd/*"]
+            devices = ["/dev/fuse", "/dev/snd/*", "v.com/gpu=*"]
             capabilities = ["cap_net_admin", "SYS_PTRACE"]
             bind-mounts = ["/srv", "/opt/data"]
             [labels]
@@ -128,7 +134,7 @@ mod tests {
         assert_eq!(offers.runtime_names(), ["flota", "sh"]);
         assert_eq!(offers.runtimes["sh"], Path::new("/bin/sh"));
         let devices: Vec<String> = offers.devices.iter().map(|it| it.device_id().to_string()).collect();
-        assert_eq!(devices, ["gpu=left", "fpga=left"]);
+        assert_eq!(devices, ["gpu=left", "gpu=v.com/gpu=0", "fpga=left"]);
         assert!(
             offers.no_new_privileges == Some(true)
                 && offers.allow.privileged
@@ -163,7 +169,8 @@ mod tests {
             (&device("kind = 'gpu'\nid = 'a'\npaths = ['x']"), "devices: gpu=a: `x` is not an absolute path"),
             (&device("kind = ''\nid = 'a'\npaths = ['/x']"), "devices: kind: a name is needed"),
             (&device("kind = 'gpu'\nid = 'a/b'\npaths = ['/x']"), "devices: id: `a/b`: a name has"),
-            (&device("kind = 'gpu'\nid = 'a'"), "missing field `paths`"),
+            (&device("kind = 'gpu'\nid = 'a'"), "devices: gpu=a: it has no paths"),
+            (&device("kind = 'gpu'\nid = 'v.com/gpu='"), "devices: id: `v.com/gpu=`: a name has"),
             (&device("kind = 'gpu'\nid = 'a'\npaths = ['/x']\ncolour = 1"), "unknown field `colour`"),
             ("[allow]\ndevices = ['dev/x']", "allow.devices: `dev/x` is neither an absolute path"),
             (

@@ -100,8 +100,13 @@ pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec,
             mount.source = pinned_path(dir, index).display().to_string();
         }
     }
-    let process = spec.process.get_or_insert_default();
-    take_user(process, &user::find(&root, &order.user, &order.extra_groups)?);
+    let user = user::find(&root, &order.user, &order.extra_groups)?;
+    take_user(spec.process.get_or_insert_default(), &user);
+    // A device for which no owner is given belongs to the container's user, as the Container Device Interface has it.
+    for device in spec.linux.iter_mut().flat_map(|linux| &mut linux.devices) {
+        device.uid = device.uid.or(Some(user.uid));
+        device.gid = device.gid.or(Some(user.gid));
+    }
     Ok(spec)
 }
 

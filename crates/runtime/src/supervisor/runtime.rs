@@ -72,6 +72,10 @@ impl Runtime for Embedded {
             creation.filter = Some(prepare::filter(&self.dir)?);
         }
         crate::validate::validate(spec)?;
+        if spec.hooks.is_some() {
+            // Hooks look into the bundle, for the root among others.
+            prepare::write(&self.dir, spec)?;
+        }
         Ok(creation.run(spec, drop, |_| Ok(()))?.pid)
     }
 

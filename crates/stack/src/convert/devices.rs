@@ -1,6 +1,6 @@
 //! Devices of a service: those that it maps by path, and those that nodes hand out.
 
-use flota_api::model::{DeviceMapping, GenericResource};
+use flota_api::model::{CdiName, DeviceMapping, GenericResource, NamedDevice, ServiceSpec};
 
 use crate::fields::Fields;
 use crate::tree::{Fault, Node, Value};
@@ -8,9 +8,31 @@ use crate::tree::{Fault, Node, Value};
 /// The capability of reserved devices that is understood, and the kind of device that it stands for.
 const GPU: &str = "gpu";
 
-/// Reads `devices`: each is `SOURCE[:TARGET[:PERMISSIONS]]`, or the same as fields.
-pub(super) fn mapped(node: &Node) -> Result<Vec<DeviceMapping>, Fault> {
-    let mapping = |node: &Node| match &node.value {
+/// The driver of reserved devices that are named one by one.
+const CDI: &str = "cdi";
+
+/// Reads `devices` into the spec: each is `SOURCE[:TARGET[:PERMISSIONS]]`, or the same as fields, or the name of a CDI
+/// device.
+pub(super) fn read(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
+    for item in node.list()? {
+        match named(item)? {
+            NamedDevice::Path(mapping) => spec.devices.push(mapping),
+            NamedDevice::Cdi(name) => add_cdi(spec, name, item)?,
+        }
+    }
+    Ok(())
+}
+
+fn add_cdi(spec: &mut ServiceSpec, name: CdiName, node: &Node) -> Result<(), Fault> {
+    if spec.cdi_devices.contains(&name) {
+        return Err(node.fault(format!("`{name}` is there twice")));
+    }
+    spec.cdi_devices.push(name);
+    Ok(())
+}
+
+fn named(node: &Node) -> Result<NamedDevice, Fault> {
+    match &node.value {
         Value::Map(_) => {
             let mut keys = node.fields()?;
             let source = keys.required("source")?.text()?;
@@ -19,27 +41,54 @@ pub(super) fn mapped(node: &Node) -> Result<Vec<DeviceMapping>, Fault> {
             let mapping = DeviceMapping { source, target, permissions };
             keys.finish()?;
             let mapping = mapping.complete();
-            mapping.check().map(|()| mapping).map_err(|error| node.fault(error.to_string()))
+            let checked = mapping.check().map(|()| mapping).map_err(|error| node.fault(error.to_string()));
+            checked.map(NamedDevice::Path)
         }
         _ => node.parsed(str::parse),
-    };
-    node.list()?.iter().map(mapping).collect()
+    }
 }
 
-/// Reads `generic_resources` and `devices` of the reservations.
-pub(super) fn generic(keys: &mut Fields<'_>) -> Result<Vec<GenericResource>, Fault> {
+/// Reads `generic_resources` and `devices` of the reservations into the spec.
+pub(super) fn reserved(keys: &mut Fields<'_>, spec: &mut ServiceSpec) -> Result<(), Fault> {
     let discrete = keys.read("generic_resources", Node::list)?.unwrap_or_default();
-    let reserved = keys.read("devices", Node::list)?.unwrap_or_default();
-    let mut resources: Vec<GenericResource> = Vec::new();
-    let all = discrete.iter().map(|it| (it, counted(it))).chain(reserved.iter().map(|it| (it, gpus(it))));
-    for (node, resource) in all {
-        let resource = resource?;
-        if resources.iter().any(|it| it.kind == resource.kind) {
-            return Err(node.fault(format!("`{}` is reserved twice", resource.kind)));
-        }
-        resources.push(resource);
+    for node in discrete {
+        add_counted(spec, counted(node)?, node)?;
     }
-    Ok(resources)
+    for node in keys.read("devices", Node::list)?.unwrap_or_default() {
+        if is_cdi(node)? {
+            cdi(node, spec)?;
+        } else {
+            add_counted(spec, gpus(node)?, node)?;
+        }
+    }
+    Ok(())
+}
+
+fn add_counted(spec: &mut ServiceSpec, resource: GenericResource, node: &Node) -> Result<(), Fault> {
+    if spec.generic_resources.iter().any(|it| it.kind == resource.kind) {
+        return Err(node.fault(format!("`{}` is reserved twice", resource.kind)));
+    }
+    spec.generic_resources.push(resource);
+    Ok(())
+}
+
+/// Returns whether an entry of the reserved `devices` names CDI devices.
+fn is_cdi(node: &Node) -> Result<bool, Fault> {
+    let mut keys = node.fields()?;
+    Ok(keys.get("driver").is_some_and(|driver| driver.text().is_ok_and(|it| it == CDI)))
+}
+
+/// Reads an entry of the reserved `devices` that names CDI devices.
+fn cdi(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
+    let mut keys = node.fields()?;
+    keys.get("driver");
+    // Compose demands the key, and it has no meaning for these devices.
+    keys.get("capabilities");
+    for id in keys.required("device_ids")?.list()? {
+        let name = id.parsed(str::parse)?;
+        add_cdi(spec, name, id)?;
+    }
+    keys.finish()
 }
 
 /// Reads an entry of `generic_resources`.
@@ -65,7 +114,7 @@ fn gpus(node: &Node) -> Result<GenericResource, Fault> {
     if let Some(driver) =
         keys.get("driver").filter(|it| it.text().is_ok_and(|it| !["", "nvidia"].contains(&it.as_str())))
     {
-        return Err(driver.fault("only the driver `nvidia` is supported"));
+        return Err(driver.fault("only the drivers `nvidia` and `cdi` are supported"));
     }
     if let Some(ids) = keys.get("device_ids") {
         return Err(ids.fault("the cluster chooses node and devices; give their number with count"));
@@ -132,6 +181,23 @@ mod tests {
     }
 
     #[test]
+    fn cdi_devices_are_named_where_compose_has_them() {
+        let keys = "
+    devices: [\"v.com/gpu=0\", /dev/fuse]
+    deploy:
+      resources:
+        reservations:
+          devices:
+            - { driver: cdi, device_ids: [\"v.com/nic=a\", \"v.com/nic=b\"], capabilities: [nic] }
+            - { capabilities: [gpu], count: 1 }
+";
+        let spec = service(keys).expect("a good file");
+        let names: Vec<&str> = spec.cdi_devices.iter().map(|it| it.text().as_str()).collect();
+        assert_eq!(names, ["v.com/gpu=0", "v.com/nic=a", "v.com/nic=b"]);
+        assert_eq!((spec.devices.len(), spec.generic_resources.len()), (1, 1));
+    }
+
+    #[test]
     fn unsupported_devices_are_refused_with_their_key() {
         assert_eq!(reserving("{ devices: [{ capabilities: [gpu], count: 2 }] }"), Ok(vec!["gpu=2".into()]));
         for (text, expected) in [
@@ -142,7 +208,10 @@ mod tests {
             ("devices: [{ capabilities: [gpu], device_ids: ['0'] }]", "devices[0].device_ids: the cluster chooses"),
             ("devices: [{ capabilities: [tpu], count: 1 }]", "devices[0].capabilities: it must be [gpu]"),
             ("devices: [{ capabilities: [], count: 1 }]", "devices[0].capabilities: it must be [gpu]"),
-            ("devices: [{ capabilities: [gpu], driver: x, count: 1 }]", "devices[0].driver: only the driver `nvidia`"),
+            (
+                "devices: [{ capabilities: [gpu], driver: x, count: 1 }]",
+                "devices[0].driver: only the drivers `nvidia` and",
+            ),
             (
                 "devices: [{ capabilities: [gpu], count: 1, options: {} }]",
                 "devices[0].options: this key is not supported; the keys that are supported here: capabilities, count",
@@ -161,6 +230,19 @@ mod tests {
             let expected = format!("services.web.deploy.resources.reservations.{expected}");
             assert!(error.starts_with(&expected), "{text}: {error}");
         }
+        for (text, expected) in [
+            ("devices: [{ driver: cdi }]", "devices[0]: the key `device_ids`"),
+            ("devices: [{ driver: cdi, device_ids: [gpu] }]", "devices[0].device_ids[0]: `gpu`: a CDI device has"),
+            ("devices: [{ driver: cdi, count: 1, device_ids: [] }]", "devices[0].count: this key is not supported"),
+        ] {
+            let error = reserving(&format!("{{ {text} }}")).expect_err(text);
+            let expected = format!("services.web.deploy.resources.reservations.{expected}");
+            assert!(error.starts_with(&expected), "{text}: {error}");
+        }
+        let twice = "    devices: [v.com/gpu=0]\n    deploy: { resources: { reservations: { devices: [{ driver: cdi, \
+                     device_ids: [v.com/gpu=0] }] } } }";
+        let error = service(twice).expect_err("it is there twice");
+        assert!(error.ends_with("device_ids[0]: `v.com/gpu=0` is there twice"), "{error}");
         let error = service("    devices: [fuse]").expect_err("relative");
         assert_eq!(error, "services.web.devices[0]: `fuse` is not an absolute path");
         let error = service("    deploy: { resources: { limits: { devices: [] } } }").expect_err("no limit");

@@ -143,6 +143,7 @@ fn worker(cluster: &TestCluster, managers: Vec<String>) -> Bench {
     let identity = cluster.identity(Role::Worker);
     let disk = Arc::new(DiskThread::start().expect("a thread"));
     let (reporter, machine, clock) = (Reporter::default(), FakeMachine::new("bench"), Clock::system());
+    let (_, cdi_devices) = watch::channel(Vec::new());
     let options = AgentOptions {
         node_id: identity.node_id.to_string(),
         description: NodeDescription { boot_id: machine.boot_id(), ..NodeDescription::default() },
@@ -155,6 +156,7 @@ fn worker(cluster: &TestCluster, managers: Vec<String>) -> Bench {
         records: Arc::new(MemoryRecords::default()),
         state: Arc::new(FileState::new(dir.path(), Arc::clone(&disk))),
         offers: Arc::default(),
+        cdi_devices,
         clock,
         random: Random::from_os(),
     };

@@ -16,6 +16,7 @@ use flota_image::{Image, ImageError};
 use flota_runtime::{ContainerClient, ContainerEvents, ContainerState, Program};
 
 use super::{Cause, CheckEnd, Counters, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TaskPaths};
+use crate::cdi::{self, CdiError};
 use crate::images::{FetchError, Images};
 use crate::locks::KeyedLocks;
 use crate::mounts::{BindError, BindSources};
@@ -55,6 +56,9 @@ pub(crate) enum ContainerError {
     /// The source of a bind mount can't be used.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A CDI device can't be given.
+    #[error(transparent)]
+    Cdi(#[from] CdiError),
     /// It failed to start.
     #[error(transparent)]
     Run(#[from] flota_runtime::RunError),
@@ -70,9 +74,10 @@ impl From<ContainerError> for ExecutorError {
     fn from(error: ContainerError) -> Self {
         match &error {
             ContainerError::Image(image) if image.is_of_machine() => Self::Transient(Box::new(error)),
-            ContainerError::Image(_) | ContainerError::Translate(_) | ContainerError::Bind(_) => {
-                Self::Final(Box::new(error))
-            }
+            ContainerError::Image(_)
+            | ContainerError::Translate(_)
+            | ContainerError::Bind(_)
+            | ContainerError::Cdi(_) => Self::Final(Box::new(error)),
             ContainerError::Volume(volume) if volume.is_final() => Self::Final(Box::new(error)),
             // The program itself is the cause.
             ContainerError::Run(run) if run.code.is_some() => Self::Final(Box::new(error)),
@@ -171,15 +176,20 @@ impl ContainerExecutor {
 
     async fn start_container(&self, assignment: &Assignment, draft: &Draft) -> Result<Running, ContainerError> {
         let task = &assignment.task_id;
-        let (spec, roots) = (Arc::clone(&assignment.spec), self.offers.bind_roots.clone());
-        let binds = tokio::task::spawn_blocking(move || BindSources::find(&spec, &roots));
+        let (wanted, offers) = (assignment.clone(), Arc::clone(&self.offers));
+        let found = tokio::task::spawn_blocking(move || {
+            let binds = BindSources::find(&wanted.spec, &offers.bind_roots)?;
+            Ok::<_, ContainerError>((binds, cdi::of_task(&wanted, &offers.cdi_folders)?))
+        });
+        let (binds, cdi) = found.await.map_err(io::Error::other)??;
         let places = Places {
             root: self.layer.root(task, &draft.layers),
             groups: self.paths.cgroups(task),
             log: self.paths.log(task),
             runtime: self.runtime.path().to_owned(),
             volumes: draft.volumes.clone(),
-            binds: binds.await.map_err(io::Error::other)??,
+            binds,
+            cdi,
         };
         let translate::Container { order, spec } =
             translate::container(assignment, &draft.config, &draft.network, &self.node, &self.offers, places)?;

@@ -36,6 +36,7 @@ fn translate_in(
         runtime: "r".into(),
         volumes: [("/data".to_owned(), "/v/data".into())].into(),
         binds: BindSources::default(),
+        cdi: Injection::default(),
     };
     container(assignment, config, network, &node, node_offers, places)
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use flota_api::capability;
-use flota_api::model::ServiceSpec;
+use flota_api::model::{CdiName, ServiceSpec};
 use flota_api::naming;
 
 /// Calls `check` with the result for every field.
@@ -28,6 +28,10 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
         let result = result.and_then(|()| once(targets.insert(&device.target), &device.target));
         check(&format!("devices[{index}]"), result);
     }
+    let mut names = BTreeSet::new();
+    for (index, name) in spec.cdi_devices.iter().enumerate() {
+        check(&format!("cdi_devices[{index}]"), once(names.insert(name), name.text()));
+    }
     let mut kinds = BTreeSet::new();
     for (index, resource) in spec.generic_resources.iter().enumerate() {
         let result = resource.check().map_err(|error| error.to_string());
@@ -44,7 +48,8 @@ fn once(first: bool, what: &str) -> Result<(), String> {
 pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &String> {
     let devices = spec.devices.iter().flat_map(|it| [&it.source, &it.target, &it.permissions]);
     let kinds = spec.generic_resources.iter().map(|it| &it.kind);
-    spec.runtime.iter().chain(&spec.cap_add).chain(&spec.cap_drop).chain(devices).chain(kinds)
+    let cdi = spec.cdi_devices.iter().map(CdiName::text);
+    spec.runtime.iter().chain(&spec.cap_add).chain(&spec.cap_drop).chain(devices).chain(cdi).chain(kinds)
 }
 
 #[cfg(test)]
@@ -59,6 +64,10 @@ mod tests {
 
     fn list(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn cdi(text: &str) -> Vec<CdiName> {
+        text.split_whitespace().map(|it| it.parse().expect(it)).collect()
     }
 
     fn device(source: &str, target: &str, permissions: &str) -> DeviceMapping {
@@ -77,6 +86,7 @@ mod tests {
             // Docker accepts both, and gives the task every capability.
             ServiceSpec { privileged: true, cap_drop: list("CHOWN"), cap_add: list("ALL BPF"), ..spec() },
             ServiceSpec { devices: vec![device("/dev/a", "/dev/x", "r"), device("/dev/a", "/dev/y", "rw")], ..spec() },
+            ServiceSpec { cdi_devices: cdi("v.com/gpu=0 v.com/gpu=1"), ..spec() },
             ServiceSpec { generic_resources: vec![resource("gpu", 2), resource("fpga", 1)], ..spec() },
         ] {
             assert_eq!(violations(&good), []);
@@ -95,6 +105,7 @@ mod tests {
                 device("/dev/x", "/dev/y", "r"),
                 device("/dev/z", "/dev/y", "r"),
             ],
+            cdi_devices: cdi("v.com/gpu=0 v.com/gpu=0"),
             generic_resources: vec![resource("g pu", 1), resource("gpu", 0), resource("x", 1), resource("x", 2)],
             ..spec()
         };
@@ -109,6 +120,7 @@ mod tests {
                 "devices[0]: `/dev/../etc`: a path has neither `.` nor `..` nor empty parts",
                 "devices[1]: `rr`: permissions are some of the letters r, w and m, each once",
                 "devices[3]: `/dev/y` is there twice",
+                "cdi_devices[1]: `v.com/gpu=0` is there twice",
                 "generic_resources[0]: `g pu`: a name has letters, digits, `-`, `_` and `.`, and begins and ends with \
                  a letter or digit",
                 "generic_resources[1]: the count of `gpu` is 0",
