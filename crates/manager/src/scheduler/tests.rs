@@ -1,4 +1,5 @@
 mod affinity;
+mod preemption;
 mod volumes;
 
 use std::num::NonZeroU64;
