@@ -1,5 +1,5 @@
 //! Places pending tasks on nodes: filters determine the nodes where a task can run, ranks the best one. A task that
-//! can't run anywhere gets the reason.
+//! can't run anywhere gets the reason, or the room of less important ones (`preemption.rs`).
 //!
 //! The tables keep the nodes in order (`ranking.rs`), so a task costs a look at a few of them, however many there are.
 

@@ -310,8 +310,10 @@ fn a_preempted_task_counts_neither_as_a_failure_of_an_update_nor_against_the_bud
     it.set("low", |spec| {
         spec.update = update;
         spec.restart.max_attempts = std::num::NonZeroU64::new(1);
+        spec.mode = ServiceMode::Replicated { replicas: 1 };
+        spec.reservations.memory_bytes = 4 * GIB;
     });
-    it.serve("low", 0, 1, 4 * GIB);
+    it.run();
     let service = it.view().service("low").expect("it is there").as_ref().clone();
     let spec = Arc::new(ServiceSpec { env: vec!["A=1".into()], ..service.spec.as_ref().clone() });
     let (spec_set_at, update) = (it.now, UpdateStatus::begun(1));
