@@ -14,9 +14,10 @@ mod timers;
 pub(crate) use driver::Driver;
 #[cfg(feature = "measure")]
 pub(crate) use driver::largest_share;
-#[cfg(feature = "measure")]
+#[cfg(any(test, feature = "measure"))]
 pub(crate) use pass::run;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use flota_api::id::Id;
@@ -64,6 +65,10 @@ pub(crate) trait ControlLoop: Send {
     fn all(&self, view: &Tables) -> Vec<Key>;
     /// The keys that this event makes dirty. It is cheap and decides nothing. `view` has the event, and may have later ones.
     fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key>;
+    /// The order in which the dirty keys are planned in a pass; `None` for that of the keys.
+    fn order(&self, _dirty: &BTreeSet<Key>, _view: &Tables) -> Option<Vec<Key>> {
+        None
+    }
     /// The changes that bring `key` to its desired state; empty if it is there.
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan;
 }

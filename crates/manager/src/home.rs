@@ -1,15 +1,20 @@
 //! Tasks that belong to one node, and wait for it if it is lost.
 
 use flota_api::id::NodeId;
-use flota_api::model::{Availability, Task};
+use flota_api::model::{Availability, Service, Task};
 use flota_raft_store::Tables;
 
 /// Whether the task stays with its node when that is lost: no other node can have it, or its service keeps its tasks where
 /// they are. That ends when a person drains the node, or it leaves the cluster.
 pub(crate) fn waits_for_node(task: &Task, view: &Tables) -> bool {
     let (Some(service), Some(node)) = (view.service(&task.service_id), view.node_of(task)) else { return false };
-    let is_bound = service.spec.keep_on_node_loss || task.pinned_to.is_some() || has_data_on(task, &node.id, view);
-    is_bound && node.spec.availability != Availability::Drain && !node.has_left()
+    let belongs = task.pinned_to.is_some() || is_bound(service, task, &node.id, view);
+    belongs && node.spec.availability != Availability::Drain && !node.has_left()
+}
+
+/// Whether users want the task on this node and no other: its service keeps its tasks where they are, or has its data there.
+pub(crate) fn is_bound(service: &Service, task: &Task, node: &NodeId, view: &Tables) -> bool {
+    service.spec.keep_on_node_loss || has_data_on(task, node, view)
 }
 
 /// Whether the node has the data of a volume that the task uses.
@@ -24,7 +29,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use flota_api::model::{Mount, MountSource, Node, NodeSpec, Service, ServiceSpec, Volume, VolumePlace, VolumeSpec};
+    use flota_api::model::{Mount, MountSource, Node, NodeSpec, ServiceSpec, Volume, VolumePlace, VolumeSpec};
     use flota_api::object::StoreObject;
 
     /// Whether a task on the node `a` waits for it, given changes of its service, its task and its node.

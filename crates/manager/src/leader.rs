@@ -161,3 +161,6 @@ fn report(ended: Option<Result<(), tokio::task::JoinError>>) {
         tracing::error!(%error, "a part of the leader's work broke off");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,12 @@ impl Plan {
         self.retry_at = Some(self.retry_at.map_or(at, |known| known.min(at)));
     }
 
+    /// Whether the driver takes so many further changes together. It does if the plan has no others, however many they are:
+    /// they are right by themselves, and never fit better.
+    pub(crate) fn has_room_for(&self, changes: usize, cx: &PlanContext) -> bool {
+        self.changes.is_empty() || self.changes.len() + changes <= cx.room
+    }
+
     /// Whether the driver takes no further change of this plan. The planner may stop: its key is planned again in the
     /// next pass.
     pub(crate) fn is_full(&self, cx: &PlanContext) -> bool {

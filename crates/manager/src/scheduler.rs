@@ -1,17 +1,19 @@
 //! Places pending tasks on nodes: filters determine the nodes where a task can run, ranks the best one. A task that
-//! can't run anywhere gets the reason.
+//! can't run anywhere gets the reason, or the room of less important ones (`preemption.rs`).
 //!
 //! The tables keep the nodes in order (`ranking.rs`), so a task costs a look at a few of them, however many there are.
 
 mod candidate;
 mod devices;
 mod filters;
+mod preemption;
 mod ranking;
 mod rebalance;
 mod spread;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId};
@@ -22,6 +24,7 @@ use flota_raft_store::{Event, Tables};
 
 use self::candidate::Candidate;
 use self::filters::Demand;
+use self::preemption::Preemption;
 use self::ranking::Ranking;
 pub(crate) use self::rebalance::Rebalance;
 use self::volumes::{Home, VolumePlaces};
@@ -41,10 +44,27 @@ impl ControlLoop for Scheduler {
         view.services_waiting().map(Key::of).collect()
     }
 
+    /// Services of a higher priority come first; of the same one, those that are older.
+    fn order(&self, dirty: &BTreeSet<Key>, view: &Tables) -> Option<Vec<Key>> {
+        // Without a second priority, there is nothing to sort.
+        view.priorities().nth(1)?;
+        let mut keys: Vec<Key> = dirty.iter().copied().collect();
+        let service = |key: &Key| view.service(key.id).map(|it| (Reverse(it.spec.priority), it.meta.order()));
+        keys.sort_by_cached_key(service);
+        Some(keys)
+    }
+
     fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key> {
-        match event {
+        let released = released_by(event, view);
+        let mut keys = match event {
             Event::Updated { old: Object::Node(old), new: Object::Node(new) } if offers_the_same(old, new) => {
                 Vec::new()
+            }
+            // What it reserves may be within reach of more important tasks, or out of its own.
+            Event::Updated { old: Object::Service(old), new: Object::Service(new) }
+                if old.spec.priority != new.spec.priority =>
+            {
+                self.all(view)
             }
             // Another placement may suit tasks that wait.
             Event::Updated { old: Object::Service(old), new: Object::Service(new) } => {
@@ -55,15 +75,18 @@ impl ControlLoop for Scheduler {
             Event::Created(Object::Node(_)) | Event::Updated { new: Object::Node(_), .. } => self.all(view),
             Event::Removed(Object::Node(_)) => self.all(view),
             Event::Updated { old: Object::Task(old), new: Object::Task(new) } => {
-                if old.node_id.is_none() && new.node_id.is_some() {
-                    return attracted_by(new, view);
-                }
-                if old.holds_resources() && !new.holds_resources() {
-                    return helped_by_end_of(old, view);
-                }
                 let facts = |task: &Task| (task.is_waiting(), task.desired_state, task.attachments.len());
-                let begins = new.is_waiting() && facts(old) != facts(new);
-                begins.then(|| Key::of(&new.service_id)).into_iter().collect()
+                if old.node_id.is_none() && new.node_id.is_some() {
+                    attracted_by(new, view).into_iter().chain(overtaken_by(new, view)).collect()
+                } else if old.holds_resources() && !new.holds_resources() {
+                    helped_by_end_of(old, view)
+                } else if new.claim().is_some() && old.claim() != new.claim() {
+                    overtaken_by(new, view)
+                } else if new.is_waiting() && facts(old) != facts(new) {
+                    vec![Key::of(&new.service_id)]
+                } else {
+                    Vec::new()
+                }
             }
             Event::Created(Object::Task(task)) if task.node_id.is_some() => attracted_by(task, view),
             Event::Created(Object::Task(task)) if task.is_waiting() => vec![Key::of(&task.service_id)],
@@ -72,7 +95,9 @@ impl ControlLoop for Scheduler {
             | Event::Updated { new: Object::Volume(volume), .. }
             | Event::Removed(Object::Volume(volume)) => waiting_with(volume, view),
             _ => Vec::new(),
-        }
+        };
+        keys.extend(released);
+        keys
     }
 
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
@@ -83,10 +108,12 @@ impl ControlLoop for Scheduler {
         if tasks.is_empty() {
             return plan;
         }
-        tasks.sort_by_key(|task| (task.spec_version, task.meta.order(), task.slot));
+        // Those for which tasks have been stopped come first, so that others of the service leave them their room.
+        tasks.sort_by_key(|task| (task.claim().is_none(), task.spec_version, task.meta.order(), task.slot));
         let mut used = candidate::without_replaced(&tasks, &service, view);
         let mut volumes = VolumePlaces::new(view);
-        for same in tasks.chunk_by(|left, right| left.spec_version == right.spec_version) {
+        let kind = |task: &Task| (task.claim().is_none(), task.spec_version);
+        for same in tasks.chunk_by(|left, right| kind(left) == kind(right)) {
             if let Some(demand) = Demand::of(&service, same[0].spec_version, view) {
                 let failures = candidate::count_failures(same[0], view, cx.now);
                 let mut nodes = Ranking::new(&service, demand, view, &failures, used);
@@ -104,6 +131,12 @@ fn attracted_by(task: &Task, view: &Tables) -> Vec<Key> {
     let Some(service) = view.service(&task.service_id) else { return Vec::new() };
     let attracted = view.affine_to(&service.spec.name).filter(|id| view.tasks_waiting(id).next().is_some());
     attracted.map(Key::of).collect()
+}
+
+/// Other services whose tasks wait for room on the node that this task has, or is to have. It may have taken theirs.
+fn overtaken_by(task: &Task, view: &Tables) -> Vec<Key> {
+    let claims = task.node_id.as_ref().or(task.claim()).into_iter().flat_map(|node| view.claims_on(node));
+    claims.filter(|other| other.service_id != task.service_id).map(|other| Key::of(&other.service_id)).collect()
 }
 
 /// Services with waiting tasks that use this volume.
@@ -124,7 +157,23 @@ fn offers_the_same(old: &Node, new: &Node) -> bool {
 /// Services whose waiting tasks may run now that this task has left its node: those that the node does not refuse, and
 /// those that are being updated, because a successor may fit in the place of its predecessor.
 fn helped_by_end_of(task: &Task, view: &Tables) -> Vec<Key> {
-    let Some(node) = view.node_of(task) else { return Vec::new() };
+    view.node_of(task).map(|node| helped_on(node, view)).unwrap_or_default()
+}
+
+/// Services whose waiting tasks may run now because a task no longer waits for room on a node, and has not got it.
+fn released_by(event: &Event, view: &Tables) -> Vec<Key> {
+    let (old, new) = match event {
+        Event::Updated { old: Object::Task(old), new: Object::Task(new) } => (old, Some(new)),
+        Event::Removed(Object::Task(old)) => (old, None),
+        _ => return Vec::new(),
+    };
+    let is_kept = |node: &&NodeId| new.is_some_and(|new| new.claim() == Some(*node) || new.is_on(node));
+    let released = old.claim().filter(|node| !is_kept(node)).and_then(|node| view.node(node));
+    released.map(|node| helped_on(node, view)).unwrap_or_default()
+}
+
+/// Services whose waiting tasks the node does not refuse, and those that are being updated.
+fn helped_on(node: &Arc<Node>, view: &Tables) -> Vec<Key> {
     let is_helped = |service: &&ServiceId| {
         let candidate = Candidate::new(node, service, view);
         let mut versions = view.live_versions(service);
@@ -146,15 +195,16 @@ struct Unplaced {
 }
 
 /// Places waiting tasks of one spec, as many as there is room for in the plan.
-fn place(
+fn place<'a>(
     tasks: &[&Arc<Task>],
     demand: Demand<'_>,
-    (nodes, volumes): (&mut Ranking, &mut VolumePlaces),
-    view: &Tables,
+    (nodes, volumes): (&mut Ranking<'a>, &mut VolumePlaces),
+    view: &'a Tables,
     plan: &mut Plan,
     cx: &PlanContext,
 ) {
     let spec = demand.spec;
+    let mut preemption = tasks.first().and_then(|task| Preemption::of(&task.service_id, view));
     // The counts of the filters, once no node is left.
     let mut refused: Option<BTreeMap<Filter, u64>> = None;
     for task in tasks {
@@ -162,11 +212,11 @@ fn place(
             return;
         }
         let home = if task.pinned_to.is_some() { Home::Anywhere } else { volumes.home(spec, task) };
-        let only = task.pinned_to.as_ref().or(match &home {
-            Home::On(node, _) => Some(node),
+        let only = task.pinned_to.clone().or_else(|| match &home {
+            Home::On(node, _) => Some(node.clone()),
             Home::Anywhere | Home::Nowhere(_) => None,
         });
-        if only.is_some_and(|node| volumes.is_being_left(spec, task, node)) {
+        if only.as_ref().is_some_and(|node| volumes.is_being_left(spec, task, node)) {
             // The end of that task wakes this one.
             continue;
         }
@@ -203,40 +253,65 @@ fn place(
                     ..task.as_ref().clone()
                 });
             }
-            Err(why) => wait(task, why, demand.platforms, nodes, view, plan),
+            Err(why) => {
+                let where_to = (only.as_ref(), demand.platforms);
+                if !wait(task, why, where_to, (nodes, &mut preemption), plan, cx) {
+                    return;
+                }
+            }
         }
     }
 }
 
-/// Records why the task has no node, if that is news.
-fn wait(task: &Arc<Task>, why: Unplaced, image: &[Platform], nodes: &Ranking, view: &Tables, plan: &mut Plan) {
+/// Records why the task has no node, if that is news, and makes room for it if that is possible. Returns whether the driver
+/// has room for these changes.
+fn wait<'a>(
+    task: &Task,
+    why: Unplaced,
+    (only, image): (Option<&NodeId>, &[Platform]),
+    (nodes, preemption): (&mut Ranking<'a>, &mut Option<Preemption<'a>>),
+    plan: &mut Plan,
+    cx: &PlanContext,
+) -> bool {
     let Unplaced { refused, volumes, home } = why;
-    let reason = Some(if refused.is_empty() {
-        PendingReason::NoNode
-    } else if !volumes.is_empty() {
-        let needs_room = home.is_some() && fits_in_place(task, home.as_ref(), nodes, view);
-        PendingReason::VolumesElsewhere { volumes, refused, needs_room }
-    } else if refused.contains_key(&Filter::Platform) {
-        let needs_room = fits_in_place(task, None, nodes, view);
-        PendingReason::OtherPlatforms { image: image.to_vec(), refused, needs_room }
-    } else if fits_in_place(task, None, nodes, view) {
-        PendingReason::NeedsRoom(refused)
-    } else {
-        PendingReason::NoNodeFits(refused)
-    });
-    if reason != task.pending_reason {
-        plan.put(Task { pending_reason: reason, ..task.as_ref().clone() });
+    let has_home = volumes.is_empty() || home.is_some();
+    // The successor of an update gets the room of its predecessor, and needs no other.
+    let needs_room = !refused.is_empty() && has_home && fits_in_place(task, home.as_ref(), nodes);
+    let may_get_room = !needs_room && refused.keys().any(|filter| preemption::lacks_room(*filter));
+    let room = preemption.as_mut().filter(|_| may_get_room).and_then(|it| it.find(task, only, nodes));
+    if room.as_ref().is_some_and(|room| !plan.has_room_for(1 + room.cost(), cx)) {
+        // The task and its victims are told together.
+        plan.retry_at(cx.now);
+        return false;
     }
+    let reason = match &room {
+        Some(room) => {
+            let (node_id, node) = (room.node.id.clone(), room.node.description.hostname.clone());
+            PendingReason::AwaitsRoom { node_id, node, refused }
+        }
+        None if refused.is_empty() => PendingReason::NoNode,
+        None if !volumes.is_empty() => PendingReason::VolumesElsewhere { volumes, refused, needs_room },
+        None if refused.contains_key(&Filter::Platform) => {
+            PendingReason::OtherPlatforms { image: image.to_vec(), refused, needs_room }
+        }
+        None if needs_room => PendingReason::NeedsRoom(refused),
+        None => PendingReason::NoNodeFits(refused),
+    };
+    if task.pending_reason.as_ref() != Some(&reason) {
+        plan.put(Task { pending_reason: Some(reason), ..task.clone() });
+    }
+    room.into_iter().for_each(|room| room.make(task, nodes, plan));
+    true
 }
 
 /// Whether the node of the task that `task` replaces has room for it without that task. An update stops a running task
 /// for its successor only if this holds. `home` is the only node on which it can run, if there is only one.
-fn fits_in_place(task: &Task, home: Option<&NodeId>, nodes: &Ranking, view: &Tables) -> bool {
+fn fits_in_place(task: &Task, home: Option<&NodeId>, nodes: &Ranking) -> bool {
     if task.desired_state != DesiredState::Ready {
         return false;
     }
     let is_there = |replaced: &Arc<Task>| home.is_none_or(|home| replaced.is_on(home));
-    let mut replaced = view.tasks_of_slot(&task.service_id, task.slot).filter(|it| it.holds_resources());
+    let mut replaced = nodes.tasks_of_slot(task.slot).filter(|it| it.holds_resources());
     replaced.any(|replaced| is_there(replaced) && nodes.fits_without(replaced))
 }
 

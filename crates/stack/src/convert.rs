@@ -133,6 +133,8 @@ fn deploy(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
         keys.read("x-flota-on-node-loss", |it| it.parsed(parse::on_node_loss))?.unwrap_or_default();
     spec.update = keys.read("update_config", update::update)?.unwrap_or_default();
     spec.rollback = keys.read("rollback_config", update::rollback)?.unwrap_or_default();
+    let priority = |text: &str| text.parse().map_err(|_| format!("`{text}` is not a whole number"));
+    spec.priority = keys.read("x-flota-priority", |it| it.parsed(priority))?.unwrap_or(spec.priority);
     if let Some(node) = keys.get("placement") {
         placement(node, spec)?;
     }

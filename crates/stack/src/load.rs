@@ -98,6 +98,7 @@ services:
       restart_policy: { condition: on-failure, delay: 2s }
       x-flota-on-partition: stop:1m
       x-flota-on-node-loss: keep
+      x-flota-priority: -5
       update_config: { order: start-first }
       rollback_config: { parallelism: 0 }
       placement:
@@ -140,7 +141,7 @@ services:
             (web.affinity.join(" "), web.anti_affinity.join(" ")),
             ("cache".into(), "shop_web2 other_db".into())
         );
-        assert_eq!(web.strategy, PlacementStrategy::Binpack);
+        assert_eq!((web.strategy, web.priority), (PlacementStrategy::Binpack, -5));
         assert_eq!((web.on_partition, web.keep_on_node_loss), (OnPartition::Stop(Duration::from_secs(60)), true));
     }
 
@@ -149,6 +150,8 @@ services:
         let deploy = |key: &str| format!("services: {{ web: {{ image: a, deploy: {{ {key}: 1 }} }} }}");
         assert!(parsed(&deploy("x-flota-afinity")).is_err_and(|it| it.contains("x-flota-afinity")));
         assert!(parsed(&deploy("x-others")).is_ok());
+        let high = "services: { web: { image: a, deploy: { x-flota-priority: high } } }";
+        assert!(parsed(high).is_err_and(|it| it.ends_with("x-flota-priority: `high` is not a whole number")));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use flota_raft_store::View;
 use flota_worker::RunningSlot;
 
 use super::cluster::{SimCluster, WorkerHost};
-use super::user::STARTED_FIRST;
+use super::user::{STARTED_FIRST, priority};
 use super::violation::{Kind, Violation};
 
 /// How long two containers of one slot may run while one leader reaches both of their nodes, in milliseconds: a node that
@@ -47,6 +47,7 @@ impl TaskInvariants {
                 check_change(old, task)?;
             }
             check_writer(cluster, view, task)?;
+            check_preemption(view, task)?;
             if !task.device_ids.is_empty() {
                 self.devices.insert(task.id.to_string(), task.device_ids.clone());
             }
@@ -136,6 +137,9 @@ fn check_change(old: &Task, new: &Task) -> Result<(), Violation> {
     if new.desired_state < old.desired_state {
         return fails("the desired state, which only rises,");
     }
+    if old.preempted_by.is_some() && old.preempted_by != new.preempted_by {
+        return fails("the task that has preempted it");
+    }
     if old.node_id.is_some() && old.device_ids != new.device_ids {
         return fails("the devices, which are chosen with the node,");
     }
@@ -162,6 +166,16 @@ fn check_writer(cluster: &SimCluster, view: &View, task: &Task) -> Result<(), Vi
     }
     let text = format!("no writer of state `{state}` has written that of task {}: {task:?}", task.id);
     Err(Kind::WrongWriter.because(text))
+}
+
+/// A task stops only for one of a higher priority. The priority of a service never changes here.
+fn check_preemption(view: &View, task: &Task) -> Result<(), Violation> {
+    let Some((by, spec)) = task.preempted_by.as_ref().zip(view.spec_of(task)) else { return Ok(()) };
+    let other = by.rsplit_once('.').map_or(by.as_str(), |(service, _)| service);
+    if task.desired_state.is_stopping() && priority(other) > priority(&spec.name) {
+        return Ok(());
+    }
+    Err(Kind::WrongVictim.because(format!("a task of {} was stopped for {by}: {task:?}", spec.name)))
 }
 
 fn check_slots(view: &View) -> Result<(), Violation> {

@@ -41,6 +41,8 @@ const GLOBAL: &str = "the-agent";
 pub(super) const CRON: &str = "the-backup";
 /// The services whose updates start the new task of a slot before the old one is stopped.
 pub(super) const STARTED_FIRST: [&str; 2] = ["the-web", "the-queue"];
+/// The services whose tasks stop if there is no room for those of a more important one, and those that make them stop.
+const PRIORITIES: [(&str, i32); 3] = [("the-cache", -5), ("the-queue", 5), ("the-mail", 9)];
 /// Time limit of one try at one manager.
 const TRY: Duration = Duration::from_secs(5);
 /// Time after which a client gives up a request, in milliseconds.
@@ -220,6 +222,11 @@ struct Client {
     known: BTreeMap<String, (u64, u64)>,
 }
 
+/// Returns the priority that users give to the service of this name.
+pub(super) fn priority(name: &str) -> i32 {
+    PRIORITIES.iter().find(|(service, _)| *service == name).map_or(0, |(_, priority)| *priority)
+}
+
 fn tag_of(service: &Service) -> u64 {
     let tag = service.spec.as_ref().and_then(|spec| spec.labels.get(TAG)).and_then(|tag| tag.parse().ok());
     tag.unwrap_or_default()
@@ -274,6 +281,7 @@ impl Client {
             replicas: self.rng.random_range(0..=self.wishes.replicas),
             env: vec![format!("RELEASE={}", self.rng.random_range(0..3))],
             stop_grace_ms: 1_000,
+            priority: priority(name),
             restart: Some(RestartPolicy {
                 delay_ms: 200,
                 condition: if name == CRON { RestartCondition::OnFailure } else { RestartCondition::Any }.into(),

@@ -22,6 +22,8 @@ pub enum Kind {
     WrongNode,
     /// A part of a task has changed that its writer can't have changed.
     WrongWriter,
+    /// A task was stopped for one that is not more important.
+    WrongVictim,
     /// Two tasks of one slot should run.
     SlotWantedTwice,
     /// Containers of two tasks of one slot run for too long.

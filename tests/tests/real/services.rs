@@ -125,6 +125,28 @@ fn what_is_pending_says_why() {
 }
 
 #[test]
+fn an_important_task_gets_the_room_of_another_one_which_is_back_when_it_has_gone() {
+    let cluster = Cluster::up(1, 1);
+    let node: serde_json::Value = serde_json::from_str(&cluster.ok("node inspect m1")).unwrap();
+    let memory = node[0]["description"]["resources"]["memoryBytes"].as_u64().unwrap();
+    // Both nodes are on this machine, and each has room for one such task.
+    let reserve = format!("--reserve-memory {}", memory / 10 * 6);
+    cluster.ok(&format!("service create --name low --replicas 2 {reserve} whoami"));
+    cluster.ok(&format!("service create --name high --priority 10 {reserve} whoami"));
+    assert_eq!((cluster.running("high").len(), cluster.running("low").len()), (1, 1));
+    let reason = "preempted by high.1, whose priority is higher";
+    cluster.wait("both tasks of the slot say why", |it| {
+        let tasks = it.rows("service ps low");
+        let is = |state: &str, error: &str| tasks.iter().any(|task| task["state"] == state && task["error"] == error);
+        is("shutdown", reason) && is("pending", "no node fits: 2 of 2 without enough memory")
+    });
+    let explained = cluster.ok("service explain low");
+    assert!(explained.contains(reason), "{explained}");
+    cluster.ok("service rm high");
+    cluster.wait("it is back", |it| it.running("low").len() == 2);
+}
+
+#[test]
 fn a_stack_is_deployed_changed_and_removed_as_one() {
     let cluster = Cluster::up(1, 1);
     let dir = tempfile::tempdir().unwrap();

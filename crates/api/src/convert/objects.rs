@@ -210,6 +210,7 @@ impl From<&Task> for po::Task {
             pinned_to: it.pinned_to.clone().map(Into::into),
             replaces: it.replaces.clone().map(Into::into),
             relocates: it.relocates,
+            preempted_by: it.preempted_by.clone(),
             paused: it.paused,
             pending_reason: it.pending_reason.as_ref().map(Into::into),
             device_ids: it.device_ids.iter().map(Into::into).collect(),
@@ -240,6 +241,7 @@ impl TryFrom<po::Task> for Task {
             pinned_to: it.pinned_to.map(Into::into),
             replaces: it.replaces.map(Into::into),
             relocates: it.relocates,
+            preempted_by: it.preempted_by,
             paused: it.paused,
             pending_reason: it.pending_reason.map(TryInto::try_into).transpose()?,
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),
@@ -259,6 +261,13 @@ impl From<&PendingReason> for po::PendingReason {
             PendingReason::NoNode => (&BTreeMap::new(), false),
             PendingReason::NoNodeFits(refused) => (refused, false),
             PendingReason::NeedsRoom(refused) => (refused, true),
+            PendingReason::AwaitsRoom { refused, .. } => (refused, false),
+        };
+        let claim = match it {
+            PendingReason::AwaitsRoom { node_id, node, .. } => {
+                Some(po::Claim { node_id: node_id.clone().into(), node: node.clone() })
+            }
+            _ => None,
         };
         let count = |(filter, nodes): (&Filter, &u64)| po::FilterCount { filter: filter.number(), nodes: *nodes };
         let volumes = match it {
@@ -269,7 +278,7 @@ impl From<&PendingReason> for po::PendingReason {
             PendingReason::OtherPlatforms { image, .. } => image.iter().map(Into::into).collect(),
             _ => Vec::new(),
         };
-        Self { refused: refused.iter().map(count).collect(), needs_room, no_address: None, volumes, platforms }
+        Self { refused: refused.iter().map(count).collect(), needs_room, no_address: None, volumes, platforms, claim }
     }
 }
 
@@ -281,6 +290,9 @@ impl TryFrom<po::PendingReason> for PendingReason {
         }
         let count = |it: po::FilterCount| Ok((Filter::from_number(it.filter)?, it.nodes));
         let refused = it.refused.into_iter().map(count).collect::<Result<BTreeMap<_, _>, Malformed>>()?;
+        if let Some(po::Claim { node_id, node }) = it.claim {
+            return Ok(Self::AwaitsRoom { node_id: node_id.into(), node, refused });
+        }
         if !it.volumes.is_empty() {
             let volumes = it.volumes.into_iter().map(Into::into).collect();
             return Ok(Self::VolumesElsewhere { volumes, refused, needs_room: it.needs_room });

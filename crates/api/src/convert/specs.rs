@@ -175,6 +175,7 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             affinity: spec.affinity.clone(),
             anti_affinity: spec.anti_affinity.clone(),
             strategy: spec.strategy.number(),
+            priority: spec.priority,
             on_partition: kind.into(),
             on_partition_after_ms: after,
             keep_on_node_loss: spec.keep_on_node_loss,
@@ -251,6 +252,7 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             affinity: spec.affinity,
             anti_affinity: spec.anti_affinity,
             strategy: FromNumber::from_number(spec.strategy)?,
+            priority: spec.priority,
             on_partition: on_partition(spec.on_partition, spec.on_partition_after_ms)?,
             keep_on_node_loss: spec.keep_on_node_loss,
             force: spec.force,
@@ -362,6 +364,16 @@ impl TryFrom<Option<pt::TaskStatus>> for TaskStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_priority_survives_the_wire_and_an_older_build_has_set_none() {
+        for priority in [-1_000, 0, 7] {
+            let spec = ServiceSpec { priority, ..ServiceSpec::default() };
+            assert_eq!(ServiceSpec::try_from(ps::ServiceSpec::from(&spec)), Ok(spec));
+        }
+        let newer = ServiceSpec { priority: 7, ..ServiceSpec::default() };
+        assert!(ServiceSpec::default().same_task(&newer), "it replaces no task");
+    }
 
     #[test]
     fn constraints_are_parsed_where_they_come_in() {

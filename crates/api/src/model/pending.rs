@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::platform::Platform;
+use crate::id::NodeId;
 use crate::state::states;
 
 /// Largest number of platforms of an image that a reason names.
@@ -89,6 +90,16 @@ pub enum PendingReason {
     /// Every node is excluded by a filter, but one of them has room once the task that this one replaces has ended
     /// there.
     NeedsRoom(BTreeMap<Filter, u64>),
+    /// Every node is excluded by a filter, but this one has room once tasks that are being stopped there have ended. No task
+    /// of a lower priority gets that room.
+    AwaitsRoom {
+        /// The node.
+        node_id: NodeId,
+        /// Its name.
+        node: String,
+        /// The counts.
+        refused: BTreeMap<Filter, u64>,
+    },
     /// No address is free in the network of this name.
     NoAddress(String),
 }
@@ -123,6 +134,14 @@ impl PendingReason {
         );
         matches!(self, Self::NeedsRoom(_)) || others
     }
+
+    /// Returns the node on which the task waits until others have stopped.
+    pub fn claim(&self) -> Option<&NodeId> {
+        match self {
+            Self::AwaitsRoom { node_id, .. } => Some(node_id),
+            _ => None,
+        }
+    }
 }
 
 /// Returns the names of the first of these platforms.
@@ -139,6 +158,7 @@ impl fmt::Display for PendingReason {
             Self::NoAddress(network) => return write!(f, "no address is free in network {network}"),
             Self::NoNodeFits(counts)
             | Self::NeedsRoom(counts)
+            | Self::AwaitsRoom { refused: counts, .. }
             | Self::VolumesElsewhere { refused: counts, .. }
             | Self::OtherPlatforms { refused: counts, .. } => counts,
         };
@@ -150,8 +170,15 @@ impl fmt::Display for PendingReason {
         let counts: Vec<String> =
             counts.iter().map(|(filter, count)| format!("{count} of {nodes} {}", claim(filter))).collect();
         write!(f, "no node fits: {}", counts.join(", "))?;
-        let Self::VolumesElsewhere { volumes, .. } = self else { return Ok(()) };
-        volumes.iter().try_for_each(|volume| write!(f, "; {volume}"))
+        match self {
+            Self::VolumesElsewhere { volumes, .. } => volumes.iter().try_for_each(|volume| write!(f, "; {volume}")),
+            Self::AwaitsRoom { node, .. } => write!(f, "; it gets the room of tasks that are being stopped on {node}"),
+            Self::NoNode
+            | Self::NoNodeFits(_)
+            | Self::NeedsRoom(_)
+            | Self::OtherPlatforms { .. }
+            | Self::NoAddress(_) => Ok(()),
+        }
     }
 }
 
@@ -164,7 +191,9 @@ mod tests {
         let counts = BTreeMap::from([(Filter::Memory, 1), (Filter::Drained, 2), (Filter::NotReady, 1)]);
         let text = "no node fits: 2 of 4 drained, 1 of 4 not ready, 1 of 4 without enough memory";
         assert_eq!(PendingReason::NoNodeFits(counts.clone()).to_string(), text);
-        assert_eq!(PendingReason::NeedsRoom(counts).to_string(), text);
+        assert_eq!(PendingReason::NeedsRoom(counts.clone()).to_string(), text);
+        let awaits = PendingReason::AwaitsRoom { node_id: "n".into(), node: "w1".into(), refused: counts };
+        assert_eq!(awaits.to_string(), format!("{text}; it gets the room of tasks that are being stopped on w1"));
         assert_eq!(PendingReason::NoNode.to_string(), "there is no node");
         assert_eq!(PendingReason::NoAddress("back".into()).to_string(), "no address is free in network back");
         let at = |node: &str, is_gone| VolumeAt { volume: "db".into(), node: node.into(), is_gone };

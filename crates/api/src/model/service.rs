@@ -101,6 +101,9 @@ pub struct ServiceSpec {
     pub anti_affinity: Vec<String>,
     /// Which of the nodes that fit a task gets.
     pub strategy: PlacementStrategy,
+    /// How important its tasks are: those of a higher priority are placed first, and tasks of a lower one are stopped if
+    /// there is no room for them otherwise.
+    pub priority: i32,
     /// The treatment of a task while its worker is connected to no manager.
     pub on_partition: OnPartition,
     /// Whether tasks wait for their node if it is lost, and start there at boot without a manager.
@@ -198,6 +201,7 @@ impl Default for ServiceSpec {
             affinity: Vec::new(),
             anti_affinity: Vec::new(),
             strategy: PlacementStrategy::Spread,
+            priority: 0,
             on_partition: OnPartition::Run,
             keep_on_node_loss: false,
             force: 0,
@@ -241,8 +245,8 @@ impl ServiceSpec {
     }
 
     /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, how it follows
-    /// their load, their nodes, the labels of the service, how its tasks are replaced, when its image is looked up, what it
-    /// depends on, or what its name and its ports on every node stand for differ.
+    /// their load, their nodes and priority, the labels of the service, how its tasks are replaced, when its image is looked
+    /// up, what it depends on, or what its name and its ports on every node stand for differ.
     pub fn same_task(&self, newer: &Self) -> bool {
         let plain = |spec: &Self| Self {
             mode: ServiceMode::default(),
@@ -256,6 +260,7 @@ impl ServiceSpec {
             affinity: Vec::new(),
             anti_affinity: Vec::new(),
             strategy: PlacementStrategy::Spread,
+            priority: 0,
             pull: PullPolicy::Missing,
             depends_on: Vec::new(),
             scale: None,

@@ -95,6 +95,9 @@ pub struct Task {
     pub replaces: Option<TaskId>,
     /// Whether it is to move to a node with fewer tasks.
     pub relocates: bool,
+    /// Name of the task for which the scheduler has stopped it, as that has a higher priority and needed its room.
+    #[serde(serialize_with = "text_or_empty")]
+    pub preempted_by: Option<String>,
     /// The state that the orchestrator wants for it.
     pub desired_state: DesiredState,
     /// The status that its worker observed.
@@ -139,6 +142,7 @@ impl Default for Task {
             pinned_to: None,
             replaces: None,
             relocates: false,
+            preempted_by: None,
             desired_state: DesiredState::Running,
             status: TaskStatus::default(),
             inherited_restarts: 0,
@@ -190,6 +194,16 @@ impl Task {
     /// Returns whether the task may run and has no node yet.
     pub fn is_waiting(&self) -> bool {
         self.node_id.is_none() && self.is_live()
+    }
+
+    /// Returns the node on which the task waits until others have stopped, so that there is room for it.
+    pub fn claim(&self) -> Option<&NodeId> {
+        self.pending_reason.as_ref().and_then(PendingReason::claim).filter(|_| self.is_waiting())
+    }
+
+    /// Returns why the task was stopped, for people, if that was for one of higher priority.
+    pub fn preemption(&self) -> Option<String> {
+        self.preempted_by.as_ref().map(|task| format!("preempted by {task}, whose priority is higher"))
     }
 
     /// Returns whether the task is assigned to this node.

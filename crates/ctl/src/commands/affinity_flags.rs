@@ -1,4 +1,5 @@
-//! The flags of `ctl service create` and `update` for how the tasks are placed with regard to others.
+//! The flags of `ctl service create` and `update` for how the tasks are placed with regard to others, and
+//! how important they are.
 
 use clap::Args;
 
@@ -18,6 +19,9 @@ pub(crate) struct AffinityFlags {
     /// Which of the nodes that fit a task gets: spread (one with few tasks) or binpack (one with little left)
     #[arg(long, value_name = "STRATEGY")]
     placement_strategy: Option<PlacementStrategy>,
+    /// How important the tasks are, from -1000 to 1000: if there is no room for them, tasks of a lower priority are stopped
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    priority: Option<i32>,
 }
 
 /// The flags that only `update` has.
@@ -46,6 +50,7 @@ impl AffinityFlags {
         if let Some(strategy) = self.placement_strategy {
             spec.strategy = strategy;
         }
+        spec.priority = self.priority.unwrap_or(spec.priority);
     }
 }
 
@@ -94,6 +99,10 @@ mod tests {
         let spec =
             updated(&spec, "--affinity-rm cache --affinity-add disk --placement-strategy binpack").expect("good");
         assert_eq!((spec.affinity.join(" "), spec.strategy), ("disk".into(), PlacementStrategy::Binpack));
+        let important = updated(&spec, "--priority 7").expect("good");
+        assert_eq!((spec.priority, important.priority), (0, 7));
+        assert_eq!(updated(&important, "--priority -3").expect("good").priority, -3);
+        assert_eq!(updated(&important, "--affinity web").expect("good").priority, 7, "it is left as it is");
         assert!(updated(&spec, "--anti-affinity-rm disk").is_err(), "it is in the other list");
         assert!(
             updated(&spec, "--placement-strategy random").is_err_and(|it| it.contains("none of spread and binpack"))

@@ -89,8 +89,8 @@ impl Cause {
     pub(crate) fn is_stuck(&self) -> bool {
         match self {
             Self::Failed(_) => true,
-            // The update makes the room.
-            Self::Pending(reason) => !reason.needs_room(),
+            // The update makes the room, or the tasks that were told to stop do.
+            Self::Pending(reason) => !reason.needs_room() && reason.claim().is_none(),
             Self::Predecessor
             | Self::Update
             | Self::Stopping
@@ -407,7 +407,11 @@ mod tests {
         assert_eq!(hanging(vec![pending.clone()]), ["web.1 pending: there is no node!"]);
         let needs_room = Some(PendingReason::NeedsRoom([(Filter::Memory, 1)].into()));
         let needs_room = Task { pending_reason: needs_room, ..pending };
-        assert_eq!(hanging(vec![needs_room]), ["web.1 pending: no node fits: 1 of 1 without enough memory"]);
+        assert_eq!(hanging(vec![needs_room.clone()]), ["web.1 pending: no node fits: 1 of 1 without enough memory"]);
+        let refused = [(Filter::Memory, 1)].into();
+        let awaits = PendingReason::AwaitsRoom { node_id: "n".into(), node: "w1".into(), refused };
+        let awaits = hanging(vec![Task { pending_reason: Some(awaits), ..needs_room }]);
+        assert!(awaits.len() == 1 && !awaits[0].ends_with('!'), "{awaits:?}");
         let mut failed = task(TaskState::Failed, "");
         failed.status.error = "exit code 1".into();
         assert_eq!(hanging(vec![failed.clone()]), ["web.1 failed: exit code 1!"]);

@@ -57,7 +57,7 @@ impl TaskSummary {
         match (doubt, &self.task.pending_reason) {
             (Some(doubt), _) => doubt.to_string(),
             (None, Some(reason)) => reason.to_string(),
-            (None, None) => self.task.status.error.clone(),
+            (None, None) => self.task.preemption().unwrap_or_else(|| self.task.status.error.clone()),
         }
     }
 

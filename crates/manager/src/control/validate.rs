@@ -10,6 +10,7 @@ pub(super) mod settings;
 mod update;
 
 use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use flota_api::defaults::REPLICAS_BOUND;
@@ -24,6 +25,8 @@ const LEAST_MEMORY: u64 = 4 << 20;
 const SPEC_BOUND: usize = 256 << 10;
 /// Most levels of a spread: more groups of groups than any cluster has.
 const SPREAD_BOUND: usize = 8;
+/// Priorities of services, of which there are more than any cluster needs.
+const PRIORITIES: RangeInclusive<i32> = -1_000..=1_000;
 
 /// Longest time that a spec can name. Whoever names a longer one has mistaken the unit.
 const TIME_BOUND: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -61,6 +64,10 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
         check("spread_over", Err(format!("{} levels are over the bound of {SPREAD_BOUND}", spec.spread_over.len())));
     }
     affinity(spec, &mut check);
+    if !PRIORITIES.contains(&spec.priority) {
+        let (least, most) = (PRIORITIES.start(), PRIORITIES.end());
+        check("priority", Err(format!("{} is not from {least} to {most}", spec.priority)));
+    }
     let texts =
         spec.entrypoint.iter().chain(&spec.command).chain(&spec.user).chain(&spec.working_dir).chain(&spec.hostname);
     check("command", texts.clone().all(|it| !it.contains('\0')).then_some(()).ok_or("it holds a NUL byte".into()));
@@ -194,5 +201,18 @@ mod tests {
             "reservations.memory",
         ];
         assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn a_priority_has_bounds_in_both_directions() {
+        let broken = |priority| {
+            let spec = ServiceSpec { name: "web".into(), image: "web".into(), priority, ..ServiceSpec::default() };
+            violations(&spec).into_iter().map(|it| format!("{}: {}", it.field, it.why)).collect::<Vec<_>>()
+        };
+        for good in [-1_000, 0, 1_000] {
+            assert_eq!(broken(good), [""; 0]);
+        }
+        assert_eq!(broken(1_001), ["priority: 1001 is not from -1000 to 1000"]);
+        assert_eq!(broken(i32::MIN), ["priority: -2147483648 is not from -1000 to 1000"]);
     }
 }

@@ -36,8 +36,14 @@ pub(crate) fn run(
     let share = cx.room;
     for index in 0..loops.len() {
         cx.room = share;
+        // Only later loops become dirty while this one plans.
+        let mut order = loops[index].order(&dirty[index], &overlay).map(Vec::into_iter);
         while cx.room > 0 {
-            let Some(key) = dirty[index].pop_first() else { break };
+            let next = match &mut order {
+                None => dirty[index].pop_first(),
+                Some(order) => order.next().filter(|key| dirty[index].remove(key)),
+            };
+            let Some(key) = next else { break };
             let mut plan = loops[index].plan(&key, &overlay, cx);
             if plan.is_full(cx) {
                 plan.changes.truncate(cx.room);

@@ -1,5 +1,5 @@
 //! Deletes tasks whose removal was requested and that have ended, tasks of removed nodes, and old history. The history
-//! of a slot is its newest task and its last failure; of the mode cron, those of each run that is kept.
+//! of a slot is its newest task, its last failure, and the last one that was preempted; of the mode cron, those of each run that is kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -72,6 +72,8 @@ fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
     let newest = slot.iter().max_by_key(|task| task.meta.order()).map(|task| &task.id);
     let failures = slot.iter().filter(|task| matches!(task.status.state, TaskState::Failed | TaskState::Rejected));
     let last_failure = failures.max_by_key(|task| task.meta.order()).map(|task| &task.id);
+    let preempted = slot.iter().filter(|task| task.preempted_by.is_some());
+    let last_preempted = preempted.max_by_key(|task| task.meta.order()).map(|task| &task.id);
     for task in slot {
         let unassigned = task.node_id.is_none();
         let ended = task.status.state.is_terminal() || unassigned;
@@ -86,7 +88,7 @@ fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
             task.desired_state == DesiredState::Remove || (unassigned && task.desired_state == DesiredState::Shutdown);
         let is_forgotten =
             task.run != 0 && view.service(&task.service_id).is_some_and(|service| service.cron.run(task.run).is_none());
-        let is_history = [newest, last_failure].contains(&Some(&task.id)) || is_result;
+        let is_history = [newest, last_failure, last_preempted].contains(&Some(&task.id)) || is_result;
         let kept = is_history && !is_forgotten || !task.status.state.is_terminal();
         if nowhere || (unwanted && ended) || !kept {
             plan.remove(Kind::Task, &task.id);
@@ -143,6 +145,17 @@ mod tests {
         assert_eq!(removed(history()), ["a", "aaa"]);
         assert_eq!(removed(history().split_off(2)), ["aaa"], "a success tells little");
         assert_eq!(removed(vec![task("a", Failed)]), [] as [&str; 0], "it decides whether there is another one");
+    }
+
+    #[test]
+    fn the_last_task_of_a_slot_that_was_preempted_stays_so_that_users_see_why_it_ended() {
+        let preempted = |id| {
+            let (desired_state, preempted_by) = (DesiredState::Shutdown, Some("web.1".into()));
+            Task { desired_state, preempted_by, ..task(id, TaskState::Shutdown) }
+        };
+        let tasks = vec![preempted("a"), preempted("aa"), task("aaa", TaskState::Failed)];
+        let newest = Task { node_id: None, ..task("aaaa", TaskState::Pending) };
+        assert_eq!(removed(tasks.into_iter().chain([newest]).collect()), ["a"]);
     }
 
     #[test]

@@ -97,6 +97,12 @@ impl Slot {
         self.tasks.last()
     }
 
+    /// Whether the task before this one was stopped for one of a higher priority.
+    pub(super) fn is_preempted_before(&self, task: &Task) -> bool {
+        let before = self.tasks.iter().rev().skip_while(|it| it.id != task.id).nth(1);
+        before.is_some_and(|it| it.preempted_by.is_some())
+    }
+
     /// Whether the slot counts as one of the service's tasks: one of its tasks is not to be removed.
     pub(super) fn counts(&self) -> bool {
         self.tasks.iter().any(|task| task.desired_state != DesiredState::Remove)

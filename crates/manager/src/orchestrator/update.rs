@@ -220,6 +220,10 @@ enum Judgement {
 }
 
 fn judge(service: &Service, slot: &Slot, task: &Task, cx: &PlanContext) -> Judgement {
+    // It was stopped for a task of a higher priority, which says nothing about its spec.
+    if task.preempted_by.is_some() {
+        return Judgement::Good;
+    }
     let (policy, now) = (policy(service), cx.now);
     let monitored_until = task.served_at.map(|at| at + policy.monitor);
     // The end was reported when the task was last changed.
@@ -230,7 +234,8 @@ fn judge(service: &Service, slot: &Slot, task: &Task, cx: &PlanContext) -> Judge
     if let Some(until) = monitored_until {
         return if until > now { Judgement::Watched { until } } else { Judgement::Good };
     }
-    let waits = task.desired_state == DesiredState::Ready && task.status.state == TaskState::Ready;
+    let waits = task.desired_state == DesiredState::Ready && task.status.state == TaskState::Ready
+        || task.node_id.is_none() && (task.claim().is_some() || slot.is_preempted_before(task));
     if waits || task.status.state == TaskState::Preparing {
         return Judgement::Preparing;
     }
@@ -240,7 +245,10 @@ fn judge(service: &Service, slot: &Slot, task: &Task, cx: &PlanContext) -> Judge
     // It starts when the one before it has ended, and while no manager led, nobody could tell it so.
     let before = slot.tasks.iter().filter(|it| it.id != task.id && it.status.state.is_terminal());
     let freed = before.map(|it| it.meta.updated_at).max().unwrap_or_default();
-    let begun = task.prepared_at.map_or(task.meta.created_at, |at| at + service.spec.stop_grace);
+    // It may have waited for long for the room of others. Its node has just got it.
+    let is_new_there = matches!(task.status.state, TaskState::Assigned | TaskState::Accepted);
+    let made = if is_new_there { task.meta.updated_at } else { task.meta.created_at };
+    let begun = task.prepared_at.map_or(made, |at| at + service.spec.stop_grace);
     let begun = begun.max(freed).max(service.update.started_at).max(cx.led_since);
     let deadline = policy.deadline(&service.spec.healthcheck);
     let until = begun + deadline;

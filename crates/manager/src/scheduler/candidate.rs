@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flota_api::id::{NodeId, ServiceId};
+use flota_api::id::{NodeId, ServiceId, TaskId};
 use flota_api::model::{DeviceId, GenericResource, Node, PlacementStrategy, Protocol, ServiceSpec, Task};
 use flota_api::resources::Resources;
 use flota_api::version::Timestamp;
@@ -22,7 +22,7 @@ type HostPort = (Option<u16>, Protocol);
 pub(super) type Rank = (u64, u64, u64);
 
 /// Returns the ports of its node that a task of the spec takes.
-fn host_ports(spec: &ServiceSpec) -> impl Iterator<Item = HostPort> {
+pub(super) fn host_ports(spec: &ServiceSpec) -> impl Iterator<Item = HostPort> {
     spec.host_ports().map(|port| (port.published, port.protocol))
 }
 
@@ -41,8 +41,12 @@ pub(super) struct Candidate<'a> {
     given: Vec<DeviceId>,
     /// Ports of the node that tasks of this plan got.
     given_ports: Vec<HostPort>,
-    /// A task that is taken to have ended.
-    without: Option<&'a Task>,
+    /// Devices for which tasks wait that have this node's room.
+    claimed: Vec<GenericResource>,
+    /// Tasks that this plan stops.
+    leaving: Vec<TaskId>,
+    /// Tasks that are taken to have ended.
+    without: Vec<TaskId>,
 }
 
 /// Returns how many tasks of the spec of `task` have recently failed on each node. A node that comes and goes counts as if
@@ -72,11 +76,45 @@ pub(super) fn without_replaced<'a>(tasks: &[&Arc<Task>], service: &ServiceId, vi
 }
 
 impl<'a> Candidate<'a> {
-    /// A node with the tasks that it has in the tables.
+    /// A node with the tasks that it has in the tables, and with those of other services of the same priority or a higher one
+    /// that wait for room there as if they had it.
     pub(super) fn new(node: &'a Arc<Node>, service: &ServiceId, view: &Tables) -> Self {
-        let (load, of_service) = (view.load(&node.id), view.live_tasks(service, &node.id));
-        let (given, given_ports) = (Vec::new(), Vec::new());
-        Self { node, load, of_service, failures: 0, differs: false, given, given_ports, without: None }
+        let mut it = Self {
+            node,
+            load: view.load(&node.id),
+            of_service: view.live_tasks(service, &node.id),
+            failures: 0,
+            differs: false,
+            given: Vec::new(),
+            given_ports: Vec::new(),
+            claimed: Vec::new(),
+            leaving: Vec::new(),
+            without: Vec::new(),
+        };
+        for task in view.claims_on(&node.id).filter(|task| task.service_id != *service) {
+            let counts = view.priority_of(&task.service_id) >= view.priority_of(service);
+            if let Some(spec) = view.spec_of(task).filter(|_| counts) {
+                it.claim(spec);
+            }
+        }
+        it
+    }
+
+    /// Takes the room of a task that waits for it out of what is free.
+    fn claim(&mut self, spec: &ServiceSpec) {
+        self.load.reserved = self.load.reserved.plus(&spec.reservations);
+        self.given_ports.extend(host_ports(spec));
+        self.claimed.extend(spec.generic_resources.iter().cloned());
+    }
+
+    /// Keeps the room for a task of the service, which gets it once tasks that are being stopped have ended: those that were
+    /// told before, and these.
+    pub(super) fn hold(&mut self, spec: &ServiceSpec, leaving: &[&Arc<Task>]) {
+        self.claim(spec);
+        self.leaving.extend(leaving.iter().map(|task| task.id.clone()));
+        self.load.live += 1;
+        self.of_service += 1;
+        self.differs = true;
     }
 
     /// Number of live tasks of the service here, without those that are about to be replaced.
@@ -99,16 +137,26 @@ impl<'a> Candidate<'a> {
         if wanted.is_empty() {
             return Some(Vec::new());
         }
+        self.free_devices(view).choose(wanted)
+    }
+
+    /// The devices that no task holds.
+    pub(super) fn free_devices(&self, view: &Tables) -> FreeDevices {
         let mut free = FreeDevices::new(&self.node.description.devices);
         free.hold(&self.given);
         self.holders(view).for_each(|task| free.hold(&task.device_ids));
-        free.choose(wanted)
+        free.claim(&self.claimed);
+        free
     }
 
     /// The tasks that hold something of the node.
-    fn holders<'v>(&self, view: &'v Tables) -> impl Iterator<Item = &'v Arc<Task>> {
-        let without = self.without.map(|task| &task.id);
-        view.tasks_of_node(&self.node.id).filter(move |it| it.holds_resources() && Some(&it.id) != without)
+    pub(super) fn holders<'v>(&self, view: &'v Tables) -> impl Iterator<Item = &'v Arc<Task>> {
+        view.tasks_of_node(&self.node.id).filter(|it| it.holds_resources() && !self.without.contains(&it.id))
+    }
+
+    /// Whether the task is being stopped, or is to be by this plan.
+    pub(super) fn is_leaving(&self, task: &Task) -> bool {
+        task.desired_state.is_stopping() || self.leaving.contains(&task.id)
     }
 
     /// Whether another task, or a program of the node itself, has a port of the node that a task of the spec takes.
@@ -139,10 +187,19 @@ impl<'a> Candidate<'a> {
     }
 
     /// The node as it is once this task of it has ended.
-    pub(super) fn without(&self, task: &'a Task, view: &Tables) -> Self {
+    pub(super) fn without(mut self, task: &Task, view: &Tables) -> Self {
         let held = view.spec_of(task).map(|spec| spec.reservations).unwrap_or_default();
-        let load = Load { reserved: self.load.reserved.minus(&held), ..self.load };
-        Self { load, without: Some(task), ..self.clone() }
+        self.load.reserved = self.load.reserved.minus(&held);
+        self.without.push(task.id.clone());
+        self
+    }
+
+    /// The node as it is if this task, which was taken to have ended, has not.
+    pub(super) fn with(mut self, task: &Task, view: &Tables) -> Self {
+        let held = view.spec_of(task).map(|spec| spec.reservations).unwrap_or_default();
+        self.load.reserved = self.load.reserved.plus(&held);
+        self.without.retain(|id| *id != task.id);
+        self
     }
 
     /// Lower is better: fewest failures of the spec, then, to spread, fewest tasks of the service and fewest tasks; to pack,

@@ -33,6 +33,20 @@ impl FreeDevices {
         }
     }
 
+    /// Takes out as many devices of each kind as tasks wait for, as far as there are so many.
+    pub(super) fn claim(&mut self, wanted: &[GenericResource]) {
+        for resource in wanted {
+            if let Some(ids) = self.0.get_mut(&resource.kind) {
+                ids.truncate(ids.len().saturating_sub(usize::try_from(resource.count).unwrap_or(usize::MAX)));
+            }
+        }
+    }
+
+    /// Number of devices of this kind.
+    pub(super) fn count(&self, kind: &str) -> u64 {
+        self.0.get(kind).map_or(0, |ids| ids.len() as u64)
+    }
+
     /// The devices for a task that asks for these; `None` if too few are free.
     pub(super) fn choose(&self, wanted: &[GenericResource]) -> Option<Vec<DeviceId>> {
         let mut chosen = Vec::new();
@@ -91,5 +105,9 @@ mod tests {
         free.hold(&held.map(|(kind, id)| DeviceId { kind: kind.into(), id: id.into() }));
         assert_eq!(chosen(&free, &["gpu=1"]), Some(vec!["gpu=nvidia2".into()]));
         assert_eq!(chosen(&free, &["gpu=3"]), None);
+        free.claim(&["gpu=1".parse().expect("it is good")]);
+        assert_eq!((chosen(&free, &["gpu=1"]), free.count("gpu")), (Some(vec!["gpu=nvidia2".into()]), 1));
+        free.claim(&["gpu=5".parse().expect("it is good")]);
+        assert_eq!((chosen(&free, &["gpu=1"]), free.count("gpu"), free.count("tpu")), (None, 0, 0));
     }
 }

@@ -102,19 +102,7 @@ impl<'a> Ranking<'a> {
     /// # Errors
     /// The filter that refuses the node; `None` if there is no such node.
     pub(super) fn take_on(&mut self, id: &NodeId, plan: &mut Plan) -> Result<Vec<DeviceId>, Option<Filter>> {
-        let known = self.places.get(id).copied();
-        let index = match known {
-            Some(index) => index,
-            None => {
-                let node = self.view.node(id).ok_or(None)?;
-                let next = self.next.take_if(|next| next.node.id == node.id);
-                self.look_at(next.unwrap_or_else(|| Candidate::new(node, self.service, self.view)))
-            }
-        };
-        if known.is_none() {
-            // From here on the walk leaves it out.
-            self.rank(index);
-        }
+        let index = self.place_of(id).ok_or(None)?;
         let node = &mut self.seen[index];
         if let Some(filter) = filters::refuses(&self.task, node, self.view) {
             return Err(Some(filter));
@@ -125,6 +113,51 @@ impl<'a> Ranking<'a> {
         }
         plan.expect(Kind::Node, id);
         Ok(devices)
+    }
+
+    /// Returns the place of this node among those that were seen; `None` if there is no such node.
+    fn place_of(&mut self, id: &NodeId) -> Option<usize> {
+        if let Some(index) = self.places.get(id) {
+            return Some(*index);
+        }
+        let node = self.view.node(id)?;
+        let next = self.next.take_if(|next| next.node.id == node.id);
+        let index = self.look_at(next.unwrap_or_else(|| Candidate::new(node, self.service, self.view)));
+        // From here on the walk leaves it out.
+        self.rank(index);
+        Some(index)
+    }
+
+    /// This node as the plan leaves it so far.
+    pub(super) fn candidate(&self, node: &'a Arc<Node>) -> Candidate<'a> {
+        let known = self.places.get(&node.id).map(|index| self.seen[*index].clone());
+        known.unwrap_or_else(|| Candidate::new(node, self.service, self.view))
+    }
+
+    /// Keeps room on this node for a task that waits until tasks there have ended: those that were told before, and these.
+    pub(super) fn hold(&mut self, id: &NodeId, leaving: &[&Arc<Task>], plan: &mut Plan) {
+        let Some(index) = self.place_of(id) else { return };
+        let node = &mut self.seen[index];
+        node.hold(self.task.spec, leaving);
+        if let Some(spread) = &mut self.spread {
+            spread.count(node.node);
+        }
+        plan.expect(Kind::Node, id);
+    }
+
+    /// The order of nodes that fit equally well, lower is better: of the groups of the spread, then of the nodes.
+    pub(super) fn preference(&self, node: &Candidate) -> (Vec<u64>, Rank) {
+        let groups = self.spread.as_ref().map(|spread| spread.counts_of(node.node)).unwrap_or_default();
+        (groups, node.rank(self.task.spec.strategy))
+    }
+
+    /// The tasks of one slot of the service.
+    pub(super) fn tasks_of_slot(&self, slot: u64) -> impl Iterator<Item = &'a Arc<Task>> {
+        self.view.tasks_of_slot(self.service, slot)
+    }
+
+    pub(super) fn demand(&self) -> Demand<'a> {
+        self.task
     }
 
     /// Takes the best node out of the order.
@@ -208,7 +241,7 @@ impl<'a> Ranking<'a> {
         !self.places.is_empty() && self.places.contains_key(&node.id)
     }
 
-    fn fits(&self, node: &Candidate) -> bool {
+    pub(super) fn fits(&self, node: &Candidate) -> bool {
         filters::refuses(&self.task, node, self.view).is_none()
     }
 
@@ -244,13 +277,9 @@ impl<'a> Ranking<'a> {
     }
 
     /// Whether the node of this task has room for the spec once the task has ended.
-    pub(super) fn fits_without<'t>(&'t self, task: &'t Task) -> bool {
+    pub(super) fn fits_without(&self, task: &Task) -> bool {
         let Some(node) = self.view.node_of(task) else { return false };
-        let node: Candidate<'t> = match self.seen.iter().find(|it| it.node.id == node.id) {
-            Some(node) => node.without(task, self.view),
-            None => Candidate::new(node, self.service, self.view).without(task, self.view),
-        };
-        self.fits(&node)
+        self.fits(&self.candidate(node).without(task, self.view))
     }
 }
 

@@ -268,7 +268,9 @@ fn weight(service: &Service, node: &Node, groups: &BTreeMap<Vec<String>, i64>, c
 /// Whether the node has room for one more task of the service, by its present spec.
 fn fits(service: &Service, node: &Arc<Node>, view: &Tables) -> bool {
     let task = Demand { spec: &service.spec, platforms: &service.image_platforms };
-    filters::refuses(&task, &Candidate::new(node, &service.id, view), view).is_none()
+    // The room of a node for which a task waits is for that one.
+    view.claims_on(&node.id).next().is_none()
+        && filters::refuses(&task, &Candidate::new(node, &service.id, view), view).is_none()
 }
 
 /// Returns the node to which a task of the service moves best from this one; `None` if it should stay.

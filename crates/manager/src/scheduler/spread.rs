@@ -49,6 +49,12 @@ impl Spread {
         self.add(node, 1);
     }
 
+    /// Returns the number of tasks of the service in each group of this node, level by level.
+    pub(super) fn counts_of(&self, node: &Node) -> Vec<u64> {
+        let group = self.group(node);
+        (1..=group.len()).map(|level| self.counts.get(&group[..level]).copied().unwrap_or_default()).collect()
+    }
+
     /// Takes the best node, and returns the rank that it was added with, and its place.
     pub(super) fn pop(&mut self) -> Option<(Rank, usize)> {
         let mut group = Group::new();

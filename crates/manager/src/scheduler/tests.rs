@@ -1,5 +1,6 @@
 mod affinity;
 mod platforms;
+mod preemption;
 mod volumes;
 
 use std::num::NonZeroU64;

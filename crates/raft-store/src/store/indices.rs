@@ -39,6 +39,8 @@ pub(super) struct Indices {
     pub(super) waiting: Groups<ServiceId, TaskId>,
     /// Tasks of a service that failed or were rejected.
     pub(super) failed: Groups<ServiceId, TaskId>,
+    /// Tasks that wait for room on a node.
+    pub(super) claims: Groups<NodeId, TaskId>,
     /// Number of live tasks of a service on each node.
     pub(super) live: Tally<ServiceId, NodeId>,
     /// Number of tasks made from each version of a service's spec.
@@ -56,6 +58,7 @@ pub(super) struct Indices {
     pub(super) images: Groups<Arc<str>, (bool, ImageId)>,
     /// Services that are pinned to this image digest.
     pub(super) pins: Groups<Arc<str>, ServiceId>,
+    pub(super) priorities: Groups<i32, ServiceId>,
     /// Services whose tasks run beside those of the service with this name.
     pub(super) affine: Groups<Arc<str>, ServiceId>,
     /// Services whose tasks do not run beside those of the service with this name.
@@ -81,6 +84,7 @@ struct Facts<'a> {
     node: Option<&'a NodeId>,
     digest: Option<&'a str>,
     is_waiting: bool,
+    claim: Option<&'a NodeId>,
     has_ended: bool,
     has_failed: bool,
     is_live: bool,
@@ -94,6 +98,7 @@ impl<'a> Facts<'a> {
             node: task.node_id.as_ref(),
             digest: task.image_digest.as_deref(),
             is_waiting: task.is_waiting(),
+            claim: task.claim(),
             has_ended: state.is_terminal(),
             has_failed: matches!(state, TaskState::Failed | TaskState::Rejected),
             is_live: task.is_live(),
@@ -138,6 +143,7 @@ impl Indices {
         follow!(versions, |it: &Facts| Some((it.service(), it.task.2)));
         follow!(of_node, |it: &Facts| Some((it.node?.clone(), it.id())));
         follow!(waiting, |it: &Facts| it.is_waiting.then(|| (it.service(), it.id())));
+        follow!(claims, |it: &Facts| Some((it.claim?.clone(), it.id())));
         follow!(failed, |it: &Facts| it.has_failed.then(|| (it.service(), it.id())));
         follow!(live, |it: &Facts| it.live().map(|(service, node)| (service.clone(), node.clone())));
         follow!(live_versions, |it: &Facts| it.is_live.then(|| (it.service(), it.task.2)));
@@ -184,6 +190,8 @@ impl Indices {
     /// Follows the change of a service from `old` to `new`.
     pub(super) fn service(&mut self, old: Option<&Service>, new: Option<&Service>) {
         self.networks.service(old, new);
+        let priority = |service: &Service| (service.spec.priority, service.id.clone());
+        self.priorities.update(old.map(priority), new.map(priority));
         let named = |names: fn(&Service) -> Vec<&str>| {
             let group = move |service: Option<&Service>| -> BTreeSet<(Arc<str>, ServiceId)> {
                 let service = service.into_iter();

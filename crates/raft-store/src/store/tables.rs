@@ -166,6 +166,21 @@ impl Tables {
         self.tasks_with(self.indices.failed.of(id))
     }
 
+    /// Tasks that wait until others have stopped on this node, in the order of their ids.
+    pub fn claims_on(&self, id: &NodeId) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks_with(self.indices.claims.of(id))
+    }
+
+    /// The priorities that services have, lowest first.
+    pub fn priorities(&self) -> impl Iterator<Item = i32> {
+        self.indices.priorities.keys().copied()
+    }
+
+    /// The priority of the tasks of a service; that of one that was removed is the default.
+    pub fn priority_of(&self, id: &ServiceId) -> i32 {
+        self.service(id).map_or(0, |service| service.spec.priority)
+    }
+
     /// The resources that the tasks of a node hold there.
     pub fn load(&self, id: &NodeId) -> Load {
         self.indices.loads.get(id).copied().unwrap_or_default()

@@ -64,6 +64,7 @@ fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
         Task { node_id: Some("n".into()), image_digest: Some("sha256:1".into()), ..Task::default() }.into_object(),
         Task { prepared_at: Some(Timestamp(3)), served_at: Some(Timestamp(4)), ..Task::default() }.into_object(),
         Task { pinned_to: Some("n".into()), ..Task::default() }.into_object(),
+        Task { preempted_by: Some("web.3".into()), ..Task::default() }.into_object(),
         Service {
             stack_id: Some("k".into()),
             spec_set_at: Timestamp(7),
@@ -100,7 +101,8 @@ fn every_reason_to_wait_for_a_node_survives_the_way_to_the_wire_and_back() {
         PendingReason::NoNode,
         PendingReason::NoNodeFits(counts.clone()),
         PendingReason::NeedsRoom(counts.clone()),
-        PendingReason::OtherPlatforms { image: vec![platform("arm64")], refused: counts, needs_room: true },
+        PendingReason::OtherPlatforms { image: vec![platform("arm64")], refused: counts.clone(), needs_room: true },
+        PendingReason::AwaitsRoom { node_id: "n".into(), node: "w1".into(), refused: counts },
         PendingReason::NoAddress("back".into()),
     ] {
         assert_eq!(PendingReason::try_from(po::PendingReason::from(&reason)), Ok(reason));

@@ -135,7 +135,10 @@ fn findings(tasks: &[Row]) -> Vec<Finding> {
         let live = slot.iter().find(|row| row.task.is_live());
         let Some(row) = live.or(slot.first()).filter(|row| is_in_trouble(row)) else { continue };
         if row.task.node_id.is_none() {
-            waiting.entry(row.error().to_owned()).or_insert((row.name(), 0)).1 += 1;
+            let last = slot.iter().find(|row| !row.task.is_live());
+            let preemption = last.and_then(|row| row.task.preemption()).map(|it| format!("{it}; "));
+            let reason = format!("{}{}", preemption.unwrap_or_default(), row.error());
+            waiting.entry(reason).or_insert((row.name(), 0)).1 += 1;
         } else {
             findings.push(of_task(row));
         }
@@ -231,6 +234,16 @@ mod tests {
         let titles: Vec<String> = findings(&rows).into_iter().map(|it| it.title).collect();
         let unseen = "web.3 waits for a node: the scheduler has not looked for a node yet";
         assert_eq!(titles, [unseen, "web.1 and 1 more wait for a node: no node fits: 1 of 1 drained"]);
+    }
+
+    #[test]
+    fn a_task_that_waits_says_for_which_one_the_last_of_its_slot_was_stopped() {
+        let waits = row(1, TaskState::Pending, |task| task.node_id = None).with_error("no node fits: 1 of 1 drained");
+        let preempted = row(1, TaskState::Shutdown, |task| {
+            (task.desired_state, task.preempted_by) = (DesiredState::Shutdown, Some("db.3".into()));
+        });
+        let title = "web.1 waits for a node: preempted by db.3, whose priority is higher; no node fits: 1 of 1 drained";
+        assert_eq!(findings(&[waits, preempted]), [Finding { title: title.into(), ..Finding::default() }]);
     }
 
     #[test]

@@ -158,6 +158,7 @@ impl Describer<'_> {
         let hostname = |tables: &&Tables| tables.node(node?).map(|node| node.description.hostname.clone());
         let pending = || task.pending_reason.as_ref().map(ToString::to_string).unwrap_or_default();
         let reason = if status.error.is_empty() { pending() } else { status.error.clone() };
+        let reason = task.preemption().unwrap_or(reason);
         vec![
             ("service", Some(self.service(task))),
             ("node", self.tables.iter().find_map(hostname)),

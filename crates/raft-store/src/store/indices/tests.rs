@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::store::Tables;
-use flota_api::model::{ImageHolder, NodeState, Service, ServiceSpec, TaskStatus};
+use flota_api::model::{ImageHolder, NodeState, PendingReason, Service, ServiceSpec, TaskStatus};
 use flota_api::object::{Kind, StoreObject};
 use flota_api::state::DesiredState;
 
@@ -23,6 +23,11 @@ fn random_task(rng: &mut StdRng) -> Task {
         node_id: rng.random_bool(0.8).then(|| name("n", rng.random_range(0..3)).into()),
         desired_state: [DesiredState::Running, DesiredState::Remove][rng.random_range(0..2)],
         status: TaskStatus { state: STATES[rng.random_range(0..4)], ..TaskStatus::default() },
+        pending_reason: rng.random_bool(0.5).then(|| PendingReason::AwaitsRoom {
+            node_id: name("n", rng.random_range(0..3)).into(),
+            node: "w".into(),
+            refused: BTreeMap::new(),
+        }),
         image_digest: rng.random_bool(0.5).then(|| name("sha256:", rng.random_range(0..2))),
         ..Task::default()
     }
@@ -36,6 +41,7 @@ fn counted(tables: &Tables) -> (BTreeMap<String, Load>, Vec<String>) {
         facts.push(format!("{id} in {service_id}.{slot}"));
         facts.extend(node_id.iter().map(|node| format!("{id} on {node}")));
         facts.extend(task.is_waiting().then(|| format!("{id} waits in {service_id}")));
+        facts.extend(task.claim().map(|node| format!("{id} awaits room on {node}")));
         let has_failed = matches!(status.state, TaskState::Failed | TaskState::Rejected);
         facts.extend(has_failed.then(|| format!("{id} failed in {service_id}")));
         let digest = task.image_digest.as_ref().filter(|_| !status.state.is_terminal());
@@ -86,6 +92,7 @@ fn indexed(tables: &Tables) -> (BTreeMap<String, Load>, Vec<String>) {
     }
     for node in NODES {
         facts.extend(tables.tasks_of_node(&node.into()).map(|task| format!("{} on {node}", task.id)));
+        facts.extend(tables.claims_on(&node.into()).map(|task| format!("{} awaits room on {node}", task.id)));
     }
     for digest in ["sha256:0", "sha256:1"] {
         facts.extend(tables.users_of_image(digest).map(|node| format!("{digest} used on {:?}", node.cloned())));
@@ -160,6 +167,23 @@ fn images_are_found_by_digest_and_by_holder_and_a_named_one_first() {
     tables.remove(Kind::Image, "a");
     tables.remove(Kind::Image, "b");
     assert_eq!((found(&tables), held(&tables, "n"), held(&tables, "m")), (None, 0, 0));
+}
+
+#[test]
+fn the_priorities_are_those_that_services_have_now() {
+    let mut tables = Tables::default();
+    let service = |id: &str, priority| {
+        let spec = Arc::new(ServiceSpec { priority, ..ServiceSpec::default() });
+        Service { id: id.into(), spec, ..Service::default() }.into_object()
+    };
+    for (id, priority) in [("a", 0), ("b", 7), ("c", 7), ("d", -3)] {
+        tables.put(service(id, priority));
+    }
+    assert_eq!(tables.priorities().collect::<Vec<_>>(), [-3, 0, 7]);
+    tables.put(service("b", 9));
+    tables.remove(Kind::Service, "d");
+    assert_eq!(tables.priorities().collect::<Vec<_>>(), [0, 7, 9]);
+    assert_eq!((tables.priority_of(&"b".into()), tables.priority_of(&"d".into())), (9, 0));
 }
 
 #[test]

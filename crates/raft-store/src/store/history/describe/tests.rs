@@ -132,6 +132,22 @@ fn the_changes_of_an_entry_are_numbered_and_carry_names_and_what_was_before() {
 }
 
 #[test]
+fn a_task_that_is_preempted_says_for_which_one_while_it_stops_and_when_it_has_ended() {
+    let told = Task {
+        desired_state: DesiredState::Shutdown,
+        preempted_by: Some("db.1".into()),
+        ..on_node(task(1, TaskState::Running))
+    };
+    let mut ended = told.clone();
+    (ended.status.state, ended.status.error) = (TaskState::Shutdown, "exit code 143".into());
+    let changes = [updated(on_node(task(1, TaskState::Running)), told.clone()), updated(told, ended)];
+    let seen = lines(&changes, &tables(Vec::new()));
+    let reason = "reason=preempted by db.1, whose priority is higher";
+    assert!(seen[0].starts_with("9.1 task stop web.2") && seen[0].contains(reason), "{seen:?}");
+    assert!(seen[1].starts_with("9.2 task die web.2") && seen[1].contains(reason), "{seen:?}");
+}
+
+#[test]
 fn two_events_of_one_change_have_its_number_and_a_fact_that_is_gone_is_empty() {
     let mut unhealthy = with_health(HealthState::Unhealthy);
     unhealthy.status.error = "unhealthy".into();
