@@ -8,19 +8,24 @@ mod decide;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use flota_api::defaults::MEASURE_INTERVAL;
 use flota_api::id::ServiceId;
-use flota_api::model::{ScaleDecision, Service, TaskUsage};
+use flota_api::model::{ScaleDecision, Service, Task, TaskUsage};
 use flota_api::version::Timestamp;
 use flota_raft_store::{Tables, Transaction, View, WriteTx};
 
 use crate::dispatcher::Usage;
 use crate::replica::Replica;
 use decide::{Needs, Window};
+
+/// How long a task must have served before its use of CPU counts: many programs need more to start than to serve, and more
+/// tasks would then call for yet more.
+const WARM_UP: Duration = Duration::from_secs(30);
 
 /// Decides at each interval until leadership ends.
 pub(crate) async fn run(replica: Replica, usage: Usage, scope: CancellationToken) {
@@ -35,27 +40,29 @@ pub(crate) async fn run(replica: Replica, usage: Usage, scope: CancellationToken
         }
         // One time for both: a window of no length has what was seen at this look.
         let (now, at) = (Instant::now(), replica.clock.now());
-        look(&replica.store.view(), &usage, &mut windows, now);
-        let write = replica.write_if_needed(|view| decided(view, &windows, now, at));
-        let written = tokio::select! {
-            biased;
-            () = scope.cancelled() => return,
-            written = write => written,
-        };
-        if let Err(error) = written {
-            tracing::info!(%error, "a decision of autoscaling was not stored, and is made again");
+        look(&replica.store.view(), &usage, &mut windows, (now, at));
+        for (id, window) in &windows {
+            let write = replica.write_if_needed(|view| decided(view, id, window, (now, at)));
+            let written = tokio::select! {
+                biased;
+                () = scope.cancelled() => return,
+                written = write => written,
+            };
+            if let Err(error) = written {
+                tracing::info!(service.id = %id, %error, "a decision of autoscaling was not stored, and is made again");
+            }
         }
     }
 }
 
 /// Adds what is measured now to the windows, and forgets the services that are not scaled by their load any more.
-fn look(view: &Tables, usage: &Usage, windows: &mut BTreeMap<ServiceId, Window>, now: Instant) {
+fn look(view: &Tables, usage: &Usage, windows: &mut BTreeMap<ServiceId, Window>, (now, at): (Instant, Timestamp)) {
     windows.retain(|id, _| view.service(id).is_some_and(is_scaled));
     for service in view.services().filter(|service| is_scaled(service)) {
         let (Some(policy), Some(current)) = (&service.spec.scale, service.replicas()) else { continue };
         let window = windows.entry(service.id.clone()).or_default();
-        if let Some(needs) = Needs::of(policy, current, &measured(service, view, usage)) {
-            window.add(now, needs, policy);
+        if let Some(needs) = Needs::of(policy, current, &measured(service, view, usage, at)) {
+            window.add(now, current, needs, policy);
         }
     }
 }
@@ -64,32 +71,30 @@ fn is_scaled(service: &Arc<Service>) -> bool {
     service.spec.scale.is_some() && !service.spec.stopped
 }
 
-/// Returns what the tasks use that serve, as far as it is known.
-fn measured(service: &Service, view: &Tables, usage: &Usage) -> Vec<TaskUsage> {
-    let serving = view.tasks_of_service(&service.id).filter(|task| task.is_serving());
-    serving.filter_map(|task| usage.of(task.node_id.as_ref()?, &task.id)).collect()
+/// Returns what each task that serves uses, as far as it is known. What a program uses to start is not its load.
+fn measured(service: &Service, view: &Tables, usage: &Usage, now: Timestamp) -> Vec<TaskUsage> {
+    let of = |task: &Arc<Task>| {
+        let known = task.node_id.as_ref().and_then(|node| usage.of(node, &task.id));
+        let used = known.unwrap_or_else(|| TaskUsage { task: task.id.clone(), ..TaskUsage::default() });
+        let is_warm = task.served_at.is_some_and(|since| since.until(now) >= WARM_UP);
+        TaskUsage { nano_cpus: used.nano_cpus.filter(|_| is_warm), ..used }
+    };
+    view.tasks_of_service(&service.id).filter(|task| task.is_proven()).map(of).collect()
 }
 
-/// Returns the change of every service whose number of tasks is to be another one.
-fn decided(
-    view: View,
-    windows: &BTreeMap<ServiceId, Window>,
-    now: Instant,
-    at: Timestamp,
-) -> Option<(Transaction, ())> {
-    let mut changed = Vec::new();
-    for (id, window) in windows {
-        let Some(service) = view.service(id).filter(|service| is_scaled(service)) else { continue };
-        let (Some(policy), Some(current)) = (&service.spec.scale, service.replicas()) else { continue };
-        let Some((to, reason)) = window.decide(policy, current, now) else { continue };
-        tracing::info!(service = service.spec.name, from = current, to, reason, "autoscaling");
-        let scale = service.scale.decided(ScaleDecision { at, from: current, to, reason });
-        changed.push(Service { scale, ..service.as_ref().clone() });
-    }
-    if changed.is_empty() {
+/// Returns the change of a service whose number of tasks is to be another one.
+fn decided(view: View, id: &ServiceId, window: &Window, (now, at): (Instant, Timestamp)) -> Option<(Transaction, ())> {
+    let service = view.service(id).filter(|service| is_scaled(service))?;
+    let (policy, current) = (service.spec.scale.as_ref()?, service.replicas()?);
+    let (to, reason) = window.decide(policy, current, now)?;
+    // More tasks for which there is no room are of no use, and an update would wait for them.
+    if to > current && view.tasks_of_service(id).any(|task| task.is_live() && task.node_id.is_none()) {
         return None;
     }
+    tracing::info!(service = service.spec.name, from = current, to, reason, "autoscaling");
+    let scale = service.scale.decided(ScaleDecision { at, from: current, to, reason });
+    let changed = Service { scale, ..service.as_ref().clone() };
     let mut tx = WriteTx::new(view, None);
-    changed.into_iter().for_each(|service| tx.update(service));
+    tx.update(changed);
     Some((tx.finish(), ()))
 }

@@ -31,11 +31,13 @@ pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, image: Option<Pin>
     replaced(service, spec, image, newest + 1)
 }
 
-/// Returns the service with an earlier spec; `None` if that is not kept. It has as many tasks as before.
+/// Returns the service with an earlier spec; `None` if that is not kept. It has as many tasks as before, and their number
+/// follows their load as before.
 pub(crate) fn restored(service: &Service, version: u64, view: &Tables) -> Option<Service> {
     let revision = service.revisions.iter().find(|it| it.version == version)?;
     let kept = view.spec_version(&service.id, version)?;
-    let spec = ServiceSpec { mode: service.spec.mode.clone(), stopped: service.spec.stopped, ..kept.as_ref().clone() };
+    let ServiceSpec { mode, stopped, scale, .. } = service.spec.as_ref().clone();
+    let spec = ServiceSpec { mode, stopped, scale, ..kept.as_ref().clone() };
     Some(replaced(service, Arc::new(spec), Pin::of_revision(revision), version))
 }
 

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::{StreamExt, stream};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -16,8 +15,8 @@ use flota_api::model::{Measured, TaskUsage};
 use crate::executor::{Counters, Executor};
 use crate::task_pool::TaskPool;
 
-/// Longest wait for the counters of a task, one of which it serves itself.
-const WAIT: Duration = Duration::from_secs(3);
+/// Number of tasks that are read at once.
+const AT_ONCE: usize = 64;
 
 /// What was read of a task at the last look.
 type Seen = BTreeMap<TaskId, (Instant, Counters)>;
@@ -42,14 +41,13 @@ pub(crate) async fn measure(executor: Arc<dyn Executor>, pool: TaskPool, result:
     }
 }
 
-/// Reads the counters of the tasks at the same time. A task that does not run, or does not answer, has none.
+/// Reads the counters of the tasks, of several at the same time. A task that does not run has none.
 async fn read_all(executor: &Arc<dyn Executor>, tasks: Vec<(TaskId, Measured)>) -> Seen {
     let read = |(task, measured): (TaskId, Measured)| async move {
-        let counters = tokio::time::timeout(WAIT, executor.counters(&task, &measured)).await.ok().flatten()?;
+        let counters = executor.counters(&task, &measured).await?;
         Some((task, (Instant::now(), counters)))
     };
-    let read: FuturesUnordered<_> = tasks.into_iter().map(read).collect();
-    read.filter_map(std::future::ready).collect().await
+    stream::iter(tasks).map(read).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
 /// Returns what a task has used since the last look. A counter that has fallen is that of another start of the task.

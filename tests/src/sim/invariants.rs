@@ -126,7 +126,7 @@ pub fn picture(cluster: &SimCluster) -> String {
 fn wanted(service: &Service, view: &View) -> u64 {
     match &service.spec.mode {
         _ if service.spec.stopped => 0,
-        ServiceMode::Replicated { replicas: count } | ServiceMode::ReplicatedJob { completions: count, .. } => *count,
+        ServiceMode::Replicated { .. } | ServiceMode::ReplicatedJob { .. } => service.replicas().unwrap_or_default(),
         ServiceMode::Cron { .. } => 0,
         ServiceMode::Global {} | ServiceMode::GlobalJob {} => {
             let takes = |node: &&std::sync::Arc<Node>| {

@@ -16,11 +16,12 @@ use flota_api::proto::control::{
     UpdateServiceRequest,
 };
 use flota_api::proto::objects;
+use flota_api::reason::Reason;
 
 use crate::client::{Client, request_id};
 use crate::commands::spec_flags::SpecFlags;
 use crate::commands::{logs, task};
-use crate::error::named;
+use crate::error::{named, reason};
 use crate::printer::{self, ListOptions};
 use crate::progress::{self, Awaited, WaitOptions};
 
@@ -186,7 +187,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             _ if let Some(text) = runs::column(&service, running, desired, done, Clock::system().now()) => text,
             (Some(done), false) => format!("{running} ({done}/{desired} done)"),
             (Some(done), true) => format!("{running} ({done}/{desired} done, stopped)"),
-            (None, true) => format!("{running}/{} (stopped)", spec.mode.replicas().unwrap_or_default()),
+            (None, true) => format!("{running}/{} (stopped)", service.replicas().unwrap_or_default()),
             (None, false) => format!("{running}/{desired}"),
         };
         let replicas = if waits.is_empty() { replicas } else { format!("{replicas} ({waits})") };
@@ -233,17 +234,47 @@ fn answered(service: Option<objects::Service>) -> anyhow::Result<model::Service>
     Ok(service.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a service"))?.try_into()?)
 }
 
+/// Times that a change is made again because the system has changed something beside the spec.
+const TRIES: u32 = 10;
+
+/// What is said with another spec.
+#[derive(Clone, Copy, Debug)]
+struct Replacing {
+    resolve_image: ResolveImage,
+    /// Whether the user has said the number of tasks.
+    sets_replicas: bool,
+}
+
+impl From<ResolveImage> for Replacing {
+    fn from(resolve_image: ResolveImage) -> Self {
+        Self { resolve_image, sets_replicas: false }
+    }
+}
+
 /// Changes the spec of a service, prints its name, and returns what can be waited for.
 async fn change(
     client: &Client,
     name: &str,
-    resolve_image: ResolveImage,
+    replacing: Replacing,
     change: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
 ) -> anyhow::Result<Awaited> {
-    let service = get(client, name).await?;
+    let mut service = get(client, name).await?;
     let mut spec = service.spec.as_ref().clone();
     change(&mut spec)?;
-    let target = replace(client, &service, &spec, resolve_image).await?;
+    let mut tries = 1;
+    let target = loop {
+        match replace(client, &service, &spec, replacing).await {
+            Err(error) if tries < TRIES && reason(&error) == Some(Reason::ChangedMeanwhile) => {
+                let now = get(client, name).await?;
+                // The system writes beside the spec, such as how far an update is. A user's change is another matter.
+                if now.spec != service.spec {
+                    return Err(error);
+                }
+                (service, tries) = (now, tries + 1);
+            }
+            replaced => break replaced?,
+        }
+    };
     printer::line(name);
     Ok(target)
 }
@@ -253,7 +284,7 @@ async fn replace(
     client: &Client,
     service: &model::Service,
     spec: &ServiceSpec,
-    resolve_image: ResolveImage,
+    Replacing { resolve_image, sets_replicas }: Replacing,
 ) -> anyhow::Result<Awaited> {
     let request = UpdateServiceRequest {
         request_id: request_id(),
@@ -261,6 +292,7 @@ async fn replace(
         version: service.meta.version,
         spec: Some(spec.into()),
         resolve_image: resolve_image.into(),
+        sets_replicas,
     };
     let updated = client.change(request, |mut control, request| async move { control.update_service(request).await });
     let ServiceChange { service: new, warnings } = updated.await?;

@@ -133,6 +133,11 @@ impl SpecFlags {
         self.schedule.mode(name)
     }
 
+    /// Returns whether the number of tasks is given.
+    pub(super) fn sets_replicas(&self) -> bool {
+        self.basic.replicas.is_some()
+    }
+
     /// Sets the given flags in the spec and leaves the rest as it is.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
         self.schedule.apply(spec)?;

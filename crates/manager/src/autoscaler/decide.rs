@@ -33,9 +33,10 @@ struct Metric {
 }
 
 impl Metric {
-    /// Returns what it needs, given the present number of tasks. Tasks of which nothing is known are taken for idle if
-    /// there are too few tasks, and for busy if there are too many, so that what is not known changes nothing.
-    fn needs(&self, current: u64) -> Option<Needs> {
+    /// Returns what it needs, given the present number of tasks and how many of them serve. Those of which nothing is known
+    /// are taken for idle if there are too few tasks, and for busy if there are too many, so that what is not known changes
+    /// nothing. Tasks that don't serve carry no load.
+    fn needs(&self, current: u64, serving: u64) -> Option<Needs> {
         let (count, wanted) = (self.used.len() as u128, u128::from(current));
         if count == 0 {
             return None;
@@ -51,7 +52,8 @@ impl Metric {
         } else if load > at_target {
             load.div_ceil(self.target).max(wanted)
         } else {
-            (load + (wanted - counted) * self.target).div_ceil(self.target).min(wanted)
+            let silent = u128::from(serving).min(wanted).saturating_sub(counted);
+            (load + silent * self.target).div_ceil(self.target).min(wanted)
         };
         let show = self.show;
         let reason = format!("{} {} of {} a task", self.name, show(sum / count), show(self.target));
@@ -60,10 +62,11 @@ impl Metric {
 }
 
 impl Needs {
-    /// Returns what the load of these tasks needs; `None` if nothing is known of it.
+    /// Returns what the load of the tasks that serve needs; `None` if nothing is known of it. `tasks` has an entry for each
+    /// of them, which may say nothing.
     pub(super) fn of(policy: &ScalePolicy, current: u64, tasks: &[TaskUsage]) -> Option<Self> {
-        let metrics = metrics(policy, tasks);
-        let needs: Vec<Option<Self>> = metrics.iter().map(|metric| metric.needs(current)).collect();
+        let (metrics, serving) = (metrics(policy, tasks), tasks.len() as u64);
+        let needs: Vec<Option<Self>> = metrics.iter().map(|metric| metric.needs(current, serving)).collect();
         let is_partial = needs.iter().any(Option::is_none);
         // The first of those that need the most.
         let most =
@@ -90,41 +93,45 @@ fn metrics(policy: &ScalePolicy, tasks: &[TaskUsage]) -> Vec<Metric> {
     policy.nano_cpus.map(cpu).into_iter().chain(policy.memory_bytes.map(memory)).chain(milli.map(requests)).collect()
 }
 
-/// What the load of one service has needed of late.
+/// What the load of one service has needed of late, with the number of tasks that it has now.
 #[derive(Debug, Default)]
 pub(super) struct Window {
+    /// The number of tasks that it is about. Another number, whoever has set it, begins a new window.
+    replicas: u64,
+    /// In the order of their times, without a gap.
     needs: VecDeque<(Instant, Needs)>,
-    /// Since when it was measured without a gap.
-    since: Option<Instant>,
 }
 
 impl Window {
-    /// Adds what is needed now, and forgets what is older than both windows of the policy.
-    pub(super) fn add(&mut self, now: Instant, needs: Needs, policy: &ScalePolicy) {
+    /// Adds what the present number of tasks needs now, and forgets what is older than both windows of the policy.
+    pub(super) fn add(&mut self, now: Instant, replicas: u64, needs: Needs, policy: &ScalePolicy) {
         let has_gap = self.needs.back().is_none_or(|(at, _)| now - *at > GAP);
-        if has_gap {
-            self.since = Some(now);
+        if has_gap || self.replicas != replicas {
             self.needs.clear();
         }
+        self.replicas = replicas;
         self.needs.push_back((now, needs));
         let longest = policy.up_window.max(policy.down_window);
-        while self.needs.front().is_some_and(|(at, _)| now - *at > longest) {
+        // The last one that is older says that the window has been whole.
+        while self.needs.get(1).is_some_and(|(at, _)| now - *at >= longest) {
             self.needs.pop_front();
         }
     }
 
     /// Returns the number of tasks that the service should have instead of the present one, and why: more if all of the one
-    /// window has needed more, fewer if all of the other one has needed fewer.
+    /// window has needed more, fewer if all of the other one has needed fewer. Without a measurement at this time, nothing
+    /// is known.
     pub(super) fn decide(&self, policy: &ScalePolicy, current: u64, now: Instant) -> Option<(u64, String)> {
+        self.needs.back().filter(|(at, _)| *at == now && self.replicas == current)?;
         let within = |window: Duration| {
-            let is_whole = self.since.is_some_and(|since| now - since >= window);
+            let is_whole = self.needs.front().is_some_and(|(at, _)| now - *at >= window);
             let seen = self.needs.iter().filter(move |(at, _)| now - *at <= window).map(|(_, needs)| needs);
             is_whole.then_some(seen).into_iter().flatten()
         };
         let up = within(policy.up_window).min_by_key(|needs| needs.replicas).filter(|it| it.replicas > current);
         let down = within(policy.down_window).max_by_key(|needs| needs.replicas).filter(|it| it.replicas < current);
-        // The present number may be outside of bounds that a user has changed, to which needs are held already.
         let needs = up.or(down)?;
+        // A user may have changed the bounds since.
         Some((policy.bounded(needs.replicas), needs.reason.clone())).filter(|(to, _)| *to != current)
     }
 }
@@ -143,10 +150,13 @@ mod tests {
         ScalePolicy { nano_cpus: Some(number(1_000_000_000)), ..ScalePolicy::between(number(1), number(20)) }
     }
 
-    /// Tasks that use so many tenths of a CPU.
+    /// Of a task that serves, and of which nothing is known.
+    const SILENT: u64 = u64::MAX;
+
+    /// Tasks that serve, and use so many tenths of a CPU.
     fn tasks(tenths: &[u64]) -> Vec<TaskUsage> {
-        let task = |tenths: &u64| TaskUsage { nano_cpus: Some(tenths * 100_000_000), ..TaskUsage::default() };
-        tenths.iter().map(task).collect()
+        let used = |tenths: u64| (tenths != SILENT).then(|| tenths * 100_000_000);
+        tenths.iter().map(|tenths| TaskUsage { nano_cpus: used(*tenths), ..TaskUsage::default() }).collect()
     }
 
     #[test]
@@ -162,9 +172,12 @@ mod tests {
             (2, &[90, 90], Some(6), "at most four more, or twice as many"),
             (8, &[90; 8], Some(16), "at most four more, or twice as many"),
             (15, &[90; 15], Some(20), "never more than the most"),
-            (4, &[20, 20], Some(4), "two that are not known are taken for idle"),
-            (4, &[30, 30], Some(6), "it is too much even if two are idle"),
-            (4, &[5, 5], Some(3), "two that are not known are taken for busy"),
+            (4, &[20, 20, SILENT, SILENT], Some(4), "two that are not known are taken for idle"),
+            (4, &[30, 30, SILENT, SILENT], Some(6), "it is too much even if two are idle"),
+            (4, &[5, 5, SILENT, SILENT], Some(3), "two that are not known are taken for busy"),
+            (20, &[5, 5], Some(1), "those that don't serve carry no load"),
+            (20, &[20, 20], Some(20), "those that don't serve yet will carry some"),
+            (4, &[SILENT, SILENT], None, "nothing is known"),
             (4, &[], None, "nothing is known"),
             (2, &[5, 5, 10, 10], Some(2), "an update has four for a while, each at 0.75 on average"),
             (2, &[15, 15, 15, 15], Some(3), "an update has four for a while"),
@@ -204,7 +217,7 @@ mod tests {
         let (mut window, begin) = (Window::default(), Instant::now());
         let at = |second: u64| begin + Duration::from_secs(second);
         for (second, replicas) in needs {
-            window.add(at(*second), Needs { replicas: *replicas, reason: String::new() }, policy);
+            window.add(at(*second), current, Needs { replicas: *replicas, reason: String::new() }, policy);
         }
         window.decide(policy, current, at(needs.last()?.0)).map(|(to, _)| to)
     }
@@ -234,9 +247,27 @@ mod tests {
     fn a_decision_is_within_the_bounds_that_hold_now() {
         let now = Instant::now();
         let mut window = Window::default();
-        window.add(now, Needs { replicas: 9, reason: String::new() }, &policy());
+        window.add(now, 4, Needs { replicas: 9, reason: String::new() }, &policy());
         let smaller = ScalePolicy { max: number(4), ..policy() };
-        assert_eq!(window.decide(&smaller, 4, now), None);
-        assert_eq!(window.decide(&smaller, 3, now).map(|(to, _)| to), Some(4));
+        assert_eq!(window.decide(&smaller, 4, now), None, "there are no more");
+        assert_eq!(window.decide(&policy(), 4, now).map(|(to, _)| to), Some(9));
+    }
+
+    #[test]
+    fn nothing_is_decided_of_what_was_measured_earlier_or_with_another_number_of_tasks() {
+        let begin = Instant::now();
+        let policy = ScalePolicy { down_window: Duration::from_secs(60), ..policy() };
+        let needs = |replicas| Needs { replicas, reason: String::new() };
+        let at = |second| begin + Duration::from_secs(second);
+        let mut window = Window::default();
+        (0..=6).for_each(|look| window.add(at(look * 10), 6, needs(2), &policy));
+        assert_eq!(window.decide(&policy, 6, at(60)).map(|(to, _)| to), Some(2));
+        assert_eq!(window.decide(&policy, 6, at(70)), None, "nobody has measured since");
+        assert_eq!(window.decide(&policy, 9, at(60)), None, "a user has set another number");
+        window.add(at(70), 9, needs(2), &policy);
+        assert_eq!(window.decide(&policy, 9, at(70)), None, "its window begins anew");
+        let longer = ScalePolicy { down_window: Duration::from_secs(120), ..policy.clone() };
+        (8..=15).for_each(|look| window.add(at(look * 10), 9, needs(2), &policy));
+        assert_eq!(window.decide(&longer, 9, at(150)), None, "a longer window has not been whole");
     }
 }

@@ -150,8 +150,14 @@ impl Api for ControlService {
     }
 
     async fn update_service(&self, request: Request<pc::UpdateServiceRequest>) -> Reply<pc::ServiceChange> {
-        let pc::UpdateServiceRequest { request_id, service, version: expected, spec, resolve_image: when } =
-            request.into_inner();
+        let pc::UpdateServiceRequest {
+            request_id,
+            service,
+            version: expected,
+            spec,
+            resolve_image: when,
+            sets_replicas,
+        } = request.into_inner();
         let (spec, when) = (service_spec(spec)?, resolve_image(when)?);
         reply(
             self.control
@@ -161,6 +167,7 @@ impl Api for ControlService {
                     version(expected),
                     &spec,
                     when,
+                    sets_replicas,
                 )
                 .await,
         )

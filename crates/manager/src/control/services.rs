@@ -65,8 +65,9 @@ pub(super) fn keeps_mode(service: &Service, spec: &ServiceSpec) -> Result<(), Co
 }
 
 /// Refuses a number of tasks that a user sets, and autoscaling would not allow.
-fn is_within_bounds(service: &Service, spec: &ServiceSpec) -> Result<(), ControlError> {
-    let set = spec.mode.replicas().filter(|set| service.spec.mode.replicas() != Some(*set));
+fn is_within_bounds(service: &Service, spec: &ServiceSpec, sets_replicas: bool) -> Result<(), ControlError> {
+    let before = service.spec.mode.replicas();
+    let set = spec.mode.replicas().filter(|set| sets_replicas || before != Some(*set));
     match (&spec.scale, set) {
         (Some(policy), Some(set)) if policy.bounded(set) != set => {
             let why = format!("{set} is outside of the bounds of autoscaling, {} to {}", policy.min, policy.max);
@@ -140,7 +141,8 @@ impl<M: Member> Control<M> {
         Ok(Warned { changed, warnings: warnings.collect() })
     }
 
-    /// Replaces the service's spec. With a version, it fails if the service has another one.
+    /// Replaces the service's spec. With a version, it fails if the service has another one. If a user has said the number of
+    /// tasks, also the same one again, that takes the place of the one that their load has led to.
     pub(crate) async fn update_service(
         &self,
         request_id: Option<&str>,
@@ -148,6 +150,7 @@ impl<M: Member> Control<M> {
         version: Option<Version>,
         spec: &ServiceSpec,
         resolve_image: ResolveImage,
+        sets_replicas: bool,
     ) -> Result<Warned<Arc<Service>>, ControlError> {
         validate::check(spec)?;
         let pins = self.pins(request_id, std::slice::from_ref(spec), resolve_image).await?;
@@ -162,8 +165,11 @@ impl<M: Member> Control<M> {
             }
             let image = pins.of(spec, Some(service), &view)?;
             keeps_mode(service, spec)?;
-            is_within_bounds(service, spec)?;
-            let new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?, image);
+            is_within_bounds(service, spec, sets_replicas)?;
+            let mut new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?, image);
+            if sets_replicas {
+                new.scale = new.scale.set_by_user();
+            }
             let id = service.id.clone();
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
             claim(&mut tx, name, &new.spec)?;

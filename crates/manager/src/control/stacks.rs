@@ -182,7 +182,11 @@ impl<M: Member> Control<M> {
             let service = with_ids(service, view, &created)?;
             // What users have decided beside the file stays: that it is stopped, and how often they have restarted it.
             let (force, stopped) = before.map_or((0, false), |it| (it.spec.force, it.spec.stopped));
-            let service = ServiceSpec { force, stopped, ..service };
+            let mut service = ServiceSpec { force, stopped, ..service };
+            // So does the number of tasks that follows their load.
+            if let Some(before) = before.filter(|it| it.spec.scale.is_some() && service.scale.is_some()) {
+                service.mode = before.spec.mode.clone();
+            }
             let known = before.map(|it| it.spec.as_ref());
             volumes::claim(&mut tx, &service, known, Some(&declared), &self.random)?;
             let image = pins.of(&service, before.map(AsRef::as_ref), view)?;

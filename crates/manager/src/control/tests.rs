@@ -98,7 +98,7 @@ async fn what_is_not_there_is_not_found_whatever_is_asked_of_it() {
         refusal(control.check_forward("none").await),
         refusal(control.watch_service("none").await),
         refusal(control.update_node(None, "none", None, &Default::default()).await),
-        refusal(control.update_service(None, "none", None, &spec("none"), Never).await),
+        refusal(control.update_service(None, "none", None, &spec("none"), Never, false).await),
         refusal(control.remove_node(None, "none", true).await),
         refusal(control.remove_service(None, "none").await),
         refusal(control.remove_task(None, "none", false).await),
@@ -136,10 +136,10 @@ async fn values_that_break_a_rule_are_refused_before_anything_is_written() {
     let login = RegistrySummary { host: "a/b".into(), username: "u".into() };
     let refused = [
         refusal(control.create_service(None, bad.clone(), Never).await),
-        refusal(control.update_service(None, "web", None, &bad, Never).await),
+        refusal(control.update_service(None, "web", None, &bad, Never, false).await),
         refusal(control.deploy_stack(None, &stack, Keep, Never).await),
         refusal(control.put_registry(None, login, "secret".into()).await),
-        refusal(control.update_service(None, "web", None, &spec("other"), Never).await),
+        refusal(control.update_service(None, "web", None, &spec("other"), Never, false).await),
     ];
     assert_eq!(refused, [Some(Reason::Invalid); 5]);
     let text = control.deploy_stack(None, &stack, Keep, Never).await.expect_err("it is invalid").to_string();
@@ -162,14 +162,14 @@ async fn a_change_of_another_version_is_refused() {
     let changed = spec("web");
     let old = Some(1_000_000);
     assert_eq!(
-        refusal(control.update_service(None, "web", old, &changed, Never).await),
+        refusal(control.update_service(None, "web", old, &changed, Never, false).await),
         Some(Reason::ChangedMeanwhile)
     );
     let node_spec = Default::default();
     assert_eq!(refusal(control.update_node(None, "w1", old, &node_spec).await), Some(Reason::ChangedMeanwhile));
     let version = Some(control.store.view().service("s1").expect("it is there").meta.version);
     let more = ServiceSpec { mode: ServiceMode::Replicated { replicas: 3 }, ..changed };
-    let updated = control.update_service(None, "web", version, &more, Never).await;
+    let updated = control.update_service(None, "web", version, &more, Never, false).await;
     assert_eq!(updated.expect("it has this version").changed.spec.mode.replicas(), Some(3));
 }
 

@@ -5,7 +5,7 @@ use clap::Args;
 use flota_api::model::ServiceSpec;
 use flota_api::proto::control::ResolveImage;
 
-use super::{change, get, replace};
+use super::{Replacing, change, get, replace};
 use crate::client::Client;
 use crate::error::{Usage, named};
 use crate::printer;
@@ -24,7 +24,7 @@ pub(crate) struct ServiceNames {
 async fn set(
     client: &Client,
     name: &str,
-    resolve_image: ResolveImage,
+    replacing: Replacing,
     set: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
 ) -> anyhow::Result<Awaited> {
     let mut is_stopped = false;
@@ -33,7 +33,7 @@ async fn set(
         is_stopped = spec.stopped;
         Ok(())
     };
-    let target = change(client, name, resolve_image, set).await?;
+    let target = change(client, name, replacing, set).await?;
     if is_stopped {
         printer::message(&format!("note: {name} is stopped, and stays so until `ctl service start {name}`"));
     }
@@ -59,7 +59,8 @@ pub(super) async fn scale(client: &Client, targets: &[String], wait: &WaitOption
             spec.mode = spec.mode.with_replicas(replicas).map_err(|why| Usage(format!("{name}: {why}")))?;
             Ok(())
         };
-        changed.push(set(client, &name, ResolveImage::Never, set_replicas).await?);
+        let replacing = Replacing { resolve_image: ResolveImage::Never, sets_replicas: true };
+        changed.push(set(client, &name, replacing, set_replicas).await?);
     }
     progress::services(client, &changed, wait).await
 }
@@ -76,7 +77,7 @@ pub(super) async fn restart(ServiceNames { services, wait }: ServiceNames, clien
             spec.force += 1;
             Ok(())
         };
-        changed.push(set(client, &name, ResolveImage::Changed, force).await?);
+        changed.push(set(client, &name, ResolveImage::Changed.into(), force).await?);
     }
     progress::services(client, &changed, &wait).await
 }
@@ -97,7 +98,7 @@ pub(super) async fn set_stopped(
             targets.push(Awaited { id: service.id.to_string(), name: spec.name, begins_update: false });
         } else {
             spec.stopped = stopped;
-            targets.push(replace(client, &service, &spec, ResolveImage::Never).await?);
+            targets.push(replace(client, &service, &spec, ResolveImage::Never.into()).await?);
         }
         printer::line(&name);
     }

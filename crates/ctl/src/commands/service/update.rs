@@ -8,7 +8,7 @@ use flota_api::model::{self, ServiceSpec};
 use flota_api::proto::control::PauseUpdateRequest;
 
 use super::history::{self, Rollback};
-use super::{change, resolve_image};
+use super::{Replacing, change, resolve_image};
 use crate::client::{Client, request_id};
 use crate::commands::affinity_flags::AffinityRemovals;
 use crate::commands::dependency_flags::DependencyRemovals;
@@ -143,7 +143,8 @@ async fn change_spec(update: &Update, client: &Client) -> anyhow::Result<()> {
         left.push(network::id(client, name).await?);
     }
     let resolve_image = resolve_image(update.image.is_some(), update.no_resolve_image);
-    let target = change(client, &update.service, resolve_image, |spec| update.apply(spec, &left)).await?;
+    let replacing = Replacing { resolve_image, sets_replicas: update.flags.sets_replicas() };
+    let target = change(client, &update.service, replacing, |spec| update.apply(spec, &left)).await?;
     progress::service(client, &target, &update.wait).await
 }
 

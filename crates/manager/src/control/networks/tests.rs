@@ -172,7 +172,7 @@ async fn a_port_that_another_service_has_is_refused() {
     assert_eq!(refused(create("a", &[(80, PublishMode::Host)]).await).0, Some(Reason::Invalid));
     assert_eq!(refused(create("a", &[(81, PublishMode::Ingress)]).await).0, Some(Reason::Invalid));
     create("a", &[host]).await.expect("its tasks run on other nodes");
-    let update = control.update_service(None, "web", None, &service("web", &[], &[ingress]), Never).await;
+    let update = control.update_service(None, "web", None, &service("web", &[], &[ingress]), Never, false).await;
     update.expect("a service keeps its own port");
 }
 
@@ -223,7 +223,10 @@ async fn a_service_keeps_its_port_when_a_program_of_a_node_begins_to_listen_on_i
     control.create_service(None, spec.clone(), Never).await.expect("nobody listens yet");
     control.put(listening("w2", 22)).await;
     let env = vec!["A=1".into()];
-    control.update_service(None, "web", None, &ServiceSpec { env, ..spec }, Never).await.expect("it has the port");
+    control
+        .update_service(None, "web", None, &ServiceSpec { env, ..spec }, Never, false)
+        .await
+        .expect("it has the port");
 }
 
 #[tokio::test]

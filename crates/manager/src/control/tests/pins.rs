@@ -34,7 +34,7 @@ fn pinned(control: &Control<Alone>, name: &str) -> (Option<String>, u64) {
 }
 
 async fn update(control: &Control<Alone>, spec: &ServiceSpec, when: ResolveImage) -> Warned<Arc<Service>> {
-    control.update_service(None, &spec.name, None, spec, when).await.expect("it is there")
+    control.update_service(None, &spec.name, None, spec, when, false).await.expect("it is there")
 }
 
 #[tokio::test]
@@ -243,7 +243,7 @@ async fn a_manager_that_can_not_prove_that_it_leads_asks_no_registry() {
     control.create_service(None, with_image("web", "app:1"), Changed).await.expect("it is new");
     let asked = registry.asked();
     control.depose();
-    let update = control.update_service(None, "web", None, &with_image("web", "app:2"), Changed).await;
+    let update = control.update_service(None, "web", None, &with_image("web", "app:2"), Changed, false).await;
     assert!(update.is_err());
     assert_eq!(registry.asked(), asked);
 }
@@ -283,7 +283,7 @@ async fn an_image_that_a_service_is_pinned_to_is_kept() {
 async fn a_request_that_was_refused_is_told_so_when_it_comes_again_and_nothing_is_in_its_way_any_more() {
     let (_, control) = with_registry().await;
     let web = with_image("web", "app:1");
-    let update = async || refusal(control.update_service(Some("u"), "web", None, &web, Always).await);
+    let update = async || refusal(control.update_service(Some("u"), "web", None, &web, Always, false).await);
     let create = async || refusal(control.create_service(Some("c"), web.clone(), Changed).await);
     assert_eq!(update().await, Some(Reason::NotFound));
     control.create_service(None, web.clone(), Changed).await.expect("it is new");

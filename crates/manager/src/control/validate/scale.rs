@@ -6,7 +6,7 @@ use flota_api::defaults::REPLICAS_BOUND;
 use flota_api::model::{ScalePolicy, ServiceMode, ServiceSpec};
 
 /// Longest window. Whoever names a longer one has mistaken the unit.
-const MOST: Duration = Duration::from_secs(24 * 3600);
+const MOST: Duration = Duration::from_secs(3600);
 
 /// Calls `check` with the result for every field.
 pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
@@ -23,7 +23,7 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
     let over = format!("{max} is over the bound of {REPLICAS_BOUND}");
     check("scale.max", rule(max.get() <= REPLICAS_BOUND, &over));
     for (field, window) in [("scale.up_window", up_window), ("scale.down_window", down_window)] {
-        check(field, rule(*window <= MOST, "the most is 24 h"));
+        check(field, rule(*window <= MOST, "the most is 1 h"));
     }
 }
 
@@ -67,8 +67,8 @@ mod tests {
                 "scale: it has no target: CPU, memory or requests",
                 "scale.min: 20001 is over the largest number of tasks, 20000",
                 "scale.max: 20000 is over the bound of 10000",
-                "scale.up_window: the most is 24 h",
-                "scale.down_window: the most is 24 h",
+                "scale.up_window: the most is 1 h",
+                "scale.down_window: the most is 1 h",
             ]
         );
     }

@@ -71,7 +71,7 @@ async fn a_service_creates_the_volume_that_it_names_and_no_second_one() {
     let made = control.get_volume("data").await.expect("it was created");
     assert_eq!((made.volume.spec.per_slot, made.services), (false, ["web".to_owned()].into()));
     control.create_service(None, service("api", "data", false), Never).await.expect("it may share it");
-    control.update_service(None, "api", None, &service("api", "other", true), Never).await.expect("another one");
+    control.update_service(None, "api", None, &service("api", "other", true), Never, false).await.expect("another one");
     assert_eq!(names(&control).await, ["data", "other"]);
     let same = control.get_volume("data").await.expect("it is there");
     assert_eq!((same.volume.id.clone(), same.services), (made.volume.id.clone(), ["web".to_owned()].into()));
@@ -106,7 +106,7 @@ async fn a_volume_that_is_used_is_not_removed_and_its_users_are_named() {
     let old = Task { id: "t".into(), service_id: web.id.clone(), spec_version: 1, status, ..Task::default() };
     control.put(old.clone()).await;
     let without = ServiceSpec { mounts: Vec::new(), ..service("web", "data", false) };
-    control.update_service(None, "web", None, &without, Never).await.expect("without it");
+    control.update_service(None, "web", None, &without, Never, false).await.expect("without it");
     assert_eq!(refused(control.remove_volume(None, "data").await), in_use, "a task of the old spec runs");
     update(&control, Task { desired_state: DesiredState::Shutdown, ..old }).await;
     control.remove_volume(None, "data").await.expect("the task is being stopped");
@@ -136,7 +136,7 @@ async fn a_service_gets_back_the_volume_of_an_earlier_spec() {
     let control = cluster().await;
     control.create_service(None, service("web", "data", false), Never).await.expect("a service");
     let without = ServiceSpec { mounts: Vec::new(), ..service("web", "data", false) };
-    control.update_service(None, "web", None, &without, Never).await.expect("without it");
+    control.update_service(None, "web", None, &without, Never, false).await.expect("without it");
     control.remove_volume(None, "data").await.expect("nothing uses it");
     control.rollback_service(None, "web", None).await.expect("the spec is kept");
     assert_eq!(names(&control).await, ["data"], "a new one");

@@ -178,7 +178,7 @@ impl Describer<'_> {
         vec![
             ("stack", self.stack(service.stack_id.as_ref())),
             ("mode", Some(spec.mode.as_str().to_owned())),
-            ("replicas", spec.mode.replicas().map(|replicas| replicas.to_string())),
+            ("replicas", service.replicas().map(|replicas| replicas.to_string())),
             ("image", Some(spec.image.clone())),
             ("stopped", spec.stopped.then(|| "true".to_owned())),
             ("update", Some(service.update.phase.to_string())),

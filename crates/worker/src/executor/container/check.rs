@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper::{Request, Response, StatusCode, body::Incoming, header};
 use hyper_util::rt::TokioIo;
@@ -26,8 +26,9 @@ use crate::executor::{Cause, CheckEnd};
 
 /// Bytes of a check's output that are kept, as in Docker. A program that writes more is read to its end.
 const OUTPUT_BOUND: usize = 4 << 10;
-/// Largest page of metrics in bytes.
+/// Bytes of a page that are read, and of a line of it.
 const PAGE_BOUND: usize = 4 << 20;
+const LINE_BOUND: usize = 16 << 10;
 /// Size of the buffer for output in bytes.
 const BUFFER: usize = 16 << 10;
 /// Exit code of a process whose end can't be learned, as in Docker.
@@ -128,16 +129,33 @@ async fn request(folder: &Path, port: u16, path: &str) -> Result<CheckEnd, Cause
     get(folder, port, path, async |response| Ok(outcome(response).await)).await
 }
 
-/// Fetches a page of the container, up to a bound.
+/// Reads the lines of a page of the container. Of a page that is too large, only the first are read; a line that is too long is
+/// cut.
 ///
 /// # Errors
-/// The container does not answer, or with another status than 200.
-pub(super) async fn fetch(folder: &Path, port: u16, path: &str) -> Result<Vec<u8>, Cause> {
+/// The container does not answer, or with another status than 200, or the page breaks off.
+pub(super) async fn read_lines(folder: &Path, port: u16, path: &str, mut each: impl FnMut(&str)) -> Result<(), Cause> {
     let read = async |response: Response<Incoming>| {
         if response.status() != StatusCode::OK {
             return Err(response.status().to_string().into());
         }
-        Ok(Limited::new(response.into_body(), PAGE_BOUND).collect().await?.to_bytes().to_vec())
+        let (mut body, mut line, mut size) = (response.into_body(), Vec::new(), 0);
+        while let Some(frame) = body.frame().await.transpose()?
+            && size < PAGE_BOUND
+        {
+            let data = frame.into_data().unwrap_or_default();
+            size += data.len();
+            for part in data.split_inclusive(|byte| *byte == b'\n') {
+                let room = LINE_BOUND - line.len();
+                line.extend_from_slice(&part[..part.len().min(room)]);
+                if part.ends_with(b"\n") {
+                    each(&String::from_utf8_lossy(&line));
+                    line.clear();
+                }
+            }
+        }
+        each(&String::from_utf8_lossy(&line));
+        Ok(())
     };
     get(folder, port, path, read).await
 }

@@ -1,12 +1,17 @@
 //! Reads what the container of a task has used: CPU and memory from its control groups, and requests from a counter that
 //! it serves in the text format of Prometheus (prometheus.io, "Exposition formats").
 
+use std::time::Duration;
+
 use flota_api::model::Measured;
 use flota_runtime::ContainerState;
 
 use super::check;
 use super::supervisor::{Place, blocking};
 use crate::executor::Counters;
+
+/// Longest time for which a page of a task is read.
+const WAIT: Duration = Duration::from_secs(3);
 
 /// Reads the counters; `None` if the container does not run.
 pub(super) async fn read(place: Place, measured: &Measured) -> Option<Counters> {
@@ -17,27 +22,45 @@ pub(super) async fn read(place: Place, measured: &Measured) -> Option<Counters> 
     });
     let counters = read.await.ok().flatten()?;
     let Some(counter) = &measured.requests else { return Some(counters) };
-    let body = check::fetch(&place.paths.run_folder(&place.task), counter.port, &counter.path).await;
-    let requests = body.ok().and_then(|body| total(&String::from_utf8_lossy(&body), &counter.metric));
-    Some(Counters { requests, ..counters })
+    let (folder, mut total) = (place.paths.run_folder(&place.task), Total::default());
+    let page = check::read_lines(&folder, counter.port, &counter.path, |line| total.add(line, &counter.metric));
+    let read = tokio::time::timeout(WAIT, page).await.unwrap_or_else(|_| Err("it takes too long".into()));
+    if let Err(error) = &read {
+        tracing::debug!(task.id = %place.task, %counter, error, "the requests of a task can't be counted");
+    }
+    Some(Counters { requests: read.ok().and_then(|()| total.requests()), ..counters })
 }
 
-/// Returns the sum of a metric's values for all labels; `None` if the text has none.
-fn total(text: &str, metric: &str) -> Option<u64> {
-    let value = |line: &str| -> Option<f64> {
-        let rest = line.trim_start().strip_prefix(metric)?;
-        // A label's value may hold any character, also a brace, but none of its quotes ends a line of labels.
-        let rest = match rest.strip_prefix('{') {
-            Some(labels) => &labels[labels.rfind('}')? + 1..],
-            None => rest,
-        };
-        // What follows is a longer name.
-        let rest = rest.strip_prefix([' ', '\t'])?;
-        rest.split_whitespace().next()?.parse().ok().filter(|it: &f64| it.is_finite() && *it >= 0.0)
+/// The sum of a metric's values for all labels.
+#[derive(Debug, Default)]
+struct Total(Option<f64>);
+
+impl Total {
+    /// Adds the value of a line, if it is one of the metric.
+    fn add(&mut self, line: &str, metric: &str) {
+        if let Some(value) = value(line, metric) {
+            *self.0.get_or_insert_default() += value;
+        }
+    }
+
+    /// Returns the sum in whole requests; `None` if there was no value.
+    fn requests(&self) -> Option<u64> {
+        // The conversion holds the sum within its bounds.
+        self.0.map(|sum| sum.round() as u64)
+    }
+}
+
+/// Returns the value of the metric that a line has.
+fn value(line: &str, metric: &str) -> Option<f64> {
+    let rest = line.trim_start().strip_prefix(metric)?;
+    // A label's value may hold any character, also a brace, but none follows the one that ends the labels.
+    let rest = match rest.strip_prefix('{') {
+        Some(labels) => &labels[labels.rfind('}')? + 1..],
+        None => rest,
     };
-    let values: Vec<f64> = text.lines().filter_map(value).collect();
-    // The sum is of whole requests, and the conversion holds it within its bounds.
-    (!values.is_empty()).then(|| values.iter().sum::<f64>().round() as u64)
+    // Something else that follows is a longer name.
+    let rest = rest.strip_prefix([' ', '\t'])?;
+    rest.split_whitespace().next()?.parse().ok().filter(|it: &f64| it.is_finite() && *it >= 0.0)
 }
 
 #[cfg(test)]
@@ -58,6 +81,11 @@ mod tests {
             "http_requests_total -4\n",
             "other 1\n",
         );
+        let total = |text: &str, metric: &str| {
+            let mut total = Total::default();
+            text.lines().for_each(|line| total.add(line, metric));
+            total.requests()
+        };
         assert_eq!(total(text, "http_requests_total"), Some(2030));
         assert_eq!(total(text, "http_requests"), None);
         assert_eq!(total("", "x"), None);
