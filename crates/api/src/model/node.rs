@@ -10,6 +10,7 @@ use super::allowance::Allowance;
 use super::cdi::CdiName;
 use super::device::NodeDevice;
 use super::network::{Attachment, NodePort, Protocol};
+use super::platform::Platform;
 use super::text_or_empty;
 use super::tunnel::TunnelKey;
 use crate::clock_offset::ClockOffset;
@@ -163,6 +164,16 @@ pub struct NodeDescription {
 }
 
 impl NodeDescription {
+    /// Returns whether the node has one of the platforms of an image. Of an image whose platforms are not known, every node
+    /// may have one.
+    pub fn has_platform_of(&self, image: &[Platform]) -> bool {
+        // Nodes spell their platforms as images do, so most comparisons end here.
+        let is_plain =
+            |it: &Platform| it.variant.is_none() && (&it.os, &it.architecture) == (&self.os, &self.architecture);
+        let own = (self.os.as_str(), self.architecture.as_str(), self.variant.as_str());
+        image.is_empty() || image.iter().any(|it| is_plain(it) || it.runs_on(own))
+    }
+
     /// Largest number of entries of each list that has a bound; real machines have far fewer.
     pub const ENTRIES_BOUND: usize = 4_096;
     /// Longest value of a label, in bytes.

@@ -5,8 +5,6 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::node::NodeDescription;
-
 /// Largest number of platforms of an image that are kept.
 const PLATFORMS_BOUND: usize = 32;
 /// Largest size of each part of a platform, in bytes.
@@ -51,11 +49,11 @@ impl Platform {
         if platforms.len() > PLATFORMS_BOUND { Vec::new() } else { platforms.into_iter().collect() }
     }
 
-    /// Returns whether a program for this platform runs on the node. A node that does not say which platform it has runs
-    /// none for certain; one that does not say its variant may have any.
-    fn runs_on(&self, node: &NodeDescription) -> bool {
-        let variant = Some(node.variant.as_str()).filter(|it| !it.is_empty());
-        let Some(node) = Self::new(&node.os, &node.architecture, variant) else { return false };
+    /// Returns whether a program for this platform runs on a node of this operating system, architecture and newest variant.
+    /// A node that does not say which platform it has runs none for certain; one that does not say its variant may have any.
+    pub(super) fn runs_on(&self, (os, architecture, variant): (&str, &str, &str)) -> bool {
+        let variant = Some(variant).filter(|it| !it.is_empty());
+        let Some(node) = Self::new(os, architecture, variant) else { return false };
         let has_variant = match (&self.variant, variant.map(variant_of).or(node.variant)) {
             (Some(needed), Some(newest)) => match (number_of(needed), number_of(&newest)) {
                 (Some(needed), Some(newest)) => needed <= newest,
@@ -64,17 +62,6 @@ impl Platform {
             _ => true,
         };
         (&self.os, &self.architecture) == (&node.os, &node.architecture) && has_variant
-    }
-}
-
-impl NodeDescription {
-    /// Returns whether the node has one of the platforms of an image. Of an image whose platforms are not known, every node
-    /// may have one.
-    pub fn has_platform_of(&self, image: &[Platform]) -> bool {
-        // Nodes spell their platforms as images do, so most comparisons end here.
-        let is_plain =
-            |it: &Platform| it.variant.is_none() && (&it.os, &it.architecture) == (&self.os, &self.architecture);
-        image.is_empty() || image.iter().any(|it| is_plain(it) || it.runs_on(self))
     }
 }
 
@@ -118,6 +105,7 @@ impl Serialize for Platform {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::NodeDescription;
 
     /// Parses `os/architecture[/variant]`, of which each part may be empty.
     fn platform(text: &str) -> Option<Platform> {

@@ -212,7 +212,7 @@ mod tests {
             ("--generic-resource gpu", "a generic resource has the form KIND=COUNT"),
             ("--generic-resource gpu=0", "the count of `gpu` is 0"),
             ("--init=maybe", "invalid value 'maybe'"),
-            ("--device-rm /dev/x", "--device-rm /dev/x: the service has no device there"),
+            ("--device-rm /dev/x", "--device-rm /dev/x: the service has no such device"),
             ("--generic-resource-rm gpu", "--generic-resource-rm gpu: the service asks for none of these"),
         ] {
             let error = updated(&ServiceSpec::default(), flags).expect_err(flags);

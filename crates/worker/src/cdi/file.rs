@@ -1,5 +1,5 @@
 //! One file of the Container Device Interface: its format, and the rules that it must keep. A file that breaks one is
-//! refused as a whole. The format is that of `SPEC.md` and `specs-go/config.go` of
+//! refused as a whole. The format is that of the specification and of `specs-go/config.go` of
 //! <https://github.com/cncf-tags/container-device-interface>.
 
 use std::collections::BTreeMap;
@@ -71,7 +71,7 @@ pub(super) struct ContainerEdits {
     pub(super) hooks: Vec<CdiHook>,
     /// Only whether there are settings of Intel RDT is of interest.
     pub(super) intel_rdt: Option<IgnoredAny>,
-    // `SPEC.md` has both spellings, and Go's reader takes both.
+    // The specification has both spellings, and Go's reader takes both.
     #[serde(alias = "additionalGIDs", deserialize_with = "or_default")]
     pub(super) additional_gids: Vec<u32>,
 }

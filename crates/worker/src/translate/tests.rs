@@ -36,7 +36,7 @@ fn translate_in(
         runtime: "r".into(),
         volumes: [("/data".to_owned(), "/v/data".into())].into(),
         binds: BindSources::default(),
-        cdi: Injection::default(),
+        cdi: crate::cdi::of_task(assignment, &node_offers.cdi_folders).expect("the devices are there"),
     };
     container(assignment, config, network, &node, node_offers, places)
 }
@@ -124,6 +124,30 @@ fn privileged_task_has_the_nodes_devices_and_may_use_all() {
     assert!(spec.linux().devices.iter().any(|it| it.path == Path::new("/dev/urandom")));
     let rules = spec.linux().resources.clone().unwrap_or_default().devices;
     assert!(matches!(rules.as_slice(), [all] if all.allow && all.major.is_none()));
+}
+
+#[test]
+fn a_cdi_device_changes_the_configuration_and_adds_groups_if_the_node_allows_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = "cdiVersion: 0.7.0\nkind: v.com/gpu\ndevices:\n- name: n\n  containerEdits:\n    env: [GPU=n]\n    \
+                deviceNodes:\n    - path: /dev/null\n    additionalGids: [44]\n";
+    std::fs::write(dir.path().join("gpu.yaml"), file).expect("a file");
+    let mut offers = NodeOffers { cdi_folders: vec![dir.path().to_owned()], ..NodeOffers::default() };
+    let spec = ServiceSpec {
+        cdi_devices: vec!["v.com/gpu=n".parse().expect("a name")],
+        groups: vec!["audio".into()],
+        env: vec!["GPU=all".into()],
+        ..ServiceSpec::default()
+    };
+    let translate =
+        |offers: &NodeOffers| translate_in(&TaskNetwork::default(), offers, &assigned(&spec), &ImageConfig::default());
+    assert!(matches!(translate(&offers), Err(TranslateError::Refused(Refusal::Device(name))) if name == "v.com/gpu=n"));
+    offers.allow.devices = vec!["v.com/gpu=*".into()];
+    let container = translate(&offers).expect("allowed");
+    assert_eq!(container.order.extra_groups, ["audio", "44"]);
+    assert_eq!(container.spec.process.as_ref().and_then(|it| it.env.last().cloned()), Some("GPU=n".into()));
+    let rules = container.spec.linux().resources.clone().unwrap_or_default().devices;
+    assert!(matches!(rules.as_slice(), [all, own] if !all.allow && own.allow && own.minor == Some(3)));
 }
 
 #[test]
