@@ -1,7 +1,7 @@
 //! Names of devices by the Container Device Interface (CDI): a vendor's files on a node say what a container gets with such
 //! a device. Managers know only the names; `flota-worker` reads the files.
 //!
-//! The rules are those of <https://github.com/cncf-tags/container-device-interface>, `SPEC.md` and `pkg/parser`.
+//! The rules are those of <https://github.com/cncf-tags/container-device-interface>, its specification and `pkg/parser`.
 
 use std::fmt;
 use std::str::FromStr;
