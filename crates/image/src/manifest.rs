@@ -118,7 +118,8 @@ pub(crate) fn config_platform(bytes: &[u8]) -> Result<Option<ImagePlatform>, Man
     let value: Value = serde_json::from_slice(bytes).map_err(malformed("config"))?;
     let text = |field| value.get(field).and_then(Value::as_str).filter(|it| !it.is_empty()).map(str::to_owned);
     let named = text("os").zip(text("architecture"));
-    Ok(named.map(|(os, architecture)| ImagePlatform { os, architecture, variant: text("variant") }))
+    // Nor does a node look at the variant when it starts the image: many builders write one without need.
+    Ok(named.map(|(os, architecture)| ImagePlatform { os, architecture, variant: None }))
 }
 
 /// Parses a config. Refuses that of an image for other machines.

@@ -96,11 +96,13 @@ impl Resolver {
     /// Docker Hub count the second question against their limits. What is found out is in `known`, also if the wait for the
     /// rest is given up.
     async fn look_up(&self, reference: ImageRef, view: &Tables, known: &mut Option<Pin>) -> Answer {
-        let (_turn, login) = (self.turns.acquire().await, credentials(&reference, view));
+        let (turn, login) = (self.turns.acquire().await, credentials(&reference, view));
         let digest = match known {
             Some(pin) => pin.digest.clone(),
             None => self.registries.digest(reference.clone(), login.clone()).await?,
         };
+        // Others need their digests more than this one its platforms.
+        drop(turn);
         let pin = known.insert(Pin::known(&digest, view));
         if !pin.platforms.is_empty() {
             return Ok(pin.clone());

@@ -62,7 +62,8 @@ impl ControlLoop for Scheduler {
             }
             // What it reserves may be within reach of more important tasks, or out of its own.
             Event::Updated { old: Object::Service(old), new: Object::Service(new) }
-                if old.spec.priority != new.spec.priority =>
+                if (old.spec.priority, old.spec.keep_on_node_loss)
+                    != (new.spec.priority, new.spec.keep_on_node_loss) =>
             {
                 self.all(view)
             }
@@ -117,8 +118,12 @@ impl ControlLoop for Scheduler {
             if let Some(demand) = Demand::of(&service, same[0].spec_version, view) {
                 let failures = candidate::count_failures(same[0], view, cx.now);
                 let mut nodes = Ranking::new(&service, demand, view, &failures, used);
-                place(same, demand, (&mut nodes, &mut volumes), view, &mut plan, cx);
+                let goes_on = place(same, demand, (&mut nodes, &mut volumes), view, &mut plan, cx);
                 used = nodes.into_used();
+                // The others would take the room for which these wait.
+                if !goes_on {
+                    break;
+                }
             }
         }
         volumes.record(&mut plan);
@@ -172,13 +177,18 @@ fn released_by(event: &Event, view: &Tables) -> Vec<Key> {
     released.map(|node| helped_on(node, view)).unwrap_or_default()
 }
 
-/// Services whose waiting tasks the node does not refuse, and those that are being updated.
+/// Services whose waiting tasks the node does not refuse, or could have room for once less important ones have stopped, and
+/// those that are being updated.
 fn helped_on(node: &Arc<Node>, view: &Tables) -> Vec<Key> {
     let is_helped = |service: &&ServiceId| {
         let candidate = Candidate::new(node, service, view);
         let mut versions = view.live_versions(service);
         let task = versions.next().and_then(|version| Demand::of(service, version, view));
-        versions.next().is_some() || task.is_some_and(|task| filters::refuses(&task, &candidate, view).is_none())
+        let may_run = |task: Demand| match filters::refuses(&task, &candidate, view) {
+            None => true,
+            Some(filter) => preemption::lacks_room(filter) && Preemption::of(service, view).is_some(),
+        };
+        versions.next().is_some() || task.is_some_and(may_run)
     };
     view.services_waiting().filter(is_helped).map(Key::of).collect()
 }
@@ -194,7 +204,7 @@ struct Unplaced {
     home: Option<NodeId>,
 }
 
-/// Places waiting tasks of one spec, as many as there is room for in the plan.
+/// Places waiting tasks of one spec, as many as there is room for in the plan. Returns whether that is all of them.
 fn place<'a>(
     tasks: &[&Arc<Task>],
     demand: Demand<'_>,
@@ -202,14 +212,14 @@ fn place<'a>(
     view: &'a Tables,
     plan: &mut Plan,
     cx: &PlanContext,
-) {
+) -> bool {
     let spec = demand.spec;
     let mut preemption = tasks.first().and_then(|task| Preemption::of(&task.service_id, view));
     // The counts of the filters, once no node is left.
     let mut refused: Option<BTreeMap<Filter, u64>> = None;
     for task in tasks {
         if plan.is_full(cx) {
-            return;
+            return false;
         }
         let home = if task.pinned_to.is_some() { Home::Anywhere } else { volumes.home(spec, task) };
         let only = task.pinned_to.clone().or_else(|| match &home {
@@ -256,11 +266,12 @@ fn place<'a>(
             Err(why) => {
                 let where_to = (only.as_ref(), demand.platforms);
                 if !wait(task, why, where_to, (nodes, &mut preemption), plan, cx) {
-                    return;
+                    return false;
                 }
             }
         }
     }
+    true
 }
 
 /// Records why the task has no node, if that is news, and makes room for it if that is possible. Returns whether the driver

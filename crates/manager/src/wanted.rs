@@ -22,9 +22,10 @@ impl<'a> Eligibility<'a> {
     /// tasks of that image wait for nodes, and users read why.
     pub(crate) fn of(service: &'a Service, view: &Tables) -> Self {
         let platforms = service.image_platforms.as_slice();
-        let has_place =
-            service.spec.mode.is_global() && view.nodes().any(|it| it.description.has_platform_of(platforms));
-        Self { spec: &service.spec, platforms: if has_place { platforms } else { &[] } }
+        let all = Self { spec: &service.spec, platforms: &[] };
+        let some = Self { platforms, ..all };
+        let has_place = || service.spec.mode.is_global() && view.nodes().any(|node| some.keeps(node));
+        if platforms.is_empty() || has_place() { some } else { all }
     }
 
     /// Whether the service keeps its task on the node. Also a node that is down keeps it: no other node can have it instead.

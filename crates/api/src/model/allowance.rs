@@ -73,6 +73,10 @@ impl Allowance {
         if let Some(path) = bound.find(|path| !self.has_bind_mount(path)) {
             return Some(Refusal::BindMount(path.to_owned()));
         }
+        // The same holds for what the files of CDI devices mount and run.
+        if let Some(name) = spec.cdi_devices.iter().find(|name| !self.has_cdi_device(name)) {
+            return Some(Refusal::Device(name.to_string()));
+        }
         if spec.privileged {
             return (!self.privileged).then_some(Refusal::Privileged);
         }
@@ -83,11 +87,8 @@ impl Allowance {
                 return Some(Refusal::Capability(name.to_owned()));
             }
         }
-        if let Some(device) = spec.devices.iter().find(|device| !self.has_device(&device.source)) {
-            return Some(Refusal::Device(device.source.clone()));
-        }
-        let device = spec.cdi_devices.iter().find(|name| !self.has_cdi_device(name));
-        device.map(|name| Refusal::Device(name.to_string()))
+        let device = spec.devices.iter().find(|device| !self.has_device(&device.source));
+        device.map(|device| Refusal::Device(device.source.clone()))
     }
 
     /// Checks the entries of the owner's settings.

@@ -71,6 +71,7 @@ fn architecture_of(text: &str) -> (String, Option<&'static str>) {
     let (name, variant) = match text.as_str() {
         "x86_64" | "x86-64" => ("amd64", None),
         "aarch64" => ("arm64", None),
+        "powerpc64" | "powerpc64le" => ("ppc64le", None),
         "i386" | "i486" | "i586" | "i686" => ("386", None),
         "armel" | "armv6l" => ("arm", Some("v6")),
         "armhf" | "armv7l" => ("arm", Some("v7")),
@@ -133,6 +134,7 @@ mod tests {
             ("linux/armhf", "linux/arm/v7"),
             ("linux/armel", "linux/arm/v6"),
             ("linux/i686", "linux/386"),
+            ("linux/powerpc64", "linux/ppc64le"),
             ("windows/amd64", "windows/amd64"),
         ] {
             assert_eq!(platform(text).expect(text).to_string(), spelled);

@@ -68,7 +68,7 @@ impl Pins {
         let before = before.filter(|it| it.spec.image == spec.image).and_then(Pin::of_service);
         match (known, self.asked.get(&spec.image)) {
             (Some(pin), _) => Ok(Some(pin)),
-            (None, Some(None)) => Ok(before),
+            (None, Some(None)) => Ok(fixed.or(before)),
             (None, Some(Some(pin))) => Ok(Some(pin.clone())),
             // Another request has removed the image meanwhile.
             (None, None) if fixed.is_some() => Ok(fixed),

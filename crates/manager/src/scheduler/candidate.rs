@@ -52,7 +52,9 @@ pub(super) struct Candidate<'a> {
 /// Returns how many tasks of the spec of `task` have recently failed on each node. A node that comes and goes counts as if
 /// they had.
 pub(super) fn count_failures(task: &Task, view: &Tables, now: Timestamp) -> BTreeMap<NodeId, u64> {
-    let same = view.tasks_failed(&task.service_id).filter(|it| it.spec_version == task.spec_version);
+    // A task that was stopped for another one may end as it likes.
+    let is_own = |it: &&Arc<Task>| it.spec_version == task.spec_version && it.preempted_by.is_none();
+    let same = view.tasks_failed(&task.service_id).filter(is_own);
     let mut failures = BTreeMap::new();
     for node in same.filter(|it| it.meta.updated_at.until(now) < FAILURES_COUNT).filter_map(|it| it.node_id.as_ref()) {
         *failures.entry(node.clone()).or_default() += 1;

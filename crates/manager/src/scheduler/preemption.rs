@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{Filter, Node, NodeState, ServiceSpec, Task};
+use flota_api::model::{Availability, Filter, Node, NodeState, ServiceSpec, Task};
 use flota_api::naming::task_name;
 use flota_api::state::DesiredState;
 use flota_raft_store::Tables;
@@ -30,6 +30,7 @@ type Offer = Reverse<(Cost, NodeId)>;
 
 /// Makes room for tasks of one spec.
 pub(super) struct Preemption<'a> {
+    service: &'a ServiceId,
     priority: i32,
     view: &'a Tables,
     /// The nodes that can have room, best first, once they have been looked at.
@@ -48,9 +49,10 @@ pub(super) struct Room<'a> {
 impl<'a> Preemption<'a> {
     /// Returns `None` if no service has a lower priority, so that no task of this one takes the place of another.
     pub(super) fn of(service: &ServiceId, view: &'a Tables) -> Option<Self> {
-        let priority = view.priority_of(service);
+        let service = view.service(service)?;
+        let (service, priority) = (&service.id, service.spec.priority);
         let lowest = view.priorities().next()?;
-        (priority > lowest).then_some(Self { priority, view, offers: None, last: None })
+        (priority > lowest).then_some(Self { service, priority, view, offers: None, last: None })
     }
 
     /// Returns where the task gets room: where it waits for it already, or else where that costs least. `only` is the one node
@@ -81,7 +83,8 @@ impl<'a> Preemption<'a> {
     /// node that is not connected for a moment may come back with what it has.
     fn still_gets_room(&self, node: &'a Arc<Node>, nodes: &Ranking<'a>) -> bool {
         let candidate = nodes.candidate(node);
-        node.state == NodeState::Unknown || nodes.fits(&once_left(&candidate, self.view))
+        let may_return = node.state == NodeState::Unknown && node.spec.availability != Availability::Drain;
+        may_return || nodes.fits(&self.once_left(&candidate))
     }
 
     /// Takes the node where room costs least.
@@ -129,7 +132,7 @@ impl<'a> Preemption<'a> {
         if filters::refuses(&demand, node, view).is_some_and(|filter| !lacks_room(filter)) {
             return None;
         }
-        let free = once_left(node, view);
+        let free = self.once_left(node);
         if fits(&free) {
             return Some(Vec::new());
         }
@@ -166,6 +169,20 @@ impl<'a> Preemption<'a> {
         None
     }
 
+    /// The node as it is once the tasks that are being stopped there have ended, without the room that another service's
+    /// update makes for a successor which is as important.
+    fn once_left(&self, node: &Candidate<'a>) -> Candidate<'a> {
+        let view = self.view;
+        let is_promised = |task: &Task| {
+            task.service_id != *self.service
+                && view.priority_of(&task.service_id) >= self.priority
+                && view.tasks_of_slot(&task.service_id, task.slot).any(|it| it.is_waiting())
+        };
+        let is_free = |task: &&Arc<Task>| node.is_leaving(task) && !is_promised(task);
+        let leaving: Vec<&Arc<Task>> = node.holders(view).filter(is_free).collect();
+        leaving.into_iter().fold(node.clone(), |node, task| node.without(task, view))
+    }
+
     /// Returns the priority of a task that may be stopped for one of the spec; `None` if it may not.
     fn priority_of_victim(&self, task: &Task, node: &Candidate, spec: &ServiceSpec) -> Option<i32> {
         if !task.is_live() || node.is_leaving(task) {
@@ -175,6 +192,8 @@ impl<'a> Preemption<'a> {
         let may_go = service.spec.priority < self.priority
             // The new task would not stand beside it any more.
             && !spec.affinity.contains(&service.spec.name)
+            // Nor would it run without it.
+            && !spec.depends_on.iter().any(|it| it.service == service.spec.name)
             && !home::is_bound(service, task, &node.node.id, self.view);
         may_go.then_some(service.spec.priority)
     }
@@ -202,12 +221,6 @@ impl Room<'_> {
 /// Whether tasks that end may help against this filter.
 pub(super) fn lacks_room(filter: Filter) -> bool {
     matches!(filter, Filter::Cpu | Filter::Memory | Filter::Port | Filter::GenericResource)
-}
-
-/// The node as it is once the tasks that are being stopped there have ended.
-fn once_left<'a>(node: &Candidate<'a>, view: &Tables) -> Candidate<'a> {
-    let leaving: Vec<&Arc<Task>> = node.holders(view).filter(|task| node.is_leaving(task)).collect();
-    leaving.into_iter().fold(node.clone(), |node, task| node.without(task, view))
 }
 
 /// What is short on a node for a task of a spec.

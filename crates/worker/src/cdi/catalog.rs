@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use flota_api::model::CdiName;
@@ -142,6 +143,10 @@ fn read(path: &Path) -> Result<CdiFile, String> {
     let about = std::fs::metadata(path).map_err(|error| error.to_string())?;
     if !about.is_file() {
         return Err("it is not a file".to_owned());
+    }
+    // What it names is mounted and run by root.
+    if about.uid() != 0 || about.mode() & 0o022 != 0 {
+        return Err("others than root can write it".to_owned());
     }
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;

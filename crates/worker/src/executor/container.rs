@@ -74,6 +74,8 @@ impl From<ContainerError> for ExecutorError {
     fn from(error: ContainerError) -> Self {
         match &error {
             ContainerError::Image(image) if image.is_of_machine() => Self::Transient(Box::new(error)),
+            // Programs write these files while a machine boots.
+            ContainerError::Cdi(CdiError::Unknown { .. }) => Self::Transient(Box::new(error)),
             ContainerError::Image(_)
             | ContainerError::Translate(_)
             | ContainerError::Bind(_)
