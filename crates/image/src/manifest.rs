@@ -381,7 +381,11 @@ mod tests {
         assert!(platforms(b"{}").is_err());
         let config = |value: Value| config_platform(value.to_string().as_bytes()).expect("it is JSON");
         let arm = config(json!({ "os": "linux", "architecture": "arm", "variant": "v7" })).expect("it names one");
-        assert_eq!((arm.architecture.as_str(), arm.variant), ("arm", None), "a node runs it whatever its own variant is");
+        assert_eq!(
+            (arm.architecture.as_str(), arm.variant),
+            ("arm", None),
+            "a node runs it whatever its own variant is"
+        );
         assert_eq!(config(json!({ "mediaType": "application/vnd.other" })), None);
     }
 
