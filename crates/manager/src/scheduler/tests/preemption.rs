@@ -241,10 +241,10 @@ fn those_that_may_get_room_are_woken_when_a_claim_ends_or_a_priority_changes() {
     let refused = BTreeMap::new();
     let claim = PendingReason::AwaitsRoom { node_id: "a".into(), node: "a".into(), refused };
     let claims = Task { pending_reason: Some(claim), ..waits("high") };
-    let objects = |with: &[Task]| {
+    let objects = |with: &[&Task]| {
         let mut objects = cluster(&["a", "b"], vec![ranked("low", 0, 4), ranked("high", 9, 4)], &[]);
         objects.push(task("q", "low", "", TaskState::Pending).into_object());
-        objects.extend(with.iter().map(|task| task.clone().into_object()));
+        objects.extend(with.iter().map(|task| (*task).clone().into_object()));
         view(objects)
     };
     let woken = |event: Event, view: &Tables| {
@@ -255,18 +255,18 @@ fn those_that_may_get_room_are_woken_when_a_claim_ends_or_a_priority_changes() {
     let there = Task { node_id: Some("a".into()), ..elsewhere.clone() };
     let told = Task { desired_state: DesiredState::Remove, ..claims.clone() };
     let only = |id: &str| BTreeSet::from([id.to_owned()]);
-    assert_eq!(woken(updated(&elsewhere), &objects(&[elsewhere.clone()])), only("low"));
-    assert_eq!(woken(updated(&told), &objects(&[told.clone()])), only("low"));
+    assert_eq!(woken(updated(&elsewhere), &objects(&[&elsewhere])), only("low"));
+    assert_eq!(woken(updated(&told), &objects(&[&told])), only("low"));
     assert_eq!(woken(Event::Removed(claims.clone().into_object()), &objects(&[])), only("low"));
-    assert_eq!(woken(updated(&there), &objects(&[there.clone()])), BTreeSet::new(), "it has its room");
+    assert_eq!(woken(updated(&there), &objects(&[&there])), BTreeSet::new(), "it has its room");
     // Another task has taken the room.
     let other = task("t", "low", "a", TaskState::Assigned);
     let placed =
         Event::Updated { old: Task { node_id: None, ..other.clone() }.into_object(), new: other.clone().into_object() };
-    assert!(woken(placed, &objects(&[claims.clone(), other])).contains("high"));
+    assert!(woken(placed, &objects(&[&claims, &other])).contains("high"));
     let [old, new] = [0, 3].map(|priority| ranked("low", priority, 4).into_object());
     let both = BTreeSet::from(["high".to_owned(), "low".to_owned()]);
-    assert_eq!(woken(Event::Updated { old, new }, &objects(&[claims.clone()])), both);
+    assert_eq!(woken(Event::Updated { old, new }, &objects(&[&claims])), both);
 }
 
 #[test]
