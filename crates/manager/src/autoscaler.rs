@@ -98,3 +98,81 @@ fn decided(view: View, id: &ServiceId, window: &Window, (now, at): (Instant, Tim
     tx.update(changed);
     Some((tx.finish(), ()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+    use flota_api::model::{Health, HealthState, ScalePolicy, ServiceMode, ServiceSpec, TaskStatus};
+    use flota_api::object::StoreObject;
+    use flota_api::state::TaskState;
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    /// A service with two tasks, between one and nine, that are to use one CPU each.
+    fn service() -> Service {
+        let [least, most, cpu] = [1, 9, 1_000_000_000].map(|it| NonZeroU64::new(it).expect("it is not zero"));
+        let scale = Some(ScalePolicy { nano_cpus: Some(cpu), ..ScalePolicy::between(least, most) });
+        let mode = ServiceMode::Replicated { replicas: 2 };
+        let spec = Arc::new(ServiceSpec { name: "web".into(), mode, scale, ..ServiceSpec::default() });
+        Service { id: "s".into(), spec, spec_version: 1, ..Service::default() }
+    }
+
+    /// A task on a node that has served for so many seconds.
+    fn task(id: &str, seconds: u64) -> Task {
+        let status = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
+        let (service_id, node_id) = ("s".into(), Some("n".into()));
+        let served_at = Some(Timestamp(NOW.0 - seconds * 1_000));
+        Task { id: id.into(), service_id, spec_version: 1, node_id, status, served_at, ..Task::default() }
+    }
+
+    fn view(tasks: Vec<Task>) -> Tables {
+        let mut view = Tables::default();
+        view.put(service().into_object());
+        tasks.into_iter().for_each(|task| view.put(task.into_object()));
+        view
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_program_uses_to_start_is_not_its_load() {
+        let health = Some(Health { state: HealthState::Starting, ..Health::default() });
+        let starts = task("starts", 60);
+        let starts = Task { status: TaskStatus { health, ..starts.status.clone() }, ..starts };
+        let waits = Task { node_id: None, status: TaskStatus::default(), ..task("waits", 0) };
+        let view = view(vec![task("new", 10), task("old", 40), task("silent", 40), starts, waits]);
+        let usage = Usage::default();
+        let used =
+            |id: &str| TaskUsage { task: id.into(), nano_cpus: Some(5), memory_bytes: Some(7), milli_requests: None };
+        usage.record(&"n".into(), ["new", "old", "starts"].map(used).into());
+        let seen: Vec<_> = measured(&service(), &view, &usage, NOW)
+            .into_iter()
+            .map(|it| (it.task.to_string(), it.nano_cpus, it.memory_bytes))
+            .collect();
+        let expected = [("new", None, Some(7)), ("old", Some(5), Some(7)), ("silent", None, None)];
+        assert_eq!(seen, expected.map(|(id, cpu, memory)| (id.to_owned(), cpu, memory)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_a_task_finds_no_node_there_are_no_more_but_fewer_as_ever() {
+        let waits = Task { node_id: None, status: TaskStatus::default(), ..task("waits", 0) };
+        let policy = service().spec.scale.clone().expect("it has one");
+        let now = Instant::now();
+        let decided = |tasks: Vec<Task>, replicas: u64| {
+            let mut window = Window::default();
+            let needs = |replicas| Needs { replicas, reason: "CPU".into() };
+            window.add(now - policy.down_window, 2, needs(replicas), &policy);
+            // Without a gap.
+            for second in (0..policy.down_window.as_secs()).rev().step_by(10) {
+                window.add(now - Duration::from_secs(second), 2, needs(replicas), &policy);
+            }
+            window.add(now, 2, needs(replicas), &policy);
+            let change = decided(Arc::new(view(tasks)), &"s".into(), &window, (now, NOW));
+            change.map(|(transaction, ())| transaction.actions.len())
+        };
+        assert_eq!(decided(vec![task("a", 60)], 4), Some(1));
+        assert_eq!(decided(vec![task("a", 60), waits.clone()], 4), None);
+        assert_eq!(decided(vec![task("a", 60), waits], 1), Some(1));
+        assert_eq!(decided(vec![task("a", 60)], 2), None, "it is right");
+    }
+}

@@ -245,4 +245,16 @@ pub(crate) mod tests {
         assert_eq!(resolver.resolve(&fixed, &view).await, Ok(Pin { digest, platforms: platforms(&["arm64"]) }));
         assert_eq!(registry.asked(), ["docker.io/library/app:1"], "the digest needs no question");
     }
+    #[tokio::test(start_paused = true)]
+    async fn platforms_that_are_not_told_do_not_hold_up_the_digests_of_others() {
+        let registry = Arc::new(FakeRegistry::default());
+        let resolver = Resolver::new(registry.clone());
+        registry.holds("sha256:1");
+        registry.falls_silent_about_platforms();
+        let view = Tables::default();
+        let names: Vec<ImageRef> =
+            (0..=AT_ONCE).map(|number| ImageRef::parse(&format!("app:{number}")).expect("legal")).collect();
+        let answers = futures::future::join_all(names.iter().map(|name| resolver.resolve(name, &view))).await;
+        assert_eq!(answers, vec![Ok(Pin::of_digest("sha256:1".into())); AT_ONCE + 1]);
+    }
 }

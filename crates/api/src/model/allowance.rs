@@ -147,6 +147,21 @@ mod tests {
     }
 
     #[test]
+    fn a_privileged_task_gets_only_the_cdi_devices_that_are_listed() {
+        let cdi_devices = vec!["v.com/gpu=0".parse().expect("a name")];
+        let spec = ServiceSpec { privileged: true, cdi_devices, ..ServiceSpec::default() };
+        let refusal = |devices: &[&str]| {
+            Allowance { privileged: true, devices: list(devices), ..Allowance::default() }.refusal(&spec)
+        };
+        assert_eq!(
+            refusal(&["/dev/*"]),
+            Some(Refusal::Device("v.com/gpu=0".into())),
+            "its file may mount and run things"
+        );
+        assert_eq!(refusal(&["v.com/gpu=*"]), None);
+    }
+
+    #[test]
     fn a_node_refuses_all_that_it_does_not_allow() {
         let nothing = Allowance::default();
         let some = Allowance {

@@ -61,7 +61,7 @@ pub struct RequestTarget {
     pub from: RequestCounter,
 }
 
-/// A counter that a task serves in the text format of Prometheus, at a port of its own. Its text is
+/// A counter of requests on a page that the task itself serves, in the text format of Prometheus. It is written as
 /// `http://:PORT/PATH#METRIC`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestCounter {
@@ -117,16 +117,16 @@ pub struct Measured {
     pub requests: Option<RequestCounter>,
 }
 
-/// What a task has used between two looks of its worker.
+/// What a task has used since its node measured it before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TaskUsage {
     /// The task.
     pub task: TaskId,
-    /// CPU in 10^-9 cores; `None` before the second look.
+    /// CPU in 10^-9 cores; `None` when it is measured for the first time.
     pub nano_cpus: Option<u64>,
     /// Memory in bytes without the page cache that is not in use.
     pub memory_bytes: Option<u64>,
-    /// Requests in a thousand seconds; `None` if its counter can't be read, or before the second look.
+    /// Requests in a thousand seconds; `None` if its counter can't be read, or it is read for the first time.
     pub milli_requests: Option<u64>,
 }
 

@@ -99,6 +99,18 @@ async fn a_change_is_made_to_the_object_that_was_read() {
 }
 
 #[tokio::test]
+async fn a_change_of_a_service_is_made_again_if_only_the_system_has_changed_something() {
+    let changed = || Act::Refuse(Reason::ChangedMeanwhile.attach(Status::aborted("it has changed meanwhile")));
+    let again = || [Act::Service(service()), changed()];
+    let acts = again().into_iter().chain([Act::Service(service()), Act::Update(service())]);
+    let twice = ["GetService web", "UpdateService s1", "GetService web", "UpdateService s1"];
+    assert_eq!(asked("service scale --detach web=3", acts).await, twice);
+    let stopped = service_of(true, model::UpdateStatus::default());
+    let (code, asked) = run("service scale --detach web=3", again().into_iter().chain([Act::Service(stopped)])).await;
+    assert_eq!((code, asked.len()), (4, 3), "a user has changed the spec");
+}
+
+#[tokio::test]
 async fn services_are_stopped_and_started_only_if_they_are_not_so_already() {
     let running = || Act::Service(service());
     let stopped = || service_of(true, model::UpdateStatus::default());

@@ -23,6 +23,7 @@ use alone::{Alone, OWN_RAFT_ID, SILENT_RAFT_ID};
 
 pub(super) mod alone;
 mod pins;
+mod scaling;
 mod streams;
 
 fn spec(name: &str) -> ServiceSpec {

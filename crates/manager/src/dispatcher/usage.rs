@@ -26,8 +26,8 @@ impl Usage {
         self.0.lock().expect("no holder panics").clear();
     }
 
-    /// Takes the report of a node, which has all of its tasks that are measured.
-    pub(super) fn record(&self, node: &NodeId, tasks: Vec<TaskUsage>) {
+    /// Replaces what the node has reported before with its usage of now, which lists all of its measured tasks.
+    pub(crate) fn record(&self, node: &NodeId, tasks: Vec<TaskUsage>) {
         let tasks: BTreeMap<_, _> = tasks.into_iter().map(|it| (it.task.clone(), it)).collect();
         let mut reports = self.0.lock().expect("no holder panics");
         match tasks.is_empty() {
@@ -41,7 +41,7 @@ impl Usage {
         self.0.lock().expect("no holder panics").remove(node);
     }
 
-    /// Returns what the task has used of late, if its node has said so in one of its last reports.
+    /// Returns the task's usage by the last report of this node; `None` if the report does not list it, or is too old.
     pub(crate) fn of(&self, node: &NodeId, task: &TaskId) -> Option<TaskUsage> {
         let reports = self.0.lock().expect("no holder panics");
         let report = reports.get(node).filter(|report| report.at.elapsed() < MEASURE_INTERVAL * 3)?;

@@ -197,6 +197,20 @@ impl Leader {
         self.standing().get(service).copied().unwrap_or_default()
     }
 
+    /// Gives the service a second spec with other tasks.
+    fn update(&mut self, service: &str) {
+        let service = self.view().service(service).expect("it is there").as_ref().clone();
+        let spec = Arc::new(ServiceSpec { env: vec!["A=1".into()], ..service.spec.as_ref().clone() });
+        let (spec_set_at, update) = (self.now, UpdateStatus::begun(1));
+        let updated = Service { spec, spec_version: 2, spec_set_at, update, ..service };
+        self.apply(vec![Action::Update(updated.into_object())]);
+        self.plan();
+    }
+
+    fn phase(&self, service: &str) -> UpdatePhase {
+        self.view().service(service).expect("it is there").update.phase
+    }
+
     fn preempted(&self) -> Vec<String> {
         self.tasks(|task| task.preempted_by.is_some())
             .into_iter()
@@ -314,29 +328,45 @@ fn a_preempted_task_counts_neither_as_a_failure_of_an_update_nor_against_the_bud
         spec.reservations.memory_bytes = 4 * GIB;
     });
     it.run();
-    let service = it.view().service("low").expect("it is there").as_ref().clone();
-    let spec = Arc::new(ServiceSpec { env: vec!["A=1".into()], ..service.spec.as_ref().clone() });
-    let (spec_set_at, update) = (it.now, UpdateStatus::begun(1));
-    let updated = Service { spec, spec_version: 2, spec_set_at, update, ..service };
-    it.apply(vec![Action::Update(updated.into_object())]);
-    it.plan();
+    it.update("low");
     it.settle();
-    let phase = |it: &Leader| it.view().service("low").expect("it is there").update.phase;
-    assert_eq!((it.of_service("low"), phase(&it)), ((1, 0, 0, 0), UpdatePhase::Updating), "its new task is watched");
+    assert_eq!(
+        (it.of_service("low"), it.phase("low")),
+        ((1, 0, 0, 0), UpdatePhase::Updating),
+        "its new task is watched"
+    );
     it.serve("high", 9, 1, 4 * GIB);
     it.settle();
     assert_eq!((it.of_service("low"), it.of_service("high")), ((0, 0, 1, 0), (1, 0, 0, 0)));
     it.now = it.now + Duration::from_secs(600);
     it.change();
-    assert_eq!(phase(&it), UpdatePhase::Updating, "the time in which it has no room does not count");
+    assert_eq!(it.phase("low"), UpdatePhase::Updating, "the time in which it has no room does not count");
     it.remove("high");
     it.settle();
     let [task] = &it.tasks(|task| task.service_id.as_str() == "low" && task.is_live())[..] else { panic!("one task") };
     assert_eq!((it.of_service("low").0, task.failures(), task.not_before), (1, 0, None));
-    assert_eq!(phase(&it), UpdatePhase::Updating, "and now it is watched");
+    assert_eq!(it.phase("low"), UpdatePhase::Updating, "and now it is watched");
     it.now = it.now + Duration::from_secs(61);
     it.change();
-    assert_eq!(phase(&it), UpdatePhase::Completed);
+    assert_eq!(it.phase("low"), UpdatePhase::Completed);
+}
+
+#[test]
+fn an_update_that_comes_while_a_slot_waits_for_room_does_not_fail_for_the_lack_of_it() {
+    let mut it = Leader::of(&["a"]);
+    it.serve("low", 0, 1, 4 * GIB);
+    it.serve("high", 9, 1, 4 * GIB);
+    it.settle();
+    assert_eq!((it.of_service("low"), it.of_service("high")), ((0, 0, 1, 0), (1, 0, 0, 0)));
+    it.update("low");
+    it.now = it.now + Duration::from_secs(600);
+    it.change();
+    assert_eq!((it.of_service("low"), it.phase("low")), ((0, 0, 1, 0), UpdatePhase::Updating));
+    it.remove("high");
+    it.settle();
+    it.now = it.now + Duration::from_secs(600);
+    it.change();
+    assert_eq!((it.of_service("low"), it.phase("low")), ((1, 0, 0, 0), UpdatePhase::Completed));
 }
 
 #[test]

@@ -1,7 +1,10 @@
 mod affinity;
+mod devices;
 mod platforms;
 mod preemption;
+mod successors;
 mod volumes;
+mod wakeups;
 
 use std::num::NonZeroU64;
 
@@ -142,31 +145,6 @@ fn a_node_that_comes_and_goes_gets_tasks_last() {
 }
 
 #[test]
-fn another_placement_concerns_the_tasks_that_wait() {
-    let old = service("s", ServiceSpec::default());
-    let event = Event::Updated { old: old.clone().into_object(), new: old.clone().into_object() };
-    let idle = view(vec![old.clone().into_object()]);
-    assert_eq!(Scheduler.dirtied_by(&event, &idle), []);
-    let waits = view(vec![old.into_object(), task("p", "s", "", TaskState::Pending).into_object()]);
-    assert_eq!(Scheduler.dirtied_by(&event, &waits), [Key::of("s")]);
-}
-
-#[test]
-fn a_new_task_may_stand_beside_the_one_that_it_replaces_although_the_node_has_as_many_as_allowed() {
-    let spec = ServiceSpec { max_replicas_per_node: NonZeroU64::new(1), ..ServiceSpec::default() };
-    for desired_state in [DesiredState::Running, DesiredState::Ready] {
-        let mut objects = vec![node("a").into_object(), service("s", spec.clone()).into_object()];
-        objects.push(task("r", "s", "a", TaskState::Running).into_object());
-        objects.push(Task { desired_state, ..task("p1", "s", "", TaskState::Pending) }.into_object());
-        let placed = |objects: &[Object]| planned(&view(objects.to_vec()), "s");
-        assert_eq!(placed(&objects), ["p1@a"], "{desired_state}: both are of slot 1");
-        objects.pop();
-        objects.push(Task { slot: 2, ..task("p2", "s", "", TaskState::Pending) }.into_object());
-        assert_eq!(placed(&objects), ["p2: no node fits: 1 of 1 with as many tasks of the service as allowed"]);
-    }
-}
-
-#[test]
 fn tasks_spread_over_the_nodes_that_have_the_fewest_of_their_service_then_of_all() {
     let mut objects: Vec<Object> = ["a", "b", "c"].map(|id| node(id).into_object()).into();
     objects.push(service("s", ServiceSpec::default()).into_object());
@@ -180,22 +158,6 @@ fn tasks_spread_over_the_nodes_that_have_the_fewest_of_their_service_then_of_all
     objects
         .extend((0..5).map(|number| task(&format!("crowd{number}"), "other", "c", TaskState::Running).into_object()));
     assert_eq!(planned(&view(objects), "s"), ["p1@b", "p2x@c"]);
-}
-
-#[test]
-fn a_successor_goes_where_the_service_is_spread_best_without_the_task_that_it_replaces() {
-    let mut objects: Vec<Object> = ["a", "b"].map(|id| node(id).into_object()).into();
-    objects.push(service("s", ServiceSpec::default()).into_object());
-    // The first slot has moved from `b` to `a`, and the second one is next.
-    objects.push(task("r", "s", "a", TaskState::Running).into_object());
-    objects.push(Task { slot: 2, ..task("old", "s", "a", TaskState::Running) }.into_object());
-    objects.push(task("o", "other", "a", TaskState::Running).into_object());
-    let new = Task { slot: 2, desired_state: DesiredState::Ready, ..task("new", "s", "", TaskState::Pending) };
-    objects.push(new.into_object());
-    assert_eq!(planned(&view(objects.clone()), "s"), ["new@b"]);
-    objects.remove(3);
-    objects.push(task("r", "s", "b", TaskState::Running).into_object());
-    assert_eq!(planned(&view(objects), "s"), ["new@a"]);
 }
 
 #[test]
@@ -220,54 +182,8 @@ fn a_task_that_fits_nowhere_says_why_by_counts() {
     assert_eq!(planned(&view(alone), "s"), ["p1: there is no node"]);
 }
 
-/// Returns why the successor of a task that reserves 3 of its node's 4 GiB has no node.
-fn reason_of_successor(spec: ServiceSpec, others: Vec<Object>) -> PendingReason {
-    let old = ServiceSpec { reservations: Resources { memory_bytes: 3 * GIB, ..Resources::default() }, ..spec.clone() };
-    let mut objects = vec![node("a").into_object(), Node { state: NodeState::Down, ..node("b") }.into_object()];
-    objects.push(service("s", ServiceSpec { constraints: Vec::new(), ..old }).into_object());
-    objects.push(task("old", "s", "a", TaskState::Running).into_object());
-    objects.push(Service { spec_version: 2, ..service("s", spec) }.into_object());
-    let successor =
-        Task { desired_state: DesiredState::Ready, spec_version: 2, ..task("p", "s", "", TaskState::Pending) };
-    objects.push(successor.into_object());
-    objects.extend(others);
-    let plan = plan(&view(objects), "s");
-    let [Change::Put(Object::Task(task))] = plan.changes.as_slice() else { panic!("one task waits") };
-    task.pending_reason.clone().expect("the scheduler says why")
-}
-
 fn reserving(memory_bytes: u64) -> ServiceSpec {
     ServiceSpec { reservations: Resources { memory_bytes, ..Resources::default() }, ..ServiceSpec::default() }
-}
-
-#[test]
-fn a_successor_that_fits_without_the_task_it_replaces_needs_its_room() {
-    let counts = BTreeMap::from([(Filter::NotReady, 1), (Filter::Memory, 1)]);
-    assert_eq!(reason_of_successor(reserving(4 * GIB), Vec::new()), PendingReason::NeedsRoom(counts));
-}
-
-#[test]
-fn a_successor_that_fits_on_no_node_at_all_needs_no_room() {
-    let counts = BTreeMap::from([(Filter::NotReady, 1), (Filter::Memory, 1)]);
-    assert_eq!(reason_of_successor(reserving(5 * GIB), Vec::new()), PendingReason::NoNodeFits(counts));
-}
-
-#[test]
-fn a_successor_that_a_constraint_keeps_away_needs_no_room() {
-    let counts = BTreeMap::from([(Filter::NotReady, 1), (Filter::Constraint, 1)]);
-    let spec = ServiceSpec {
-        constraints: vec![Constraint::parse("node.labels.zone==nowhere").expect("it is good")],
-        ..reserving(3 * GIB)
-    };
-    assert_eq!(reason_of_successor(spec, Vec::new()), PendingReason::NoNodeFits(counts));
-}
-
-#[test]
-fn a_successor_whose_room_another_service_has_needs_no_room() {
-    let counts = BTreeMap::from([(Filter::NotReady, 1), (Filter::Memory, 1)]);
-    let other = service("other", reserving(GIB)).into_object();
-    let others = vec![other, task("o", "other", "a", TaskState::Running).into_object()];
-    assert_eq!(reason_of_successor(reserving(4 * GIB), others), PendingReason::NoNodeFits(counts));
 }
 
 #[test]
@@ -342,158 +258,13 @@ fn with_gpus(id: &str, gpus: usize) -> Node {
     node
 }
 
-fn bound(source: &str) -> ServiceSpec {
-    let source = source.to_owned();
-    let source = MountSource::Bind { source, propagation: Propagation::Rprivate, non_recursive: false };
-    let mounts = vec![Mount { target: "/x".into(), read_only: false, source }];
-    ServiceSpec { mounts, ..ServiceSpec::default() }
-}
-
 fn wants_gpus(count: u64) -> ServiceSpec {
     let generic_resources = vec![GenericResource { kind: "gpu".into(), count }];
     ServiceSpec { generic_resources, ..ServiceSpec::default() }
 }
 
-/// Returns the device ids that each task of the plan got.
-fn given(plan: &Plan) -> Vec<(String, String)> {
-    let ids = |task: &Task| task.device_ids.iter().map(|it| it.id.as_str()).collect::<Vec<_>>().join(" ");
-    let task = |change: &Change| match change {
-        Change::Put(Object::Task(task)) => Some((place(task), ids(task))),
-        _ => None,
-    };
-    plan.changes.iter().filter_map(task).collect()
-}
-
 fn plan(view: &Tables, key: &str) -> Plan {
     Scheduler.plan(&Key::of(key), view, &mut PlanContext::at(Timestamp(1)))
-}
-
-#[test]
-fn a_task_goes_only_where_its_runtime_its_privileges_and_its_devices_are() {
-    let all = |mut node: Node| {
-        node.description.runtimes = vec!["flota".into(), "runsc".into()];
-        node.description.cdi_devices = vec!["v.com/gpu=0".parse().expect("a name")];
-        node.description.allow = Allowance {
-            privileged: true,
-            devices: vec!["/dev/fuse".into(), "/dev/snd/*".into(), "v.com/gpu=*".into()],
-            capabilities: vec!["NET_ADMIN".into()],
-            bind_mounts: vec!["/srv".into()],
-        };
-        node
-    };
-    let spec = ServiceSpec::default;
-    let devices = |path: &str| vec![path.parse().expect(path)];
-    let cdi = |name: &str| vec![name.parse().expect(name)];
-    for (spec, expected) in [
-        (ServiceSpec { runtime: Some("flota".into()), init: true, ..spec() }, "p@a"),
-        (ServiceSpec { runtime: Some("runsc".into()), ..spec() }, "p@b"),
-        (ServiceSpec { runtime: Some("kata".into()), ..spec() }, "p: no node fits: 2 of 2 without the runtime"),
-        (ServiceSpec { privileged: true, ..spec() }, "p@b"),
-        (ServiceSpec { cap_add: vec!["CHOWN".into()], ..spec() }, "p@a"),
-        (ServiceSpec { cap_add: vec!["NET_ADMIN".into()], ..spec() }, "p@b"),
-        (ServiceSpec { cap_add: vec!["ALL".into()], ..spec() }, "p: no node fits: 2 of 2 not allowing a capability"),
-        (ServiceSpec { devices: devices("/dev/snd/seq"), ..spec() }, "p@b"),
-        (ServiceSpec { devices: devices("/dev/mem"), ..spec() }, "p: no node fits: 2 of 2 not allowing a device"),
-        (ServiceSpec { cdi_devices: cdi("v.com/gpu=0"), ..spec() }, "p@b"),
-        (
-            ServiceSpec { cdi_devices: cdi("v.com/gpu=1"), ..spec() },
-            "p: no node fits: 1 of 2 not allowing a device, 1 of 2 without a CDI device",
-        ),
-        (bound("/srv/a"), "p@b"),
-        (bound("/etc"), "p: no node fits: 2 of 2 not allowing a bind mount"),
-        (wants_gpus(1), "p@b"),
-        (wants_gpus(2), "p: no node fits: 2 of 2 without enough free devices"),
-    ] {
-        let mut objects = vec![node("a").into_object(), all(with_gpus("b", 1)).into_object()];
-        objects.push(service("s", spec.clone()).into_object());
-        objects.push(task("p", "s", "", TaskState::Pending).into_object());
-        assert_eq!(planned(&view(objects), "s"), [expected], "{spec:?}");
-    }
-    let privileged = ServiceSpec { privileged: true, ..spec() };
-    let objects = vec![node("a").into_object(), service("s", privileged).into_object()];
-    let mut view = view(objects);
-    view.put(task("p", "s", "", TaskState::Pending).into_object());
-    assert_eq!(planned(&view, "s"), ["p: no node fits: 1 of 1 not allowing privileged tasks"]);
-}
-
-#[test]
-fn a_task_gets_the_lowest_free_devices_with_its_node_and_holds_them_until_it_has_ended() {
-    let mut objects = vec![with_gpus("n", 12).into_object(), service("s", wants_gpus(3)).into_object()];
-    let mut holder = task("r", "other", "n", TaskState::Running);
-    // Its service is unknown, but it still holds the device.
-    holder.device_ids = vec![DeviceId { kind: "gpu".into(), id: "nvidia1".into() }];
-    holder.desired_state = flota_api::state::DesiredState::Remove;
-    objects.push(holder.clone().into_object());
-    objects.push(task("p1", "s", "", TaskState::Pending).into_object());
-    objects.push(task("p2x", "s", "", TaskState::Pending).into_object());
-    let mut view = view(objects);
-    let both = [("p1@n", "nvidia0 nvidia2 nvidia3"), ("p2x@n", "nvidia4 nvidia5 nvidia6")];
-    assert_eq!(given(&plan(&view, "s")), both.map(|(task, ids)| (task.to_owned(), ids.to_owned())));
-    holder.status.state = TaskState::Shutdown;
-    view.put(holder.into_object());
-    assert_eq!(given(&plan(&view, "s"))[0].1, "nvidia0 nvidia1 nvidia2");
-}
-
-#[test]
-fn no_device_is_ever_held_twice_and_none_is_lost() {
-    for seed in 0..40 {
-        let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
-        let mut view = view(vec![with_gpus("a", 3).into_object(), with_gpus("b", 11).into_object()]);
-        for count in 1..4 {
-            view.put(service(&format!("s{count}"), wants_gpus(count)).into_object());
-        }
-        for step in 0..60 {
-            let count = rng.random_range(1..4);
-            view.put(task(&format!("t{step}"), &format!("s{count}"), "", TaskState::Pending).into_object());
-            for count in 1..4 {
-                for change in plan(&view, &format!("s{count}")).changes {
-                    let Change::Put(object) = change else { panic!("the scheduler removes nothing") };
-                    view.put(object);
-                }
-            }
-            let held = |node: &str| {
-                let tasks = view.tasks().filter(|task| task.is_on(&node.into()) && task.holds_resources());
-                tasks.flat_map(|task| task.device_ids.clone()).collect::<Vec<_>>()
-            };
-            let mut free = 0;
-            for (node, gpus) in [("a", 3), ("b", 11)] {
-                let held = held(node);
-                let once: std::collections::BTreeSet<_> = held.iter().collect();
-                assert_eq!(once.len(), held.len(), "seed {seed}, step {step}: {node} gave a device twice: {held:?}");
-                free = free.max(gpus - held.len());
-            }
-            let waiting = view.tasks().filter(|task| task.is_waiting());
-            let least = waiting.map(|task| view.spec_of(task).expect("it is there").generic_resources[0].count).min();
-            assert!(least.is_none_or(|least| least > free as u64), "seed {seed}, step {step}: what fits has a node");
-            for task in view.tasks().cloned().collect::<Vec<_>>() {
-                assert!(task.node_id.is_none() == task.device_ids.is_empty(), "node and devices come together");
-                if task.holds_resources() && rng.random_bool(0.15) {
-                    let state = [TaskState::Running, TaskState::Failed, TaskState::Orphaned][rng.random_range(0..3)];
-                    let status = TaskStatus { state, ..task.status.clone() };
-                    view.put(Task { status, ..task.as_ref().clone() }.into_object());
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_task_that_ends_wakes_only_services_that_can_use_its_room() {
-    let mut objects = vec![node("a").into_object()];
-    for (id, memory) in [("small", GIB), ("large", 5 * GIB)] {
-        objects.push(service(id, reserving(memory)).into_object());
-        objects.push(task(&format!("of-{id}"), id, "", TaskState::Pending).into_object());
-    }
-    objects.push(service("other", reserving(4 * GIB)).into_object());
-    let (running, ended) = (task("o", "other", "a", TaskState::Running), task("o", "other", "a", TaskState::Complete));
-    objects.push(ended.clone().into_object());
-    let woken = |old: Task, new: Task| {
-        let event = Event::Updated { old: old.into_object(), new: new.into_object() };
-        Scheduler.dirtied_by(&event, &view(objects.clone())).iter().map(ToString::to_string).collect::<Vec<_>>()
-    };
-    assert_eq!(woken(running.clone(), ended), ["small"]);
-    let starting = task("o", "other", "a", TaskState::Starting);
-    assert_eq!(woken(starting, running), [""; 0], "a report frees nothing");
 }
 
 #[test]

@@ -159,6 +159,8 @@ fn read(path: &Path) -> Result<CdiFile, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     /// Returns a file whose devices each set a variable to `value`.
@@ -208,13 +210,16 @@ mod tests {
         write("cut.json", "{\"cdiVersion\":");
         write("other.yml", &text(&["other"], "1"));
         write("spec.123.tmp", "");
+        write("open.yaml", &text(&["open"], "1"));
+        std::fs::set_permissions(dir.path().join("open.yaml"), PermissionsExt::from_mode(0o666)).expect("it is there");
         std::os::unix::fs::symlink("nowhere", dir.path().join("link.json")).expect("a link");
         std::fs::create_dir(dir.path().join("folder.json")).expect("a folder");
         nix::unistd::mkfifo(&dir.path().join("pipe.json"), nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
         let catalog = Catalog::read(&[dir.path().to_owned(), "/dev/null".into()]);
         assert_eq!(catalog.names().len(), 1);
         assert_eq!((value(&catalog, "good"), value(&catalog, "broken")), (Ok("V=1".into()), Err(Missing::Unknown)));
+        assert_eq!(value(&catalog, "open"), Err(Missing::Unknown), "anybody can write what root would run");
         let broken: Vec<_> = catalog.broken.keys().filter_map(|path| path.file_name()?.to_str()).collect();
-        assert_eq!(broken, ["null", "broken.yaml", "cut.json", "link.json", "pipe.json"]);
+        assert_eq!(broken, ["null", "broken.yaml", "cut.json", "link.json", "open.yaml", "pipe.json"]);
     }
 }

@@ -28,6 +28,7 @@ use crate::volumes::{VolumeError, Volumes};
 mod check;
 mod counters;
 mod network;
+mod requests;
 mod steps;
 mod supervisor;
 mod volumes;

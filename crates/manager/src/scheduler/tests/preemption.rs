@@ -1,7 +1,7 @@
 //! Which tasks are placed first, which node makes room for an important one, and which tasks stop there.
 
 use super::*;
-use flota_api::model::{VolumePlace, VolumeSpec};
+use flota_api::model::{Dependency, DependencyCondition, VolumePlace, VolumeSpec};
 
 /// A service of this priority, whose tasks reserve so many GiB of memory.
 fn ranked(id: &str, priority: i32, gib: u64) -> Service {
@@ -94,6 +94,9 @@ fn nothing_stops_without_a_lower_priority_or_for_another_reason_than_room() {
     assert_eq!(refused(|_| {}, ServiceSpec { constraints: elsewhere, ..reserving(2 * GIB) }), "p waits");
     assert_eq!(refused(|_| {}, ServiceSpec { anti_affinity: vec!["low".into()], ..reserving(2 * GIB) }), "p waits");
     assert_eq!(refused(|_| {}, ServiceSpec { affinity: vec!["low".into()], ..reserving(2 * GIB) }), "p waits");
+    let (condition, required) = (DependencyCondition::Started, true);
+    let depends_on = vec![Dependency { service: "low".into(), condition, required }];
+    assert_eq!(refused(|_| {}, ServiceSpec { depends_on, ..reserving(2 * GIB) }), "p waits", "it would not work");
 }
 
 #[test]
@@ -173,6 +176,39 @@ fn tasks_that_are_being_stopped_are_awaited_before_others_go_and_hold_their_room
     // If the node is lost, another one makes room.
     cluster.put(Node { state: NodeState::Down, ..node("b") }.into_object());
     assert_eq!(steps(&cluster, "high"), ["p waits on a", "l2"]);
+}
+
+#[test]
+fn the_room_that_an_update_makes_is_its_successors_unless_that_is_less_important() {
+    let room = |priority| {
+        let services = vec![ranked("other", priority, 4), ranked("low", 0, 4), ranked("high", 9, 4)];
+        let mut objects = cluster(&["a", "b"], services, &["l1 low b"]);
+        let old = task("e1", "other", "a", TaskState::Running);
+        objects.push(Task { desired_state: DesiredState::Shutdown, ..old }.into_object());
+        objects.push(task("e2", "other", "", TaskState::Pending).into_object());
+        objects.push(waits("high").into_object());
+        steps(&view(objects), "high")
+    };
+    assert_eq!(room(0), ["p waits on a"]);
+    assert_eq!(room(9), ["p waits on b", "l1"], "the update would fail");
+}
+
+#[test]
+fn a_task_that_waits_for_room_keeps_others_apart_that_are_not_more_important() {
+    let apart = |priority, gib| {
+        let spec = ServiceSpec { priority, anti_affinity: vec!["high".into()], ..reserving(gib * GIB) };
+        let services = vec![ranked("low", 0, 4), ranked("high", 9, 4), service("other", spec)];
+        let mut objects = cluster(&["a", "b"], services, &["l1 low a", "l2 low b"]);
+        let claim = PendingReason::AwaitsRoom { node_id: "a".into(), node: "a".into(), refused: BTreeMap::new() };
+        objects.push(Task { pending_reason: Some(claim), ..waits("high") }.into_object());
+        objects.push(task("q", "other", "", TaskState::Pending).into_object());
+        let changes = plan(&view(objects), "other").changes;
+        let Some(Change::Put(Object::Task(task))) = changes.first() else { panic!("{changes:?}") };
+        task.node_id.as_ref().or(task.claim()).map(ToString::to_string)
+    };
+    assert_eq!(apart(0, 0).as_deref(), Some("b"));
+    assert_eq!(apart(9, 2).as_deref(), Some("b"), "nobody stops in vain on the node of the other one");
+    assert_eq!(apart(10, 0).as_deref(), Some("a"));
 }
 
 #[test]
@@ -267,6 +303,26 @@ fn those_that_may_get_room_are_woken_when_a_claim_ends_or_a_priority_changes() {
     let [old, new] = [0, 3].map(|priority| ranked("low", priority, 4).into_object());
     let both = BTreeSet::from(["high".to_owned(), "low".to_owned()]);
     assert_eq!(woken(Event::Updated { old, new }, &objects(&[&claims])), both);
+}
+
+#[test]
+fn a_task_is_woken_by_what_lets_it_stop_others_although_its_node_stays_full() {
+    let woken = |lowest: Service, event: Event| {
+        let services = vec![lowest, ranked("same", 9, 2), ranked("high", 9, 4)];
+        let objects = cluster(&["a"], services, &["l1 low a"]);
+        let view = view(objects.into_iter().chain([waits("high").into_object()]).collect());
+        Scheduler.dirtied_by(&event, &view).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let ends = || {
+        let [old, new] =
+            [TaskState::Running, TaskState::Complete].map(|state| task("s1", "same", "a", state).into_object());
+        Event::Updated { old, new }
+    };
+    assert_eq!(woken(ranked("low", 0, 2), ends()), ["high"]);
+    assert_eq!(woken(ranked("low", 9, 2), ends()), [""; 0], "it can't stop that one");
+    let keeps = service("low", ServiceSpec { keep_on_node_loss: true, ..reserving(2 * GIB) });
+    let released = Event::Updated { old: keeps.into_object(), new: ranked("low", 0, 2).into_object() };
+    assert_eq!(woken(ranked("low", 0, 2), released), ["high"]);
 }
 
 #[test]

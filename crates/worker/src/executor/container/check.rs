@@ -1,34 +1,26 @@
 //! Runs the check of a container's health once: a program in the container, or a request to it. Dropping the future
-//! ends the check with everything that it has started. Requests that read a page of a container go the same way.
+//! ends the check with everything that it has started.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1;
-use hyper::{Request, Response, StatusCode, body::Incoming, header};
-use hyper_util::rt::TokioIo;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use http_body_util::BodyExt;
+use hyper::{Response, StatusCode, body::Incoming};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
-use tokio::net::{TcpSocket, TcpStream};
 
 use flota_api::model::{HealthSpec, HealthTest};
 use flota_image::Healthcheck;
-use flota_network::Namespace;
-use flota_runtime::{ContainerClient, ContainerState, ExecProcess, ExecSpec};
+use flota_runtime::{ContainerClient, ExecProcess, ExecSpec};
 
+use super::requests;
 use crate::executor::{Cause, CheckEnd};
 
 /// Bytes of a check's output that are kept, as in Docker. A program that writes more is read to its end.
 const OUTPUT_BOUND: usize = 4 << 10;
-/// Bytes of a page that are read, and of a line of it.
-const PAGE_BOUND: usize = 4 << 20;
-const LINE_BOUND: usize = 16 << 10;
 /// Size of the buffer for output in bytes.
 const BUFFER: usize = 16 << 10;
 /// Exit code of a process whose end can't be learned, as in Docker.
@@ -58,7 +50,7 @@ pub(super) async fn check(folder: PathBuf, test: HealthTest) -> CheckEnd {
         HealthTest::Command(words) => run(&folder, words).await,
         HealthTest::Shell(line) => run(&folder, vec!["/bin/sh".into(), "-c".into(), line]).await,
         HealthTest::Http { port, path } => request(&folder, port, &path).await,
-        HealthTest::Tcp { port } => connect(&folder, port).await.map(|_| CheckEnd::default()),
+        HealthTest::Tcp { port } => requests::connect(&folder, port).await.map(|_| CheckEnd::default()),
     };
     end.unwrap_or_else(|error| CheckEnd { exit_code: 1, output: flota_api::text::with_causes(&*error) })
 }
@@ -126,63 +118,7 @@ impl Output {
 
 /// Sends a GET request to the container, and returns what it stands for as a check.
 async fn request(folder: &Path, port: u16, path: &str) -> Result<CheckEnd, Cause> {
-    get(folder, port, path, async |response| Ok(outcome(response).await)).await
-}
-
-/// Reads the lines of a page of the container. Of a page that is too large, only the first are read; a line that is too long is
-/// cut.
-///
-/// # Errors
-/// The container does not answer, or with another status than 200, or the page breaks off.
-pub(super) async fn read_lines(folder: &Path, port: u16, path: &str, mut each: impl FnMut(&str)) -> Result<(), Cause> {
-    let read = async |response: Response<Incoming>| {
-        if response.status() != StatusCode::OK {
-            return Err(response.status().to_string().into());
-        }
-        let (mut body, mut line, mut size) = (response.into_body(), Vec::new(), 0);
-        while let Some(frame) = body.frame().await.transpose()?
-            && size < PAGE_BOUND
-        {
-            let data = frame.into_data().unwrap_or_default();
-            size += data.len();
-            for part in data.split_inclusive(|byte| *byte == b'\n') {
-                let room = LINE_BOUND - line.len();
-                line.extend_from_slice(&part[..part.len().min(room)]);
-                if part.ends_with(b"\n") {
-                    each(&String::from_utf8_lossy(&line));
-                    line.clear();
-                }
-            }
-        }
-        each(&String::from_utf8_lossy(&line));
-        Ok(())
-    };
-    get(folder, port, path, read).await
-}
-
-/// Sends a GET request to the container, and takes what is wanted of its response.
-async fn get<T>(
-    folder: &Path,
-    port: u16,
-    path: &str,
-    take: impl AsyncFnOnce(Response<Incoming>) -> Result<T, Cause>,
-) -> Result<T, Cause> {
-    let stream = connect(folder, port).await?;
-    let request = Request::get(path)
-        .header(header::HOST, format!("localhost:{port}"))
-        .header(header::USER_AGENT, "flota-health-check")
-        .body(Empty::<bytes::Bytes>::new())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let exchange = async { take(sender.send_request(request).await?).await };
-    // A connection that ends may have brought all that the exchange needs; if not, the exchange has the reason.
-    let driven = async {
-        drop(connection.await);
-        std::future::pending().await
-    };
-    tokio::select! {
-        end = exchange => end,
-        never = driven => never,
-    }
+    requests::get(folder, (port, path), "flota-health-check", async |response| Ok(outcome(response).await)).await
 }
 
 /// Returns the result that a response stands for, with the beginning of its body if it is a failure.
@@ -200,21 +136,4 @@ async fn outcome(response: Response<Incoming>) -> CheckEnd {
         output.truncate(OUTPUT_BOUND);
     }
     CheckEnd { exit_code: i32::from(!success), output: String::from_utf8_lossy(&output).into_owned() }
-}
-
-/// Connects to a port in the network namespace of the container.
-async fn connect(folder: &Path, port: u16) -> Result<TcpStream, Cause> {
-    let folder = folder.to_owned();
-    let made = tokio::task::spawn_blocking(move || socket_inside(&folder)).await??;
-    // A socket stays in the namespace in which it was made.
-    let socket = TcpSocket::from_std_stream(StdStream::from(made));
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    socket.connect(address).await.map_err(|error| format!("failed to connect to port {port}: {error}").into())
-}
-
-/// Makes a socket in the network namespace of the container.
-fn socket_inside(folder: &Path) -> Result<OwnedFd, Cause> {
-    let state = ContainerState::load(folder)?.filter(ContainerState::is_alive).ok_or("the container does not run")?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(Namespace::of(state.pid).enter(|| Ok(socket(AddressFamily::Inet, SockType::Stream, flags, None)))??)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use flota_api::model::Measured;
 use flota_runtime::ContainerState;
 
-use super::check;
+use super::requests;
 use super::supervisor::{Place, blocking};
 use crate::executor::Counters;
 
@@ -23,7 +23,7 @@ pub(super) async fn read(place: Place, measured: &Measured) -> Option<Counters> 
     let counters = read.await.ok().flatten()?;
     let Some(counter) = &measured.requests else { return Some(counters) };
     let (folder, mut total) = (place.paths.run_folder(&place.task), Total::default());
-    let page = check::read_lines(&folder, counter.port, &counter.path, |line| total.add(line, &counter.metric));
+    let page = requests::read_lines(&folder, counter.port, &counter.path, |line| total.add(line, &counter.metric));
     let read = tokio::time::timeout(WAIT, page).await.unwrap_or_else(|_| Err("it takes too long".into()));
     if let Err(error) = &read {
         tracing::debug!(task.id = %place.task, %counter, error, "the requests of a task can't be counted");

@@ -83,6 +83,24 @@ fn a_node_on_which_the_image_does_not_run_has_no_task() {
     assert_eq!(planned_for(of("arm64"), [], nodes()), ["1 on b"]);
     assert_eq!(planned_for(of("arm64"), [on("a", 1), on("b", 2)], nodes()), ["t1:remove"]);
     assert_eq!(planned_for(of("amd64"), [on("b", 1)], nodes()), ["2 on a", "t1:remove"]);
+    let zoned = |architecture: &str| {
+        let zone = vec![Constraint::parse("node.labels.zone==x").expect("it is one")];
+        Service { image_platforms: vec![platform(architecture)], ..with_spec(|it| it.constraints = zone) }
+    };
+    let labelled = || {
+        nodes().map(|mut node| {
+            let zone = if node.id.as_str() == "b" { "x" } else { "y" };
+            node.spec.labels.insert("zone".into(), zone.into());
+            node
+        })
+    };
+    assert_eq!(planned_for(zoned("arm64"), [], labelled()), ["1 on b"]);
+    assert_eq!(
+        planned_for(zoned("amd64"), [on("b", 1)], labelled()),
+        [""; 0],
+        "the node with that platform is none of its"
+    );
+    assert_eq!(planned_for(zoned("amd64"), [], labelled()), ["1 on b"], "it waits and says why");
     let nowhere = [on("a", 1), on("b", 2)];
     assert_eq!(planned_for(of("s390x"), nowhere, nodes()), [""; 0], "what runs goes on");
     assert_eq!(planned_for(of("s390x"), [], nodes()), ["1 on a", "2 on b"], "they wait and say why");
