@@ -361,7 +361,7 @@ fn an_update_that_comes_while_a_slot_waits_for_room_does_not_fail_for_the_lack_o
     it.update("low");
     it.now = it.now + Duration::from_secs(600);
     it.change();
-    assert_eq!((it.of_service("low"), it.phase("low")), ((0, 0, 1, 0), UpdatePhase::Updating));
+    assert_eq!((it.of_service("low").0, it.phase("low")), (0, UpdatePhase::Updating));
     it.remove("high");
     it.settle();
     it.now = it.now + Duration::from_secs(600);
