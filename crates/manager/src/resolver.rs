@@ -254,7 +254,9 @@ pub(crate) mod tests {
         let view = Tables::default();
         let names: Vec<ImageRef> =
             (0..=AT_ONCE).map(|number| ImageRef::parse(&format!("app:{number}")).expect("legal")).collect();
-        let answers = futures::future::join_all(names.iter().map(|name| resolver.resolve(name, &view))).await;
-        assert_eq!(answers, vec![Ok(Pin::of_digest("sha256:1".into())); AT_ONCE + 1]);
+        let all = || futures::future::join_all(names.iter().map(|name| resolver.resolve(name, &view)));
+        assert!(tokio::time::timeout(ANSWER_WAIT / 2, all()).await.is_err(), "the platforms are waited for");
+        assert_eq!(registry.asked().len(), AT_ONCE + 1, "no digest waits for the platforms of others");
+        assert_eq!(all().await, vec![Ok(Pin::of_digest("sha256:1".into())); AT_ONCE + 1]);
     }
 }
