@@ -121,9 +121,11 @@ impl<'a> Survey<'a> {
             return;
         };
         self.in_flight += 1;
-        // The old task is stopped early only if that gives its successor room.
+        // The old task is stopped early only if that gives its successor room, or if it has no node itself. It would take the
+        // next one that there is, while the time runs in which the new one has to serve.
         let needs_room = successor.pending_reason.as_ref().is_some_and(PendingReason::needs_room);
-        if successor.status.state == TaskState::Ready || needs_room {
+        let does_nothing = slot.current().is_some_and(|task| task.node_id.is_none());
+        if successor.status.state == TaskState::Ready || needs_room || does_nothing {
             self.outlook.steps.push(Step::Replace(number));
         }
     }
