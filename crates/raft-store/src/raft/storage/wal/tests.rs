@@ -126,13 +126,21 @@ fn found(recovered: recover::Recovered) -> (Wal, Expected) {
     (recovered.wal, expected)
 }
 
+fn open_with(disk: &ModelDisk, segment_bytes: u64) -> Result<(Wal, Expected), OpenError> {
+    Wal::open(Arc::new(disk.clone()), sealer(), false, segment_bytes).map(found)
+}
+
 fn open(disk: &ModelDisk) -> Result<(Wal, Expected), OpenError> {
-    Wal::open(Arc::new(disk.clone()), sealer(), false, LogBounds::default().segment_bytes).map(found)
+    open_with(disk, LogBounds::default().segment_bytes)
+}
+
+fn begin_with(disk: ModelDisk, segment_bytes: u64) -> Run {
+    let (wal, now) = open_with(&disk, segment_bytes).expect("an empty disk");
+    Run { wal, disk, term: 1, now }
 }
 
 fn begin(disk: ModelDisk) -> Run {
-    let (wal, now) = open(&disk).expect("an empty disk");
-    Run { wal, disk, term: 1, now }
+    begin_with(disk, LogBounds::default().segment_bytes)
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn profile(kind: &Kind, random: &mut Random) -> Seccomp {
 fn compare_all(kind: &Kind, seed: u64) -> Compared {
     let mut random = Random(seed);
     let mut all = Compared::default();
-    for _ in 0..12 {
+    for _ in 0..6 {
         let profile = profile(kind, &mut random);
         // S390x is left out, because libseccomp 2.5.4 swaps the bytes of some answers twice when it writes for another
         // byte order.
@@ -152,7 +152,7 @@ fn several_rules_with_one_action_answer_as_those_of_the_library() {
 fn of_several_actions_the_one_that_the_library_takes_counts() {
     for (arguments, operators) in [(1, &UPPER), (1, &LOWER), (3, &UPPER), (3, &LOWER)] {
         let kind = Kind { names: 3, arguments, operators, rules: 24, conditions: 1, once: false, mixed: true };
-        for seed in 1..4 {
+        for seed in 1..3 {
             assert_eq!(compare_all(&kind, seed).other_rule, 0, "seed {seed}: {arguments} {operators:?}");
         }
     }

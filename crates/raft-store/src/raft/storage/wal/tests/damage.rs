@@ -6,8 +6,10 @@ use crate::raft::disk;
 /// Changes every byte of an acknowledged record in turn: the log is refused and never treated as a shorter one.
 #[test]
 fn damage_to_what_was_acknowledged_is_never_taken_for_a_torn_tail() {
+    // Thousands of logs are opened, and each costs what its segment is long.
+    let segment_bytes = 64 << 10;
     let build = || {
-        let mut run = begin(ModelDisk::new(Random::seeded(1)));
+        let mut run = begin_with(ModelDisk::new(Random::seeded(1)), segment_bytes);
         for step in [Step::Vote, Step::Append(vec![100, 300]), Step::Append(vec![50]), Step::Vote] {
             run.step(&step).expect("the disk is whole");
         }
@@ -26,7 +28,7 @@ fn damage_to_what_was_acknowledged_is_never_taken_for_a_torn_tail() {
                 run.disk.restart()
             };
             disk.flip_bit(&segment_name(1), offset, u8::try_from(offset % 8).expect("it is below 8"));
-            match open(&disk) {
+            match open_with(&disk, segment_bytes) {
                 Err(OpenError::Damaged { .. }) => {}
                 // A change in the padding between records has no effect.
                 Ok((_, now)) => assert_eq!(now, run.now, "offset {offset}"),
