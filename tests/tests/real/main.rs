@@ -4,16 +4,20 @@
 
 mod archives;
 mod bad_input;
+mod dependencies;
 mod devices;
 mod encryption;
 mod faults;
 mod health;
 mod histories;
 mod images;
+mod jobs;
 mod link;
+mod moves;
 mod network_check;
 mod networks;
 mod nodes;
+mod placement;
 mod platforms;
 mod port_forward;
 mod registries;
@@ -23,6 +27,7 @@ mod scaling;
 mod servers;
 mod services;
 mod settings;
+mod timeline;
 mod traffic;
 mod updates;
 mod volumes;

@@ -1,12 +1,16 @@
 //! What users see of updates, rollbacks, and services that stop, run on each node, or end.
 
 use flota_tests::Cluster;
-use serde_json::json;
+use serde_json::{Value, json};
+
+use super::{archives, timeline};
+
+/// A program that does nothing and stays.
+const STAYS: &str = "exec /bin/busybox sleep 1000000";
 
 /// How an inspected service's update stands.
 fn update_state(cluster: &Cluster, service: &str) -> String {
-    let inspected: serde_json::Value =
-        serde_json::from_str(&cluster.ok(&format!("service inspect {service}"))).unwrap();
+    let inspected: Value = serde_json::from_str(&cluster.ok(&format!("service inspect {service}"))).unwrap();
     inspected[0]["updateStatus"]["state"].as_str().unwrap().to_owned()
 }
 
@@ -50,22 +54,112 @@ fn a_bad_update_is_rolled_back_or_paused_and_the_user_goes_on_from_there() {
     assert!(unknown.code != 0 && unknown.stderr.contains("there is no spec 99"), "{}", unknown.stderr);
 }
 
+/// A cluster with a shell, and the service `web` that stays.
+fn with_shell(workers: u32, flags: &str) -> Cluster {
+    let cluster = Cluster::bare(1, workers);
+    let folder = tempfile::tempdir().unwrap();
+    cluster.ok(&format!("image import {}", archives::checked_busybox(folder.path())));
+    let words = format!("service create --name web --replicas 2 --no-healthcheck --stop-signal KILL {flags}");
+    let rest = ["--entrypoint", "/bin/sh -c", "saved:1", STAYS];
+    let created = cluster.ctl_args(&words.split_whitespace().chain(rest).collect::<Vec<_>>());
+    assert_eq!(created.code, 0, "{}", created.stderr);
+    cluster
+}
+
 #[test]
-fn a_service_is_restarted_stopped_and_started() {
-    let cluster = Cluster::up(1, 1);
-    cluster.ok("service create --name web --replicas 2 --update-monitor 0s --update-order start-first whoami");
+fn an_update_that_hangs_or_stays_unhealthy_ends_in_time_and_is_not_reported_as_good() {
+    let cluster = with_shell(0, "--update-monitor 0s --rollback-monitor 0s --stop-grace-period 100ms");
     let before = running(&cluster, "web");
-    cluster.ok("service restart web");
-    let after = running(&cluster, "web");
-    assert!(after.len() == 2 && before.iter().all(|id| !after.contains(id)), "{before:?} {after:?}");
-    cluster.ok("service stop web");
-    assert!(cluster.rows("service ps web").is_empty());
+    let soon = "--update-progress-deadline 1s";
+    let check = "--health-interval 100ms --health-retries 1 --health-cmd";
+    for (action, flags, command, untouched, why) in [
+        (
+            "rollback",
+            format!("{soon} --reserve-memory 900g"),
+            None,
+            2,
+            "was rolled back: web.1: it does not serve within 1 s: no node fits: 1 of 1 without enough memory",
+        ),
+        (
+            "rollback",
+            check.to_owned(),
+            Some("exit 1"),
+            1,
+            "was rolled back: web.1: it does not stay up (unhealthy: the check ended with exit code 1)",
+        ),
+        (
+            "pause",
+            format!("{soon} --health-timeout 1m {check}"),
+            Some("/bin/busybox sleep 1000"),
+            1,
+            "is paused: web.1: it does not serve within 1 s",
+        ),
+    ] {
+        let words = format!("service update --timeout 1m --update-failure-action {action} {flags}");
+        let words = words.split_whitespace().chain(command).chain(["web"]);
+        let ended = cluster.ctl_args(&words.collect::<Vec<_>>());
+        assert!(ended.code == 1 && ended.stderr.contains(why), "{}", ended.stderr);
+        let kept = running(&cluster, "web").iter().filter(|id| before.contains(id)).count();
+        assert_eq!(kept, untouched, "{why}");
+    }
+    assert_eq!(update_state(&cluster, "web"), "paused");
+    cluster.ok("service rollback web");
+    assert_eq!(running(&cluster, "web").len(), 2);
+}
+
+#[test]
+fn updates_that_start_first_work_with_one_task_a_node_and_their_rollback_leaves_healthy_old_tasks_alone() {
+    let order = "--update-order start-first --rollback-order start-first --update-failure-action rollback";
+    let flags = "--replicas-max-per-node 1 --update-monitor 200ms --rollback-monitor 0s --env SLOT={{.Task.Slot}}";
+    let cluster = with_shell(1, &format!("{order} {flags}"));
+    let task = |slot: u64| {
+        cluster
+            .rows(&format!("service ps web --filter slot={slot} --filter state=running --filter desiredState=running"))
+            [0]
+        .clone()
+    };
+    let first = running(&cluster, "web");
+    cluster.ok("service update --env-add NEW=1 web");
+    let before = [task(1), task(2)];
+    assert!(first.iter().all(|id| before.iter().all(|task| task["id"] != id.as_str())), "both are replaced");
+    assert_ne!(before[0]["node"], before[1]["node"], "one on each node");
+
+    // The new task of the first slot is healthy and replaces the old one, and that of the second never is.
+    let check = ["--health-interval", "100ms", "--health-retries", "1", "--health-cmd", "[ $SLOT = 1 ]"];
+    let bad = cluster.ctl_args(&[&["service", "update"], &check[..], &["web"]].concat());
+    assert!(bad.code == 1 && bad.stderr.contains("was rolled back: web.2"), "{}", bad.stderr);
+    assert_ne!(task(1)["id"], before[0]["id"]);
+    for key in ["id", "attempt", "restarts"] {
+        assert_eq!(task(2)[key], before[1][key], "the old task runs on: {key}");
+    }
+    let events = timeline::of(&cluster, "web");
+    assert_eq!(timeline::least_serving(&events, 2), 2, "{events:#?}");
+    let refused = cluster.ctl("service scale --timeout 1s web=3");
+    let why = "no node fits: 2 of 2 with as many tasks of the service as allowed";
+    assert!(refused.code == 1 && refused.stderr.contains(why), "{}", refused.stderr);
+}
+
+#[test]
+fn services_on_some_nodes_and_on_each_are_restarted_stopped_and_started() {
+    let cluster = Cluster::up(1, 1);
+    for (service, mode) in [("web", "--replicas 2"), ("agent", "--mode global")] {
+        let flags = "--update-monitor 0s --update-order start-first";
+        cluster.ok(&format!("service create --name {service} {mode} {flags} whoami"));
+        let before = running(&cluster, service);
+        cluster.ok(&format!("service restart {service}"));
+        let after = running(&cluster, service);
+        assert!(after.len() == 2 && before.iter().all(|id| !after.contains(id)), "{before:?} {after:?}");
+        cluster.ok(&format!("service stop {service}"));
+        // The command returns when they have ended, and then they are removed.
+        cluster.wait("its tasks have gone", |it| it.rows(&format!("service ps {service}")).is_empty());
+    }
     let listed = cluster.ok("service ls");
+    assert_eq!(listed.matches("(stopped)").count(), 2, "{listed}");
     assert!(listed.contains("0/2 (stopped)"), "{listed}");
     cluster.ok("service scale web=3");
-    assert!(cluster.rows("service ps web").is_empty());
-    cluster.ok("service start web");
-    assert_eq!(running(&cluster, "web").len(), 3);
+    assert!(cluster.rows("task ls").is_empty());
+    cluster.ok("service start web agent");
+    assert_eq!((running(&cluster, "web").len(), running(&cluster, "agent").len()), (3, 2));
 }
 
 #[test]

@@ -84,6 +84,45 @@ fn data_outlives_its_tasks_its_service_and_a_restart_of_its_node() {
 }
 
 #[test]
+fn each_slot_has_its_own_data_on_its_own_node_however_its_service_changes() {
+    let cluster = Cluster::bare(1, 2);
+    cluster.pack_busybox();
+    let policy = "--replicas 2 --update-monitor 0s --stop-signal KILL";
+    let command = "--mount source=data,target=/data,volume-per-slot --entrypoint /busybox busybox sleep 1000000";
+    cluster.ok(&format!("service create --name db {policy} {command}"));
+    let home = |slot: u64| {
+        let tasks = cluster.running("db");
+        let task = tasks.iter().find(|task| task["slot"] == slot).expect("the slot has a task");
+        task["node"].as_str().unwrap().to_owned()
+    };
+    let homes = [home(1), home(2)];
+    for slot in ["db.1", "db.2"] {
+        sh_ok(&cluster, slot, &format!("/busybox echo {slot} > /data/file"));
+    }
+    // The third node has the fewest tasks from now on, and would get a task that may choose.
+    let there = format!("node.hostname in ({},{})", homes[0], homes[1]);
+    let filler = ["service", "create", "--name", "filler", "--replicas", "4", "--constraint", &there];
+    let sleeps = ["--stop-signal", "KILL", "--entrypoint", "/busybox", "busybox", "sleep", "1000000"];
+    let created = cluster.ctl_args(&[&filler[..], &sleeps].concat());
+    assert_eq!(created.code, 0, "{}", created.stderr);
+    for commands in [
+        &["service scale db=1", "service scale db=2"][..],
+        &["service scale db=0", "service scale db=2"],
+        &["service restart db"],
+        &["service update --env-add NEW=1 db"],
+        &["service stop db", "service start db"],
+    ] {
+        commands.iter().for_each(|words| drop(cluster.ok(words)));
+        for (index, slot) in [(0, "db.1"), (1, "db.2")] {
+            assert_eq!(home(index as u64 + 1), homes[index], "{slot} after {commands:?}");
+            assert_eq!(sh_ok(&cluster, slot, "/busybox cat /data/file"), slot, "after {commands:?}");
+        }
+    }
+    cluster.ok("service rm db");
+    assert_eq!(homes.map(|node| data(&cluster, &node).len()), [1, 1], "nobody has asked to remove it");
+}
+
+#[test]
 fn a_new_volume_has_what_the_image_has_there() {
     let cluster = Cluster::bare(1, 0);
     let folder = tempfile::tempdir().unwrap();
