@@ -189,9 +189,13 @@ impl StreamBroker {
     }
 }
 
-/// Returns the name of the task, with the number of its run if it has one: `backup.1#7`.
 fn name_of(task: &Task, view: &Tables) -> String {
     let name = view.spec_of(task).map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot));
+    with_run(name, task)
+}
+
+/// Returns the name of a task with the number of its run if it has one: `backup.1#7`.
+pub(crate) fn with_run(name: String, task: &Task) -> String {
     if task.run == 0 { name } else { format!("{name}#{}", task.run) }
 }
 

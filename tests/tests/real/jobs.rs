@@ -167,4 +167,6 @@ fn a_schedule_runs_in_its_time_zone_keeps_its_history_and_lets_runs_overlap_as_i
     cluster.wait("the minute has come", |it| runs(it, "tick").first().is_some_and(|run| run == "1 complete"));
     let run = cron(&cluster, "tick")["runs"][0].clone();
     assert!(run["scheduledAt"].as_str().unwrap().ends_with(":00.000Z"), "{run}");
+    let logs = cluster.ok("service logs tick");
+    assert!(logs.contains("tick.1#1@m1 | tock"), "{logs}");
 }

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 
-use flota_api::model::{LogRange, Program, StreamKind, Task, TaskFrame, TaskPort, UserFrame};
+use flota_api::model::{LogLine, LogRange, Program, StreamKind, Task, TaskFrame, TaskPort, UserFrame};
 use flota_raft_store::View;
 
 use super::error::ControlError;
 use super::reference::resolve_running;
 use super::{Control, Member};
-use crate::streams::{BrokenStream, QUEUE, StreamBroker, WorkerStream};
+use crate::streams::{BrokenStream, QUEUE, StreamBroker, WorkerStream, with_run};
 
 pub(crate) use targets::LogSource;
 
@@ -146,6 +146,10 @@ impl Logs {
                 () = to_user.closed() => return,
             };
             let frame = match frame {
+                // The worker knows nothing of runs.
+                Some(Ok(TaskFrame::Log(line))) => {
+                    TaskFrame::Log(LogLine { task_name: with_run(line.task_name, &self.task), ..line })
+                }
                 Some(Ok(frame)) => frame,
                 Some(Err(broken)) => TaskFrame::Error(format!("the logs of task {} end early: {broken}", self.task.id)),
                 None => return,

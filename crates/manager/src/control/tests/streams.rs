@@ -1,9 +1,10 @@
 //! Exec, logs and forwarded connections as calls of functions. The worker is played by the test.
 
 use flota_api::Malformed;
-use flota_api::model::{StreamKind, StreamRequest, TaskFrame, UserFrame};
+use flota_api::model::{LogLine, Output, StreamKind, StreamRequest, Task, TaskFrame, UserFrame};
 use flota_api::proto::dispatcher::OpenStream;
 use flota_api::proto::dispatcher::manager_message::Message;
+use flota_api::version::Timestamp;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
@@ -112,4 +113,25 @@ async fn logs_of_a_service_name_the_task_that_can_not_be_read_and_go_on() {
     assert_eq!(unread, TaskFrame::Error("task web.2 on node m1: the node does not answer".into()));
     drop(ends);
     assert!(answers.recv().await.is_none(), "the logs of both tasks have ended");
+}
+
+#[tokio::test]
+async fn a_line_of_a_log_names_the_run_of_its_task() {
+    let mut worker = Worker::new().await;
+    let control = worker.control.clone();
+    control.put(Task { run: 7, ..task("t4", "s2", 2, "n3") }).await;
+    let line = |task_name: &str| LogLine {
+        task: "t4".into(),
+        task_name: task_name.into(),
+        node_name: "w1".into(),
+        at: Timestamp(1),
+        output: Output::Stdout,
+        line: "done".into(),
+        number: 0,
+    };
+    let source = LogSource::Task("t4".into());
+    let (answers, ends) = tokio::join!(control.logs(&source, LogRange { follow: false, tail: None }), worker.open());
+    ends.to_user.send(Ok(TaskFrame::Log(line("db.2")))).await.expect("it is read");
+    let shown = answers.expect("there is one").recv().await.expect("a frame").expect("it is whole");
+    assert_eq!(shown, TaskFrame::Log(line("db.2#7")));
 }
