@@ -46,5 +46,6 @@ mod task_invariants;
 pub mod time;
 pub mod user;
 pub mod violation;
+mod volume_invariants;
 mod wire;
 pub mod world;

@@ -32,6 +32,8 @@ pub enum Fault {
     OrderByClock,
     /// A time of a schedule counts as not done with although its run has begun.
     RunAgain,
+    /// The scheduler does not see where the data of volumes is.
+    LostPlaces,
 }
 
 #[cfg(feature = "faults")]

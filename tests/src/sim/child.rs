@@ -13,7 +13,7 @@ use super::violation::Kind;
 /// First argument of a child process.
 const CHILD: &str = "--child";
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 14] = [
     Fault::LeaderRestore,
     Fault::EarlyAcknowledgement,
     Fault::EarlyRead,
@@ -26,6 +26,7 @@ const FAULTS: [Fault; 13] = [
     Fault::AgeOfContact,
     Fault::OrderByClock,
     Fault::RunAgain,
+    Fault::LostPlaces,
     Fault::EarlyStart,
 ];
 

@@ -15,6 +15,7 @@ use super::network_invariants::{self, NetworkInvariants};
 use super::task_invariants::{TaskInvariants, is_wanted, slots};
 use super::user::{CRON, TAG, chain};
 use super::violation::{Kind, Violation};
+use super::volume_invariants::{self, VolumeInvariants};
 
 /// State from earlier checks, for comparison with later ones.
 #[derive(Default)]
@@ -28,6 +29,7 @@ pub struct Invariants {
     changed: BTreeSet<u64>,
     networks: NetworkInvariants,
     cron: CronInvariants,
+    volumes: VolumeInvariants,
     tables_may_differ: bool,
 }
 
@@ -72,9 +74,11 @@ impl Invariants {
                 self.networks.check_tables(&view)?;
                 chain::check_order(&view)?;
                 self.cron.check_tables(&view)?;
+                self.volumes.check_tables(&view)?;
             }
         }
         self.tasks.check_machines(cluster)?;
+        volume_invariants::check_machines(cluster)?;
         self.networks.check_nodes(cluster, trouble)
     }
 

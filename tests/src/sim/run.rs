@@ -268,7 +268,15 @@ impl Run {
         let users = Users {
             clients,
             pause,
-            wishes: Wishes { image: "app", replicas: 4, devices: true, networks: true, chain: true, probes: true },
+            wishes: Wishes {
+                image: "app",
+                replicas: 4,
+                devices: true,
+                networks: true,
+                volumes: true,
+                chain: true,
+                probes: true,
+            },
             channels: Vec::new(),
             history: self.history.clone(),
         };

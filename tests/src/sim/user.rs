@@ -1,6 +1,6 @@
 //! Users of a simulated cluster: several clients that create, scale, update, remove and read services through the
 //! Control API, and record what they observe. They also create and remove networks. Like `ctl`, they retry with the next manager and the same request id
-//! after any loss.
+//! after any loss. What a service of theirs is like is in `user/specs.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -14,15 +14,10 @@ use tonic::{Code, Request, Status};
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::control::{CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest};
 use flota_api::proto::objects::Service;
-use flota_api::proto::specs::{
-    GenericResource, NetworkAttachment, ServiceMode, ServiceSpec, UpdateOrder, UpdatePolicy,
-};
-use flota_api::proto::types::{PublishedPort, Resources, RestartCondition, RestartPolicy};
 use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
 use flota_manager::forward::STALE;
 
-use super::cluster::DEVICE_KIND;
 use super::host::USER;
 use super::linearizability::{Operation, Violation, check};
 use super::network::Network;
@@ -32,23 +27,15 @@ use super::time;
 pub(super) mod chain;
 mod networks;
 mod prober;
+mod specs;
 
-/// Names of the services that users create. Their hyphens keep them from being beginnings of ids, which also name services.
-pub const NAMES: [&str; 7] = ["the-web", "the-db", "the-cache", "the-queue", "the-mail", GLOBAL, CRON];
-/// The service that has a task on each node.
-const GLOBAL: &str = "the-agent";
-/// The service that runs each minute, one run at a time.
-pub(super) const CRON: &str = "the-backup";
-/// The services whose updates start the new task of a slot before the old one is stopped.
-pub(super) const STARTED_FIRST: [&str; 2] = ["the-web", "the-queue"];
-/// The services whose tasks stop if there is no room for those of a more important one, and those that make them stop.
-const PRIORITIES: [(&str, i32); 3] = [("the-cache", -5), ("the-queue", 5), ("the-mail", 9)];
+pub(super) use specs::{CRON, STARTED_FIRST, TAG, VOLUMES, priority};
+pub use specs::{NAMES, Wishes};
+
 /// Time limit of one try at one manager.
 const TRY: Duration = Duration::from_secs(5);
 /// Time after which a client gives up a request, in milliseconds.
 const PATIENCE: u64 = 30_000;
-/// Label that identifies the change that a service's spec is from.
-pub(super) const TAG: &str = "tag";
 
 /// The operations that users have recorded. Clones share it.
 #[derive(Clone, Default)]
@@ -157,23 +144,6 @@ pub struct Users {
     pub history: History,
 }
 
-/// Parameters of the services that users create.
-#[derive(Clone, Copy, Debug)]
-pub struct Wishes {
-    /// Image of all services.
-    pub image: &'static str,
-    /// Largest number of replicas of a service.
-    pub replicas: u64,
-    /// Whether one service asks for devices.
-    pub devices: bool,
-    /// Whether some services have a network and a published port, and users create and remove networks.
-    pub networks: bool,
-    /// Whether one more user deploys and removes a stack of services that depend on each other.
-    pub chain: bool,
-    /// Whether one more user writes all the time, so that it is seen for how long nobody can.
-    pub probes: bool,
-}
-
 impl Users {
     /// Runs all clients until the history is stopped.
     pub async fn run(self, seed: u64) {
@@ -222,11 +192,6 @@ struct Client {
     known: BTreeMap<String, (u64, u64)>,
 }
 
-/// Returns the priority that users give to the service of this name.
-pub(super) fn priority(name: &str) -> i32 {
-    PRIORITIES.iter().find(|(service, _)| *service == name).map_or(0, |(_, priority)| *priority)
-}
-
 fn tag_of(service: &Service) -> u64 {
     let tag = service.spec.as_ref().and_then(|spec| spec.labels.get(TAG)).and_then(|tag| tag.parse().ok());
     tag.unwrap_or_default()
@@ -252,58 +217,6 @@ impl Client {
             6..=7 => self.read().await,
             8 if self.wishes.networks => self.change_networks().await,
             _ => self.read_stale().await,
-        }
-    }
-
-    fn spec(&mut self, name: &str, tag: u64) -> ServiceSpec {
-        // One service needs devices. A change of the environment replaces every task.
-        let devices =
-            (self.wishes.devices && name == "the-db").then(|| GenericResource { kind: DEVICE_KIND.into(), count: 1 });
-        // Two services have names and virtual IPs, and the first of them is published.
-        let has_network = self.wishes.networks && matches!(name, "the-web" | "the-db");
-        let is_published = self.wishes.networks && name == "the-web";
-        let network = NetworkAttachment { network: networks::SHARED.into(), aliases: Vec::new() };
-        let port = PublishedPort { target: 80, ..PublishedPort::default() };
-        let order = if STARTED_FIRST.contains(&name) { UpdateOrder::StartFirst } else { UpdateOrder::StopFirst };
-        ServiceSpec {
-            name: name.to_owned(),
-            networks: has_network.then_some(network).into_iter().collect(),
-            ports: is_published.then_some(port).into_iter().collect(),
-            labels: [(TAG.to_owned(), tag.to_string())].into(),
-            image: self.wishes.image.into(),
-            mode: match name {
-                GLOBAL => ServiceMode::Global,
-                CRON => ServiceMode::Cron,
-                _ => ServiceMode::Replicated,
-            }
-            .into(),
-            schedule: if name == CRON { "* * * * *".into() } else { String::new() },
-            replicas: self.rng.random_range(0..=self.wishes.replicas),
-            env: vec![format!("RELEASE={}", self.rng.random_range(0..3))],
-            stop_grace_ms: 1_000,
-            priority: priority(name),
-            restart: Some(RestartPolicy {
-                delay_ms: 200,
-                condition: if name == CRON { RestartCondition::OnFailure } else { RestartCondition::Any }.into(),
-                ..RestartPolicy::default()
-            }),
-            update: Some(UpdatePolicy {
-                parallelism: self.rng.random_range(0..=2),
-                delay_ms: self.rng.random_range(0..=1) * 500,
-                monitor_ms: self.rng.random_range(0..=5) * 1_000,
-                order: order.into(),
-                ..UpdatePolicy::default()
-            }),
-            generic_resources: devices.into_iter().collect(),
-            // With all services at their largest, nodes have little room for the tasks of an update: for some, CPU is
-            // short, and for others memory. One that must have a task on each node, or runs when
-            // its time comes, reserves nothing.
-            reservations: (name != GLOBAL && name != CRON).then_some(Resources {
-                nano_cpus: self.rng.random_range(1..=2) * 500_000_000,
-                memory_bytes: self.rng.random_range(1..=2) << 30,
-                ..Resources::default()
-            }),
-            ..ServiceSpec::default()
         }
     }
 

@@ -34,6 +34,8 @@ pub enum Kind {
     WrongRun,
     /// Two tasks hold the same device.
     DeviceTwice,
+    /// Two nodes have the data that a slot has in a volume, or a task is on another node than its data.
+    VolumeTwice,
     /// The tasks of a node have reserved more than it has.
     Overcommitted,
     /// Two objects have the same address, or one has an address outside of its network.

@@ -67,6 +67,11 @@ fn a_run_that_begins_a_second_time_is_found() {
 }
 
 #[test]
+fn data_of_a_slot_on_two_nodes_is_found() {
+    is_found(Fault::LostPlaces, &[Kind::VolumeTwice]);
+}
+
+#[test]
 fn an_address_that_is_given_twice_is_found() {
     is_found(Fault::DoubleAddress, &[Kind::WrongAddress]);
 }

@@ -7,6 +7,7 @@ use flota_api::id::{NodeId, VolumeId};
 use flota_api::model::{Filter, ServiceSpec, Task, Volume, VolumeAt};
 use flota_api::object::{Kind, StoreObject};
 use flota_raft_store::Tables;
+use flota_raft_store::faults::{self, Fault};
 
 use crate::plan::{Change, Plan};
 
@@ -39,6 +40,9 @@ impl<'a> VolumePlaces<'a> {
 
     /// Returns where a task of this spec can run, if no node of its own is given.
     pub(super) fn home(&self, spec: &ServiceSpec, task: &Task) -> Home {
+        if faults::is_on(Fault::LostPlaces) {
+            return Home::Anywhere;
+        }
         let (mut nodes, mut found) = (BTreeSet::new(), Vec::new());
         for name in spec.volumes() {
             let Some(volume) = self.named(name) else { return Home::Nowhere(found) };
