@@ -15,14 +15,14 @@
 //!
 //! docs/testing.md says how to write a test with it, and how to replay a seed.
 
-mod availability;
+pub mod availability;
 mod changes;
 pub mod child;
 pub mod clock;
 pub mod cluster;
 mod cron_invariants;
 mod drains;
-mod entries;
+pub mod entries;
 pub mod host;
 pub mod invariants;
 pub mod linearizability;

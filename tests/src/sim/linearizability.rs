@@ -265,6 +265,3 @@ impl<'a, M: Model> Search<'a, M> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

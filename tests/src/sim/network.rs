@@ -304,6 +304,3 @@ impl AsyncWrite for Incoming {
         Pin::new(&mut self.end).poll_shutdown(cx)
     }
 }
-
-#[cfg(test)]
-mod tests;

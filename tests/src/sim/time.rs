@@ -40,6 +40,6 @@ pub fn now() -> u64 {
 }
 
 /// Sleeps until this time, in the running process.
-pub(super) fn sleep_until(at: u64) -> Pin<Box<Sleep>> {
+pub fn sleep_until(at: u64) -> Pin<Box<Sleep>> {
     Box::pin(tokio::time::sleep_until(instant(at)))
 }

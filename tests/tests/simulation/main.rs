@@ -5,6 +5,7 @@
 #[path = "../cluster/mod.rs"]
 mod cluster;
 mod faults;
+mod parts;
 mod seeds;
 
 use std::path::Path;

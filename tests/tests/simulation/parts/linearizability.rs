@@ -1,6 +1,8 @@
+//! The checker of histories, with a register in the place of the cluster.
+
 use std::time::{Duration, Instant};
 
-use super::*;
+use flota_tests::sim::linearizability::{Model, Operation, Violation, check};
 
 /// A register with compare-and-set.
 struct Register;

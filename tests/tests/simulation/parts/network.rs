@@ -1,9 +1,15 @@
+//! The simulated network.
+
+use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::*;
-use crate::sim::world::World;
+use flota_identity::Peer;
+use flota_tests::sim::host::Host;
+use flota_tests::sim::time;
+use flota_tests::sim::world::World;
 
 const A: Host = Host(1);
 const B: Host = Host(2);
