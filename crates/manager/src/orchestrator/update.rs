@@ -244,14 +244,20 @@ fn judge(service: &Service, slot: &Slot, task: &Task, cx: &PlanContext) -> Judge
     if task.status.state.is_terminal() {
         return Judgement::Good;
     }
-    // It starts when the one before it has ended, and while no manager led, nobody could tell it so.
-    let before = slot.tasks.iter().filter(|it| it.id != task.id && it.status.state.is_terminal());
-    let freed = before.map(|it| it.meta.updated_at).max().unwrap_or_default();
     // It may have waited for long for the room of others. Its node has just got it.
     let is_new_there = matches!(task.status.state, TaskState::Assigned | TaskState::Accepted);
     let made = if is_new_there { task.meta.updated_at } else { task.meta.created_at };
-    let begun = task.prepared_at.map_or(made, |at| at + service.spec.stop_grace);
-    let begun = begun.max(freed).max(service.update.started_at).max(cx.led_since);
+    // It starts when those before it have ended. Until the last of them has said so, it may take all of its grace period.
+    let (ended, stopping): (Vec<_>, Vec<_>) =
+        slot.tasks.iter().filter(|it| it.id != task.id).partition(|it| it.status.state.is_terminal());
+    let freed = ended.iter().map(|it| it.meta.updated_at).max().unwrap_or_default();
+    let begun = match task.prepared_at {
+        Some(at) if !stopping.is_empty() || freed < at => (at + service.spec.stop_grace).max(freed),
+        Some(_) => freed,
+        None => made.max(freed),
+    };
+    // While no manager led, nobody could tell it so.
+    let begun = begun.max(service.update.started_at).max(cx.led_since);
     let deadline = policy.deadline(&service.spec.healthcheck);
     let until = begun + deadline;
     if until > now {

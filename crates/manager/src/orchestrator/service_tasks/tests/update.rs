@@ -299,6 +299,11 @@ fn a_task_that_does_not_serve_in_time_has_failed() {
     assert_eq!(looks_at(policy, tasks(prepared(29_000))), Some(1_000));
     let late = "! paused (spec 2): web.1: it does not serve within 20 s: it is starting";
     assert_eq!(planned_by(policy, tasks(prepared(30_000))), [late]);
+    // Here, it has ended after 2 s.
+    let ended_at = |ago: u64| Meta { updated_at: Timestamp(NOW.0 - ago), ..stopped(old(1)).meta };
+    let early = |ago| [Task { meta: ended_at(ago - 2_000), ..stopped(old(1)) }, prepared(ago), old(2)];
+    assert_eq!(looks_at(policy, early(21_000)), Some(1_000));
+    assert_eq!(planned_by(policy, early(22_000)), [late]);
     let created = Meta { created_at: Timestamp(NOW.0 - 100_000), created: 100, ..Meta::default() };
     let fetching = Task { meta: created.clone(), ..successor(TaskState::Preparing) };
     assert_eq!(planned_by(policy, [old(1), fetching, old(2)]), [""; 0], "an image may take long");
