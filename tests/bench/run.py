@@ -4,7 +4,8 @@
 import atexit, glob, itertools, json, os, signal, statistics, subprocess, sys, time
 
 import network
-from sandbox import CTL, NAME, PROGRAMS, RESULTS, RUNS, all_ready, ctl, daemons, down, leader, rows, show, timed, until, up
+import tasks
+from sandbox import CTL, NAME, PROGRAMS, RESULTS, RUNS, all_ready, cpu, ctl, daemons, down, leader, rows, show, timed, until, up
 from writes import Etcd, Flota
 
 # Whoever ends it early ends what it made, too.
@@ -12,12 +13,6 @@ for it in (signal.SIGTERM, signal.SIGHUP):
     signal.signal(it, lambda *_: sys.exit(1))
 WRITES = os.path.join(PROGRAMS, "flota-writes")
 SIMULATE = os.path.join(PROGRAMS, "flota-simulate")
-
-
-def cpu():
-    """CPU seconds of everything in the sandbox, its containers too."""
-    with open(f"/sys/fs/cgroup/cpuacct/flota-sandbox/{NAME}/cpuacct.usage") as file:
-        return int(file.read()) / 1e9
 
 
 def memory(pid, key):
@@ -95,6 +90,7 @@ show("a container's private memory: supervisor and daemon's share", [it + share 
 ctl("service", "rm", "web")
 
 network.measure()
+tasks.measure()
 up()
 ctl("image", "pack", "--tag", "whoami", os.path.join(PROGRAMS, "whoami"))
 gone, written = [], []
@@ -160,6 +156,7 @@ sys.stdout.flush()
 scale = simulated("--scale", "5000", "100000")
 show("5,000 workers, 100,000 tasks: create to running", [scale["create to running"]], 5000, "per s", most=False)
 show("the scheduler alone, 5,000 nodes, 100,000 tasks", [simulated("--schedule", "5000", "100000")["the scheduler alone"]], 200000, "per s", most=False)
+show("a crash loop of 1,000 tasks, Raft entries a second", [simulated("--crash", "20", "1000")["a crash loop of all tasks, Raft entries a second"]], 10, "per s")
 loops = simulated("--loops", "5000", "100000")
 show("all loops, a look at everything, the same cluster", [loops["all loops, a look at everything"] / 1e3], 1)
 show("all loops, a changed label, the same cluster", [loops["all loops, a changed label"] / 1e3], 1)

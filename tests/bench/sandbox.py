@@ -1,5 +1,5 @@
-"""The sandbox that the figures are of, what asks it, and the lines of figures beside their targets. Used by run.py and
-network.py; the first argument of both is the folder of the programs."""
+"""The sandbox that the figures are of, what asks it, and the lines of figures beside their targets. Used by run.py,
+network.py and tasks.py; the first argument of each is the folder of the programs."""
 import json, os, statistics, subprocess, sys, time
 
 PROGRAMS = os.path.abspath(sys.argv[1])
@@ -59,6 +59,12 @@ def nodes():
 
 def daemons():
     return {name: node["daemon"]["pid"] for name, node in nodes().items()}
+
+
+def cpu():
+    """CPU seconds of everything in the sandbox, its containers too."""
+    with open(f"/sys/fs/cgroup/cpuacct/flota-sandbox/{NAME}/cpuacct.usage") as file:
+        return int(file.read()) / 1e9
 
 
 def leader():

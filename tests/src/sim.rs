@@ -20,6 +20,7 @@ mod changes;
 pub mod child;
 pub mod clock;
 pub mod cluster;
+pub mod crash_loop;
 mod cron_invariants;
 mod drains;
 pub mod entries;

@@ -3,6 +3,7 @@
 //! `flota-simulate FIRST COUNT [SECONDS]` runs the seeds FIRST to FIRST + COUNT - 1, with SECONDS of disturbances each.
 //! `flota-simulate --log SEED [SECONDS] [FAULT]` runs one seed and prints its log, optionally with an injected fault.
 //! `flota-simulate --scale WORKERS TASKS` runs one large cluster and prints what it costs.
+//! `flota-simulate --crash WORKERS TASKS` prints how much a service in a crash loop adds to the Raft log.
 //! `flota-simulate --schedule NODES TASKS` prints how fast the scheduler alone is.
 //! `flota-simulate --loops NODES TASKS` prints what the control loops cost by themselves.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command-line program")]
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flota_tests::sim::child::{fault, run_child, simulate};
+use flota_tests::sim::crash_loop;
 use flota_tests::sim::loops;
 use flota_tests::sim::run::{Options, Outcome};
 use flota_tests::sim::scale::Scale;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
             log(Options { trouble: millis(rest), fault, ..Options::new(*seed) })
         }
         [workers, tasks] if is("--scale") => scale(*workers, *tasks),
+        [workers, tasks] if is("--crash") => crash(*workers, *tasks),
         [nodes, tasks] if is("--schedule") => {
             let rate = *tasks as f64 / loops::schedule(*nodes, *tasks).as_secs_f64();
             show("the scheduler alone", rate, "tasks per CPU second");
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
         [first, count, rest @ ..] => many(*first, *count, millis(rest)),
         _ => {
             eprintln!(
-                "usage: flota-simulate FIRST COUNT [SECONDS], --log SEED [SECONDS] [FAULT], --scale WORKERS TASKS, --schedule NODES TASKS, or --loops NODES TASKS"
+                "usage: flota-simulate FIRST COUNT [SECONDS], --log SEED [SECONDS] [FAULT], --scale WORKERS TASKS, --crash WORKERS TASKS, --schedule NODES TASKS, or --loops NODES TASKS"
             );
             return ExitCode::from(2);
         }
@@ -108,6 +111,18 @@ fn scale(workers: u64, tasks: u64) -> bool {
     show("time of the whole simulation", time.as_secs_f64(), "s");
     show("memory of the whole simulation, at most", memory as f64, "MiB");
     time <= MOST_TIME && memory <= MOST_MEMORY_MIB
+}
+
+fn crash(workers: u64, tasks: u64) -> bool {
+    let entries = u16::try_from(workers).map_err(|_| format!("{workers} workers are more than can be simulated"));
+    match entries.and_then(|workers| crash_loop::measure(workers, tasks)) {
+        Ok(entries) => show("a crash loop of all tasks, Raft entries a second", entries, "entries"),
+        Err(missing) => {
+            println!("{workers} workers, {tasks} tasks: {missing}");
+            return false;
+        }
+    }
+    true
 }
 
 fn show(what: &str, value: f64, unit: &str) {
