@@ -20,6 +20,7 @@ mod specs;
 mod streams;
 mod tunnels;
 mod updates;
+mod values;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use crate::model::{
     Availability, Balancer, Concurrency, DependencyCondition, EndpointMode, FailureAction, Filter, HealthState,
     LogDriver, NetworkDriver, NodeState, NodeStateReason, OnPartition, PlacementStrategy, Propagation, Protocol,
-    PublishMode, PullPolicy, RestartCondition, Role, RunState, UpdateOrder, UpdatePhase,
+    PublishMode, PullPolicy, RestartCondition, Role, RunState, UpdateOrder, UpdatePhase, ValueKind,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
@@ -111,6 +112,7 @@ enums! {
     Protocol = pt::Protocol, "protocol" { Tcp = Tcp, Udp = Udp }
     PublishMode = pt::PublishMode, "mode" { Ingress = Ingress, Host = Host }
     EndpointMode = ps::EndpointMode, "endpoint_mode" { Vip = Vip, Dnsrr = Dnsrr }
+    ValueKind = ps::ValueKind, "kind" { Secret = Secret, Config = Config }
     RestartCondition = pt::RestartCondition, "restart.condition" { Any = Any, OnFailure = OnFailure, None = None }
     FailureAction = ps::FailureAction, "update.failure_action" {
         Pause = Pause, Continue = Continue, Rollback = Rollback,

@@ -177,6 +177,10 @@ ids! {
     NetworkId
     /// Identifies a volume.
     VolumeId
+    /// Identifies a secret or config.
+    ValueId
+    /// Identifies the bytes of one version of a secret or config.
+    ValueDataId
 }
 
 #[cfg(test)]

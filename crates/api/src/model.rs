@@ -32,6 +32,7 @@ mod stream;
 mod task;
 mod tunnel;
 mod update;
+mod value;
 mod volume;
 
 pub use allowance::{Allowance, Refusal};
@@ -71,6 +72,10 @@ pub use stream::{
 pub use task::{Task, TaskStatus};
 pub use tunnel::TunnelKey;
 pub use update::{FailureAction, Ratio, Revision, UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus};
+pub use value::{
+    AnyValue, ConfigMarker, SecretMarker, StoredConfig, StoredSecret, StoredValue, VALUE_BOUND, ValueBytes, ValueData,
+    ValueKind, ValueSpec, ValueVersion,
+};
 pub use volume::{
     TaskVolume, VOLUME_NAME_BOUND, Volume, VolumeNameError, VolumePlace, VolumeSpec, check_name as check_volume_name,
 };

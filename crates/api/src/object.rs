@@ -8,7 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::id::Id;
-use crate::model::{Cluster, Image, Network, Node, Registry, Service, Stack, Task, Volume};
+use crate::model::{
+    Cluster, Image, Network, Node, Registry, Service, Stack, StoredConfig, StoredSecret, Task, ValueData, Volume,
+};
 use crate::version::Meta;
 
 /// An object that the store holds.
@@ -120,4 +122,10 @@ kinds! {
     Network "network" |network| vec![&network.spec.name];
     /// A volume; one that a user has removed has no name.
     Volume "volume" |volume| if volume.is_removed { Vec::new() } else { vec![&volume.spec.name] };
+    /// A secret, without its bytes.
+    StoredSecret "secret" |secret| vec![&secret.spec.name];
+    /// A config, without its bytes.
+    StoredConfig "config" |config| vec![&config.spec.name];
+    /// The bytes of one version of a secret or config.
+    ValueData "value" |_| Vec::new();
 }

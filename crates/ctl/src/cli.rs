@@ -2,9 +2,11 @@
 
 use clap::{Parser, Subcommand};
 
+use flota_api::model::ValueKind;
+
 use crate::client::Client;
 use crate::commands::{
-    events, exec, image, network, node, port_forward, registry, service, stack, swarm, system, task, volume,
+    events, exec, image, network, node, port_forward, registry, service, stack, swarm, system, task, value, volume,
 };
 use crate::{printer, sandbox};
 
@@ -51,6 +53,12 @@ pub(crate) enum Noun {
     /// Manage volumes
     #[command(subcommand)]
     Volume(volume::Volume),
+    /// Manage secrets: values that only the tasks that use them can read
+    #[command(subcommand)]
+    Secret(value::Value),
+    /// Manage configs: values that tasks get as files
+    #[command(subcommand)]
+    Config(value::Value),
     /// Manage the credentials of registries
     #[command(subcommand)]
     Registry(registry::Registry),
@@ -80,6 +88,8 @@ impl Cli {
             Noun::Image(verb) => image::run(verb, &client).await?,
             Noun::Network(verb) => network::run(verb, &client).await?,
             Noun::Volume(verb) => volume::run(verb, &client).await?,
+            Noun::Secret(verb) => value::run(verb, ValueKind::Secret, &client).await?,
+            Noun::Config(verb) => value::run(verb, ValueKind::Config, &client).await?,
             Noun::Registry(verb) => registry::run(verb, &client).await?,
             Noun::Sandbox(verb) => return sandbox::run(verb).await,
             Noun::System(verb) => system::run(verb, &client).await?,

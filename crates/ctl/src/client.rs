@@ -24,7 +24,7 @@ use tonic::{Code, Response, Status, Streaming};
 
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::proto::control::control_client::ControlClient;
-use flota_api::proto::control::{ListRequest, ListTasksRequest, WatchEventsRequest};
+use flota_api::proto::control::{ListRequest, ListTasksRequest, ListValuesRequest, WatchEventsRequest};
 use flota_api::proto::node::local_node_client::LocalNodeClient;
 use flota_api::proto::node::{InfoRequest, NodeInfo};
 use flota_api::proto::streams::Frame;
@@ -56,6 +56,12 @@ pub(crate) trait MayBeStale: Clone {
 impl MayBeStale for ListRequest {
     fn is_stale(&self) -> bool {
         self.stale
+    }
+}
+
+impl MayBeStale for ListValuesRequest {
+    fn is_stale(&self) -> bool {
+        self.list.as_ref().is_some_and(|list| list.stale)
     }
 }
 

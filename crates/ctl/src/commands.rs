@@ -28,4 +28,5 @@ pub(crate) mod task;
 #[cfg(test)]
 mod tests;
 mod update_flags;
+pub(crate) mod value;
 pub(crate) mod volume;

@@ -27,6 +27,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod values;
 mod volumes;
 
 use std::future::Future;

@@ -210,6 +210,9 @@ fn encode_kind(kind: Kind) -> i32 {
         Kind::Registry => pr::Kind::Registry,
         Kind::Network => pr::Kind::Network,
         Kind::Volume => pr::Kind::Volume,
+        Kind::StoredSecret => pr::Kind::Secret,
+        Kind::StoredConfig => pr::Kind::Config,
+        Kind::ValueData => pr::Kind::ValueData,
     })
     .into()
 }
@@ -225,6 +228,9 @@ fn decode_kind(kind: i32) -> Result<Kind, Malformed> {
         Ok(pr::Kind::Registry) => Kind::Registry,
         Ok(pr::Kind::Network) => Kind::Network,
         Ok(pr::Kind::Volume) => Kind::Volume,
+        Ok(pr::Kind::Secret) => Kind::StoredSecret,
+        Ok(pr::Kind::Config) => Kind::StoredConfig,
+        Ok(pr::Kind::ValueData) => Kind::ValueData,
         Ok(pr::Kind::None) | Err(_) => return Err(Malformed::new("kind", "has an unknown value")),
     })
 }

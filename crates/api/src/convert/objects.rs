@@ -11,7 +11,7 @@ use super::{FromNumber, Malformed, require};
 use crate::clock_offset::ClockOffset;
 use crate::model::{
     Cluster, Filter, Image, ImageHolder, Network, Node, NodeStateReason, PendingReason, Rebalance, Registry, Revoked,
-    Secret, Service, Stack, Task, Volume,
+    Secret, Service, Stack, StoredConfig, StoredSecret, Task, ValueData, Volume,
 };
 use crate::object::{Object, StoreObject};
 use crate::proto::objects as po;
@@ -390,6 +390,9 @@ impl From<&Object> for po::Object {
                 Object::Registry(it) => Kind::Registry(it.as_ref().into()),
                 Object::Network(it) => Kind::Network(it.as_ref().into()),
                 Object::Volume(it) => Kind::Volume(it.as_ref().into()),
+                Object::StoredSecret(it) => Kind::Secret(it.as_ref().into()),
+                Object::StoredConfig(it) => Kind::Config(it.as_ref().into()),
+                Object::ValueData(it) => Kind::ValueData(it.as_ref().into()),
             }),
         }
     }
@@ -409,6 +412,9 @@ impl TryFrom<po::Object> for Object {
             Kind::Registry(it) => Registry::from(it).into_object(),
             Kind::Network(it) => Network::try_from(it)?.into_object(),
             Kind::Volume(it) => Volume::try_from(it)?.into_object(),
+            Kind::Secret(it) => StoredSecret::try_from(it)?.into_object(),
+            Kind::Config(it) => StoredConfig::try_from(it)?.into_object(),
+            Kind::ValueData(it) => ValueData::from(it).into_object(),
         })
     }
 }

@@ -35,7 +35,7 @@ use crate::resolver::Resolver;
 use crate::streams::StreamBroker;
 use convert::{
     events_until, filters, freshness, image_platforms, network_spec, node_spec, request_key, resolve_image, role,
-    service_spec, stack_spec, version, volume_spec,
+    service_spec, stack_spec, value_kind, value_spec, version, volume_spec,
 };
 use pages::pages;
 
@@ -373,6 +373,35 @@ impl Api for ControlService {
         let pc::ListRequest { stale, filters: wanted } = request.into_inner();
         let volumes = self.control.list_volumes(freshness(stale), &filters(wanted)).await?;
         Ok(pages(volumes, pc::VolumeRow::from, |header, volumes| pc::Volumes { header, volumes }))
+    }
+
+    async fn get_value(&self, request: Request<pc::GetValueRequest>) -> Reply<pc::ValueRow> {
+        let pc::GetValueRequest { kind, name } = request.into_inner();
+        reply(self.control.get_value(value_kind(kind)?, &name).await)
+    }
+
+    async fn create_value(&self, request: Request<pc::CreateValueRequest>) -> Reply<pc::ValueRow> {
+        let pc::CreateValueRequest { request_id, kind, spec, bytes } = request.into_inner();
+        let kind = value_kind(kind)?;
+        let request_id = request_key(&format!("create_{kind}"), &request_id);
+        let bytes = bytes.as_ref().to_vec().into();
+        reply(self.control.create_value(request_id.as_deref(), kind, value_spec(spec)?, bytes).await)
+    }
+
+    async fn remove_value(&self, request: Request<pc::RemoveValueRequest>) -> Reply<Empty> {
+        let pc::RemoveValueRequest { request_id, kind, name } = request.into_inner();
+        let kind = value_kind(kind)?;
+        let request_id = request_key(&format!("remove_{kind}"), &request_id);
+        done(self.control.remove_value(request_id.as_deref(), kind, &name).await)
+    }
+
+    type ListValuesStream = Answers<pc::Values>;
+
+    async fn list_values(&self, request: Request<pc::ListValuesRequest>) -> Reply<Self::ListValuesStream> {
+        let pc::ListValuesRequest { kind, list } = request.into_inner();
+        let pc::ListRequest { stale, filters: wanted } = list.unwrap_or_default();
+        let values = self.control.list_values(value_kind(kind)?, freshness(stale), &filters(wanted)).await?;
+        Ok(pages(values, pc::ValueRow::from, |header, values| pc::Values { header, values }))
     }
 
     async fn get_registry(&self, request: Request<pc::GetRequest>) -> Reply<pc::RegistryRow> {

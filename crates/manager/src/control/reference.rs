@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use flota_api::id::ServiceId;
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{Image, Network, Node, Registry, Service, Stack, Task, Volume};
+use flota_api::model::{Image, Network, Node, Registry, Service, Stack, StoredConfig, StoredSecret, Task, Volume};
 use flota_api::naming::task_name;
 use flota_api::object::StoreObject;
 use flota_api::reason::Candidate;
@@ -236,6 +236,26 @@ impl Referable for Network {
 impl Referable for Volume {
     fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
         view.volume_by_name(name).into_iter().collect()
+    }
+
+    fn called(&self, _: &Tables) -> String {
+        self.spec.name.clone()
+    }
+}
+
+impl Referable for StoredSecret {
+    fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
+        view.by_name(name).into_iter().collect()
+    }
+
+    fn called(&self, _: &Tables) -> String {
+        self.spec.name.clone()
+    }
+}
+
+impl Referable for StoredConfig {
+    fn named<'a>(view: &'a Tables, name: &str) -> Vec<&'a Arc<Self>> {
+        view.by_name(name).into_iter().collect()
     }
 
     fn called(&self, _: &Tables) -> String {

@@ -104,7 +104,13 @@ fn concern(events: &[Event], view: &Tables) -> Concern {
                 Object::Volume(volume) if volume.is_removed => {
                     concern.include(volume.places.iter().map(|place| &place.node_id));
                 }
-                Object::Service(_) | Object::Stack(_) | Object::Network(_) | Object::Volume(_) => {}
+                Object::Service(_)
+                | Object::Stack(_)
+                | Object::Network(_)
+                | Object::Volume(_)
+                | Object::StoredSecret(_)
+                | Object::StoredConfig(_)
+                | Object::ValueData(_) => {}
             },
             Event::Reset => concern = Concern::All,
             Event::Committed(_) => {}

@@ -94,7 +94,8 @@ impl Tables {
         self.table(T::KIND).objects().filter_map(T::from_object)
     }
 
-    fn by_name<T: StoreObject>(&self, name: &str) -> Option<&Arc<T>> {
+    /// The object of this kind with this unique name.
+    pub fn by_name<T: StoreObject>(&self, name: &str) -> Option<&Arc<T>> {
         self.table(T::KIND).by_name(name).and_then(T::from_object)
     }
 
@@ -388,7 +389,12 @@ impl Tables {
                 let services = live.map(|task| task.service_id.clone()).collect();
                 self.indices.node(inside(old), inside(new), services, self.version);
             }
-            Object::Cluster(_) | Object::Stack(_) | Object::Registry(_) => {}
+            Object::Cluster(_)
+            | Object::Stack(_)
+            | Object::Registry(_)
+            | Object::StoredSecret(_)
+            | Object::StoredConfig(_)
+            | Object::ValueData(_) => {}
             Object::Network(_) => self.indices.networks.network(inside(old), inside(new)),
             Object::Volume(_) => self.indices.removed_volume(inside(old), inside(new)),
         }

@@ -1,7 +1,10 @@
 //! Tests each operation of the store with every kind of object, enumerated from the declaration of kinds.
 
 use flota_api::id::Id;
-use flota_api::model::{Cluster, Image, Network, Node, Registry, Service, ServiceSpec, Stack, StackSpec, Task, Volume};
+use flota_api::model::{
+    Cluster, Image, Network, Node, Registry, Service, ServiceSpec, Stack, StackSpec, StoredConfig, StoredSecret, Task,
+    ValueData, Volume,
+};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::Timestamp;
 
@@ -27,6 +30,11 @@ fn sample(kind: Kind, id: &str) -> Object {
         }
         Kind::Registry => Registry { id: id.into(), host: "r:5000".into(), ..Registry::default() }.into_object(),
         Kind::Network => Network { id: id.into(), ..Network::default() }.into_object(),
+        Kind::StoredSecret => StoredSecret { id: id.into(), ..StoredSecret::default() }.into_object(),
+        Kind::StoredConfig => StoredConfig { id: id.into(), ..StoredConfig::default() }.into_object(),
+        Kind::ValueData => {
+            ValueData { id: id.into(), bytes: vec![1, 255].into(), ..ValueData::default() }.into_object()
+        }
         Kind::Volume => Volume { id: id.into(), is_removed: true, ..Volume::default() }.into_object(),
     }
 }

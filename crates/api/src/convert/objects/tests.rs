@@ -19,6 +19,12 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
             Registry { id: "r".into(), password: "p".to_owned().into(), ..Registry::default() }.into_object()
         }
         Kind::Network => Network { id: "w".into(), vni: Some(4_096), ..Network::default() }.into_object(),
+        Kind::StoredSecret => StoredSecret { id: "x".into(), ..StoredSecret::default() }.into_object(),
+        Kind::StoredConfig => StoredConfig { id: "y".into(), ..StoredConfig::default() }.into_object(),
+        Kind::ValueData => {
+            ValueData { id: "z".into(), of: "x".into(), bytes: vec![1, 255].into(), ..ValueData::default() }
+                .into_object()
+        }
         Kind::Volume => {
             let spec = VolumeSpec { name: "db".into(), labels: [("a".into(), "b".into())].into(), per_slot: true };
             let places = vec![VolumePlace { slot: Some(2), node_id: "n".into() }];

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use flota_api::model::{NetworkSpec, NodeSpec, Platform, Role, Service, ServiceSpec, StackSpec, VolumeSpec};
+use flota_api::model::{
+    NetworkSpec, NodeSpec, Platform, Role, Service, ServiceSpec, StackSpec, ValueKind, ValueSpec, VolumeSpec,
+};
 use flota_api::proto::{control as pc, specs as ps, types as pt};
 use flota_api::version::Version;
 
@@ -21,6 +23,7 @@ use super::super::registries::RegistrySummary;
 use super::super::services::ServiceSummary;
 use super::super::stacks::StackSummary;
 use super::super::tasks::TaskSummary;
+use super::super::values::ValueSummary;
 use super::super::volumes::VolumeSummary;
 use super::pages::header;
 
@@ -86,6 +89,14 @@ pub(super) fn network_spec(spec: Option<ps::NetworkSpec>) -> Result<NetworkSpec,
 }
 
 pub(super) fn volume_spec(spec: Option<ps::VolumeSpec>) -> Result<VolumeSpec, ControlError> {
+    Ok(spec.ok_or_else(missing_spec)?.into())
+}
+
+pub(super) fn value_kind(number: i32) -> Result<ValueKind, ControlError> {
+    Ok(ValueKind::from_wire(number)?)
+}
+
+pub(super) fn value_spec(spec: Option<ps::ValueSpec>) -> Result<ValueSpec, ControlError> {
     Ok(spec.ok_or_else(missing_spec)?.into())
 }
 
@@ -204,6 +215,16 @@ impl From<VolumeSummary> for pc::VolumeRow {
             volume: Some(row.volume.as_ref().into()),
             nodes: row.nodes.into_iter().collect(),
             services: row.services.into_iter().collect(),
+        }
+    }
+}
+
+impl From<ValueSummary> for pc::ValueRow {
+    fn from(row: ValueSummary) -> Self {
+        Self {
+            value: Some((&row.value).into()),
+            services: row.services.into_iter().collect(),
+            bytes: row.bytes.map(|it| it.0.to_vec().into()),
         }
     }
 }

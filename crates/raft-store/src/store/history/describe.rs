@@ -2,7 +2,7 @@
 
 use flota_api::event::{ClusterEvent, EventAction, EventAttribute, EventCursor};
 use flota_api::id::StackId;
-use flota_api::model::{Health, HealthState, Image, Network, Node, Service, Task, Volume};
+use flota_api::model::{Health, HealthState, Image, Network, Node, Service, StoredValue, Task, Volume};
 use flota_api::naming::task_name;
 use flota_api::object::Object;
 use flota_api::state::TaskState;
@@ -128,7 +128,9 @@ impl Describer<'_> {
             Object::Image(image) => image_facts(image),
             Object::Network(network) => self.network(network),
             Object::Volume(volume) => self.volume(volume),
-            Object::Cluster(_) | Object::Stack(_) | Object::Registry(_) => Vec::new(),
+            Object::StoredSecret(value) => self.value(value),
+            Object::StoredConfig(value) => self.value(value),
+            Object::Cluster(_) | Object::Stack(_) | Object::Registry(_) | Object::ValueData(_) => Vec::new(),
         };
         let attribute = |(key, value): (&'static str, Option<String>)| {
             let value = printable_within(&value?, VALUE_BOUND);
@@ -192,6 +194,14 @@ impl Describer<'_> {
         let driver = network.spec.driver.to_string();
         let stack_id = network.stack_id.as_ref().map(ToString::to_string);
         vec![("stack", self.stack(network.stack_id.as_ref())), ("driver", Some(driver)), ("stackId", stack_id)]
+    }
+
+    fn value<K: Clone>(&self, value: &StoredValue<K>) -> Vec<(&'static str, Option<String>)> {
+        vec![
+            ("stack", self.stack(value.stack_id.as_ref())),
+            ("valueVersion", value.newest().map(|it| it.number.to_string())),
+            ("stackId", value.stack_id.as_ref().map(ToString::to_string)),
+        ]
     }
 
     fn volume(&self, volume: &Volume) -> Vec<(&'static str, Option<String>)> {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use flota_api::model::{NodeState, NodeStateReason, ServiceMode, ServiceSpec, Stack, StackSpec, TaskStatus};
+use flota_api::model::{
+    NodeState, NodeStateReason, ServiceMode, ServiceSpec, Stack, StackSpec, StoredConfig, StoredSecret, TaskStatus,
+    ValueData,
+};
 use flota_api::object::{Kind, StoreObject};
 use flota_api::state::DesiredState;
 
@@ -171,12 +174,15 @@ fn every_kind_of_object_has_a_name_and_no_environment() {
         flota_api::model::Registry { id: "r1".into(), host: "example.org".into(), ..Default::default() }.into_object(),
         Network { id: "w1".into(), ..Network::default() }.into_object(),
         removed.into_object(),
+        StoredSecret { id: "p1".into(), ..StoredSecret::default() }.into_object(),
+        StoredConfig { id: "q1".into(), ..StoredConfig::default() }.into_object(),
+        ValueData { id: "d1".into(), bytes: b"hidden".to_vec().into(), ..ValueData::default() }.into_object(),
     ];
     assert_eq!(objects.len(), Kind::ALL.len());
     let changes: Vec<_> = objects.into_iter().map(Event::Created).collect();
     let seen = lines(&changes, &tables(Vec::new()));
     let names: Vec<_> = seen.iter().map(|line| line.split(' ').nth(3).unwrap_or_default()).collect();
-    assert_eq!(names, ["cluster", "w1", "web", "web.2", "i1", "k1", "example.org", "w1", "v1"]);
+    assert_eq!(names, ["cluster", "w1", "web", "web.2", "i1", "k1", "example.org", "w1", "v1", "p1", "q1", "d1"]);
     assert!(!seen.concat().contains("hidden"), "{seen:?}");
 }
 
