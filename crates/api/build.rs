@@ -11,7 +11,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Maps in order: what is encoded is hashed and compared between managers.
     let services = tonic_prost_build::configure().codec_path("crate::codec::SmallBuffers");
     // These have bytes of secrets, and their `Debug` is written by hand (src/convert/values.rs).
-    let services = services.skip_debug([".flota.objects.ValueData", ".flota.control.CreateValueRequest"]);
+    let services = services.skip_debug([
+        ".flota.objects.ValueData",
+        ".flota.control.CreateValueRequest",
+        ".flota.control.UpdateValueRequest",
+        ".flota.control.StackValue",
+        ".flota.dispatcher.ValueChunk",
+    ]);
     services.bytes(".").btree_map(".").compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed={}", root.display());
     Ok(())

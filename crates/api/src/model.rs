@@ -33,6 +33,7 @@ mod task;
 mod tunnel;
 mod update;
 mod value;
+mod value_use;
 mod volume;
 
 pub use allowance::{Allowance, Refusal};
@@ -73,9 +74,10 @@ pub use task::{Task, TaskStatus};
 pub use tunnel::TunnelKey;
 pub use update::{FailureAction, Ratio, Revision, UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus};
 pub use value::{
-    AnyValue, ConfigMarker, SecretMarker, StoredConfig, StoredSecret, StoredValue, VALUE_BOUND, ValueBytes, ValueData,
-    ValueKind, ValueSpec, ValueVersion,
+    AnyValue, ConfigMarker, SecretMarker, StackValue, StoredConfig, StoredSecret, StoredValue, VALUE_BOUND, ValueBytes,
+    ValueData, ValueKind, ValueSpec, ValueVersion,
 };
+pub use value_use::{CONFIGS_FOLDER, PinnedValue, SECRETS_FOLDER, TaskValue, ValueUse, clashes, folder_of};
 pub use volume::{
     TaskVolume, VOLUME_NAME_BOUND, Volume, VolumeNameError, VolumePlace, VolumeSpec, check_name as check_volume_name,
 };

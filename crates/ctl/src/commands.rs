@@ -29,4 +29,5 @@ pub(crate) mod task;
 mod tests;
 mod update_flags;
 pub(crate) mod value;
+mod value_flags;
 pub(crate) mod volume;

@@ -41,6 +41,7 @@ mod roles;
 mod scheduler;
 mod streams;
 mod term_clock;
+mod values;
 mod volumes;
 mod wanted;
 mod write;

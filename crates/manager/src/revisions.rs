@@ -2,11 +2,14 @@
 //!
 //! An earlier spec has its earlier number again, so that tasks which still have it are not replaced.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use flota_api::defaults::REVISIONS_KEPT;
+use flota_api::id::ValueId;
 use flota_api::model::{
-    PublishMode, PublishedPort, Revision, ScaleStatus, Service, ServiceSpec, UpdatePhase, UpdateStatus, Volume,
+    PinnedValue, PublishMode, PublishedPort, Revision, ScaleStatus, Service, ServiceSpec, StoredConfig, StoredSecret,
+    UpdatePhase, UpdateStatus, Volume,
 };
 use flota_api::object::Kind;
 use flota_raft_store::Tables;
@@ -14,21 +17,23 @@ use flota_raft_store::Tables;
 use crate::dependencies::circles;
 use crate::pin::Pin;
 use crate::plan::Plan;
+use crate::values::{missing, same_tasks};
 
 /// Returns the service with another spec and what its image stands for. Its tasks are replaced only if that changes them;
 /// otherwise, an update goes on or stays paused as before.
-pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, image: Option<Pin>) -> Service {
+pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, image: Option<Pin>, values: Vec<PinnedValue>) -> Service {
     let spec = Arc::new(spec);
-    if service.spec.same_task(&spec) && service.image_digest.as_ref() == image.as_ref().map(|it| &it.digest) {
+    let is_same_image = service.image_digest.as_ref() == image.as_ref().map(|it| &it.digest);
+    if service.spec.same_task(&spec) && is_same_image && same_tasks(&spec, &service.values, &values) {
         // What an update was rolled back to is now what a user has set.
         let is_accepted = service.update.phase == UpdatePhase::RolledBack;
         let update = if is_accepted { UpdateStatus::default() } else { service.update.clone() };
         let scale = scale(service, &spec);
         // The platforms of the same image may be known only now.
-        return Pin::put_on(image, Service { scale, spec, update, ..service.clone() });
+        return Pin::put_on(image, Service { scale, spec, update, values, ..service.clone() });
     }
     let newest = service.revisions.iter().map(|it| it.version).fold(service.spec_version, u64::max);
-    replaced(service, spec, image, newest + 1)
+    replaced(service, spec, (image, values), newest + 1)
 }
 
 /// Returns the service with an earlier spec; `None` if that is not kept. It has as many tasks as before, and their number
@@ -38,7 +43,8 @@ pub(crate) fn restored(service: &Service, version: u64, view: &Tables) -> Option
     let kept = view.spec_version(&service.id, version)?;
     let ServiceSpec { mode, stopped, scale, .. } = service.spec.as_ref().clone();
     let spec = ServiceSpec { mode, stopped, scale, ..kept.as_ref().clone() };
-    Some(replaced(service, Arc::new(spec), Pin::of_revision(revision), version))
+    let pins = (Pin::of_revision(revision), revision.values.clone());
+    Some(replaced(service, Arc::new(spec), pins, version))
 }
 
 /// Returns the service after its update has failed for this reason: with the spec before the update, if that is kept, its
@@ -59,6 +65,18 @@ pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan
         // It changes, so a removal that was planned before fails.
         plan.put(Volume::clone(view.volume_by_name(name)?));
     }
+    if missing(&restored.values, view).is_some() {
+        return None;
+    }
+    let ids: BTreeSet<&ValueId> = restored.values.iter().map(|pin| &pin.value).collect();
+    for id in ids {
+        // They change for the same reason.
+        if let Some(secret) = view.get::<StoredSecret>(id.as_str()) {
+            plan.put(StoredSecret::clone(secret));
+        } else if let Some(config) = view.get::<StoredConfig>(id.as_str()) {
+            plan.put(StoredConfig::clone(config));
+        }
+    }
     // What it depended on may have come to depend on it.
     let spec_of = |name: &str| view.service_by_name(name).map(|it| it.spec.as_ref());
     if circles(&restored.spec, spec_of).next().is_some() {
@@ -69,11 +87,17 @@ pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan
     Some(Service { update, ..restored })
 }
 
-fn replaced(service: &Service, spec: Arc<ServiceSpec>, image: Option<Pin>, version: u64) -> Service {
+fn replaced(
+    service: &Service,
+    spec: Arc<ServiceSpec>,
+    (image, values): (Option<Pin>, Vec<PinnedValue>),
+    version: u64,
+) -> Service {
     let last = Revision {
         version: service.spec_version,
         image_digest: service.image_digest.clone(),
         image_platforms: service.image_platforms.clone(),
+        values: service.values.clone(),
         set_at: service.spec_set_at,
     };
     // An update that has not ended has proved nothing, so a failure of this one goes back to what was there before both.
@@ -92,7 +116,7 @@ fn replaced(service: &Service, spec: Arc<ServiceSpec>, image: Option<Pin>, versi
     // A new run of a job replaces the one before at once.
     let update = if spec.mode.is_job() { update.completed() } else { update };
     let scale = scale(service, &spec);
-    Pin::put_on(image, Service { spec, spec_version: version, revisions, update, scale, ..service.clone() })
+    Pin::put_on(image, Service { spec, spec_version: version, revisions, update, scale, values, ..service.clone() })
 }
 
 /// Returns the status of autoscaling with another spec: a number of tasks that a user sets takes the place of what the load

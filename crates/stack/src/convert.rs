@@ -10,6 +10,7 @@ mod scale;
 mod schedule;
 mod settings;
 mod update;
+mod values;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,7 @@ use std::path::Path;
 
 use flota_api::capability;
 use flota_api::constraint::{Constraint, NodeProperty};
-use flota_api::model::{EndpointMode, Platform, RestartCondition, RestartPolicy, ServiceSpec, StackSpec};
+use flota_api::model::{EndpointMode, Platform, RestartCondition, RestartPolicy, ServiceSpec, StackSpec, StackValue};
 use flota_api::resources::{Limits, Resources};
 
 use crate::fields::Fields;
@@ -27,6 +28,7 @@ use crate::tree::{Fault, Node, Value};
 use crate::words;
 use dependencies::Dependencies;
 use networks::Declared;
+use values::DeclaredValues;
 use volumes::{DeclaredVolumes, ServiceMounts};
 
 /// What a file refers to outside of itself.
@@ -37,8 +39,8 @@ pub(crate) struct Context<'a> {
     pub(crate) folder: &'a Path,
 }
 
-/// Converts a whole file.
-pub(crate) fn stack(name: &str, document: &Node, context: &Context<'_>) -> Result<StackSpec, Fault> {
+/// Converts a whole file. Returns the stack, and the secrets and configs that it declares.
+pub(crate) fn stack(name: &str, document: &Node, context: &Context<'_>) -> Result<(StackSpec, Vec<StackValue>), Fault> {
     let none = || document.fault("the file has no services");
     if matches!(document.value, Value::Null) {
         return Err(none());
@@ -49,10 +51,11 @@ pub(crate) fn stack(name: &str, document: &Node, context: &Context<'_>) -> Resul
     let services = keys.get("services").map(Node::map).transpose()?.filter(|map| !map.is_empty()).ok_or_else(none)?;
     let mut networks = Declared::read(name, keys.get("networks"))?;
     let mut volumes = DeclaredVolumes::read(name, keys.get("volumes"))?;
+    let values = DeclaredValues::read(name, keys.get("secrets"), keys.get("configs"), context)?;
     keys.finish()?;
     let known = Dependencies { stack: name, services };
     let service = |(key, node): (&String, _)| -> Result<ServiceSpec, Fault> {
-        let mut spec = service((name, key), node, (&mut networks, &mut volumes), context)?;
+        let mut spec = service((name, key), node, (&mut networks, &mut volumes, &values), context)?;
         spec.depends_on = known.of(node)?;
         Ok(spec)
     };
@@ -65,13 +68,14 @@ pub(crate) fn stack(name: &str, document: &Node, context: &Context<'_>) -> Resul
             *other = full;
         }
     }
-    Ok(StackSpec { name: name.to_owned(), services, networks: networks.finish(), volumes: volumes.finish()? })
+    let (networks, volumes) = (networks.finish(), volumes.finish()?);
+    Ok((StackSpec { name: name.to_owned(), services, networks, volumes }, values.finish()))
 }
 
 fn service<'a>(
     (stack, key): (&str, &str),
     node: &'a Node,
-    (networks, volumes): (&mut Declared, &mut DeclaredVolumes<'a>),
+    (networks, volumes, values): (&mut Declared, &mut DeclaredVolumes<'a>, &DeclaredValues),
     context: &Context<'_>,
 ) -> Result<ServiceSpec, Fault> {
     let mut keys = node.fields()?;
@@ -98,6 +102,7 @@ fn service<'a>(
     capability::amend(&mut spec.cap_add, &mut spec.cap_drop, &add, &drop);
     keys.read("devices", |node| devices::read(node, &mut spec))?;
     settings::read(&mut keys, &mut spec)?;
+    values.service(&mut keys, &mut spec)?;
     networks.service(key, &mut keys, &mut spec)?;
     let mut mounts = ServiceMounts::of(&mut keys);
     if let Some(node) = keys.get("deploy") {

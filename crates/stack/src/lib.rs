@@ -14,6 +14,7 @@ pub mod parse;
 pub mod publish;
 pub mod setting;
 mod tree;
+pub mod value;
 pub mod words;
 
 pub use load::{LoadError, load};

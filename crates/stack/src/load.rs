@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use flota_api::model::StackSpec;
+use flota_api::model::{StackSpec, StackValue};
 
 use crate::convert::{self, Context};
 use crate::tree::{self, Fault};
@@ -42,11 +42,12 @@ pub enum LoadError {
 }
 
 /// Reads a stack from a file. `name` becomes the stack's name and the prefix of its services' names. Variables without a
-/// value have that of this process's environment, and paths in the file begin at its folder.
+/// value have that of this process's environment, and paths in the file begin at its folder. Also returns the secrets and
+/// configs that the file declares.
 ///
 /// # Errors
 /// The file can't be read, has more than 16 MiB, or has a key or value that is not understood.
-pub fn load(path: &Path, name: &str) -> Result<StackSpec, LoadError> {
+pub fn load(path: &Path, name: &str) -> Result<(StackSpec, Vec<StackValue>), LoadError> {
     let read = |source| LoadError::Read { path: path.to_owned(), source };
     if std::fs::metadata(path).map_err(read)?.len() > FILE_BOUND {
         return Err(LoadError::TooLarge { path: path.to_owned() });
@@ -61,7 +62,7 @@ pub fn load(path: &Path, name: &str) -> Result<StackSpec, LoadError> {
 /// Parses a text as if it were a file in the present folder, for tests.
 #[cfg(test)]
 pub(crate) fn parse(text: &str, name: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<StackSpec, Fault> {
-    convert::stack(name, &tree::parse(text)?, &Context { environment, folder: Path::new("") })
+    convert::stack(name, &tree::parse(text)?, &Context { environment, folder: Path::new("") }).map(|(stack, _)| stack)
 }
 
 #[cfg(test)]

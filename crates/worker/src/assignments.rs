@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flota_api::id::ValueDataId;
+use flota_api::model::VALUE_BOUND;
 use flota_api::version::Timestamp;
 
 use crate::messages::{AssignmentSet, Part, SetVersion};
@@ -19,6 +21,23 @@ const TASKS_BOUND: usize = 100_000;
 #[error("the manager's assignments name more than {TASKS_BOUND} tasks")]
 pub(crate) struct TooManyTasks;
 
+impl AssignmentSet {
+    /// Adds the next bytes of a secret or config. What is longer than any can be is not kept.
+    pub(crate) fn add_chunk(&mut self, id: ValueDataId, bytes: &[u8]) {
+        let known = self.values.entry(id).or_default();
+        let room = VALUE_BOUND.saturating_sub(known.0.len()).min(bytes.len());
+        *known = [&known.0, &bytes[..room]].concat().into();
+    }
+
+    /// Gives the tasks of the whole set their secrets and configs.
+    fn hand_out(&mut self) {
+        for value in self.tasks.iter_mut().flat_map(|task| &mut task.values) {
+            value.bytes = self.values.get(&value.data).cloned();
+        }
+        self.values.clear();
+    }
+}
+
 /// The parts of an incomplete set.
 #[derive(Debug, Default)]
 pub(crate) struct Parts(Option<AssignmentSet>);
@@ -30,7 +49,7 @@ impl Parts {
         for task in &mut set.tasks {
             task.not_before = task.not_before.map(|at| by_own_clock(at, sent_at, now));
         }
-        let whole = match self.0.take() {
+        let mut whole = match self.0.take() {
             None => set,
             Some(mut before) => {
                 before.tasks.append(&mut set.tasks);
@@ -39,6 +58,9 @@ impl Parts {
                 before.images.append(&mut set.images);
                 before.dropped_images.append(&mut set.dropped_images);
                 before.dropped_volumes.append(&mut set.dropped_volumes);
+                for (id, bytes) in std::mem::take(&mut set.values) {
+                    before.add_chunk(id, &bytes.0);
+                }
                 before
             }
         };
@@ -49,6 +71,7 @@ impl Parts {
             self.0 = Some(whole);
             return Ok(None);
         }
+        whole.hand_out();
         Ok(Some(whole))
     }
 }
@@ -95,7 +118,7 @@ mod tests {
     use super::*;
     use crate::disk_thread::DiskThread;
     use crate::worker_state::FileState;
-    use flota_api::model::Assignment;
+    use flota_api::model::{Assignment, TaskValue};
 
     const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -112,6 +135,25 @@ mod tests {
         assert_eq!(whole.tasks.iter().map(|it| it.task_id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         let next = parts.join(part("c", false), NOW).expect("a good part").expect("the only part");
         assert_eq!(next.tasks.len(), 1, "nothing of the set before is left");
+    }
+
+    #[test]
+    fn secrets_that_come_in_pieces_are_whole_when_the_set_is() {
+        let chunk = |more, bytes: &[u8]| {
+            let mut part = part("a", more);
+            part.set.tasks[0].values = vec![TaskValue { version: 1, data: "d".into(), bytes: None }];
+            part.set.add_chunk("d".into(), bytes);
+            part
+        };
+        let mut parts = Parts::default();
+        assert_eq!(parts.join(chunk(true, b"hun"), NOW).expect("a good part"), None);
+        let whole = parts.join(chunk(false, b"ter2"), NOW).expect("a good part").expect("the last part");
+        let bytes: Vec<_> = whole.tasks.iter().flat_map(|it| &it.values).map(|it| it.bytes.clone()).collect();
+        assert_eq!(bytes, vec![Some(b"hunter2".to_vec().into()); 2]);
+        let mut long = AssignmentSet::default();
+        long.add_chunk("d".into(), &vec![0; VALUE_BOUND]);
+        long.add_chunk("d".into(), &[0; 10]);
+        assert_eq!(long.values.values().map(|it| it.0.len()).collect::<Vec<_>>(), [VALUE_BOUND]);
     }
 
     #[test]

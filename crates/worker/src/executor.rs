@@ -39,7 +39,7 @@ pub use fake::FakeExecutor;
 pub use machine::{FakeMachine, MachineEvent, RunningSlot, WhatHappened};
 pub(crate) use paths::TaskPaths;
 pub(crate) use prepared::Prepared;
-pub use prepared::{Draft, PrepareStep, TeardownError};
+pub use prepared::{Draft, PrepareStep, SecretVariables, TeardownError};
 #[cfg(any(test, feature = "fake"))]
 pub use program::{FakeFailure, FakeHealth, FakeProgram, OnStop};
 
@@ -148,6 +148,13 @@ pub trait Executor: fmt::Debug + Send + Sync {
 
     /// Reads what the task's container has used; `None` if it does not run. May wait for an answer of the task.
     fn counters<'a>(&'a self, task: &'a TaskId, measured: &'a Measured) -> BoxFuture<'a, Option<Counters>>;
+
+    /// Replaces the files of the task's running container that follow the newest version of a secret or config and have an
+    /// older one, and signals the program.
+    ///
+    /// # Errors
+    /// Another try may succeed.
+    fn renew_values(&self, assignment: &Assignment, control: &dyn Control) -> io::Result<()>;
 
     /// Kills every process of the task's container without the help of its supervisor. Succeeds once none is left.
     fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>>;

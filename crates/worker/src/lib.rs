@@ -69,7 +69,8 @@ mod worker_state;
 pub use agent_handle::{AgentHandle, AgentOptions, start_agent};
 pub use describe::describe;
 pub use executor::{
-    Cause, CheckEnd, Control, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TeardownError,
+    Cause, CheckEnd, Control, Draft, Executor, ExecutorError, Found, PrepareStep, Running, SecretVariables,
+    TeardownError,
 };
 #[cfg(any(test, feature = "fake"))]
 pub use executor::{

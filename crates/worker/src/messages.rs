@@ -1,10 +1,13 @@
 //! The messages of a session between a worker and its leader, as domain types. Only `session.rs` converts them from
 //! and to the wire.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use flota_api::id::{TaskId, VolumeId};
-use flota_api::model::{Assignment, ImageSource, NetworkUpdate, NodeDescription, StreamRequest, TaskStatus, TaskUsage};
+use flota_api::id::{TaskId, ValueDataId, VolumeId};
+use flota_api::model::{
+    Assignment, ImageSource, NetworkUpdate, NodeDescription, StreamRequest, TaskStatus, TaskUsage, ValueBytes,
+};
 use flota_api::version::{Timestamp, Version};
 
 /// A message to the leader.
@@ -118,6 +121,8 @@ pub(crate) struct AssignmentSet {
     /// Tasks that this build can't parse.
     pub(crate) refused: Vec<Refused>,
     pub(crate) removed: Vec<TaskId>,
+    /// The bytes of secrets and configs of these tasks, as far as they are new here.
+    pub(crate) values: BTreeMap<ValueDataId, ValueBytes>,
     /// Images that this node is to keep.
     pub(crate) images: Vec<ImageSource>,
     /// Digests of images that the cluster no longer needs.

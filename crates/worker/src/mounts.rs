@@ -85,6 +85,17 @@ pub(crate) fn of_task(spec: &ServiceSpec, volumes: &BTreeMap<String, PathBuf>, b
     [by_depth(of_image.collect()), by_depth(of_spec.collect())].concat()
 }
 
+/// Returns the mounts of the files and folders with a task's secrets and configs. They come after those of its spec, so that
+/// nothing hides them.
+pub(crate) fn of_values(values: &BTreeMap<String, PathBuf>) -> Vec<oci::Mount> {
+    let mount = |(target, source): (&String, &PathBuf)| {
+        let mut made = bound(target, source.display().to_string(), &["rprivate"], true);
+        made.options.extend(["nosuid", "nodev", "noexec"].map(str::to_owned));
+        made
+    };
+    values.iter().map(mount).collect()
+}
+
 fn mount_of(mount: &Mount, volumes: &BTreeMap<String, PathBuf>, binds: &BindSources) -> Option<oci::Mount> {
     let target = mount.target.as_str();
     Some(match &mount.source {

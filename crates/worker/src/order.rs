@@ -36,6 +36,14 @@ impl Order {
         }
     }
 
+    /// Adds the secrets and configs that are here already: the leader sends the bytes of each version once.
+    pub(crate) fn keep_values(&self, next: &mut Assignment) {
+        for value in next.values.iter_mut().filter(|it| it.bytes.is_none()) {
+            let same = self.assignment.values.iter().find(|known| known.data == value.data);
+            value.bytes = same.and_then(|known| known.bytes.clone());
+        }
+    }
+
     /// Returns whether this assignment changes anything for the runner. The task's status in the store does not
     /// matter.
     pub(crate) fn is_changed_by(&self, assignment: &Assignment) -> bool {

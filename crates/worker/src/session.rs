@@ -173,6 +173,9 @@ fn part(it: pd::Assignments) -> Result<Part, SessionError> {
         dropped_volumes: it.dropped_volumes.into_iter().map(Into::into).collect(),
         ..AssignmentSet::default()
     };
+    for chunk in it.value_data {
+        set.add_chunk(chunk.data_id.into(), &chunk.bytes);
+    }
     let specs: HashMap<_, _> =
         it.specs.into_iter().map(|it| ((it.service_id.clone(), it.spec_version), spec(it))).collect();
     for task in it.tasks {

@@ -185,10 +185,11 @@ impl TaskPool {
     }
 
     /// Passes the assignment to the task's runner. Returns it if the task has none yet.
-    fn update(&self, assignment: Assignment) -> Option<Assignment> {
+    fn update(&self, mut assignment: Assignment) -> Option<Assignment> {
         let runners = self.runners();
         let Some(runner) = runners.get(&assignment.task_id) else { return Some(assignment) };
         runner.send_if_modified(|order| {
+            order.keep_values(&mut assignment);
             let is_changed = order.is_changed_by(&assignment);
             *order = Order { assignment, confirmed: true, removed: false, unnamed: false };
             is_changed

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use flota_api::clock::Clock;
 use flota_api::defaults::STARTS_BEFORE_GIVING_UP;
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, OnPartition, ServiceSpec, TaskStatus};
+use flota_api::model::{Assignment, OnPartition, ServiceSpec, TaskStatus, TaskValue};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::text::with_causes;
 use flota_api::version::Timestamp;
@@ -88,6 +88,8 @@ pub(crate) struct TaskRunner {
     due: Instant,
     /// When this daemon started the last container.
     started: Option<Instant>,
+    /// The versions with which the files of the running container were last compared.
+    renewed: Vec<TaskValue>,
     /// Number of consecutive starts that failed and may succeed later.
     failed_starts: u32,
 }
@@ -117,6 +119,7 @@ impl TaskRunner {
             due: now + left,
             started: None,
             failed_starts: 0,
+            renewed: Vec::new(),
             task: assignment.task_id,
         }
     }
@@ -161,6 +164,7 @@ impl TaskRunner {
             self.take_health().await;
             match self.next(prepared.is_complete()) {
                 Step::Rest => return,
+                Step::Wait if self.renew_values() => {}
                 Step::Wait => self.changed().await,
                 Step::Accept => self.set(TaskState::Accepted, "").await,
                 Step::StartOver => self.begin_attempt(Duration::ZERO, "the machine was rebooted").await,
@@ -193,14 +197,14 @@ impl TaskRunner {
 
     fn next(&mut self, prepared: bool) -> Step {
         let now = Instant::now();
-        let (instruction, confirmed) = {
+        let (instruction, confirmed, has_values) = {
             let order = self.orders.borrow_and_update();
-            (order.instruction(), order.confirmed)
+            (order.instruction(), order.confirmed, order.assignment.has_values())
         };
         let facts = Facts {
             container: self.container.presence(),
             rebooted: self.rebooted,
-            allowed: confirmed || self.spec.keep_on_node_loss,
+            allowed: has_values && (confirmed || self.spec.keep_on_node_loss),
             due: self.due <= now,
             cut_off: self.cut_off_at().is_some_and(|at| at <= now),
             awaits_health: self.awaits_health(),
@@ -208,6 +212,23 @@ impl TaskRunner {
             prepared,
         };
         step(&self.status, instruction, &facts)
+    }
+
+    /// Replaces the files of the running container that follow the newest version of a secret or config. Returns whether
+    /// there was something to do.
+    fn renew_values(&mut self) -> bool {
+        let TaskContainer::Runs { running, .. } = &self.container else { return false };
+        let assignment = self.orders.borrow().assignment.clone();
+        let is_followed = self.spec.values().any(|(_, it)| it.signal.is_some());
+        if !is_followed || assignment.values == self.renewed {
+            return false;
+        }
+        if let Err(error) = self.shared.executor.renew_values(&assignment, &*running.control) {
+            // It is tried again with the next order.
+            tracing::error!(task.id = %self.task, %error, "failed to replace the secrets and configs of a task");
+        }
+        self.renewed = assignment.values;
+        true
     }
 
     /// Returns when the service wants its tasks stopped for lack of contact with a manager; `None` while there is

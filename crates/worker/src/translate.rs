@@ -21,6 +21,7 @@ use flota_runtime::{Order, RootSource};
 
 use crate::cdi::Injection;
 use crate::devices::{self, DeviceError};
+use crate::executor::SecretVariables;
 use crate::mounts::{self, BindSources};
 use crate::networks::TaskNetwork;
 use crate::offers::NodeOffers;
@@ -56,6 +57,10 @@ pub(crate) struct Places {
     pub(crate) runtime: PathBuf,
     /// Folders of its volumes, by their paths in the container.
     pub(crate) volumes: BTreeMap<String, PathBuf>,
+    /// Files and folders with its secrets and configs, by their paths in the container.
+    pub(crate) values: BTreeMap<String, PathBuf>,
+    /// Variables that are secrets or configs.
+    pub(crate) variables: SecretVariables,
     /// The sources of its bind mounts.
     pub(crate) binds: BindSources,
     /// The edits for its CDI devices.
@@ -115,11 +120,13 @@ pub(crate) fn container(
     result.oci_version = "1.0.2".into();
     let process = result.process.get_or_insert_default();
     process.args = arguments(spec, config);
-    process.env = environment(&hostname, spec.tty, config.env().iter().flatten().cloned().chain(env));
+    let given = config.env().iter().flatten().cloned().chain(env).chain(places.variables.0.iter().cloned());
+    process.env = environment(&hostname, spec.tty, given);
     process.cwd = Path::new("/").join(or(&spec.working_dir, config.working_dir()));
     result.hostname = Some(hostname.clone());
     set_rights(&mut result, spec);
     mounts::add(&mut result, mounts::of_task(spec, &places.volumes, &places.binds), spec);
+    mounts::add(&mut result, mounts::of_values(&places.values), spec);
     let no_new_privileges = spec.no_new_privileges.or(offers.no_new_privileges);
     result.process.get_or_insert_default().no_new_privileges =
         no_new_privileges.unwrap_or(assignment.no_new_privileges);

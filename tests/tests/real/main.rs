@@ -24,6 +24,7 @@ mod registries;
 mod retries;
 mod runtimes;
 mod scaling;
+mod secrets;
 mod servers;
 mod services;
 mod settings;

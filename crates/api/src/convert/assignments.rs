@@ -32,6 +32,7 @@ impl From<&Assignment> for pd::TaskAssignment {
             withdrawn_attempt: it.withdrawn_attempt.unwrap_or_default(),
             no_new_privileges: it.no_new_privileges,
             volumes: it.volumes.iter().map(Into::into).collect(),
+            values: it.values.iter().map(Into::into).collect(),
             measured: it.measured.as_ref().map(Into::into),
         }
     }
@@ -65,6 +66,7 @@ impl Assignment {
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),
             attachments: all(it.attachments)?,
             volumes: it.volumes.into_iter().map(Into::into).collect(),
+            values: it.values.into_iter().map(Into::into).collect(),
             unconfirmed_nodes: it.unconfirmed_nodes,
             // Attempts count from 1.
             withdrawn_attempt: Some(it.withdrawn_attempt).filter(|attempt| *attempt != 0),
@@ -199,14 +201,19 @@ mod tests {
                 addresses: vec![std::net::IpAddr::from([10, 0, 1, 2])],
             }],
             volumes: vec![TaskVolume { name: "db".into(), id: "v".into(), slot: Some(3) }],
+            values: vec![crate::model::TaskValue { version: 2, data: "d".into(), bytes: None }],
             unconfirmed_nodes: vec!["w2".into()],
             withdrawn_attempt: Some(4),
             measured: Some(crate::model::Measured::default()),
             no_new_privileges: true,
         };
         assert_eq!(Assignment::decode(&assignment.encode()), Ok(assignment.clone()));
-        let nobody = Assignment { withdrawn_attempt: None, ..assignment };
+        let nobody = Assignment { withdrawn_attempt: None, ..assignment.clone() };
         assert_eq!(Assignment::decode(&nobody.encode()), Ok(nobody));
+        let mut secret = Assignment::decode(&assignment.encode()).expect("it was just encoded");
+        secret.values[0].bytes = Some(b"hunter2".to_vec().into());
+        assert!(!secret.encode().windows(7).any(|it| it == b"hunter2"), "no record has it");
+        assert!(!secret.has_values() || !format!("{secret:?}").contains("hunter2"));
         assert_eq!(Assignment::decode(&[255]).expect_err("damaged").field, "assignment");
     }
 

@@ -149,6 +149,7 @@ impl From<&Service> for po::Service {
             ports: it.ports.iter().map(Into::into).collect(),
             image_digest: it.image_digest.clone(),
             image_platforms: it.image_platforms.iter().map(Into::into).collect(),
+            values: it.values.iter().map(Into::into).collect(),
             spec_set_at: it.spec_set_at.0,
             revisions: it.revisions.iter().map(Into::into).collect(),
             update: (!is_of_older_build(it)).then(|| (&it.update).into()),
@@ -183,6 +184,7 @@ impl TryFrom<po::Service> for Service {
             ports: all(it.ports)?,
             image_digest: it.image_digest,
             image_platforms: it.image_platforms.into_iter().map(Into::into).collect(),
+            values: it.values.into_iter().map(Into::into).collect(),
             cron: it.cron.try_into()?,
             scale: it.scale.map(Into::into).unwrap_or_default(),
         })
@@ -214,6 +216,7 @@ impl From<&Task> for po::Task {
             paused: it.paused,
             pending_reason: it.pending_reason.as_ref().map(Into::into),
             device_ids: it.device_ids.iter().map(Into::into).collect(),
+            values: it.values.iter().map(Into::into).collect(),
             attachments: it.attachments.iter().map(Into::into).collect(),
         }
     }
@@ -245,6 +248,7 @@ impl TryFrom<po::Task> for Task {
             paused: it.paused,
             pending_reason: it.pending_reason.map(TryInto::try_into).transpose()?,
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),
+            values: it.values.into_iter().map(Into::into).collect(),
             attachments: all(it.attachments)?,
         })
     }

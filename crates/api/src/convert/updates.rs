@@ -79,6 +79,7 @@ impl From<&Revision> for po::Revision {
             version: it.version,
             image_digest: it.image_digest.clone(),
             image_platforms: it.image_platforms.iter().map(Into::into).collect(),
+            values: it.values.iter().map(Into::into).collect(),
             set_at: it.set_at.0,
         }
     }
@@ -90,6 +91,7 @@ impl From<po::Revision> for Revision {
             version: it.version,
             image_digest: it.image_digest,
             image_platforms: it.image_platforms.into_iter().map(Into::into).collect(),
+            values: it.values.into_iter().map(Into::into).collect(),
             set_at: Timestamp(it.set_at),
         }
     }

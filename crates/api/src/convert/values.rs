@@ -2,10 +2,14 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::num::NonZeroU64;
 
-use super::{Malformed, require};
-use crate::model::{StoredValue, ValueBytes, ValueData, ValueKind, ValueSpec, ValueVersion};
-use crate::proto::{control as pc, objects as po, specs as ps};
+use super::{Malformed, filled, require};
+use crate::model::{
+    PinnedValue, StackValue, StoredValue, TaskValue, ValueBytes, ValueData, ValueKind, ValueSpec, ValueUse,
+    ValueVersion,
+};
+use crate::proto::{control as pc, dispatcher as pd, objects as po, specs as ps};
 
 impl From<&ValueSpec> for ps::ValueSpec {
     fn from(it: &ValueSpec) -> Self {
@@ -63,6 +67,93 @@ impl From<po::ValueData> for ValueData {
     fn from(it: po::ValueData) -> Self {
         let bytes = ValueBytes(it.bytes.as_ref().into());
         Self { id: it.id.into(), meta: it.meta.into(), of: it.of.into(), bytes }
+    }
+}
+
+impl From<&ValueUse> for ps::ValueUse {
+    fn from(it: &ValueUse) -> Self {
+        Self {
+            source: it.source.clone(),
+            target: it.target.clone().unwrap_or_default(),
+            env: it.env.clone().unwrap_or_default(),
+            uid: it.uid,
+            gid: it.gid,
+            mode: it.mode,
+            version: it.version.map_or(0, NonZeroU64::get),
+            signal: it.signal.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl From<ps::ValueUse> for ValueUse {
+    fn from(it: ps::ValueUse) -> Self {
+        Self {
+            source: it.source,
+            target: filled(it.target),
+            env: filled(it.env),
+            uid: it.uid,
+            gid: it.gid,
+            mode: it.mode,
+            version: NonZeroU64::new(it.version),
+            signal: filled(it.signal),
+        }
+    }
+}
+
+impl From<&PinnedValue> for po::PinnedValue {
+    fn from(it: &PinnedValue) -> Self {
+        Self { value_id: it.value.clone().into(), version: it.version, data_id: it.data.clone().into() }
+    }
+}
+
+impl From<po::PinnedValue> for PinnedValue {
+    fn from(it: po::PinnedValue) -> Self {
+        Self { value: it.value_id.into(), version: it.version, data: it.data_id.into() }
+    }
+}
+
+impl From<&TaskValue> for pd::TaskValue {
+    /// The bytes stay behind: they are sent beside the tasks, and are in no record on disk.
+    fn from(it: &TaskValue) -> Self {
+        Self { version: it.version, data_id: it.data.clone().into() }
+    }
+}
+
+impl From<pd::TaskValue> for TaskValue {
+    fn from(it: pd::TaskValue) -> Self {
+        Self { version: it.version, data: it.data_id.into(), bytes: None }
+    }
+}
+
+impl fmt::Debug for pd::ValueChunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ValueChunk").field("data_id", &self.data_id).finish_non_exhaustive()
+    }
+}
+
+impl From<&StackValue> for pc::StackValue {
+    fn from(it: &StackValue) -> Self {
+        Self { kind: it.kind.to_wire(), spec: Some((&it.spec).into()), bytes: it.bytes.0.to_vec().into() }
+    }
+}
+
+impl TryFrom<pc::StackValue> for StackValue {
+    type Error = Malformed;
+    fn try_from(it: pc::StackValue) -> Result<Self, Malformed> {
+        let spec = require(it.spec, "values.spec")?.into();
+        Ok(Self { kind: ValueKind::from_wire(it.kind)?, spec, bytes: it.bytes.as_ref().to_vec().into() })
+    }
+}
+
+impl fmt::Debug for pc::StackValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StackValue").field("kind", &self.kind).field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for pc::UpdateValueRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpdateValueRequest").field("kind", &self.kind).field("name", &self.name).finish_non_exhaustive()
     }
 }
 

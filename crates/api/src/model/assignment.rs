@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Attachment, DeviceId, Measured, Secret, ServiceSpec, TaskStatus, TaskVolume};
+use super::{Attachment, DeviceId, Measured, Secret, ServiceSpec, TaskStatus, TaskValue, TaskVolume};
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::state::DesiredState;
 use crate::version::Timestamp;
@@ -45,6 +45,8 @@ pub struct Assignment {
     pub attachments: Vec<Attachment>,
     /// The volumes that the mounts of the spec name.
     pub volumes: Vec<TaskVolume>,
+    /// The secrets and configs of the spec, in the order of [`ServiceSpec::values`].
+    pub values: Vec<TaskValue>,
     /// Names of the nodes that had not confirmed in time that they send the task no more connections, so that it is
     /// stopped without them.
     pub unconfirmed_nodes: Vec<String>,
@@ -76,6 +78,7 @@ impl Default for Assignment {
             device_ids: Vec::new(),
             attachments: Vec::new(),
             volumes: Vec::new(),
+            values: Vec::new(),
             unconfirmed_nodes: Vec::new(),
             withdrawn_attempt: None,
             no_new_privileges: false,
@@ -85,6 +88,11 @@ impl Default for Assignment {
 }
 
 impl Assignment {
+    /// Returns whether the bytes of all its secrets and configs are here.
+    pub fn has_values(&self) -> bool {
+        self.values.iter().all(|it| it.bytes.is_some())
+    }
+
     /// Returns the digest of the task's image: the one that the leader names, or else the one to which an earlier
     /// start resolved its name.
     pub fn digest(&self) -> Option<&str> {

@@ -21,6 +21,8 @@ use super::restart::{RestartCondition, RestartPolicy};
 use super::scale::{ScalePolicy, ScaleStatus};
 use super::setting::{Bound, LogSpec, PullPolicy, Ulimit, bound_or_zero};
 use super::update::{Revision, UpdatePolicy, UpdateStatus};
+use super::value::ValueKind;
+use super::value_use::{PinnedValue, ValueUse};
 use super::{seconds, text_or_empty};
 use crate::constraint::{Constraint, NodeProperty};
 use crate::defaults;
@@ -142,6 +144,10 @@ pub struct ServiceSpec {
     pub hosts: Vec<HostEntry>,
     /// What the tasks see at paths of their own, besides the image.
     pub mounts: Vec<Mount>,
+    /// Secrets that the tasks use.
+    pub secrets: Vec<ValueUse>,
+    /// Configs that the tasks use.
+    pub configs: Vec<ValueUse>,
     /// Whether the root file system is read-only.
     pub read_only: bool,
     /// Whether the program runs at a terminal.
@@ -220,6 +226,8 @@ impl Default for ServiceSpec {
             dns: DnsConfig::default(),
             hosts: Vec::new(),
             mounts: Vec::new(),
+            secrets: Vec::new(),
+            configs: Vec::new(),
             read_only: false,
             tty: false,
             shm_size: None,
@@ -281,6 +289,12 @@ impl ServiceSpec {
         self.ports.iter().copied().filter(|port| port.mode == PublishMode::Host)
     }
 
+    /// Returns the secrets that the tasks use, and then the configs.
+    pub fn values(&self) -> impl Iterator<Item = (ValueKind, &ValueUse)> {
+        let secrets = self.secrets.iter().map(|it| (ValueKind::Secret, it));
+        secrets.chain(self.configs.iter().map(|it| (ValueKind::Config, it)))
+    }
+
     /// Returns the names of the volumes that the tasks use, in the order of the mounts.
     pub fn volumes(&self) -> impl Iterator<Item = &str> {
         self.mounts.iter().filter_map(Mount::volume)
@@ -315,6 +329,9 @@ pub struct Service {
     /// The platforms of that image, which decide where its tasks can run; empty if they are not known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub image_platforms: Vec<Platform>,
+    /// The versions of the secrets and configs of its spec, in the order of [`ServiceSpec::values`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<PinnedValue>,
     /// The stack that it belongs to, if any.
     #[serde(serialize_with = "text_or_empty")]
     pub stack_id: Option<StackId>,

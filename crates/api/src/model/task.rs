@@ -7,6 +7,7 @@ use super::health::{Health, HealthState};
 use super::network::Attachment;
 use super::pending::PendingReason;
 use super::text_or_empty;
+use super::value_use::PinnedValue;
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::state::{DesiredState, TaskState};
 use crate::version::{Meta, Timestamp};
@@ -111,6 +112,9 @@ pub struct Task {
     /// image of that name, in which case the worker asks the registry what the reference means.
     #[serde(serialize_with = "text_or_empty")]
     pub image_digest: Option<String>,
+    /// The versions of the secrets and configs of its spec that it was made with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<PinnedValue>,
     /// The time before which it is not started, by the leader's clock; `None` if it may start at once.
     pub not_before: Option<Timestamp>,
     /// When its image was first there and its container could start, by the leader's clock.
@@ -148,6 +152,7 @@ impl Default for Task {
             inherited_restarts: 0,
             moves: 0,
             image_digest: None,
+            values: Vec::new(),
             not_before: None,
             prepared_at: None,
             served_at: None,

@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 
 use super::health::{HealthSpec, HealthTest};
 use super::platform::Platform;
+use super::value_use::PinnedValue;
 use super::{seconds, text_or_empty};
 use crate::defaults;
 use crate::resources::number_or_zero;
@@ -262,6 +263,9 @@ pub struct Revision {
     /// The platforms of that image; empty if they are not known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub image_platforms: Vec<Platform>,
+    /// The versions of its secrets and configs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<PinnedValue>,
     /// When the spec was set.
     pub set_at: Timestamp,
 }

@@ -159,6 +159,17 @@ impl<K: Clone> StoredValue<K> {
     }
 }
 
+/// A secret or config that a stack file declares, with its bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StackValue {
+    /// Whether it is a secret.
+    pub kind: ValueKind,
+    /// Its full name and its labels.
+    pub spec: ValueSpec,
+    /// The bytes.
+    pub bytes: ValueBytes,
+}
+
 /// The bytes of one version of a secret or config. No request of users returns it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ValueData {

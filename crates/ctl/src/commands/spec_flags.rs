@@ -19,6 +19,7 @@ use crate::commands::scale_flags::ScaleFlags;
 use crate::commands::schedule_flags::ScheduleFlags;
 use crate::commands::setting_flags::SettingFlags;
 use crate::commands::update_flags::{RollbackFlags, UpdateFlags};
+use crate::commands::value_flags::ValueFlags;
 use crate::error::Usage;
 use crate::parse;
 
@@ -39,6 +40,8 @@ pub(crate) struct SpecFlags {
     networks: NetworkFlags,
     #[command(flatten)]
     mounts: MountFlags,
+    #[command(flatten)]
+    values: ValueFlags,
     #[command(flatten)]
     affinity: AffinityFlags,
     #[command(flatten)]
@@ -146,6 +149,7 @@ impl SpecFlags {
         self.privileges.apply(spec);
         self.networks.apply(spec);
         self.mounts.apply(spec);
+        self.values.apply(spec);
         self.affinity.apply(spec);
         self.health.apply(spec);
         self.update.apply(spec);

@@ -70,13 +70,15 @@ pub(crate) enum Stack {
 pub(crate) async fn run(verb: Stack, client: &Client) -> anyhow::Result<()> {
     match verb {
         Stack::Deploy { file, resolve_image, prune, wait, name } => {
+            let (spec, values) = flota_stack::load(&file, &name)?;
             let request = DeployStackRequest {
                 request_id: request_id(),
                 spec: None,
                 resolve_image: ResolveImage::from(resolve_image).into(),
                 prune,
+                values: values.iter().map(Into::into).collect(),
             };
-            deploy(client, &flota_stack::load(&file, &name)?, request, &wait).await
+            deploy(client, &spec, request, &wait).await
         }
         Stack::Ls(options) => ls(client, &options).await,
         Stack::Rm { volumes, names, wait } => rm(client, &names, volumes, &wait).await,

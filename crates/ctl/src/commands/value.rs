@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use flota_api::model::{AnyValue, VALUE_BOUND, ValueKind, ValueSpec};
 use flota_api::proto::control::{
-    CreateValueRequest, GetValueRequest, ListValuesRequest, RemoveValueRequest, ValueRow, Values,
+    CreateValueRequest, GetValueRequest, ListValuesRequest, RemoveValueRequest, UpdateValueRequest, ValueRow, Values,
 };
 
 use crate::client::{Client, request_id};
@@ -20,6 +20,8 @@ use crate::{parse, terminal};
 pub(crate) enum Value {
     /// Create one from a file or from standard input
     Create(CreateValue),
+    /// Make a new version, and give it to the services that follow the newest one
+    Update(UpdateValue),
     /// List them, without what they hold
     Ls(ListOptions),
     /// Print everything about them but the value of a secret, with the services that use them
@@ -43,6 +45,18 @@ pub(crate) struct CreateValue {
     #[arg(long, value_parser = parse::label)]
     label: Vec<(String, String)>,
     /// Name of the secret or config
+    name: String,
+    /// File with the value; `-` for standard input
+    #[arg(default_value = "-")]
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpdateValue {
+    /// Keep the services on the version that they have
+    #[arg(long)]
+    no_roll: bool,
+    /// Secret or config: name, id, or beginning of an id
     name: String,
     /// File with the value; `-` for standard input
     #[arg(default_value = "-")]
@@ -85,6 +99,17 @@ pub(crate) async fn run(verb: Value, kind: ValueKind, client: &Client) -> anyhow
             let request = CreateValueRequest { request_id: request_id(), kind, spec, bytes };
             client.change(request, |mut control, request| async move { control.create_value(request).await }).await?;
             printer::line(&name);
+        }
+        Value::Update(UpdateValue { no_roll, name, file }) => {
+            let (bytes, kind) = (value_of(&file)?.into(), kind.to_wire());
+            let request = UpdateValueRequest { request_id: request_id(), kind, name: name.clone(), bytes, no_roll };
+            let updated =
+                client.change(request, |mut control, request| async move { control.update_value(request).await });
+            let services = updated.await?.services;
+            printer::line(&name);
+            if !services.is_empty() {
+                printer::message(&format!("these services get the new version: {}", services.join(", ")));
+            }
         }
         Value::Ls(options) => ls(client, kind, &options).await?,
         Value::Inspect { names, pretty } => {

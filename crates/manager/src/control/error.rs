@@ -136,6 +136,16 @@ pub(crate) enum ControlError {
         /// Names of the services.
         users: Vec<String>,
     },
+    /// Services use the secret or config.
+    #[error("{kind} `{name}` is used by {}", users.join(", "))]
+    ValueInUse {
+        /// Its kind.
+        kind: Kind,
+        /// Its name.
+        name: String,
+        /// Names of the services.
+        users: Vec<String>,
+    },
     /// The node can't be removed in its current state.
     #[error("node `{node}` {hold}")]
     NodeHeld {

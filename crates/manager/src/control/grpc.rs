@@ -35,7 +35,7 @@ use crate::resolver::Resolver;
 use crate::streams::StreamBroker;
 use convert::{
     events_until, filters, freshness, image_platforms, network_spec, node_spec, request_key, resolve_image, role,
-    service_spec, stack_spec, value_kind, value_spec, version, volume_spec,
+    service_spec, stack_spec, stack_values, value_kind, value_spec, version, volume_spec,
 };
 use pages::pages;
 
@@ -260,12 +260,13 @@ impl Api for ControlService {
     }
 
     async fn deploy_stack(&self, request: Request<pc::DeployStackRequest>) -> Reply<pc::StackChange> {
-        let pc::DeployStackRequest { request_id, spec, resolve_image: when, prune } = request.into_inner();
+        let pc::DeployStackRequest { request_id, spec, resolve_image: when, prune, values } = request.into_inner();
         reply(
             self.control
                 .deploy_stack(
                     request_key("deploy_stack", &request_id).as_deref(),
                     &stack_spec(spec)?,
+                    &stack_values(values)?,
                     if prune { Absent::Remove } else { Absent::Keep },
                     resolve_image(when)?,
                 )
@@ -386,6 +387,16 @@ impl Api for ControlService {
         let request_id = request_key(&format!("create_{kind}"), &request_id);
         let bytes = bytes.as_ref().to_vec().into();
         reply(self.control.create_value(request_id.as_deref(), kind, value_spec(spec)?, bytes).await)
+    }
+
+    async fn update_value(&self, request: Request<pc::UpdateValueRequest>) -> Reply<pc::UpdatedValue> {
+        let pc::UpdateValueRequest { request_id, kind, name, bytes, no_roll } = request.into_inner();
+        let kind = value_kind(kind)?;
+        let request_id = request_key(&format!("update_{kind}"), &request_id);
+        let bytes = bytes.as_ref().to_vec().into();
+        let updated = self.control.update_value(request_id.as_deref(), kind, &name, bytes, no_roll).await?;
+        let (value, services) = updated;
+        Ok(Response::new(pc::UpdatedValue { value: Some(value.into()), services }))
     }
 
     async fn remove_value(&self, request: Request<pc::RemoveValueRequest>) -> Reply<Empty> {

@@ -17,7 +17,8 @@ use super::networks::{claim, with_ids};
 use super::pins::{ResolveImage, Warned};
 use super::reference::resolve;
 use super::validate::dependencies;
-use super::{Control, Freshness, Listing, Member, validate, volumes};
+use super::values::Declared;
+use super::{Control, Freshness, Listing, Member, validate, values, volumes};
 use crate::dependencies::{sentence, waits};
 use crate::orchestrator::refusal_of_run;
 use crate::pin::Pin;
@@ -130,7 +131,8 @@ impl<M: Member> Control<M> {
             claim(&mut tx, name, &spec)?;
             dependencies::claim(&mut tx, &spec)?;
             volumes::claim(&mut tx, &spec, None, None, &self.random)?;
-            tx.create(Pin::put_on(image, Service { spec, ..service.clone() }));
+            let values = values::claim(&mut tx, &spec, None, &Declared::default())?;
+            tx.create(Pin::put_on(image, Service { spec, values, ..service.clone() }));
             Ok((tx.finish(), ()))
         });
         created.await?;
@@ -166,12 +168,13 @@ impl<M: Member> Control<M> {
             let image = pins.of(spec, Some(service), &view)?;
             keeps_mode(service, spec)?;
             is_within_bounds(service, spec, sets_replicas)?;
-            let mut new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?, image);
+            let mut tx = WriteTx::new(Arc::clone(&view), request_id);
+            let values = values::claim(&mut tx, spec, Some(service), &Declared::default())?;
+            let mut new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?, image, values);
             if sets_replicas {
                 new.scale = new.scale.set_by_user();
             }
             let id = service.id.clone();
-            let mut tx = WriteTx::new(Arc::clone(&view), request_id);
             claim(&mut tx, name, &new.spec)?;
             dependencies::claim(&mut tx, &new.spec)?;
             volumes::claim(&mut tx, &new.spec, Some(&service.spec), None, &self.random)?;
@@ -282,6 +285,9 @@ impl<M: Member> Control<M> {
             let (new, id) = (change(service, &view)?, service.id.clone());
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
             claim(&mut tx, &new.spec.name, &new.spec)?;
+            if new.values != service.values {
+                values::claim_restored(&mut tx, &new)?;
+            }
             if new.spec != service.spec {
                 dependencies::claim(&mut tx, &new.spec)?;
             }
@@ -304,6 +310,7 @@ impl<M: Member> Control<M> {
             version: service.spec_version,
             image_digest: service.image_digest.clone(),
             image_platforms: service.image_platforms.clone(),
+            values: service.values.clone(),
             set_at: service.spec_set_at,
         };
         let all = std::iter::once(&present).chain(service.revisions.iter().rev());

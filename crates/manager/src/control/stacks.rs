@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flota_api::id::{NetworkId, ServiceId, StackId};
-use flota_api::model::{Network, PublishMode, Service, ServiceSpec, Stack, StackSpec, check_volume_name};
+use flota_api::model::{Network, PublishMode, Service, ServiceSpec, Stack, StackSpec, StackValue, check_volume_name};
 use flota_api::naming;
 use flota_api::object::Kind;
 use flota_raft_store::{Tables, View, WriteTx};
@@ -16,7 +16,7 @@ use super::pins::{Pins, ResolveImage, Warned};
 use super::reference::resolve;
 use super::services::{keeps_mode, new_service};
 use super::validate::dependencies;
-use super::{Control, Freshness, Listing, Member, validate, volumes};
+use super::{Control, Freshness, Listing, Member, validate, values, volumes};
 use crate::pin::Pin;
 use crate::revisions::with_spec;
 
@@ -126,14 +126,16 @@ impl<M: Member> Control<M> {
         &self,
         request_id: Option<&str>,
         spec: &StackSpec,
+        values: &[StackValue],
         absent: Absent,
         resolve_image: ResolveImage,
     ) -> Result<Warned<StackSummary>, ControlError> {
         check(spec)?;
+        values.iter().try_for_each(|it| values::check(&it.spec, &it.bytes))?;
         let pins = self.pins(request_id, &spec.services, resolve_image).await?;
         let new_id = self.random.draw(StackId::random);
         let deployed = self.write_once(request_id, |view| {
-            let mut tx = self.deployment(&view, request_id, spec, &pins, &new_id)?;
+            let mut tx = self.deployment(&view, request_id, (spec, values), &pins, &new_id)?;
             if absent == Absent::Remove {
                 let gone = absent_services(spec, &view);
                 gone.for_each(|service| tx.remove(Kind::Service, service.id.as_str()));
@@ -156,7 +158,7 @@ impl<M: Member> Control<M> {
         &self,
         view: &View,
         request_id: Option<&str>,
-        spec: &StackSpec,
+        (spec, stack_values): (&StackSpec, &[StackValue]),
         pins: &Pins,
         new_id: &StackId,
     ) -> Result<WriteTx, ControlError> {
@@ -174,6 +176,7 @@ impl<M: Member> Control<M> {
         }
         let created = self.add_networks(&mut tx, spec, id)?;
         let declared = volumes::add_declared(&mut tx, spec, id, &self.random)?;
+        let known_values = values::add_declared(&mut tx, (spec, stack_values), id, &self.random)?;
         for service in &spec.services {
             let before = view.service_by_name(&service.name);
             if before.is_some_and(|it| it.stack_id.as_ref() != Some(id)) {
@@ -191,7 +194,8 @@ impl<M: Member> Control<M> {
             volumes::claim(&mut tx, &service, known, Some(&declared), &self.random)?;
             let image = pins.of(&service, before.map(AsRef::as_ref), view)?;
             // It has what it needs already, and asking for that again would change the network of its ports.
-            if before.is_some_and(|it| *it.spec == service && Pin::of_service(it) == image) {
+            let values = values::claim(&mut tx, &service, before.map(AsRef::as_ref), &known_values)?;
+            if before.is_some_and(|it| *it.spec == service && Pin::of_service(it) == image && it.values == values) {
                 continue;
             }
             claim(&mut tx, &service.name, &service)?;
@@ -199,10 +203,10 @@ impl<M: Member> Control<M> {
             match before {
                 Some(it) => {
                     keeps_mode(it, &service)?;
-                    tx.update(with_spec(it, service, image));
+                    tx.update(with_spec(it, service, image, values));
                 }
                 None => {
-                    let new = new_service(service, Some(id.clone()), &self.random);
+                    let new = Service { values, ..new_service(service, Some(id.clone()), &self.random) };
                     tx.create(Pin::put_on(image, new));
                 }
             }
@@ -265,6 +269,7 @@ impl<M: Member> Control<M> {
             if with_volumes {
                 volumes::remove_of_stack(&mut tx, stack)?;
             }
+            values::remove_of_stack(&mut tx, &id)?;
             tx.remove(Kind::Stack, id.as_str());
             Ok((tx.finish(), ()))
         });

@@ -138,12 +138,12 @@ async fn values_that_break_a_rule_are_refused_before_anything_is_written() {
     let refused = [
         refusal(control.create_service(None, bad.clone(), Never).await),
         refusal(control.update_service(None, "web", None, &bad, Never, false).await),
-        refusal(control.deploy_stack(None, &stack, Keep, Never).await),
+        refusal(control.deploy_stack(None, &stack, &[], Keep, Never).await),
         refusal(control.put_registry(None, login, "secret".into()).await),
         refusal(control.update_service(None, "web", None, &spec("other"), Never, false).await),
     ];
     assert_eq!(refused, [Some(Reason::Invalid); 5]);
-    let text = control.deploy_stack(None, &stack, Keep, Never).await.expect_err("it is invalid").to_string();
+    let text = control.deploy_stack(None, &stack, &[], Keep, Never).await.expect_err("it is invalid").to_string();
     assert!(text.starts_with("services.web.image: "), "{text}");
     assert_eq!(control.store.view().version, before);
 }
@@ -153,7 +153,7 @@ async fn a_name_that_is_taken_is_refused() {
     let control = cluster().await;
     assert_eq!(refusal(control.create_service(None, spec("web"), Never).await), Some(Reason::AlreadyExists));
     let stack = StackSpec { name: "stack".into(), services: vec![spec("web")], ..StackSpec::default() };
-    assert_eq!(refusal(control.deploy_stack(None, &stack, Keep, Never).await), Some(Reason::AlreadyExists));
+    assert_eq!(refusal(control.deploy_stack(None, &stack, &[], Keep, Never).await), Some(Reason::AlreadyExists));
     assert!(control.store.view().stack_by_name("stack").is_none(), "nothing half made");
 }
 
@@ -362,7 +362,7 @@ async fn a_stack_answers_with_the_services_that_it_has_and_loses_what_its_file_l
     let deploy = async |names: &[&str], absent: Absent| {
         let services = names.iter().map(|name| spec(name)).collect();
         let stack = StackSpec { name: "stack".into(), services, ..StackSpec::default() };
-        let summary = control.deploy_stack(None, &stack, absent, Never).await.expect("it is valid");
+        let summary = control.deploy_stack(None, &stack, &[], absent, Never).await.expect("it is valid");
         let mut names: Vec<String> = summary.changed.services.into_iter().map(|(_, name)| name).collect();
         names.sort();
         (names.join(" "), summary.warnings)

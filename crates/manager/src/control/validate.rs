@@ -8,6 +8,7 @@ mod privileges;
 mod scale;
 pub(super) mod settings;
 mod update;
+mod values;
 
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
@@ -92,11 +93,13 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     networks::judge(spec, &mut check);
     health::judge(spec, &mut check);
     mounts::judge(spec, &mut check);
+    values::judge(spec, &mut check);
     update::judge(spec, &mut check);
     dependencies::judge(spec, &mut check);
     scale::judge(spec, &mut check);
     let texts = texts.chain(&spec.env).chain(spec.labels.iter().flat_map(|(key, value)| [key, value]));
     let texts = texts.chain(privileges::texts(spec)).chain(health::texts(spec)).chain(settings::texts(spec));
+    let texts = texts.chain(values::texts(spec));
     let size: usize = texts.map(String::len).sum();
     let places =
         spec.constraints.iter().map(ToString::to_string).chain(spec.spread_over.iter().map(ToString::to_string));

@@ -10,12 +10,15 @@ use std::sync::Arc;
 use prost::Message;
 
 use flota_api::defaults::{GRANT_LIFE, WITHDRAWAL_WAIT};
-use flota_api::id::{NodeId, TaskId};
+use flota_api::id::{NodeId, TaskId, ValueDataId};
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{self, Measured, Node, NodeState, Registry, ServiceSpec, Task};
+use flota_api::model::{
+    self, Measured, Node, NodeState, PinnedValue, Registry, ServiceSpec, Task, ValueBytes, ValueData,
+};
 use flota_api::object::Kind;
 use flota_api::proto::dispatcher::{
-    AssignedSpec, Assignments, Grant, ImageSource, Peer, RegistryCredentials, TaskAssignment, TaskVolume,
+    AssignedSpec, Assignments, Grant, ImageSource, Peer, RegistryCredentials, TaskAssignment, TaskValue, TaskVolume,
+    ValueChunk,
 };
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::{Timestamp, Version};
@@ -23,6 +26,7 @@ use flota_identity::GrantKey;
 use flota_raft_store::Tables;
 
 use super::networks::has_served;
+use crate::values;
 
 /// What a worker was told.
 #[derive(Debug, Default)]
@@ -68,6 +72,8 @@ struct ToldTask {
     withdrawn_attempt: Option<u32>,
     /// The cluster's default.
     no_new_privileges: bool,
+    /// The versions of its secrets and configs.
+    values: Box<[PinnedValue]>,
     /// In a box, because few tasks are measured.
     measured: Option<Box<Measured>>,
 }
@@ -117,6 +123,7 @@ impl Told {
         let at = now;
         let delayed = std::mem::take(&mut self.delayed);
         let (mut tasks, mut specs, mut told, mut sources) = (Vec::new(), Specs::new(), Vec::new(), Sources::new());
+        let mut data = BTreeMap::new();
         let node = self.node.clone();
         for task in view.tasks_of_node(&node).filter(|task| is_assigned(task)) {
             let Some(spec) = view.spec_of(task) else { continue };
@@ -138,10 +145,15 @@ impl Told {
                 not_before: task.not_before,
                 image,
                 credentials: registry.map(|registry| registry.meta.version),
+                values: if ended { Box::default() } else { values::of_task(task, spec, view).into() },
                 no_new_privileges: view.cluster().is_some_and(|cluster| cluster.no_new_privileges),
                 measured: view.service(&task.service_id).and_then(|service| measured(&service.spec)).map(Box::new),
             };
             if self.known(&task.id) != Some(&now) {
+                let before = self.known(&task.id).map(|known| &*known.values).unwrap_or_default();
+                // What the worker has of a task, it keeps.
+                let new = now.values.iter().filter(|pin| !before.contains(pin));
+                data.extend(new.filter_map(|pin| Some((pin.data.clone(), bytes_of(pin, view)?))));
                 let task = assignment(task, spec, &now, registry, view);
                 specs.entry((task.service_id.clone(), task.spec_version)).or_insert_with(|| Arc::clone(spec));
                 tasks.push(task);
@@ -179,7 +191,7 @@ impl Told {
         let is_needed = is_news || whole.full || images != self.images;
         (self.has_begun, self.tasks, self.images) = (true, told.into(), images);
         (self.sources, self.dropped, self.dropped_volumes) = (sources, dropped, dropped_volumes);
-        if is_needed { cut(whole, &specs) } else { Vec::new() }
+        if is_needed { cut(whole, &specs, &data) } else { Vec::new() }
     }
 
     /// What the worker was told of a task.
@@ -311,6 +323,11 @@ fn assignment(
         unconfirmed_nodes: told.unconfirmed_nodes.clone(),
         withdrawn_attempt: told.withdrawn_attempt.unwrap_or_default(),
         volumes: volumes(task, spec, view),
+        values: told
+            .values
+            .iter()
+            .map(|pin| TaskValue { version: pin.version, data_id: pin.data.to_string() })
+            .collect(),
     }
 }
 
@@ -332,6 +349,11 @@ fn volumes(task: &Task, spec: &ServiceSpec, view: &Tables) -> Vec<TaskVolume> {
     used.map(|volume| (&volume).into()).collect()
 }
 
+/// The bytes of a version.
+fn bytes_of(pin: &PinnedValue, view: &Tables) -> Option<ValueBytes> {
+    view.get::<ValueData>(pin.data.as_str()).map(|data| data.bytes.clone())
+}
+
 /// The credentials of the registry that the reference names.
 fn registry<'a>(reference: &str, view: &'a Tables) -> Option<&'a Arc<Registry>> {
     if view.count(Kind::Registry) == 0 {
@@ -342,6 +364,9 @@ fn registry<'a>(reference: &str, view: &'a Tables) -> Option<&'a Arc<Registry>> 
 
 /// Bytes of one part of a set without large specs. A session keeps a buffer for its largest message, so messages are small.
 const PART: usize = 4 << 10;
+
+/// Bytes of a secret or config in one message.
+const CHUNK: usize = 16 << 10;
 
 /// The messages of a set. The last is not complete yet.
 struct MessageParts {
@@ -383,7 +408,7 @@ impl MessageParts {
 }
 
 /// Splits a set into small messages; each contains the specs of its tasks once. Only the last is marked as the last.
-fn cut(mut whole: Assignments, specs: &Specs) -> Vec<Assignments> {
+fn cut(mut whole: Assignments, specs: &Specs, data: &BTreeMap<ValueDataId, ValueBytes>) -> Vec<Assignments> {
     let mut tasks = std::mem::take(&mut whole.tasks);
     let (removed, dropped) = (std::mem::take(&mut whole.removed_tasks), std::mem::take(&mut whole.dropped_images));
     let (images, volumes) = (std::mem::take(&mut whole.images), std::mem::take(&mut whole.dropped_volumes));
@@ -398,6 +423,12 @@ fn cut(mut whole: Assignments, specs: &Specs) -> Vec<Assignments> {
             spec = specs.get(&key).map(|spec| assigned_spec(&key, spec));
         }
         parts.add(task, spec.as_ref());
+    }
+    for (id, bytes) in data {
+        for chunk in bytes.0.chunks(CHUNK) {
+            let chunk = ValueChunk { data_id: id.to_string(), bytes: chunk.to_vec().into() };
+            parts.room(chunk.encoded_len()).value_data.push(chunk);
+        }
     }
     removed.into_iter().for_each(|id| parts.room(id.len()).removed_tasks.push(id));
     dropped.into_iter().for_each(|digest| parts.room(digest.len()).dropped_images.push(digest));

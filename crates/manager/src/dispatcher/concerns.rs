@@ -92,7 +92,7 @@ fn concern(events: &[Event], view: &Tables) -> Concern {
             }
             Event::Updated { old: Object::Cluster(old), new: Object::Cluster(new) } if told(old) == told(new) => {}
             Event::Updated { old: Object::Service(old), new: Object::Service(new) } => {
-                if measured(&old.spec) != measured(&new.spec) {
+                if measured(&old.spec) != measured(&new.spec) || old.values != new.values {
                     concern.include(view.tasks_of_service(&new.id).filter_map(|task| task.node_id.as_ref()));
                 }
             }
@@ -159,7 +159,8 @@ mod tests {
 
     use super::*;
     use flota_api::model::{
-        Health, HealthState, ImageHolder, ScalePolicy, Service, ServiceSpec, TaskStatus, TunnelKey, Volume, VolumePlace,
+        Health, HealthState, ImageHolder, PinnedValue, ScalePolicy, Service, ServiceSpec, TaskStatus, TunnelKey,
+        Volume, VolumePlace,
     };
     use flota_api::object::StoreObject;
     use flota_api::state::{DesiredState, TaskState};
@@ -250,6 +251,7 @@ mod tests {
             ("a name of an image", update(image(), |it| it.references = ["web".into()].into()), "h u"),
             ("a service", Event::Created(Service::default().into_object()), ""),
             ("a service that is measured", update(service(None), |it| *it = service(Some(bounds()))), "u"),
+            ("other versions of secrets", update(service(None), |it| it.values = vec![PinnedValue::default()]), "u"),
             ("other bounds", update(service(Some(bounds())), |it| it.scale.replicas = Some(2)), ""),
             ("a count in the cluster", update(Cluster::default(), |it| it.next_raft_id = 9), ""),
             ("a default", update(Cluster::default(), |it| it.no_new_privileges = true), "all"),

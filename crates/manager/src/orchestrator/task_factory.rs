@@ -32,6 +32,7 @@ pub(super) fn make(
         Some(task) => task.image_digest.clone(),
         None => service.image_digest.clone().or_else(|| resolve(&service.spec.image, view)),
     };
+    let values = kept.map_or(&service.values, |task| &task.values).clone();
     let same = before.filter(|task| task.spec_version == spec_version);
     Task {
         id: TaskId::random(&mut cx.rng),
@@ -47,6 +48,7 @@ pub(super) fn make(
         inherited_restarts: same.map_or(0, |task| task.restarts() + 1),
         moves: same.map_or(0, |task| task.moves + u64::from(!ended_by_itself(task))),
         image_digest,
+        values,
         not_before,
         ..Task::default()
     }

@@ -182,7 +182,7 @@ mod tests {
         let file = folder.join("stack.yml");
         std::fs::write(&file, text).expect("a file");
         let stack = load::load(&file, "shop").expect("a good file");
-        assert_eq!(stack.services[0].env, ["A=mine", "B=b", "C=\"b\""]);
+        assert_eq!(stack.0.services[0].env, ["A=mine", "B=b", "C=\"b\""]);
         std::fs::write(folder.join("b.env"), "B b\n").expect("a file");
         let error = load::load(&file, "shop").expect_err("a bad line").to_string();
         assert!(error.ends_with("b.env:1: `B b` is not a name of a variable"), "{error}");

@@ -15,7 +15,9 @@ use flota_api::naming::task_name;
 use flota_image::{Image, ImageError};
 use flota_runtime::{ContainerClient, ContainerEvents, ContainerState, Program};
 
-use super::{Cause, CheckEnd, Counters, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TaskPaths};
+use super::{
+    Cause, CheckEnd, Control, Counters, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TaskPaths,
+};
 use crate::cdi::{self, CdiError};
 use crate::images::{FetchError, Images};
 use crate::locks::KeyedLocks;
@@ -31,12 +33,14 @@ mod network;
 mod requests;
 mod steps;
 mod supervisor;
+mod values;
 mod volumes;
 
 pub(crate) use check::exit_code;
 use network::NetworkStep;
 use steps::{ImageStep, RunFolder, WritableLayer};
 use supervisor::{Located, Place, Supervisor, blocking};
+use values::{ValueError, ValueStep};
 use volumes::VolumeStep;
 
 /// Why a container can't be created.
@@ -54,6 +58,9 @@ pub(crate) enum ContainerError {
     /// Its volumes can't be provided.
     #[error(transparent)]
     Volume(VolumeError),
+    /// Its secrets and configs can't be provided.
+    #[error(transparent)]
+    Value(ValueError),
     /// The source of a bind mount can't be used.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -81,6 +88,7 @@ impl From<ContainerError> for ExecutorError {
             | ContainerError::Translate(_)
             | ContainerError::Bind(_)
             | ContainerError::Cdi(_) => Self::Final(Box::new(error)),
+            ContainerError::Value(ValueError::NoText(..)) => Self::Final(Box::new(error)),
             ContainerError::Volume(volume) if volume.is_final() => Self::Final(Box::new(error)),
             // The program itself is the cause.
             ContainerError::Run(run) if run.code.is_some() => Self::Final(Box::new(error)),
@@ -117,6 +125,7 @@ pub(crate) struct ContainerExecutor {
     clock: Clock,
     network: NetworkStep,
     layer: WritableLayer,
+    values: ValueStep,
     steps: Vec<Arc<dyn PrepareStep>>,
     known: Mutex<HashMap<TaskId, KnownTask>>,
 }
@@ -135,15 +144,17 @@ impl ContainerExecutor {
         let ContainerOptions { node, images, volumes, networks, runtime, paths, offers, overlay, clock } = options;
         let network = NetworkStep::new(networks);
         let layer = WritableLayer { paths: paths.clone(), overlay, busy: KeyedLocks::default() };
+        let values = ValueStep::new(paths.values());
         let steps: Vec<Arc<dyn PrepareStep>> = vec![
             Arc::new(ImageStep { images: images.clone() }),
             Arc::new(layer.clone()),
             Arc::new(VolumeStep { volumes: volumes.clone(), paths: paths.clone() }),
+            Arc::new(values.clone()),
             Arc::new(network.clone()),
             Arc::new(RunFolder { paths: paths.clone() }),
         ];
         let (runtime, known) = (Arc::new(runtime), Mutex::default());
-        Self { node, images, volumes, paths, runtime, offers, clock, network, layer, steps, known }
+        Self { node, images, volumes, paths, runtime, offers, clock, network, layer, values, steps, known }
     }
 
     /// Returns the task's name as users know it, or its id if the task is unknown.
@@ -191,6 +202,8 @@ impl ContainerExecutor {
             log: self.paths.log(task),
             runtime: self.runtime.path().to_owned(),
             volumes: draft.volumes.clone(),
+            values: draft.values.clone(),
+            variables: draft.variables.clone(),
             binds,
             cdi,
         };
@@ -246,6 +259,10 @@ impl Executor for ContainerExecutor {
         }
         self.volumes.accept(assignment);
         self.network.networks.accept(assignment);
+    }
+
+    fn renew_values(&self, assignment: &Assignment, control: &dyn Control) -> io::Result<()> {
+        self.values.renew(assignment, control)
     }
 
     fn steps(&self) -> Vec<Arc<dyn PrepareStep>> {

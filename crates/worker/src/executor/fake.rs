@@ -188,6 +188,10 @@ impl Executor for FakeExecutor {
 
     fn accept(&self, _: &Assignment) {}
 
+    fn renew_values(&self, _: &Assignment, _: &dyn Control) -> io::Result<()> {
+        Ok(())
+    }
+
     fn steps(&self) -> Vec<Arc<dyn PrepareStep>> {
         let machine = || self.machine.clone();
         vec![Arc::new(FakeImage(machine())), Arc::new(FakeVolumes(machine())), Arc::new(FakeContainer(machine()))]

@@ -35,6 +35,11 @@ impl TaskPaths {
         self.data_folder(task).join("log")
     }
 
+    /// Returns the folder of secrets and configs, with a folder for each task.
+    pub(crate) fn values(&self) -> PathBuf {
+        self.run_dir.join("values")
+    }
+
     /// Returns the folder of network namespaces, which belongs to `networks/folder.rs`.
     pub(crate) fn namespaces(&self) -> PathBuf {
         self.run_dir.join("namespaces")
@@ -52,7 +57,8 @@ impl TaskPaths {
     /// Returns the tasks that have a folder, a control group or a network namespace.
     pub(crate) fn leftovers(&self) -> BTreeSet<TaskId> {
         let cgroups = self.hierarchies.iter().map(|it| it.point.join(&self.cgroup_parent));
-        let folders = [self.run_dir.join("tasks"), self.data_dir.join("tasks")].into_iter().chain(cgroups);
+        let folders =
+            [self.run_dir.join("tasks"), self.data_dir.join("tasks"), self.values()].into_iter().chain(cgroups);
         let names = |folder: PathBuf| {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             entries.filter(|entry| entry.path().is_dir()).filter_map(|entry| entry.file_name().into_string().ok())

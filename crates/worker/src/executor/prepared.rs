@@ -50,6 +50,20 @@ pub struct Draft {
     pub network: TaskNetwork,
     /// Folders of its volumes, by their paths in the container.
     pub volumes: BTreeMap<String, PathBuf>,
+    /// Files and folders with its secrets and configs, by their paths in the container.
+    pub values: BTreeMap<String, PathBuf>,
+    /// Variables that are secrets or configs.
+    pub variables: SecretVariables,
+}
+
+/// Variables as `NAME=value`, which `Debug` does not print.
+#[derive(Clone, Default, PartialEq)]
+pub struct SecretVariables(pub Vec<String>);
+
+impl fmt::Debug for SecretVariables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
 }
 
 /// A part of a preparation that could not be removed.

@@ -29,12 +29,15 @@ fn translate_in(
 ) -> Result<Container, TranslateError> {
     let node = NodeNames { id: "n".into(), hostname: "w1".into() };
     let groups = Groups::default();
+    let has_secrets = !assignment.spec.secrets.is_empty();
     let places = Places {
         root: RootSource::Folder("/".into()),
         groups,
         log: "log".into(),
         runtime: "r".into(),
         volumes: [("/data".to_owned(), "/v/data".into())].into(),
+        values: if has_secrets { [("/run/secrets".to_owned(), "/v/secrets".into())].into() } else { BTreeMap::new() },
+        variables: SecretVariables(has_secrets.then(|| "PASSWORD=hunter2".to_owned()).into_iter().collect()),
         binds: BindSources::default(),
         cdi: crate::cdi::of_task(assignment, &node_offers.cdi_folders).expect("the devices are there"),
     };
@@ -216,4 +219,18 @@ fn stop_signals_are_read_in_all_spellings() {
     let mut config = ImageConfig::default();
     config.set_stop_signal(Some("SIGNONE".into()));
     assert_eq!(stop_signal(&ServiceSpec::default(), &config), 15, "of a careless image");
+}
+
+#[test]
+fn secrets_are_mounted_read_only_and_are_variables_only_where_that_was_asked_for() {
+    let secrets = vec![flota_api::model::ValueUse::of("db")];
+    let spec = ServiceSpec { secrets, env: vec!["PASSWORD=other".into()], ..ServiceSpec::default() };
+    let result = translate_on(&NodeOffers::default(), &spec, &ImageConfig::default()).expect("it can run here");
+    let mount = result.mounts.iter().find(|it| it.source == "/v/secrets").expect("it is there");
+    assert_eq!(mount.destination, Path::new("/run/secrets"));
+    for option in ["rbind", "ro", "nosuid", "nodev", "noexec"] {
+        assert!(mount.options.iter().any(|it| it == option), "{option}");
+    }
+    let env = result.process.expect("every container has one").env;
+    assert!(env.contains(&"PASSWORD=hunter2".to_owned()) && !env.contains(&"PASSWORD=other".to_owned()), "{env:?}");
 }

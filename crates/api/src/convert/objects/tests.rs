@@ -64,6 +64,7 @@ fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
         version: 2,
         image_digest: Some("d".into()),
         image_platforms: vec![platform("arm64")],
+        values: vec![crate::model::PinnedValue { value: "v".into(), version: 2, data: "d".into() }],
         set_at: Timestamp(5),
     }];
     let objects = [

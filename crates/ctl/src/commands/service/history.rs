@@ -155,6 +155,7 @@ mod tests {
             version,
             image_digest: Some(digest.into()),
             image_platforms: Vec::new(),
+            values: Vec::new(),
             set_at: Timestamp(set_at),
         };
         ServiceRevision { revision: Some((&revision).into()), spec: Some(spec.into()) }

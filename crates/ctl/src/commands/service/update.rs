@@ -19,12 +19,13 @@ use crate::commands::privilege_flags::PrivilegeRemovals;
 use crate::commands::scale_flags::ScaleRemoval;
 use crate::commands::setting_flags::SettingRemovals;
 use crate::commands::spec_flags::SpecFlags;
+use crate::commands::value_flags::ValueRemovals;
 use crate::parse;
 use crate::printer;
 use crate::progress::{self, Awaited, WaitOptions};
 
 /// The flags, and groups of flags, that change the spec.
-const CHANGES: [&str; 28] = [
+const CHANGES: [&str; 30] = [
     "BasicFlags",
     "ScheduleFlags",
     "EnvFlags",
@@ -33,6 +34,7 @@ const CHANGES: [&str; 28] = [
     "PrivilegeFlags",
     "NetworkFlags",
     "MountFlags",
+    "ValueFlags",
     "AffinityFlags",
     "ScaleFlags",
     "HealthFlags",
@@ -43,6 +45,7 @@ const CHANGES: [&str; 28] = [
     "PrivilegeRemovals",
     "NetworkRemovals",
     "MountRemovals",
+    "ValueRemovals",
     "AffinityRemovals",
     "ScaleRemoval",
     "image",
@@ -88,6 +91,8 @@ pub(crate) struct Update {
     network_removals: Box<NetworkRemovals>,
     #[command(flatten)]
     mount_removals: MountRemovals,
+    #[command(flatten)]
+    value_removals: ValueRemovals,
     #[command(flatten)]
     affinity_removals: AffinityRemovals,
     #[command(flatten)]
@@ -169,6 +174,7 @@ impl Update {
         self.setting_removals.apply(spec)?;
         self.network_removals.apply(spec, left)?;
         self.mount_removals.apply(spec)?;
+        self.value_removals.apply(spec)?;
         self.affinity_removals.apply(spec)?;
         self.scale_removal.apply(spec);
         self.dependency_removals.apply(spec)?;

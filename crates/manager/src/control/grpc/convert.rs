@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flota_api::model::{
-    NetworkSpec, NodeSpec, Platform, Role, Service, ServiceSpec, StackSpec, ValueKind, ValueSpec, VolumeSpec,
+    NetworkSpec, NodeSpec, Platform, Role, Service, ServiceSpec, StackSpec, StackValue, ValueKind, ValueSpec,
+    VolumeSpec,
 };
 use flota_api::proto::{control as pc, specs as ps, types as pt};
 use flota_api::version::Version;
@@ -98,6 +99,10 @@ pub(super) fn value_kind(number: i32) -> Result<ValueKind, ControlError> {
 
 pub(super) fn value_spec(spec: Option<ps::ValueSpec>) -> Result<ValueSpec, ControlError> {
     Ok(spec.ok_or_else(missing_spec)?.into())
+}
+
+pub(super) fn stack_values(values: Vec<pc::StackValue>) -> Result<Vec<StackValue>, ControlError> {
+    values.into_iter().map(|it| Ok(it.try_into()?)).collect()
 }
 
 pub(super) fn stack_spec(spec: Option<ps::StackSpec>) -> Result<StackSpec, ControlError> {

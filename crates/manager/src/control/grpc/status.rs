@@ -20,9 +20,10 @@ fn row(error: &ControlError) -> (Code, Reason) {
             (Code::AlreadyExists, Reason::AlreadyExists)
         }
         ControlError::ChangedMeanwhile { .. } => (Code::Aborted, Reason::ChangedMeanwhile),
-        ControlError::ImageInUse { .. } | ControlError::NetworkInUse { .. } | ControlError::VolumeInUse { .. } => {
-            (Code::FailedPrecondition, Reason::InUse)
-        }
+        ControlError::ImageInUse { .. }
+        | ControlError::NetworkInUse { .. }
+        | ControlError::VolumeInUse { .. }
+        | ControlError::ValueInUse { .. } => (Code::FailedPrecondition, Reason::InUse),
         ControlError::NodeHeld { hold, .. } => match hold {
             NodeHold::Leads => (Code::FailedPrecondition, Reason::NodeLeads),
             NodeHold::IsManager => (Code::FailedPrecondition, Reason::NodeIsManager),

@@ -236,7 +236,7 @@ async fn a_stack_has_networks_of_its_own_and_shares_those_that_exist() {
     let services = vec![service("shop_web", &["shop_default", "corp"], &[(80, PublishMode::Ingress)])];
     let networks = vec![network("shop_default", None)];
     let stack = StackSpec { name: "shop".into(), services, networks, volumes: Vec::new() };
-    control.deploy_stack(None, &stack, Keep, Never).await.expect("a stack");
+    control.deploy_stack(None, &stack, &[], Keep, Never).await.expect("a stack");
     let view = control.store.view();
     let own = view.network_by_name("shop_default").expect("it was made").clone();
     let web: &Arc<Service> = view.service_by_name("shop_web").expect("it was made");
@@ -244,11 +244,11 @@ async fn a_stack_has_networks_of_its_own_and_shares_those_that_exist() {
     assert!(own.stack_id.is_some());
     let objects = |control: &Control<Alone>| control.store.view().objects().collect::<Vec<_>>();
     let before = objects(&control);
-    control.deploy_stack(None, &stack, Keep, Never).await.expect("nothing has changed");
+    control.deploy_stack(None, &stack, &[], Keep, Never).await.expect("nothing has changed");
     assert_eq!(objects(&control), before, "the version of no object has risen");
     let changed =
         StackSpec { networks: vec![NetworkSpec { internal: true, ..network("shop_default", None) }], ..stack };
-    let (_, text) = refused(control.deploy_stack(None, &changed, Keep, Never).await);
+    let (_, text) = refused(control.deploy_stack(None, &changed, &[], Keep, Never).await);
     assert_eq!(text, "networks.shop_default: a network can't be changed; remove the stack first");
     let foreign = StackSpec {
         name: "x".into(),
@@ -256,13 +256,19 @@ async fn a_stack_has_networks_of_its_own_and_shares_those_that_exist() {
         networks: vec![network("corp", None)],
         volumes: Vec::new(),
     };
-    let (_, text) = refused(control.deploy_stack(None, &foreign, Keep, Never).await);
+    let (_, text) = refused(control.deploy_stack(None, &foreign, &[], Keep, Never).await);
     assert_eq!(text, "networks.corp: it exists already and does not belong to this stack");
     let two =
         vec![service("y_a", &[], &[(90, PublishMode::Ingress)]), service("y_b", &[], &[(90, PublishMode::Ingress)])];
     let (_, text) = refused(
         control
-            .deploy_stack(None, &StackSpec { name: "y".into(), services: two, ..StackSpec::default() }, Keep, Never)
+            .deploy_stack(
+                None,
+                &StackSpec { name: "y".into(), services: two, ..StackSpec::default() },
+                &[],
+                Keep,
+                Never,
+            )
             .await,
     );
     assert_eq!(text, "services.y_b.ports[0]: 90/tcp is published by service `y_a`");

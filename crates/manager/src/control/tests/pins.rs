@@ -177,7 +177,7 @@ async fn a_stack_asks_once_for_each_image_and_as_its_user_wants() {
     let stack = StackSpec { name: "s".into(), services, ..StackSpec::default() };
     let asked = async |when| {
         let before = registry.asked().len();
-        control.deploy_stack(None, &stack, Keep, when).await.expect("it is valid");
+        control.deploy_stack(None, &stack, &[], Keep, when).await.expect("it is valid");
         registry.asked()[before..].to_vec()
     };
     assert_eq!(asked(Never).await, Vec::<String>::new());
@@ -224,7 +224,7 @@ async fn a_service_that_changes_between_the_question_and_the_write_is_not_left_w
         services: vec![with_image("web", "app:1"), with_image("db", "db:1")],
         ..StackSpec::default()
     };
-    let deploy = control.deploy_stack(None, &stack, Keep, Changed);
+    let deploy = control.deploy_stack(None, &stack, &[], Keep, Changed);
     let interfere = async {
         while registry.asked().len() < 2 {
             tokio::task::yield_now().await;

@@ -44,7 +44,7 @@ async fn a_stack_that_is_deployed_again_keeps_the_number() {
     let deploy = async |image: &str| {
         let services = vec![scaled("stack_a", image)];
         let stack = StackSpec { name: "stack".into(), services, ..StackSpec::default() };
-        control.deploy_stack(None, &stack, Keep, Never).await.expect("it is valid");
+        control.deploy_stack(None, &stack, &[], Keep, Never).await.expect("it is valid");
         current(&control, "stack_a").replicas()
     };
     assert_eq!(deploy("web").await, Some(2));

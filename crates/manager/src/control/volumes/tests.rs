@@ -146,14 +146,14 @@ async fn a_service_gets_back_the_volume_of_an_earlier_spec() {
 async fn the_volumes_of_a_stack_outlive_it_unless_they_are_to_go() {
     let control = cluster().await;
     let spec = stack(vec![service("shop_web", "shop_db", false)], vec![volume("shop_db", false)]);
-    control.deploy_stack(None, &spec, Keep, Never).await.expect("a stack");
+    control.deploy_stack(None, &spec, &[], Keep, Never).await.expect("a stack");
     let made = control.get_volume("shop_db").await.expect("it was created").volume;
     let version = made.meta.version;
-    control.deploy_stack(None, &spec, Keep, Never).await.expect("the same again");
+    control.deploy_stack(None, &spec, &[], Keep, Never).await.expect("the same again");
     assert_eq!(control.get_volume("shop_db").await.expect("it is there").volume.meta.version, version);
     place(&control, "shop_db").await;
     control.remove_stack(None, "shop", false).await.expect("it is there");
-    control.deploy_stack(None, &spec, Keep, Never).await.expect("a stack of that name again");
+    control.deploy_stack(None, &spec, &[], Keep, Never).await.expect("a stack of that name again");
     let same = control.get_volume("shop_db").await.expect("it stayed").volume;
     assert_eq!((&same.id, same.places.len()), (&made.id, 1), "with its data");
     control.create_service(None, service("other", "shop_db", false), Never).await.expect("another user");
@@ -171,15 +171,15 @@ async fn a_stack_takes_no_volume_that_is_not_its_own_and_creates_no_external_one
     control.put(Stack { id: "k".into(), ..Stack::default() }).await;
     control.create_volume(None, volume("mine", false)).await.expect("a volume");
     let foreign = stack(vec![service("shop_web", "mine", false)], vec![volume("mine", false)]);
-    let (reason, text) = refused(control.deploy_stack(None, &foreign, Keep, Never).await);
+    let (reason, text) = refused(control.deploy_stack(None, &foreign, &[], Keep, Never).await);
     assert_eq!(reason, Some(Reason::Invalid));
     assert!(text.starts_with("volumes.mine: it exists already and does not belong to this stack"), "{text}");
     let external = |name: &str| stack(vec![service("shop_web", name, false)], Vec::new());
-    let missing = control.deploy_stack(None, &external("theirs"), Keep, Never).await;
+    let missing = control.deploy_stack(None, &external("theirs"), &[], Keep, Never).await;
     assert_eq!(refused(missing), (Some(Reason::NotFound), "there is no volume `theirs`".into()));
-    control.deploy_stack(None, &external("mine"), Keep, Never).await.expect("it is there");
+    control.deploy_stack(None, &external("mine"), &[], Keep, Never).await.expect("it is there");
     let bad = stack(vec![], vec![volume("..", false), volume("twice", false), volume("twice", true)]);
-    let (_, text) = refused(control.deploy_stack(None, &bad, Keep, Never).await);
+    let (_, text) = refused(control.deploy_stack(None, &bad, &[], Keep, Never).await);
     assert!(
         text.contains("volumes...: `..`: the name") && text.contains("volumes.twice: it is declared twice"),
         "{text}"

@@ -174,7 +174,8 @@ fn a_large_set_comes_in_small_parts_with_each_spec_once_in_a_part_and_nothing_mi
         let specs = (0..7).map(|number| ((number.to_string(), 0), Arc::clone(&spec))).collect();
         let removed_tasks = vec!["gone".to_owned()];
         let tasks = (0..500).map(task).collect();
-        let parts = cut(Assignments { tasks, removed_tasks, version: 3, ..Default::default() }, &specs);
+        let parts =
+            cut(Assignments { tasks, removed_tasks, version: 3, ..Default::default() }, &specs, &BTreeMap::new());
         assert!(expected.contains(&parts.len()), "{} parts with specs of {bytes} bytes", parts.len());
         for (index, part) in parts.iter().enumerate() {
             assert!(part.encoded_len() < bytes + PART + PART / 2);
@@ -188,7 +189,7 @@ fn a_large_set_comes_in_small_parts_with_each_spec_once_in_a_part_and_nothing_mi
         assert_eq!(parts.iter().map(|part| part.tasks.len()).sum::<usize>(), 500);
         assert_eq!(parts.iter().map(|part| part.removed_tasks.len()).sum::<usize>(), 1);
     }
-    assert_eq!(cut(Assignments::default(), &Specs::new()).len(), 1, "an empty set is a message too");
+    assert_eq!(cut(Assignments::default(), &Specs::new(), &BTreeMap::new()).len(), 1, "an empty set is a message too");
 }
 
 #[test]
@@ -324,4 +325,47 @@ fn a_worker_is_told_the_volumes_of_its_tasks_and_which_to_drop_until_it_has() {
     assert_eq!(tell(&mut nothing_told(&[]), &view).expect("another session").dropped_volumes, ["old"]);
     view.remove(Kind::Volume, "old");
     assert_eq!(tell(&mut told, &view), None, "its own report is not sent back");
+}
+
+#[test]
+fn secrets_go_to_the_node_of_a_task_that_uses_them_and_once() {
+    use flota_api::model::{PinnedValue, Service, ValueUse};
+    use flota_api::object::StoreObject;
+    let data = |id: &str, size: usize| {
+        ValueData { id: id.into(), bytes: vec![7; size].into(), ..ValueData::default() }.into_object()
+    };
+    let pin = |version: u64| PinnedValue { value: "v".into(), version, data: format!("d{version}").into() };
+    let followed = ValueUse { signal: Some("HUP".into()), ..ValueUse::of("db") };
+    let spec = Arc::new(ServiceSpec { secrets: vec![followed], ..ServiceSpec::default() });
+    let service = |version| Service {
+        id: "s".into(),
+        spec: Arc::clone(&spec),
+        spec_version: 1,
+        values: vec![pin(version)],
+        ..Service::default()
+    };
+    let mut view = Tables::default();
+    view.put(data("d1", 3 * CHUNK + 1));
+    view.put(data("d2", 1));
+    view.put(service(1).into_object());
+    let status = flota_api::model::TaskStatus { state: TaskState::Running, ..Default::default() };
+    let task =
+        Task { id: "t".into(), service_id: "s".into(), spec_version: 1, node_id: Some("n".into()), ..Task::default() };
+    view.put(Task { status, values: vec![pin(1)], ..task }.into_object());
+    let granter = Granter { key: &[], expires: Timestamp(0) };
+    let tell = |told: &mut Told, view: &Tables| {
+        let messages = told.tell(view, &granter, &|_, _| None, Timestamp(1));
+        let chunks = messages.iter().flat_map(|it| &it.value_data);
+        chunks.map(|it| (it.data_id.clone(), it.bytes.len())).collect::<Vec<_>>()
+    };
+    let (mut own, mut other) = (Told::new("n".into(), BTreeSet::new()), Told::new("m".into(), BTreeSet::new()));
+    let first = tell(&mut own, &view);
+    assert_eq!(first.iter().map(|it| it.1).collect::<Vec<_>>(), [CHUNK, CHUNK, CHUNK, 1]);
+    assert_eq!(tell(&mut other, &view), [], "no other node gets it");
+    assert_eq!(tell(&mut own, &view), [], "it is not sent again");
+    view.put(service(2).into_object());
+    assert_eq!(tell(&mut own, &view), [("d2".to_owned(), 1)], "the file is to be replaced");
+    let task = Task { desired_state: DesiredState::Shutdown, ..view.task("t").expect("it is there").as_ref().clone() };
+    view.put(task.into_object());
+    assert_eq!(tell(&mut own, &view), [], "what the node has of a task, it keeps");
 }

@@ -65,6 +65,7 @@ fn each_spec_of_a_service_has_the_platforms_of_its_own_image() {
         version: 1,
         image_digest: Some("sha256:1".into()),
         image_platforms: old.image_platforms.clone(),
+        values: Vec::new(),
         set_at: Timestamp::default(),
     };
     let new = with_image(ServiceSpec { image: "new".into(), ..ServiceSpec::default() }, &["linux/arm64"]);

@@ -147,6 +147,7 @@ fn a_run_goes_on_by_the_spec_with_which_it_began() {
         version: 2,
         image_digest: Some("sha256:old".into()),
         image_platforms: Vec::new(),
+        values: Vec::new(),
         set_at: NOON,
     }];
     updated.spec_version = 3;
