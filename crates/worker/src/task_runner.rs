@@ -223,11 +223,14 @@ impl TaskRunner {
         if !is_followed || assignment.values == self.renewed {
             return false;
         }
-        if let Err(error) = self.shared.executor.renew_values(&assignment, &*running.control) {
-            // It is tried again with the next order.
-            tracing::error!(task.id = %self.task, %error, "failed to replace the secrets and configs of a task");
+        match self.shared.executor.renew_values(&assignment, &*running.control) {
+            Ok(()) => self.renewed = assignment.values,
+            Err(error) => {
+                // It is tried again when anything of the task or of its order changes.
+                tracing::error!(task.id = %self.task, %error, "failed to replace the secrets and configs of a task");
+                return false;
+            }
         }
-        self.renewed = assignment.values;
         true
     }
 

@@ -76,7 +76,11 @@ fn needed_level(spec: &ServiceSpec) -> u32 {
         || spec.memory_swap.is_some()
         || spec.oom_score_adj.is_some()
         || spec.log != LogSpec::default();
-    if has_settings || !spec.mounts.is_empty() { 2 } else { 0 }
+    match () {
+        () if spec.values().next().is_some() => 3,
+        () if has_settings || !spec.mounts.is_empty() => 2,
+        () => 0,
+    }
 }
 
 /// Whether a network of the spec is encrypted.

@@ -1,5 +1,6 @@
 mod affinity;
 mod devices;
+mod outdated;
 mod platforms;
 mod preemption;
 mod successors;
