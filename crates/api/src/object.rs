@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use crate::id::Id;
 use crate::model::{
-    Cluster, Image, Network, Node, Registry, Service, Stack, StoredConfig, StoredSecret, Task, ValueData, Volume,
+    Cluster, Image, Network, Node, Registry, Service, Stack, StoredConfig, StoredSecret, Task, ValueData, ValueKind,
+    Volume,
 };
 use crate::version::Meta;
 
@@ -29,6 +30,15 @@ pub trait StoreObject: Clone + Send + Sync + 'static {
     fn into_object(self) -> Object;
     /// Returns the object inside an [`Object`]; `None` if that is of another kind.
     fn from_object(object: &Object) -> Option<&Arc<Self>>;
+}
+
+impl From<ValueKind> for Kind {
+    fn from(kind: ValueKind) -> Self {
+        match kind {
+            ValueKind::Secret => Self::StoredSecret,
+            ValueKind::Config => Self::StoredConfig,
+        }
+    }
 }
 
 /// Generates everything that exists once for each kind. A row consists of the kind, its name for people, and its

@@ -39,7 +39,7 @@ pub use fake::FakeExecutor;
 pub use machine::{FakeMachine, MachineEvent, RunningSlot, WhatHappened};
 pub(crate) use paths::TaskPaths;
 pub(crate) use prepared::Prepared;
-pub use prepared::{Draft, PrepareStep, SecretVariables, TeardownError};
+pub use prepared::{Draft, PrepareStep, TeardownError};
 #[cfg(any(test, feature = "fake"))]
 pub use program::{FakeFailure, FakeHealth, FakeProgram, OnStop};
 

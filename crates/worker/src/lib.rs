@@ -62,6 +62,7 @@ mod task_runner;
 mod test_cluster;
 mod translate;
 mod usage;
+mod variables;
 mod volumes;
 mod worker;
 mod worker_state;
@@ -69,8 +70,7 @@ mod worker_state;
 pub use agent_handle::{AgentHandle, AgentOptions, start_agent};
 pub use describe::describe;
 pub use executor::{
-    Cause, CheckEnd, Control, Draft, Executor, ExecutorError, Found, PrepareStep, Running, SecretVariables,
-    TeardownError,
+    Cause, CheckEnd, Control, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TeardownError,
 };
 #[cfg(any(test, feature = "fake"))]
 pub use executor::{
@@ -89,6 +89,7 @@ pub use registry::{image_platforms, resolve};
 #[cfg(any(test, feature = "fake"))]
 pub use services::FakeServices;
 pub use services::NodeServices;
+pub use variables::SecretVariables;
 pub use worker::{StartError, Worker, WorkerOptions};
 #[cfg(any(test, feature = "fake"))]
 pub use worker_state::MemoryState;

@@ -21,10 +21,10 @@ use flota_runtime::{Order, RootSource};
 
 use crate::cdi::Injection;
 use crate::devices::{self, DeviceError};
-use crate::executor::SecretVariables;
 use crate::mounts::{self, BindSources};
 use crate::networks::TaskNetwork;
 use crate::offers::NodeOffers;
+use crate::variables::SecretVariables;
 
 mod settings;
 

@@ -53,6 +53,11 @@ fn run(workers: u16, tasks: u64) -> Result<f64, String> {
     let before = last_entry(&cluster, leader)?;
     pass(&mut cluster, MEASURED);
     let entries = last_entry(&cluster, leader)? - before;
+    let view = cluster.view().ok_or("no manager leads")?;
+    let crashing = view.tasks().filter(|task| task.status.attempt > 5).count() as u64;
+    if crashing != tasks {
+        return Err(format!("{crashing} of {tasks} tasks have been started again more than five times"));
+    }
     Ok(entries as f64 * 1e3 / MEASURED as f64)
 }
 

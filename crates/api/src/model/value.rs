@@ -13,7 +13,6 @@ use serde::Serialize;
 use super::text_or_empty;
 use crate::id::{StackId, ValueDataId, ValueId};
 use crate::naming::{self, NameError};
-use crate::object::Kind;
 use crate::version::Meta;
 
 /// Largest size of a value in bytes.
@@ -29,19 +28,12 @@ pub enum ValueKind {
     Config,
 }
 
-impl ValueKind {
-    /// Returns its kind in the store, which also has its name for people.
-    pub fn stored(self) -> Kind {
-        match self {
-            Self::Secret => Kind::StoredSecret,
-            Self::Config => Kind::StoredConfig,
-        }
-    }
-}
-
 impl fmt::Display for ValueKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.stored().fmt(f)
+        f.write_str(match self {
+            Self::Secret => "secret",
+            Self::Config => "config",
+        })
     }
 }
 

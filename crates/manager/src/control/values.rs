@@ -178,7 +178,7 @@ pub(super) fn remove_of_stack(tx: &mut WriteTx, stack: &StackId) -> Result<(), C
             let users = others.filter(|it| it.values.iter().any(|pin| pin.value == value.id));
             let users: Vec<String> = users.map(|it| it.spec.name.clone()).collect();
             if !users.is_empty() {
-                return Err(ControlError::ValueInUse { kind: kind.stored(), name: value.spec.name, users });
+                return Err(ControlError::ValueInUse { kind: kind.into(), name: value.spec.name, users });
             }
             remove(tx, kind, &value);
         }
@@ -204,7 +204,7 @@ pub(super) fn claim(
     };
     let updated = before.map(|it| declared.updates(it));
     let pins = values::pins(spec, updated.as_ref(), &known).map_err(|error| match error {
-        Unusable::Unknown(kind, reference) => ControlError::NotFound { kind: kind.stored(), reference },
+        Unusable::Unknown(kind, reference) => ControlError::NotFound { kind: kind.into(), reference },
         Unusable::Version { field, name, version, kept } => {
             let kept = kept.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             ControlError::invalid(field, format!("`{name}` has no version {version}: it has {kept}"))
@@ -217,7 +217,7 @@ pub(super) fn claim(
             continue;
         }
         if before.is_some_and(|it| it.values.iter().any(|old| old.value == pin.value)) {
-            tx.expect(kind.stored(), pin.value.as_str());
+            tx.expect(kind.into(), pin.value.as_str());
         } else if let Some(value) = named(&view, kind, &it.source) {
             // It changes, so a removal that was planned before fails.
             update(tx, kind, value);
@@ -258,7 +258,7 @@ pub(super) fn create(tx: &mut WriteTx, kind: ValueKind, value: AnyValue) {
 /// Removes a secret or config with the bytes of all its versions.
 pub(super) fn remove(tx: &mut WriteTx, kind: ValueKind, value: &AnyValue) {
     value.versions.iter().for_each(|version| tx.remove(Kind::ValueData, version.data.as_str()));
-    tx.remove(kind.stored(), value.id.as_str());
+    tx.remove(kind.into(), value.id.as_str());
 }
 
 /// Adds a version, and drops those that nothing has.
@@ -350,7 +350,7 @@ impl<M: Member> Control<M> {
         let (value, data) = bare.with_version(self.random.draw(ValueDataId::random), bytes);
         let created = self.write_once(request_id, |view| {
             if named(&view, kind, &name).is_some() {
-                return Err(ControlError::AlreadyExists { kind: kind.stored(), name: name.clone() });
+                return Err(ControlError::AlreadyExists { kind: kind.into(), name: name.clone() });
             }
             let mut tx = WriteTx::new(view, request_id);
             create(&mut tx, kind, value.clone());
@@ -359,7 +359,7 @@ impl<M: Member> Control<M> {
         });
         created.await?;
         // Read by name, so that a retry returns the one that the first try created.
-        let removed = || ControlError::RemovedMeanwhile { kind: kind.stored(), reference: name.clone() };
+        let removed = || ControlError::RemovedMeanwhile { kind: kind.into(), reference: name.clone() };
         let found = |view: &View| {
             let value = named(view, kind, &name).ok_or_else(removed)?;
             Ok(summary(value, &mut values::users(view)))
@@ -398,7 +398,7 @@ impl<M: Member> Control<M> {
         });
         let (id, names) = written.await?.map_or((None, Vec::new()), |(id, names)| (Some(id), names));
         let reference = id.as_ref().map_or(reference, |id| id.as_str());
-        let removed = || ControlError::RemovedMeanwhile { kind: kind.stored(), reference: reference.to_owned() };
+        let removed = || ControlError::RemovedMeanwhile { kind: kind.into(), reference: reference.to_owned() };
         let found = |view: &View| {
             let value = find(view, kind, reference).map_err(|_| removed())?;
             Ok((summary(value, &mut values::users(view)), names.clone()))
@@ -417,7 +417,7 @@ impl<M: Member> Control<M> {
             let value = find(&view, kind, reference)?;
             if let Some(users) = values::users(&view).remove(&value.id) {
                 let (name, users) = (value.spec.name, users.into_iter().collect());
-                return Err(ControlError::ValueInUse { kind: kind.stored(), name, users });
+                return Err(ControlError::ValueInUse { kind: kind.into(), name, users });
             }
             let mut tx = WriteTx::new(view, request_id);
             remove(&mut tx, kind, &value);

@@ -154,7 +154,7 @@ mod tests {
         let (web, values) = parsed(
             "secrets: { db: { environment: PASSWORD }, old: { external: true } }\n\
              configs: { app: { content: \"a: 1\", name: app-1 } }\n\
-             services: { web: { image: a, secrets: [db, { source: old, x-flota-env: OLD, x-flota-version: 2 }],\n\
+             services: { web: { image: a, secrets: [db, { source: old, x-flota-env: OLD, x-flota-version: 2 }], \
              configs: [{ source: app, target: /run/configs/app, mode: \"0440\", uid: \"5\", x-flota-on-update: \"signal:HUP\" }] } }",
         )
         .expect("a good file");

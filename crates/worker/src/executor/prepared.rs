@@ -24,6 +24,7 @@ use flota_image::ImageConfig;
 
 use super::{Cause, ExecutorError};
 use crate::networks::TaskNetwork;
+use crate::variables::SecretVariables;
 
 /// One step of a preparation. It is shared by all tasks, which it tells apart by their ids.
 pub trait PrepareStep: fmt::Debug + Send + Sync {
@@ -54,16 +55,6 @@ pub struct Draft {
     pub values: BTreeMap<String, PathBuf>,
     /// Variables that are secrets or configs.
     pub variables: SecretVariables,
-}
-
-/// Variables as `NAME=value`, which `Debug` does not print.
-#[derive(Clone, Default, PartialEq)]
-pub struct SecretVariables(pub Vec<String>);
-
-impl fmt::Debug for SecretVariables {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
 }
 
 /// A part of a preparation that could not be removed.

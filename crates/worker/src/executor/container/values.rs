@@ -20,7 +20,8 @@ use flota_api::signal;
 use flota_image::remove_folder;
 
 use super::ContainerError;
-use crate::executor::{Cause, Control, Draft, ExecutorError, PrepareStep, SecretVariables};
+use crate::executor::{Cause, Control, Draft, ExecutorError, PrepareStep};
+use crate::variables::SecretVariables;
 
 /// Name of the file with the versions that the other files of a task have.
 const VERSIONS: &str = "versions";
@@ -53,21 +54,21 @@ pub(super) struct ValueStep {
 
 /// A file of a task: its place on this machine and in the container.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
+struct ValuePlace {
     file: PathBuf,
     /// What is mounted into the container, and where: the file alone, or its whole folder, in which it can be replaced.
     mounted: (String, PathBuf),
 }
 
-fn place(folder: &Path, index: usize, path: &str) -> Place {
+fn place(folder: &Path, index: usize, path: &str) -> ValuePlace {
     match folder_of(path) {
         Some((container, rest)) => {
             let own = folder.join(if container == SECRETS_FOLDER { "secrets" } else { "configs" });
-            Place { file: own.join(rest), mounted: (container.to_owned(), own) }
+            ValuePlace { file: own.join(rest), mounted: (container.to_owned(), own) }
         }
         None => {
             let file = folder.join("files").join(index.to_string());
-            Place { file: file.clone(), mounted: (path.to_owned(), file) }
+            ValuePlace { file: file.clone(), mounted: (path.to_owned(), file) }
         }
     }
 }
@@ -150,7 +151,8 @@ impl ValueStep {
             if own.is_none() {
                 own = Some(self.make(&task.task_id).map_err(ValueError::Mount)?);
             }
-            let Place { file, mounted: (target, source) } = place(own.as_deref().unwrap_or(&self.folder), index, &path);
+            let ValuePlace { file, mounted: (target, source) } =
+                place(own.as_deref().unwrap_or(&self.folder), index, &path);
             write(&file, bytes, it).map_err(|error| ValueError::Write(kind, name(), error))?;
             draft.values.insert(target, source);
         }
@@ -254,12 +256,12 @@ mod tests {
         let place = |path| place(Path::new("/v/t"), 2, path);
         assert_eq!(
             place("/run/secrets/a/b"),
-            Place { file: "/v/t/secrets/a/b".into(), mounted: (SECRETS_FOLDER.into(), "/v/t/secrets".into()) }
+            ValuePlace { file: "/v/t/secrets/a/b".into(), mounted: (SECRETS_FOLDER.into(), "/v/t/secrets".into()) }
         );
         assert_eq!(place("/run/configs/x").mounted, (CONFIGS_FOLDER.into(), "/v/t/configs".into()));
         assert_eq!(
             place("/etc/x"),
-            Place { file: "/v/t/files/2".into(), mounted: ("/etc/x".into(), "/v/t/files/2".into()) }
+            ValuePlace { file: "/v/t/files/2".into(), mounted: ("/etc/x".into(), "/v/t/files/2".into()) }
         );
     }
 
