@@ -163,8 +163,8 @@ fn a_stack_is_deployed_changed_and_removed_as_one() {
     assert_eq!(second.code, 0, "{}", second.stderr);
     cluster.wait("the service that the file lost is gone", |it| it.rows("service ls").len() == 1);
     assert!(cluster.running("shop_web").iter().any(|task| task["id"] == before), "scaling replaces nothing");
-    let refused = deploy("services: { web: { image: whoami, secrets: [a] } }");
-    let why = format!("{}:1: services.web.secrets: this key is not supported", file.display());
+    let refused = deploy("services: { web: { image: whoami, links: [a] } }");
+    let why = format!("{}:1: services.web.links: this key is not supported", file.display());
     assert!(refused.code == 1 && refused.stderr.contains(&why), "{}", refused.stderr);
     cluster.ok("stack rm shop");
     assert!(cluster.rows("task ls").is_empty() && cluster.rows("stack ls").is_empty());
