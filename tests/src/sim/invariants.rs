@@ -15,7 +15,7 @@ use super::network_invariants::{self, NetworkInvariants};
 use super::task_invariants::{TaskInvariants, is_wanted, slots};
 use super::user::{CRON, TAG, chain};
 use super::violation::{Kind, Violation};
-use super::volume_invariants::{self, VolumeInvariants};
+use super::volume_invariants::VolumeInvariants;
 
 /// State from earlier checks, for comparison with later ones.
 #[derive(Default)]
@@ -78,7 +78,7 @@ impl Invariants {
             }
         }
         self.tasks.check_machines(cluster)?;
-        volume_invariants::check_machines(cluster)?;
+        self.volumes.check_machines(cluster)?;
         self.networks.check_nodes(cluster, trouble)
     }
 
