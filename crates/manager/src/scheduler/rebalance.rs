@@ -189,6 +189,9 @@ fn moves_of(
     (room, now): (usize, Timestamp),
 ) -> Vec<Arc<Task>> {
     let view = counts.view;
+    if service.spec.spread_over.is_empty() && is_level(service, view) {
+        return Vec::new();
+    }
     let mut movable: Vec<&Arc<Task>> = movable(service, view);
     let Some(any) = movable.first() else { return Vec::new() };
     // The scheduler prefers every other node to those on which the spec has failed.
@@ -198,15 +201,18 @@ fn moves_of(
     while moves.len() < room.min(service.spec.update.at_once()) {
         let groups = groups_of(service, counts);
         let weigh = |node: &Node| weight(service, node, &groups, counts);
-        // The heaviest node comes first. Without a spread, no other one has a better reason.
         let on_nodes: BTreeMap<&NodeId, usize> =
             movable.iter().enumerate().filter_map(|(index, task)| Some((task.node_id.as_ref()?, index))).collect();
-        let mut sources: BTreeMap<(Weight, &NodeId), usize> = BTreeMap::new();
-        for (id, index) in on_nodes {
-            sources.extend(view.node(id).map(|node| ((weigh(node), id), index)));
-        }
-        let looks = if service.spec.spread_over.is_empty() { 1 } else { SOURCES };
-        let found = sources.into_values().rev().take(looks).find_map(|index| {
+        let weighed = on_nodes.into_iter().filter_map(|(id, index)| Some((weigh(view.node(id)?), id, index)));
+        // The heaviest node comes first. Without a spread, no other one has a better reason.
+        let sources = if service.spec.spread_over.is_empty() {
+            Vec::from_iter(weighed.max())
+        } else {
+            let mut sources: Vec<_> = weighed.collect();
+            sources.sort_by(|left, right| right.cmp(left));
+            sources
+        };
+        let found = sources.into_iter().take(SOURCES).find_map(|(_, _, index)| {
             let from = view.node_of(movable[index])?;
             let to = best_for(service, from, &takers, weigh, view)?;
             Some((index, from.id.clone(), to.id.clone()))
@@ -217,6 +223,11 @@ fn moves_of(
         moves.push(Arc::clone(movable.remove(index)));
     }
     moves
+}
+
+/// Whether every node that takes tasks has the same number of the service's.
+fn is_level(service: &Service, view: &Tables) -> bool {
+    view.live_task_levels(&service.id).nth(1).is_none()
 }
 
 /// Returns the tasks of the service that serve, alone in their slots, on nodes where they could stay. A slot in which
