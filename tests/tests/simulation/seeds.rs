@@ -1,5 +1,8 @@
 //! Seeds of all kinds: everything that must hold does, and the same seed gives the same history.
 
+use std::sync::Mutex;
+use std::{iter, thread};
+
 use flota_tests::sim::run::{Options, Outcome};
 
 use crate::simulate;
@@ -18,7 +21,14 @@ const HAPPENS: [(&str, usize); 5] = [
 
 #[test]
 fn everything_holds_whatever_goes_wrong() {
-    let outcomes: Vec<Outcome> = SEEDS.map(|seed| simulate(Options::new(seed))).collect();
+    // Two at a time, as tests are.
+    let seeds = Mutex::new(SEEDS);
+    let next = || seeds.lock().unwrap().next();
+    let simulated = || iter::from_fn(next).map(|seed| simulate(Options::new(seed))).collect::<Vec<Outcome>>();
+    let outcomes = thread::scope(|scope| {
+        let other = scope.spawn(simulated);
+        [simulated(), other.join().unwrap()].concat()
+    });
     let failed: Vec<String> = outcomes.iter().filter(|it| it.violation.is_some()).map(Outcome::report).collect();
     assert!(failed.is_empty(), "{} seeds failed\n{}", failed.len(), failed.join("\n\n"));
     for (text, least) in HAPPENS {
