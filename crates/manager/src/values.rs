@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flota_api::id::{ValueDataId, ValueId};
-use flota_api::model::{AnyValue, PinnedValue, Service, ServiceSpec, Task, ValueData, ValueKind, ValueUse};
+use flota_api::model::{
+    AnyValue, PinnedValue, Service, ServiceSpec, StoredConfig, StoredSecret, Task, ValueData, ValueKind, ValueUse,
+};
 use flota_raft_store::Tables;
 
 /// Why a spec's secrets and configs can't be used.
@@ -110,6 +112,12 @@ pub(crate) fn users(view: &Tables) -> BTreeMap<ValueId, BTreeSet<String>> {
         }
     }
     users
+}
+
+/// Returns whether the templates in a secret or config are filled in.
+pub(crate) fn is_template(id: &ValueId, view: &Tables) -> bool {
+    let (secret, config) = (view.get::<StoredSecret>(id.as_str()), view.get::<StoredConfig>(id.as_str()));
+    secret.is_some_and(|it| it.spec.template) || config.is_some_and(|it| it.spec.template)
 }
 
 /// Returns the bytes that a service, one of its kept specs, or a task that has not ended has.

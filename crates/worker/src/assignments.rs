@@ -141,7 +141,7 @@ mod tests {
     fn secrets_that_come_in_pieces_are_whole_when_the_set_is() {
         let chunk = |more, bytes: &[u8]| {
             let mut part = part("a", more);
-            part.set.tasks[0].values = vec![TaskValue { version: 1, data: "d".into(), bytes: None }];
+            part.set.tasks[0].values = vec![TaskValue { version: 1, data: "d".into(), ..TaskValue::default() }];
             part.set.add_chunk("d".into(), bytes);
             part
         };

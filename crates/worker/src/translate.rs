@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use flota_api::capability;
 use flota_api::defaults::EMBEDDED_RUNTIME;
-use flota_api::model::{Assignment, Bound, Refusal, ServiceSpec};
+use flota_api::model::{Assignment, Bound, Refusal, ServiceSpec, VALUE_BOUND};
 use flota_api::naming::{task_full_name, task_name};
 use flota_api::signal;
-use flota_api::template::{self, Field, TemplateError};
+use flota_api::template::{self, Field, FileTemplateError, TemplateError};
 use flota_image::ImageConfig;
 use flota_network::dns::Host;
 use flota_runtime::cgroup::Groups;
@@ -296,6 +296,20 @@ pub(crate) fn stop_signal(spec: &ServiceSpec, config: &ImageConfig) -> i32 {
 }
 
 /// Returns what a template stands for.
+/// Fills in the templates in the text of a secret or config of a task.
+///
+/// # Errors
+/// They can't be filled in.
+pub(crate) fn fill_file(text: &str, assignment: &Assignment, node: &NodeNames) -> Result<String, FileTemplateError> {
+    let variable = |name: &str| {
+        let mut values = assignment.spec.env.iter().filter_map(|it| it.split_once('='));
+        let given = values.rfind(|(given, _)| *given == name)?.1;
+        // The manager has checked it.
+        template::fill(given, |field| value(field, assignment, node)).ok()
+    };
+    template::fill_file(text, VALUE_BOUND, |field| value(field, assignment, node), variable)
+}
+
 fn value(field: Field, assignment: &Assignment, node: &NodeNames) -> String {
     match field {
         Field::NodeId => node.id.clone(),

@@ -100,3 +100,23 @@ fn a_secret_is_in_its_tasks_and_nowhere_else_and_follows_its_updates() {
     });
     cluster.ok("secret rm db");
 }
+
+#[test]
+fn templates_in_a_config_are_filled_in_for_each_task_and_bad_ones_are_refused_where_the_user_looks() {
+    let cluster = Cluster::bare(1, 1);
+    cluster.pack_busybox();
+    let refused = cluster.ctl_with_input("config create --template-driver golang site", "listen {{.Task.Port}};");
+    assert!(refused.code == 2 && refused.stderr.contains("`{{.Task.Port}}` is not a template"), "{}", refused.stderr);
+    let text = r#"{{.Service.Name}}.{{.Task.Slot}} on {{.Node.Hostname}}:{{env "PORT"}} {{"{{"}}"#;
+    update(&cluster, "config create --template-driver golang site", text);
+    let wait = "while true; do /busybox sleep 1; done";
+    create(&cluster, "web", "--config site --env PORT=8{{.Task.Slot}} --stop-signal KILL", wait);
+    assert_eq!(sh(&cluster, "web", "/busybox cat /site").as_deref(), Some("web.1 on w1:81 {{"));
+    update(&cluster, "config update site", "newer {{.Task.Slot}}");
+    cluster
+        .wait("the newer one is filled in too", |it| sh(it, "web", "/busybox cat /site").as_deref() == Some("newer 1"));
+    // A variable that the service does not have.
+    update(&cluster, "config create --template-driver golang lacking", r#"{{env "NONE"}}"#);
+    cluster.ok("service create --detach --name lacks --config lacking --restart-condition none busybox");
+    cluster.wait("the reason is shown", |it| it.ok("service ps lacks").contains("the service sets no variable `NONE`"));
+}

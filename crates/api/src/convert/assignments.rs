@@ -201,7 +201,7 @@ mod tests {
                 addresses: vec![std::net::IpAddr::from([10, 0, 1, 2])],
             }],
             volumes: vec![TaskVolume { name: "db".into(), id: "v".into(), slot: Some(3) }],
-            values: vec![crate::model::TaskValue { version: 2, data: "d".into(), bytes: None }],
+            values: vec![crate::model::TaskValue { version: 2, data: "d".into(), template: true, bytes: None }],
             unconfirmed_nodes: vec!["w2".into()],
             withdrawn_attempt: Some(4),
             measured: Some(crate::model::Measured::default()),

@@ -13,13 +13,13 @@ use crate::proto::{control as pc, dispatcher as pd, objects as po, specs as ps};
 
 impl From<&ValueSpec> for ps::ValueSpec {
     fn from(it: &ValueSpec) -> Self {
-        Self { name: it.name.clone(), labels: it.labels.clone().into_iter().collect() }
+        Self { name: it.name.clone(), labels: it.labels.clone().into_iter().collect(), template: it.template }
     }
 }
 
 impl From<ps::ValueSpec> for ValueSpec {
     fn from(it: ps::ValueSpec) -> Self {
-        Self { name: it.name, labels: it.labels.into_iter().collect() }
+        Self { name: it.name, labels: it.labels.into_iter().collect(), template: it.template }
     }
 }
 
@@ -115,13 +115,13 @@ impl From<po::PinnedValue> for PinnedValue {
 impl From<&TaskValue> for pd::TaskValue {
     /// The bytes stay behind: they are sent beside the tasks, and are in no record on disk.
     fn from(it: &TaskValue) -> Self {
-        Self { version: it.version, data_id: it.data.clone().into() }
+        Self { version: it.version, data_id: it.data.clone().into(), template: it.template }
     }
 }
 
 impl From<pd::TaskValue> for TaskValue {
     fn from(it: pd::TaskValue) -> Self {
-        Self { version: it.version, data: it.data_id.into(), bytes: None }
+        Self { version: it.version, data: it.data_id.into(), template: it.template, bytes: None }
     }
 }
 
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn a_secret_and_its_bytes_survive_the_wire_and_no_message_shows_the_bytes() {
-        let spec = ValueSpec { name: "db".into(), labels: [("a".to_owned(), "b".to_owned())].into() };
+        let spec = ValueSpec { name: "db".into(), labels: [("a".to_owned(), "b".to_owned())].into(), template: true };
         let secret = StoredSecret { id: "s".into(), spec, stack_id: Some("k".into()), ..StoredSecret::default() };
         let (secret, data) = secret.with_version("d".into(), b"hunter2\xff".to_vec().into());
         assert_eq!(StoredSecret::try_from(po::Value::from(&secret)), Ok(secret));

@@ -61,6 +61,9 @@ pub struct ValueSpec {
     pub name: String,
     /// Labels, for people and tools.
     pub labels: BTreeMap<String, String>,
+    /// Whether its bytes are a text with templates ([`crate::template::fill_file`]), which are filled in for each task. It
+    /// never changes.
+    pub template: bool,
 }
 
 impl ValueSpec {

@@ -172,6 +172,8 @@ pub struct TaskValue {
     pub version: u64,
     /// Identifies the bytes.
     pub data: ValueDataId,
+    /// Whether templates in the bytes are filled in for the task.
+    pub template: bool,
     /// The bytes. They are in memory only: `None` after the daemon has started, until the leader has sent them.
     pub bytes: Option<ValueBytes>,
 }

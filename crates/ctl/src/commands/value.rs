@@ -44,6 +44,9 @@ pub(crate) struct CreateValue {
     /// Label, KEY=VALUE; may be repeated
     #[arg(long, value_parser = parse::label)]
     label: Vec<(String, String)>,
+    /// Fill in the templates in it for each task
+    #[arg(long, value_name = "DRIVER", value_parser = ["golang"])]
+    template_driver: Option<String>,
     /// Name of the secret or config
     name: String,
     /// File with the value; `-` for standard input
@@ -92,8 +95,9 @@ pub(super) fn value_of(file: &Path) -> anyhow::Result<Vec<u8>> {
 
 pub(crate) async fn run(verb: Value, kind: ValueKind, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Value::Create(CreateValue { label, name, file }) => {
-            let spec = ValueSpec { name: name.clone(), labels: label.into_iter().collect() };
+        Value::Create(CreateValue { label, template_driver, name, file }) => {
+            let (labels, template) = (label.into_iter().collect(), template_driver.is_some());
+            let spec = ValueSpec { name: name.clone(), labels, template };
             let bytes = value_of(&file)?.into();
             let (kind, spec) = (kind.to_wire(), Some((&spec).into()));
             let request = CreateValueRequest { request_id: request_id(), kind, spec, bytes };

@@ -10,6 +10,7 @@ use flota_api::model::{
     StoredSecret, StoredValue, VALUE_BOUND, ValueBytes, ValueData, ValueKind, ValueSpec, ValueVersion,
 };
 use flota_api::object::Kind;
+use flota_api::template;
 use flota_raft_store::{Tables, View, WriteTx};
 
 use super::error::{ControlError, Violation};
@@ -143,6 +144,9 @@ pub(super) fn add_declared(
             }
             Some(known) if known.stack_id.as_ref() != Some(stack) => {
                 return refuse("it exists already and does not belong to this stack: declare it as `external`");
+            }
+            Some(known) if known.spec.template != it.spec.template => {
+                return refuse("whether its templates are filled in can't be changed: declare it with another name");
             }
             Some(known) => {
                 let newest = known.newest().and_then(|version| view.get::<ValueData>(version.data.as_str()));
@@ -287,10 +291,14 @@ fn roll(tx: &mut WriteTx, values: &[AnyValue], concerns: impl Fn(&&Arc<Service>)
 }
 
 /// Returns what is wrong with the bytes of a secret or config.
-fn fault_of_bytes(bytes: &ValueBytes) -> Option<Violation> {
+fn fault_of_bytes(spec: &ValueSpec, bytes: &ValueBytes) -> Option<Violation> {
     let why = match bytes.0.len() {
         0 => "it is empty".to_owned(),
         size if size > VALUE_BOUND => format!("{size} bytes are over the bound of {VALUE_BOUND} (500 KiB)"),
+        _ if spec.template => match std::str::from_utf8(&bytes.0) {
+            Ok(text) => template::check_file(text).err()?.to_string(),
+            Err(_) => "it is to have templates, and is not UTF-8 text".to_owned(),
+        },
         _ => return None,
     };
     Some(Violation { field: "value".into(), why })
@@ -309,7 +317,7 @@ pub(super) fn check(spec: &ValueSpec, bytes: &ValueBytes) -> Result<(), ControlE
             why: format!("{labels} bytes are over the bound of {LABELS_BOUND}"),
         });
     }
-    found.extend(fault_of_bytes(bytes));
+    found.extend(fault_of_bytes(spec, bytes));
     if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
 }
 
@@ -378,12 +386,12 @@ impl<M: Member> Control<M> {
         bytes: ValueBytes,
         no_roll: bool,
     ) -> Result<(ValueSummary, Vec<String>), ControlError> {
-        if let Some(fault) = fault_of_bytes(&bytes) {
-            return Err(ControlError::Invalid(vec![fault]));
-        }
         let new_id = self.random.draw(ValueDataId::random);
         let written = self.write_once(request_id, |view| {
             let value = find(&view, kind, reference)?;
+            if let Some(fault) = fault_of_bytes(&value.spec, &bytes) {
+                return Err(ControlError::Invalid(vec![fault]));
+            }
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
             let newest = value.newest().and_then(|it| view.get::<ValueData>(it.data.as_str()));
             let next = if newest.is_some_and(|it| it.bytes == bytes) {

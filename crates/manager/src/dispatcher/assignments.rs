@@ -326,7 +326,11 @@ fn assignment(
         values: told
             .values
             .iter()
-            .map(|pin| TaskValue { version: pin.version, data_id: pin.data.to_string() })
+            .map(|pin| TaskValue {
+                version: pin.version,
+                data_id: pin.data.to_string(),
+                template: values::is_template(&pin.value, view),
+            })
             .collect(),
     }
 }

@@ -110,13 +110,21 @@ fn value(
         ValueKind::Secret => None,
     };
     let labels = keys.read("labels", labels)?.unwrap_or_default();
+    let driver = keys.read("template_driver", |node| {
+        let driver = node.text()?;
+        if driver == "golang" {
+            Ok(())
+        } else {
+            Err(node.fault(format!("`{driver}` is not `golang`, the only driver")))
+        }
+    })?;
     let given: Vec<Vec<u8>> = [file, variable, content].into_iter().flatten().collect();
     keys.finish()?;
     let [bytes] = <[Vec<u8>; 1]>::try_from(given).map_err(|given| {
         let allowed = if kind == ValueKind::Config { "file, environment, content" } else { "file, environment" };
         node.fault(format!("it needs one of {allowed} and external, and has {} of them", given.len()))
     })?;
-    let spec = ValueSpec { name: name.unwrap_or(full), labels };
+    let spec = ValueSpec { name: name.unwrap_or(full), labels, template: driver.is_some() };
     if bytes.is_empty() || bytes.len() > VALUE_BOUND {
         return Err(node.fault(format!("it has {} bytes; from 1 to {VALUE_BOUND} (500 KiB) are allowed", bytes.len())));
     }
@@ -153,7 +161,7 @@ mod tests {
     fn secrets_come_from_the_environment_and_configs_from_the_file_itself() {
         let (web, values) = parsed(
             "secrets: { db: { environment: PASSWORD }, old: { external: true } }\n\
-             configs: { app: { content: \"a: 1\", name: app-1 } }\n\
+             configs: { app: { content: \"a: 1\", name: app-1, template_driver: golang } }\n\
              services: { web: { image: a, secrets: [db, { source: old, x-flota-env: OLD, x-flota-version: 2 }], \
              configs: [{ source: app, target: /run/configs/app, mode: \"0440\", uid: \"5\", x-flota-on-update: \"signal:HUP\" }] } }",
         )
@@ -162,6 +170,7 @@ mod tests {
         let expected: [(ValueKind, &str, &[u8]); 2] =
             [(ValueKind::Secret, "shop_db", b"hunter2"), (ValueKind::Config, "app-1", b"a: 1")];
         assert_eq!(names, expected);
+        assert_eq!(values.iter().map(|it| it.spec.template).collect::<Vec<_>>(), [false, true]);
         let [db, old] = web.secrets.as_slice() else { panic!("two secrets") };
         assert_eq!((db.source.as_str(), db.path(ValueKind::Secret).as_deref()), ("shop_db", Some("/run/secrets/db")));
         assert_eq!(
@@ -184,9 +193,9 @@ mod tests {
             ("secrets: { db: { file: ./none } }", "", "1: secrets.db.file: failed to read ./none"),
             ("secrets: { db: { content: x } }", "", "1: secrets.db.content: this key is not supported"),
             (
-                "configs: { a: { content: x, template_driver: golang } }",
+                "configs: { a: { content: x, template_driver: jinja } }",
                 "",
-                "1: configs.a.template_driver: this key is",
+                "1: configs.a.template_driver: `jinja` is not `golang`",
             ),
             (
                 "secrets: { db: { external: true } }",

@@ -88,7 +88,7 @@ impl From<ContainerError> for ExecutorError {
             | ContainerError::Translate(_)
             | ContainerError::Bind(_)
             | ContainerError::Cdi(_) => Self::Final(Box::new(error)),
-            ContainerError::Value(ValueError::NoText(..)) => Self::Final(Box::new(error)),
+            ContainerError::Value(ValueError::NoText(..) | ValueError::Template(..)) => Self::Final(Box::new(error)),
             ContainerError::Volume(volume) if volume.is_final() => Self::Final(Box::new(error)),
             // The program itself is the cause.
             ContainerError::Run(run) if run.code.is_some() => Self::Final(Box::new(error)),
@@ -144,7 +144,7 @@ impl ContainerExecutor {
         let ContainerOptions { node, images, volumes, networks, runtime, paths, offers, overlay, clock } = options;
         let network = NetworkStep::new(networks);
         let layer = WritableLayer { paths: paths.clone(), overlay, busy: KeyedLocks::default() };
-        let values = ValueStep::new(paths.values());
+        let values = ValueStep::new(paths.values(), node.clone());
         let steps: Vec<Arc<dyn PrepareStep>> = vec![
             Arc::new(ImageStep { images: images.clone() }),
             Arc::new(layer.clone()),

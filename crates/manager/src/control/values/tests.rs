@@ -164,3 +164,30 @@ async fn a_stack_brings_its_secrets_rolls_with_them_and_takes_them_along() {
     assert!(text.contains("declare it as `external`"), "{text}");
     deploy(&[]).await.expect("an external one");
 }
+
+#[tokio::test]
+async fn templates_are_checked_whenever_they_come_and_what_has_them_keeps_them() {
+    let control = cluster().await;
+    let template = ValueSpec { template: true, ..spec("web.conf") };
+    let create = |text: &'static str| control.create_value(None, Config, template.clone(), bytes(text));
+    let why = refused(create("listen {{.Task.Port}};").await).1;
+    assert!(why.contains("value: `{{.Task.Port}}` is not a template"), "{why}");
+    let binary = control.create_value(None, Config, template.clone(), vec![0xff].into());
+    assert!(refused(binary.await).1.contains("not UTF-8"));
+    create("listen {{env \"PORT\"}}; # {{.Task.Slot}}").await.expect("good templates");
+    let update = |text: &'static str| control.update_value(None, Config, "web.conf", bytes(text), false);
+    assert!(refused(update("{{secret \"db\"}}").await).1.contains("is not a template"));
+    update("{{.Node.Hostname}}").await.expect("a good template");
+    // What is no template may have braces.
+    control.create_value(None, Config, spec("alerts"), bytes("{{ $labels.job }}")).await.expect("any text");
+
+    let own = |template| StackValue {
+        kind: Config,
+        spec: ValueSpec { template, ..spec("shop_app") },
+        bytes: bytes("{{.Task.Slot}}"),
+    };
+    let stack = StackSpec { name: "shop".into(), ..StackSpec::default() };
+    control.deploy_stack(None, &stack, &[own(true)], Keep, Never).await.expect("a stack");
+    let why = refused(control.deploy_stack(None, &stack, &[own(false)], Keep, Never).await).1;
+    assert!(why.contains("configs.shop_app: whether its templates are filled in can't be changed"), "{why}");
+}

@@ -5,6 +5,7 @@
 //! daemon writes to it, and containers see it read-only. Supervisors have copies of this node's mounts, so it is one file system
 //! for all tasks: what is removed from it is gone for every copy.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
@@ -15,12 +16,14 @@ use futures::future::BoxFuture;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, SECRETS_FOLDER, TaskValue, ValueKind, ValueUse, folder_of};
+use flota_api::model::{Assignment, SECRETS_FOLDER, TaskValue, ValueBytes, ValueKind, ValueUse, folder_of};
 use flota_api::signal;
+use flota_api::template::FileTemplateError;
 use flota_image::remove_folder;
 
 use super::ContainerError;
 use crate::executor::{Cause, Control, Draft, ExecutorError, PrepareStep};
+use crate::translate::{self, NodeNames};
 use crate::variables::SecretVariables;
 
 /// Name of the file with the versions that the other files of a task have.
@@ -35,6 +38,9 @@ pub(crate) enum ValueError {
     /// A variable can't have these bytes.
     #[error("the {0} `{1}` can't be a variable: it is not UTF-8 text, or has a NUL byte")]
     NoText(ValueKind, String),
+    /// Its templates can't be filled in.
+    #[error("the templates of the {0} `{1}` can't be filled in")]
+    Template(ValueKind, String, #[source] FileTemplateError),
     /// The files can't be written.
     #[error("failed to write the {0} `{1}` to memory")]
     Write(ValueKind, String, #[source] io::Error),
@@ -48,6 +54,8 @@ pub(crate) enum ValueError {
 pub(super) struct ValueStep {
     /// The folder of all tasks, at which the file system is mounted while any task has files there.
     folder: PathBuf,
+    /// For templates.
+    node: NodeNames,
     /// Held while the file system is mounted or unmounted.
     mounted: Arc<Mutex<()>>,
 }
@@ -78,8 +86,19 @@ fn uses(task: &Assignment) -> impl Iterator<Item = (usize, ValueKind, &ValueUse,
     task.spec.values().zip(&task.values).enumerate().map(|(index, ((kind, it), value))| (index, kind, it, value))
 }
 
-fn bytes<'a>(kind: ValueKind, it: &ValueUse, value: &'a TaskValue) -> Result<&'a [u8], ValueError> {
-    value.bytes.as_ref().map(|bytes| &*bytes.0).ok_or_else(|| ValueError::Absent(kind, it.source.clone()))
+/// A secret or config is bytes, which become text when templates in them are filled in.
+fn filled<'a>(
+    bytes: &'a ValueBytes,
+    (kind, it, value): (ValueKind, &ValueUse, &TaskValue),
+    (task, node): (&Assignment, &NodeNames),
+) -> Result<Cow<'a, [u8]>, ValueError> {
+    if !value.template {
+        return Ok(Cow::Borrowed(&bytes.0));
+    }
+    // The manager has checked that it is text.
+    let text = String::from_utf8_lossy(&bytes.0);
+    let filled = translate::fill_file(&text, task, node);
+    filled.map(|it| it.into_bytes().into()).map_err(|error| ValueError::Template(kind, it.source.clone(), error))
 }
 
 /// Writes a file whole, or leaves the one before it as it is.
@@ -106,8 +125,8 @@ fn versions(task: &Assignment) -> String {
 }
 
 impl ValueStep {
-    pub(super) fn new(folder: PathBuf) -> Self {
-        Self { folder, mounted: Arc::default() }
+    pub(super) fn new(folder: PathBuf, node: NodeNames) -> Self {
+        Self { folder, node, mounted: Arc::default() }
     }
 
     fn of_task(&self, task: &TaskId) -> PathBuf {
@@ -141,7 +160,9 @@ impl ValueStep {
         let mut variables = Vec::new();
         let mut own = None;
         for (index, kind, it, value) in uses(task) {
-            let (bytes, name) = (bytes(kind, it, value)?, || it.source.clone());
+            let name = || it.source.clone();
+            let bytes = value.bytes.as_ref().ok_or_else(|| ValueError::Absent(kind, name()))?;
+            let bytes = &*filled(bytes, (kind, it, value), (task, &self.node))?;
             if let Some(variable) = &it.env {
                 let text = std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0'));
                 let text = text.ok_or_else(|| ValueError::NoText(kind, name()))?;
@@ -181,7 +202,8 @@ impl ValueStep {
             let written = before.get(index).copied().unwrap_or_default();
             match (&it.signal, it.path(kind), &value.bytes) {
                 (Some(name), Some(path), Some(bytes)) if written != value.data.as_str() => {
-                    write(&place(&own, index, &path).file, &bytes.0, it)?;
+                    let bytes = filled(bytes, (kind, it, value), (task, &self.node)).map_err(io::Error::other)?;
+                    write(&place(&own, index, &path).file, &bytes, it)?;
                     signals.extend(signal::number(name));
                     after += &format!("{}\n", value.data);
                 }
@@ -227,7 +249,7 @@ impl PrepareStep for ValueStep {
 mod tests {
     use std::os::unix::fs::MetadataExt;
 
-    use flota_api::model::{CONFIGS_FOLDER, ServiceSpec, ValueBytes};
+    use flota_api::model::{CONFIGS_FOLDER, ServiceSpec};
 
     use super::*;
 
@@ -241,9 +263,13 @@ mod tests {
         }
     }
 
+    fn node() -> NodeNames {
+        NodeNames { id: "n".into(), hostname: "w1".into() }
+    }
+
     fn value(data: &str, bytes: Option<&[u8]>) -> TaskValue {
         let bytes = bytes.map(|it| ValueBytes::from(it.to_vec()));
-        TaskValue { version: 1, data: data.into(), bytes }
+        TaskValue { version: 1, data: data.into(), template: false, bytes }
     }
 
     fn task(secrets: Vec<ValueUse>, values: Vec<TaskValue>) -> Assignment {
@@ -283,7 +309,7 @@ mod tests {
     #[test]
     fn newer_versions_of_files_are_written_and_signalled_once() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let step = ValueStep::new(dir.path().to_owned());
+        let step = ValueStep::new(dir.path().to_owned(), node());
         let own = std::fs::metadata(dir.path()).expect("it is there");
         let followed = ValueUse { uid: own.uid(), gid: own.gid(), signal: Some("HUP".into()), ..ValueUse::of("db") };
         let uses = || vec![followed.clone(), ValueUse { target: Some("x".into()), signal: None, ..followed.clone() }];
@@ -305,8 +331,49 @@ mod tests {
     }
 
     #[test]
+    fn templates_are_filled_in_for_the_task_at_first_and_in_newer_versions() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let step = ValueStep::new(dir.path().to_owned(), node());
+        let own = std::fs::metadata(dir.path()).expect("it is there");
+        let it = ValueUse { uid: own.uid(), gid: own.gid(), signal: Some("HUP".into()), ..ValueUse::of("db") };
+        let task = |data: &str, text: &str, template| {
+            let spec = ServiceSpec {
+                secrets: vec![it.clone(), ValueUse { env: Some("ALL".into()), target: None, ..it.clone() }],
+                env: vec!["PORT=1".into(), "PORT={{.Task.Slot}}0".into(), "GONE".into()],
+                ..ServiceSpec::default()
+            };
+            let value = TaskValue { template, ..value(data, Some(text.as_bytes())) };
+            let values = vec![value.clone(), value];
+            Assignment { task_id: "t".into(), slot: 8, spec: Arc::new(spec), values, ..Assignment::default() }
+        };
+        let text = "{{env \"PORT\"}} on {{.Node.Hostname}}";
+        let variable = |text: &str, template| {
+            let uses = vec![ValueUse { env: Some("ALL".into()), target: None, ..it.clone() }];
+            let mut task = task("d1", text, template);
+            task.values.truncate(1);
+            task.spec = Arc::new(ServiceSpec { secrets: uses, ..task.spec.as_ref().clone() });
+            let mut draft = Draft::default();
+            step.provide(&task, &mut draft).map(|()| draft.variables.0.clone())
+        };
+        assert_eq!(variable(text, true).expect("good templates"), ["ALL=80 on w1"]);
+        assert_eq!(variable(text, false).expect("any text"), [format!("ALL={text}")]);
+        for bad in ["{{env \"GONE\"}}", "{{env \"NONE\"}}"] {
+            assert!(matches!(variable(bad, true), Err(ValueError::Template(..))), "{bad}");
+        }
+        // A value of a few bytes may not become one of gigabytes.
+        let bomb = "{{.Task.Slot}}{{.Node.Hostname}}{{.Service.ID}}{{env \"PORT\"}}".repeat(200_000);
+        assert!(matches!(variable(&bomb, true), Err(ValueError::Template(..))));
+
+        let folder = dir.path().join("t");
+        std::fs::create_dir(&folder).expect("it is new");
+        std::fs::write(folder.join(VERSIONS), "d1\nd1\n").expect("it is new");
+        step.renew(&task("d2", text, true), &Signals::default()).expect("it can be done");
+        assert_eq!(std::fs::read_to_string(folder.join("secrets/db")).expect("it is there"), "80 on w1");
+    }
+
+    #[test]
     fn variables_are_text_and_are_not_shown() {
-        let step = ValueStep::new("/nonexistent".into());
+        let step = ValueStep::new("/nonexistent".into(), node());
         let variable = || vec![ValueUse { env: Some("PASSWORD".into()), ..ValueUse::of("db") }];
         let provided = |bytes| {
             let mut draft = Draft::default();
