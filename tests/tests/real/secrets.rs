@@ -106,7 +106,7 @@ fn templates_in_a_config_are_filled_in_for_each_task_and_bad_ones_are_refused_wh
     let cluster = Cluster::bare(1, 1);
     cluster.pack_busybox();
     let refused = cluster.ctl_with_input("config create --template-driver golang site", "listen {{.Task.Port}};");
-    assert!(refused.code == 2 && refused.stderr.contains("`{{.Task.Port}}` is not a template"), "{}", refused.stderr);
+    assert!(refused.code == 1 && refused.stderr.contains("`{{.Task.Port}}` is not a template"), "{}", refused.stderr);
     let text = r#"{{.Service.Name}}.{{.Task.Slot}} on {{.Node.Hostname}}:{{env "PORT"}} {{"{{"}}"#;
     update(&cluster, "config create --template-driver golang site", text);
     let wait = "while true; do /busybox sleep 1; done";
