@@ -7,6 +7,8 @@ use std::time::Duration;
 pub const RESTART_DELAY: Duration = Duration::from_millis(200);
 /// Upper bound of the doubling delay, so that a service recovers within a minute once the cause is fixed.
 pub const RESTART_DELAY_MOST: Duration = Duration::from_secs(60);
+/// Number of restarts in a row that make a crash loop: more than a program needs that waits for another one.
+pub const CRASH_LOOP_RESTARTS: u32 = 4;
 /// Running time after which a task counts as healthy again and its restart delay is reset.
 pub const RESTART_RESET: Duration = Duration::from_secs(30);
 /// Number of consecutive starts that never became running after which the worker gives up, so that another node is

@@ -39,6 +39,23 @@ fn a_service_goes_from_create_to_processes_on_many_nodes_and_back() {
 }
 
 #[test]
+fn a_crash_loop_is_shown_as_one_and_explained_with_the_last_output() {
+    let cluster = Cluster::bare(1, 1);
+    cluster.pack_busybox();
+    let create = "service create --detach --name loop --entrypoint /busybox busybox sh -c";
+    let script = "echo no such table; exit 4";
+    let created = cluster.ctl_args(&create.split_whitespace().chain([script]).collect::<Vec<_>>());
+    assert_eq!(created.code, 0, "{}", created.stderr);
+    cluster.wait("the task is in a crash loop", |it| it.rows("service ps loop")[0]["crashLoop"] == true);
+    let table = cluster.ok("service ps loop");
+    assert!(table.contains("ready (crash loop)") && table.contains("exit code 4"), "{table}");
+    let explained = cluster.ok("service explain loop");
+    for part in ["is ready (crash loop): exit code 4", "its next start is at", "no such table"] {
+        assert!(explained.contains(part), "{part}: {explained}");
+    }
+}
+
+#[test]
 fn output_of_a_task_that_has_ended_is_there_until_its_service_is_removed() {
     let cluster = Cluster::bare(1, 1);
     cluster.pack_busybox();

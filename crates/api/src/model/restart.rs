@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{seconds, seconds_or_zero};
-use crate::defaults::{RESTART_DELAY, RESTART_DELAY_MOST};
+use crate::defaults::{CRASH_LOOP_RESTARTS, RESTART_DELAY, RESTART_DELAY_MOST};
 use crate::resources::number_or_zero;
 use crate::state::states;
 
@@ -54,6 +54,12 @@ impl RestartPolicy {
         self.delay.saturating_mul(factor).min(self.longest_delay())
     }
 
+    /// Whether a task is in a crash loop whose next start is the `attempt`th, and waits for so long: its programs have ended
+    /// again and again, each too soon to count as healthy.
+    pub fn is_crash_loop(&self, attempt: u32, wait: Duration) -> bool {
+        attempt > CRASH_LOOP_RESTARTS && !wait.is_zero() && wait >= self.delay_after(CRASH_LOOP_RESTARTS.into())
+    }
+
     /// Returns the longest delay of the policy: a minute, or the first one if that is longer. A start that is due later than
     /// that was dated by a wrong clock.
     pub fn longest_delay(&self) -> Duration {
@@ -75,5 +81,20 @@ mod tests {
         assert_eq!(delays(Duration::from_millis(200), restarts), [0, 200, 400, 51_200, 60_000, 60_000]);
         assert_eq!(delays(Duration::from_secs(300), restarts), [0, 300_000, 300_000, 300_000, 300_000, 300_000]);
         assert_eq!(delays(Duration::ZERO, restarts), [0; 6]);
+    }
+
+    #[test]
+    fn what_ends_again_and_again_is_a_crash_loop_and_what_ends_now_and_then_is_not() {
+        let is_loop = |delay: u64, attempt, wait: u64| {
+            let policy = RestartPolicy { delay: Duration::from_millis(delay), ..RestartPolicy::default() };
+            policy.is_crash_loop(attempt, Duration::from_millis(wait))
+        };
+        for (attempt, wait, expected) in
+            [(1, 0, false), (4, 800, false), (5, 1_599, false), (5, 1_600, true), (9, 60_000, true), (90, 200, false)]
+        {
+            assert_eq!(is_loop(200, attempt, wait), expected, "attempt {attempt} after {wait} ms");
+        }
+        assert!(!is_loop(300_000, 4, 300_000) && is_loop(300_000, 5, 300_000));
+        assert!(!is_loop(0, 90, 0), "it does not wait");
     }
 }

@@ -118,6 +118,7 @@ pub(crate) struct Row {
     error: String,
     /// `None` if the task has no check or has ended.
     health: Option<HealthState>,
+    crash_loop: bool,
     /// Empty in a row of a list.
     container_labels: BTreeMap<String, String>,
 }
@@ -127,12 +128,27 @@ impl Row {
     #[cfg(test)]
     pub(crate) fn of(task: model::Task) -> Self {
         let (node, image, error, container_labels) = Default::default();
-        Self { task, service: "web".into(), node, image, restarts: 0, error, health: None, container_labels }
+        Self {
+            task,
+            service: "web".into(),
+            node,
+            image,
+            restarts: 0,
+            error,
+            health: None,
+            crash_loop: false,
+            container_labels,
+        }
     }
 
     #[cfg(test)]
     pub(crate) fn with_error(self, error: &str) -> Self {
         Self { error: error.into(), ..self }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn in_crash_loop(self) -> Self {
+        Self { crash_loop: true, ..self }
     }
 
     #[cfg(test)]
@@ -151,6 +167,7 @@ impl Row {
             restarts: row.restarts,
             error: row.error,
             health,
+            crash_loop: row.crash_loop,
             container_labels: row.container_labels,
         })
     }
@@ -184,9 +201,10 @@ impl Row {
         self.task.image_digest.as_ref().or(self.task.status.image_digest.as_ref())
     }
 
-    /// Returns the state as people read it, with the health of a task that runs.
-    fn state(&self) -> String {
+    /// Returns the state as people read it, with the health of a task that runs, or why one does not.
+    pub(crate) fn state(&self) -> String {
         match self.health {
+            _ if self.crash_loop => format!("{} (crash loop)", self.task.status.state),
             Some(health) if self.task.status.state == TaskState::Running => format!("running ({health})"),
             _ => self.task.status.state.to_string(),
         }
@@ -205,6 +223,9 @@ impl Row {
         // Only tasks of services of the mode cron have one.
         if task.run != 0 {
             row["run"] = task.run.into();
+        }
+        if self.crash_loop {
+            row["crashLoop"] = true.into();
         }
         row
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{HealthState, Node, NodeState, Service, ServiceMode, ServiceSpec, Task};
+use flota_api::model::{HealthState, Node, NodeState, Service, ServiceMode, ServiceSpec, Task, TaskStatus};
 use flota_api::naming::task_name;
 use flota_api::state::DesiredState;
 use flota_api::version::Timestamp;
@@ -49,6 +49,14 @@ impl TaskSummary {
     /// Labels of its container.
     pub(crate) fn container_labels(&self) -> BTreeMap<String, String> {
         self.spec.as_ref().map(|spec| spec.container_labels.clone()).unwrap_or_default()
+    }
+
+    /// Whether it waits to be started again after its program has ended again and again.
+    pub(crate) fn is_in_crash_loop(&self) -> bool {
+        let TaskStatus { at, attempt, not_before, .. } = &self.task.status;
+        let is_loop = |spec: &ServiceSpec, next| spec.restart.is_crash_loop(*attempt, at.until(next));
+        let next = not_before.filter(|_| self.task.is_live() && !self.task.is_serving());
+        self.spec.as_deref().zip(next).is_some_and(|(spec, next)| is_loop(spec, next))
     }
 
     /// Why the task is not in its desired state, or why its state may be outdated; empty if no reason is known.
@@ -237,7 +245,7 @@ fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Health, NodeDescription, TaskStatus};
+    use flota_api::model::{Health, NodeDescription};
     use flota_api::object::StoreObject;
     use flota_api::state::TaskState;
 

@@ -176,7 +176,7 @@ fn of_task(row: &Row) -> Finding {
     details.extend(failed.map(check));
     let has_run = status.state >= TaskState::Running || status.attempt > 1 || row.restarts() > 0;
     Finding {
-        title: format!("{} on {} is {}{why}", row.name(), row.node(), status.state),
+        title: format!("{} on {} is {}{why}", row.name(), row.node(), row.state()),
         details,
         output_of: has_run.then(|| task.id.to_string()),
     }
@@ -256,9 +256,9 @@ mod tests {
             let log = vec![failed, HealthResult { at: Timestamp(2_000), exit_code: Some(0), output: "ok".into() }];
             task.status.health = Some(Health { state: HealthState::Starting, log, ..Health::default() });
         });
-        let found = findings(&[loops.with_error("out of memory").with_restarts(3)]);
+        let found = findings(&[loops.with_error("out of memory").with_restarts(3).in_crash_loop()]);
         let expected = Finding {
-            title: "web.1 on  is ready: out of memory".into(),
+            title: "web.1 on  is ready (crash loop): out of memory".into(),
             details: vec![
                 "its last container was killed (SIGKILL, exit code 137)".into(),
                 "it was started 4 times".into(),

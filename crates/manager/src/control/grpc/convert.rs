@@ -170,6 +170,7 @@ impl From<TaskSummary> for pc::TaskRow {
             health: row.health().map(|it| pt::HealthState::from(it).into()),
             // They may be long, and a list has many tasks.
             container_labels: BTreeMap::new(),
+            crash_loop: row.is_in_crash_loop(),
         }
     }
 }
