@@ -75,7 +75,8 @@ impl From<&Health> for pt::Health {
         let result =
             |it: &HealthResult| pt::HealthResult { at: it.at.0, exit_code: it.exit_code, output: it.output.clone() };
         let log = it.log.iter().map(result).collect();
-        Self { state: it.state.number(), failing_streak: it.failing_streak, log }
+        let decides_within_ms = millis(it.decides_within);
+        Self { state: it.state.number(), failing_streak: it.failing_streak, log, decides_within_ms }
     }
 }
 
@@ -88,6 +89,7 @@ impl TryFrom<pt::Health> for Health {
             state: FromNumber::from_number(it.state)?,
             failing_streak: it.failing_streak,
             log: it.log.into_iter().map(result).collect(),
+            decides_within: Duration::from_millis(it.decides_within_ms),
         })
     }
 }
@@ -114,7 +116,8 @@ mod tests {
         assert_eq!(HealthSpec::try_from(None), Ok(HealthSpec::default()));
         let result = HealthResult { at: Timestamp(5), exit_code: Some(0), output: "ok".into() };
         let log = vec![HealthResult::default(), result];
-        let health = Health { state: HealthState::Unhealthy, failing_streak: 3, log };
+        let decides_within = Duration::from_millis(90_001);
+        let health = Health { state: HealthState::Unhealthy, failing_streak: 3, log, decides_within };
         assert_eq!(Health::try_from(pt::Health::from(&health)), Ok(health));
     }
 

@@ -136,6 +136,13 @@ pub struct HealthCheck {
     pub retries: NonZeroU32,
 }
 
+impl HealthCheck {
+    /// Returns how long it takes at most, from the start of a task that never becomes healthy, until the task is unhealthy.
+    pub fn decides_within(&self) -> Duration {
+        self.start_period.saturating_add(self.interval.saturating_mul(self.retries.get()))
+    }
+}
+
 impl HealthSpec {
     /// Returns the check of a task whose service says `self`, and whose image says `image`; `None` if there is none.
     pub fn check(&self, image: &Self) -> Option<HealthCheck> {
@@ -185,11 +192,14 @@ pub struct Health {
     pub failing_streak: u32,
     /// The last results, oldest first.
     pub log: Vec<HealthResult>,
+    /// [`HealthCheck::decides_within`] of the check, which may be the image's. Zero if the worker does not say it.
+    #[serde(skip)]
+    pub decides_within: Duration,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { state: HealthState::Starting, failing_streak: 0, log: Vec::new() }
+        Self { state: HealthState::Starting, failing_streak: 0, log: Vec::new(), decides_within: Duration::ZERO }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::health::{HealthSpec, HealthTest};
+use super::health::{Health, HealthSpec, HealthTest};
 use super::platform::Platform;
 use super::value_use::PinnedValue;
 use super::{seconds, text_or_empty};
@@ -158,10 +158,12 @@ impl UpdatePolicy {
         self.failure_action == FailureAction::Continue || self.max_failure_ratio.covers(failed, tasks)
     }
 
-    /// Returns how long a task with this health check may take until it serves.
-    pub fn deadline(&self, check: &HealthSpec) -> Duration {
-        let found_out = || match check.test {
-            Some(HealthTest::None) => Duration::ZERO,
+    /// Returns how long a task whose service has this health check may take until it serves. `health`: its own, which is known
+    /// once it runs, and with it the settings of the image.
+    pub fn deadline(&self, check: &HealthSpec, health: Option<&Health>) -> Duration {
+        let found_out = || match (&check.test, health) {
+            (Some(HealthTest::None), _) => Duration::ZERO,
+            (_, Some(health)) if !health.decides_within.is_zero() => health.decides_within,
             // The image may have a check, with these settings.
             _ => {
                 let retries = check.retries.unwrap_or(defaults::HEALTH_RETRIES).get();
@@ -315,11 +317,17 @@ mod tests {
             retries: std::num::NonZeroU32::new(2),
             ..HealthSpec::default()
         };
-        assert_eq!(policy.deadline(&check), seconds(20 + 2 * 5 + 60));
-        assert_eq!(policy.deadline(&HealthSpec::default()), seconds(3 * 30 + 60), "with Docker's settings");
-        let none = HealthSpec { test: Some(HealthTest::None), ..check };
-        assert_eq!(policy.deadline(&none), seconds(60));
+        assert_eq!(policy.deadline(&check, None), seconds(20 + 2 * 5 + 60));
+        assert_eq!(policy.deadline(&HealthSpec::default(), None), seconds(3 * 30 + 60), "with Docker's settings");
+        let image =
+            HealthSpec { test: Some(HealthTest::Tcp { port: 1 }), start_period: Some(seconds(300)), ..check.clone() };
+        let decides_within = HealthSpec::default().check(&image).expect("the image has one").decides_within();
+        let health = Health { decides_within, ..Health::default() };
+        assert_eq!(policy.deadline(&HealthSpec::default(), Some(&health)), seconds(300 + 2 * 5 + 60));
+        assert_eq!(policy.deadline(&check, Some(&Health::default())), seconds(20 + 2 * 5 + 60), "of an older worker");
+        let none = HealthSpec { test: Some(HealthTest::None), ..check.clone() };
+        assert_eq!(policy.deadline(&none, None), seconds(60));
         let own = UpdatePolicy { progress_deadline: Some(seconds(7)), ..policy };
-        assert_eq!(own.deadline(&check), seconds(7));
+        assert_eq!(own.deadline(&check, Some(&health)), seconds(7));
     }
 }

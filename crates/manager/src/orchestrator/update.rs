@@ -258,7 +258,7 @@ fn judge(service: &Service, slot: &Slot, task: &Task, cx: &PlanContext) -> Judge
     };
     // While no manager led, nobody could tell it so.
     let begun = begun.max(service.update.started_at).max(cx.led_since);
-    let deadline = policy.deadline(&service.spec.healthcheck);
+    let deadline = policy.deadline(&service.spec.healthcheck, task.status.health.as_ref());
     let until = begun + deadline;
     if until > now {
         return Judgement::Watched { until };

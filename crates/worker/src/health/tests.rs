@@ -23,7 +23,7 @@ fn check(retries: u32) -> HealthCheck {
 }
 
 fn health(state: HealthState, failing_streak: u32) -> Health {
-    Health { state, failing_streak, log: Vec::new() }
+    Health { state, failing_streak, ..Health::default() }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use flota_api::defaults::WITHDRAWAL_WAIT;
-use flota_api::model::{Health, HealthState};
+use flota_api::model::{Health, HealthCheck, HealthState};
 use flota_api::state::TaskState;
 
 use super::TaskRunner;
@@ -25,7 +25,8 @@ impl TaskRunner {
             if self.status.state == TaskState::Running { HealthState::Healthy } else { HealthState::Starting };
         let known = self.status.health.take().unwrap_or(Health { state: unrecorded, ..Health::default() });
         // Only the changes of the state are recorded, so the number of failures in a row is out of date.
-        let health = Health { failing_streak: 0, ..known };
+        let decides_within = check.as_ref().map(HealthCheck::decides_within).unwrap_or_default();
+        let health = Health { failing_streak: 0, decides_within, ..known };
         let means = (shared.executor.clone(), shared.clock.clone());
         self.health = check.map(|check| Monitor::new(means, self.task.clone(), check, health, age));
         self.status.health = self.health.as_ref().map(|it| it.health().clone());

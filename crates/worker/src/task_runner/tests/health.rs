@@ -57,6 +57,8 @@ async fn a_task_is_starting_until_its_first_check_succeeds() {
     let mut daemon = started(&node, &ServiceSpec { healthcheck: begin, ..spec() });
     let status = daemon.until(|status| status.health.is_some()).await;
     assert_eq!((status.state, state(&status)), (TaskState::Starting, Some(HealthState::Starting)));
+    // The manager gives an update this time.
+    assert_eq!(status.health.expect("it has a check").decides_within, (4 + 2) * SECOND);
     let begin = Instant::now();
     let status = daemon.is(TaskState::Running).await;
     assert_eq!((status.attempt, state(&status)), (1, Some(HealthState::Healthy)));
