@@ -13,6 +13,7 @@ mod health;
 mod mounts;
 mod networks;
 mod objects;
+mod pinned_images;
 mod platforms;
 mod scale;
 mod settings;

@@ -21,6 +21,7 @@ mod mount;
 mod network;
 mod node;
 mod pending;
+mod pinned_image;
 mod placement;
 mod platform;
 mod restart;
@@ -37,7 +38,7 @@ mod value_use;
 mod volume;
 
 pub use allowance::{Allowance, Refusal};
-pub use assignment::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials};
+pub use assignment::{Assignment, Grant, ImageSource, MountedImage, NodeAddress, RegistryCredentials};
 pub use cdi::{CdiName, CdiNameError};
 pub use check::{BalancerReport, LayerFailure, NetworkCheck, NetworkLayer, NetworkReport, PeerReport};
 pub use cluster::{Cluster, Rebalance, Registry, Revoked, Secret};
@@ -60,6 +61,7 @@ pub use node::{
     Availability, Balancer, ListeningTask, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role,
 };
 pub use pending::{Filter, PendingReason, VolumeAt};
+pub use pinned_image::PinnedImage;
 pub use placement::PlacementStrategy;
 pub use platform::Platform;
 pub use restart::{RestartCondition, RestartPolicy};

@@ -57,12 +57,14 @@ impl ControlLoop for Images {
         match event {
             Event::Updated { old: Object::Node(old), new: Object::Node(new) } if old.state == new.state => Vec::new(),
             Event::Updated { old: Object::Service(old), .. } | Event::Removed(Object::Service(old)) => {
-                old.image_digests().flat_map(|digest| nameless(Some(digest), view)).collect()
+                old.image_digests().flat_map(|digest| nameless(digest, view)).collect()
             }
             Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => match object {
                 Object::Image(image) => vec![Key::of(&image.id)],
                 Object::Node(node) => concerned_by(node, view),
-                Object::Task(task) if task.status.state.is_terminal() => nameless(task.image_digest.as_deref(), view),
+                Object::Task(task) if task.status.state.is_terminal() => {
+                    task.image_digests().flat_map(|digest| nameless(digest, view)).collect()
+                }
                 _ => Vec::new(),
             },
             Event::Committed(_) | Event::Reset => Vec::new(),
@@ -102,9 +104,9 @@ pub(crate) fn is_used(image: &Image, view: &Tables) -> bool {
 }
 
 /// The image with this digest, if nothing but its uses keeps it.
-fn nameless(digest: Option<&str>, view: &Tables) -> Vec<Key> {
-    let image = digest.and_then(|digest| view.image_by_digest(digest)).filter(|image| image.references.is_empty());
-    image.map(|image| Key::of(&image.id)).into_iter().collect()
+fn nameless(digest: &str, view: &Tables) -> Option<Key> {
+    let image = view.image_by_digest(digest).filter(|image| image.references.is_empty());
+    image.map(|image| Key::of(&image.id))
 }
 
 fn state(holder: &ImageHolder, view: &Tables) -> Option<NodeState> {
@@ -142,7 +144,9 @@ fn new_holders(image: &Image, holders: &[ImageHolder], sources: &Sources, view: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flota_api::model::{PinnedImage, Service, Task, TaskStatus};
     use flota_api::object::StoreObject;
+    use flota_api::state::TaskState;
     use flota_api::version::Timestamp;
 
     use crate::plan::Change;
@@ -204,6 +208,33 @@ mod tests {
         view.put(node("c".into(), NodeState::Down).into_object());
         assert_eq!(wanted_holders(view.image("arm").unwrap(), &view), 1);
         assert_eq!(planned("arm", &view), None, "no other node can fetch it");
+    }
+
+    #[test]
+    fn an_image_without_a_name_is_kept_until_the_last_task_that_mounts_it_has_ended() {
+        let mut view = Tables::default();
+        view.put(node("a".into(), NodeState::Ready).into_object());
+        view.put(Image { references: [].into(), ..image("i", &["a"]) }.into_object());
+        let pinned = || PinnedImage { digest: "sha256:i".into(), ..PinnedImage::default() };
+        let mounting = |state| {
+            let status = TaskStatus { state, ..TaskStatus::default() };
+            Task { id: "t".into(), status, mounted_images: vec![pinned()], ..Task::default() }.into_object()
+        };
+        let service = Service { id: "s".into(), mounted_images: vec![pinned()], ..Service::default() }.into_object();
+        let removes = |view: &Tables| {
+            let plan = Images.plan(&Key::of("i"), view, &mut PlanContext::at(Timestamp::default()));
+            matches!(plan.changes.as_slice(), [Change::Remove(Kind::Image, _)])
+        };
+        let (old, new) = (mounting(TaskState::Running), mounting(TaskState::Complete));
+        view.put(old.clone());
+        view.put(service.clone());
+        assert!(!removes(&view));
+        view.remove(Kind::Service, "s");
+        assert_eq!(Images.dirtied_by(&Event::Removed(service), &view), [Key::of("i")]);
+        assert!(!removes(&view), "the task needs it");
+        view.put(new.clone());
+        assert_eq!(Images.dirtied_by(&Event::Updated { old, new }, &view), [Key::of("i")]);
+        assert!(removes(&view));
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! What the reference of an image stood for when a user set it. It lies beside the spec of a service, which the system never
-//! changes, and decides which image its tasks run and on which nodes they can.
+//! What the references of images stood for when a user set them. It lies beside the spec of a service, which the system
+//! never changes, and decides which image its tasks run, which ones they mount, and on which nodes they can run.
 
 use std::sync::Arc;
 
-use flota_api::model::{Platform, Revision, Service};
+use flota_api::model::{PinnedImage, Platform, Revision, Service, Task};
 use flota_raft_store::Tables;
 
 /// An image by its digest.
@@ -26,29 +26,71 @@ impl Pin {
     pub(crate) fn known(digest: &str, view: &Tables) -> Self {
         let of_image = view.image_by_digest(digest).map(|image| &image.platforms);
         let of_service = |service: &'_ Arc<Service>| {
-            let earlier = service.revisions.iter().filter_map(Self::of_revision);
-            Self::of_service(service).into_iter().chain(earlier).find(|it| it.digest == digest).map(|it| it.platforms)
+            let earlier = service.revisions.iter().map(SpecImages::of_revision);
+            let all = std::iter::once(SpecImages::of_service(service)).chain(earlier).flat_map(SpecImages::into_pins);
+            all.filter(|it| it.digest == digest).map(|it| it.platforms).find(|it| !it.is_empty())
         };
         let of_services = view.services_pinned_to(digest).filter_map(of_service);
         let platforms = of_image.cloned().into_iter().chain(of_services).find(|it| !it.is_empty());
         Self { digest: digest.to_owned(), platforms: platforms.unwrap_or_default() }
     }
 
-    /// Returns the pin of the service's present spec; `None` if it has none.
-    pub(crate) fn of_service(service: &Service) -> Option<Self> {
-        let digest = service.image_digest.clone()?;
-        Some(Self { digest, platforms: service.image_platforms.clone() })
+    fn of_own(digest: Option<&String>, platforms: &[Platform]) -> Option<Self> {
+        Some(Self { digest: digest?.clone(), platforms: platforms.to_vec() })
+    }
+}
+
+/// The images of a spec, as far as they are known: the one that the tasks run, and those that they mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SpecImages {
+    /// What the spec's own reference stood for.
+    pub(crate) own: Option<Pin>,
+    /// What the references in its mounts stood for, in the order of the references.
+    pub(crate) mounted: Vec<PinnedImage>,
+}
+
+impl SpecImages {
+    /// Returns the images of the service's present spec.
+    pub(crate) fn of_service(service: &Service) -> Self {
+        let own = Pin::of_own(service.image_digest.as_ref(), &service.image_platforms);
+        Self { own, mounted: service.mounted_images.clone() }
     }
 
-    /// Returns the pin of an earlier spec; `None` if it has none.
-    pub(crate) fn of_revision(revision: &Revision) -> Option<Self> {
-        let digest = revision.image_digest.clone()?;
-        Some(Self { digest, platforms: revision.image_platforms.clone() })
+    /// Returns the images of an earlier spec.
+    pub(crate) fn of_revision(revision: &Revision) -> Self {
+        let own = Pin::of_own(revision.image_digest.as_ref(), &revision.image_platforms);
+        Self { own, mounted: revision.mounted_images.clone() }
     }
 
-    /// Returns the service with this pin.
-    pub(crate) fn put_on(pin: Option<Self>, service: Service) -> Service {
-        let (image_digest, image_platforms) = pin.map(|it| (it.digest, it.platforms)).unzip();
-        Service { image_digest, image_platforms: image_platforms.unwrap_or_default(), ..service }
+    /// Returns the images that a task was made with.
+    pub(crate) fn of_task(task: &Task) -> Self {
+        Self { own: task.image_digest.clone().map(Pin::of_digest), mounted: task.mounted_images.clone() }
+    }
+
+    /// Returns what a reference in the mounts stood for; `None` if it is not known.
+    pub(crate) fn mounted(&self, reference: &str) -> Option<Pin> {
+        let found = self.mounted.iter().find(|it| it.reference == reference)?;
+        Some(Pin { digest: found.digest.clone(), platforms: found.platforms.clone() })
+    }
+
+    /// Returns whether tasks run and mount the same with both.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        fn digests(it: &SpecImages) -> impl Iterator<Item = (&str, &str)> {
+            let own = it.own.iter().map(|pin| ("", pin.digest.as_str()));
+            own.chain(it.mounted.iter().map(|it| (it.reference.as_str(), it.digest.as_str())))
+        }
+        digests(self).eq(digests(other))
+    }
+
+    /// Returns the service with these images.
+    pub(crate) fn put_on(self, service: Service) -> Service {
+        let (image_digest, image_platforms) = self.own.map(|it| (it.digest, it.platforms)).unzip();
+        let image_platforms = image_platforms.unwrap_or_default();
+        Service { image_digest, image_platforms, mounted_images: self.mounted, ..service }
+    }
+
+    fn into_pins(self) -> impl Iterator<Item = Pin> {
+        let pin = |it: PinnedImage| Pin { digest: it.digest, platforms: it.platforms };
+        self.own.into_iter().chain(self.mounted.into_iter().map(pin))
     }
 }

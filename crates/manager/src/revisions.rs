@@ -15,25 +15,25 @@ use flota_api::object::Kind;
 use flota_raft_store::Tables;
 
 use crate::dependencies::circles;
-use crate::pin::Pin;
+use crate::pin::SpecImages;
 use crate::plan::Plan;
 use crate::values::{missing, same_tasks};
 
-/// Returns the service with another spec and what its image stands for. Its tasks are replaced only if that changes them;
+/// Returns the service with another spec and what its images stand for. Its tasks are replaced only if that changes them;
 /// otherwise, an update goes on or stays paused as before.
-pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, image: Option<Pin>, values: Vec<PinnedValue>) -> Service {
+pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, images: SpecImages, values: Vec<PinnedValue>) -> Service {
     let spec = Arc::new(spec);
-    let is_same_image = service.image_digest.as_ref() == image.as_ref().map(|it| &it.digest);
-    if service.spec.same_task(&spec) && is_same_image && same_tasks(&spec, &service.values, &values) {
+    let has_same_images = SpecImages::of_service(service).is_same(&images);
+    if service.spec.same_task(&spec) && has_same_images && same_tasks(&spec, &service.values, &values) {
         // What an update was rolled back to is now what a user has set.
         let is_accepted = service.update.phase == UpdatePhase::RolledBack;
         let update = if is_accepted { UpdateStatus::default() } else { service.update.clone() };
         let scale = scale(service, &spec);
         // The platforms of the same image may be known only now.
-        return Pin::put_on(image, Service { scale, spec, update, values, ..service.clone() });
+        return images.put_on(Service { scale, spec, update, values, ..service.clone() });
     }
     let newest = service.revisions.iter().map(|it| it.version).fold(service.spec_version, u64::max);
-    replaced(service, spec, (image, values), newest + 1)
+    replaced(service, spec, (images, values), newest + 1)
 }
 
 /// Returns the service with an earlier spec; `None` if that is not kept. It has as many tasks as before, and their number
@@ -43,7 +43,7 @@ pub(crate) fn restored(service: &Service, version: u64, view: &Tables) -> Option
     let kept = view.spec_version(&service.id, version)?;
     let ServiceSpec { mode, stopped, scale, .. } = service.spec.as_ref().clone();
     let spec = ServiceSpec { mode, stopped, scale, ..kept.as_ref().clone() };
-    let pins = (Pin::of_revision(revision), revision.values.clone());
+    let pins = (SpecImages::of_revision(revision), revision.values.clone());
     Some(replaced(service, Arc::new(spec), pins, version))
 }
 
@@ -90,13 +90,14 @@ pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan
 fn replaced(
     service: &Service,
     spec: Arc<ServiceSpec>,
-    (image, values): (Option<Pin>, Vec<PinnedValue>),
+    (images, values): (SpecImages, Vec<PinnedValue>),
     version: u64,
 ) -> Service {
     let last = Revision {
         version: service.spec_version,
         image_digest: service.image_digest.clone(),
         image_platforms: service.image_platforms.clone(),
+        mounted_images: service.mounted_images.clone(),
         values: service.values.clone(),
         set_at: service.spec_set_at,
     };
@@ -116,7 +117,7 @@ fn replaced(
     // A new run of a job replaces the one before at once.
     let update = if spec.mode.is_job() { update.completed() } else { update };
     let scale = scale(service, &spec);
-    Pin::put_on(image, Service { spec, spec_version: version, revisions, update, scale, values, ..service.clone() })
+    images.put_on(Service { spec, spec_version: version, revisions, update, scale, values, ..service.clone() })
 }
 
 /// Returns the status of autoscaling with another spec: a number of tasks that a user sets takes the place of what the load

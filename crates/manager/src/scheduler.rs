@@ -264,7 +264,7 @@ fn place<'a>(
                 });
             }
             Err(why) => {
-                let where_to = (only.as_ref(), demand.platforms);
+                let where_to = (only.as_ref(), demand.scarcest_platforms());
                 if !wait(task, why, where_to, (nodes, &mut preemption), plan, cx) {
                     return false;
                 }

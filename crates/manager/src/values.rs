@@ -157,7 +157,6 @@ mod tests {
     use flota_api::model::{Revision, ServiceMode, TaskStatus};
     use flota_api::object::StoreObject;
     use flota_api::state::TaskState;
-    use flota_api::version::Timestamp;
 
     use super::*;
 
@@ -256,8 +255,7 @@ mod tests {
     #[test]
     fn versions_are_held_by_specs_that_are_kept_and_by_tasks_that_have_not_ended() {
         let mut web = service(vec![ValueUse::of("db")], 4);
-        let (image_digest, image_platforms, set_at) = (None, Vec::new(), Timestamp::default());
-        web.revisions = vec![Revision { version: 1, image_digest, image_platforms, values: vec![pin(3)], set_at }];
+        web.revisions = vec![Revision { version: 1, values: vec![pin(3)], ..Revision::default() }];
         let mut view = Tables::default();
         view.put(web.into_object());
         for (version, state) in [(2, TaskState::Running), (1, TaskState::Shutdown)] {

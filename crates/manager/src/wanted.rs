@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flota_api::id::NodeId;
 use flota_api::model::{
-    Availability, CronRun, Node, NodeState, Platform, RunState, Service, ServiceMode, ServiceSpec, Task,
+    Availability, CronRun, Node, NodeState, PinnedImage, Platform, RunState, Service, ServiceMode, ServiceSpec, Task,
 };
 use flota_raft_store::Tables;
 
@@ -15,17 +15,20 @@ pub(crate) struct Eligibility<'a> {
     spec: &'a ServiceSpec,
     /// The platforms of its image.
     platforms: &'a [Platform],
+    /// The images that it mounts.
+    mounted: &'a [PinnedImage],
 }
 
 impl<'a> Eligibility<'a> {
     /// The rule for the present spec of the service. An image that runs on no node at all is no reason to stop what runs: the
     /// tasks of that image wait for nodes, and users read why.
     pub(crate) fn of(service: &'a Service, view: &Tables) -> Self {
-        let platforms = service.image_platforms.as_slice();
-        let all = Self { spec: &service.spec, platforms: &[] };
-        let some = Self { platforms, ..all };
+        let (platforms, mounted) = (service.image_platforms.as_slice(), service.mounted_images.as_slice());
+        let all = Self { spec: &service.spec, platforms: &[], mounted: &[] };
+        let some = Self { platforms, mounted, ..all };
+        let is_known = !platforms.is_empty() || mounted.iter().any(|it| !it.platforms.is_empty());
         let has_place = || service.spec.mode.is_global() && view.nodes().any(|node| some.keeps(node));
-        if platforms.is_empty() || has_place() { some } else { all }
+        if !is_known || has_place() { some } else { all }
     }
 
     /// Whether the service keeps its task on the node. Also a node that is down keeps it: no other node can have it instead.
@@ -35,6 +38,7 @@ impl<'a> Eligibility<'a> {
             && node.spec.availability != Availability::Drain
             && self.spec.constraints.iter().all(|constraint| node.satisfies(constraint))
             && node.description.has_platform_of(self.platforms)
+            && self.mounted.iter().all(|it| node.description.has_platform_of(&it.platforms))
     }
 
     /// Whether the service gets a task on the node if it has none there.

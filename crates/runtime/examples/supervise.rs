@@ -74,6 +74,7 @@ fn order(id: &str, dir: &Path, spec: &Spec) -> Result<Order, Box<dyn Error>> {
         terminal: false,
         runtime: None,
         pinned: Vec::new(),
+        images: Vec::new(),
     })
 }
 

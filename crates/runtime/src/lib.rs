@@ -49,5 +49,5 @@ pub use log::{LogLine, LogReader};
 pub use program::Program;
 pub use protected_binary::protect as protect_binary;
 pub use state::{ContainerState, ExitStatus, OomVictim};
-pub use supervisor::{ContainerEvent, ExecSpec, Order, RootSource};
+pub use supervisor::{ContainerEvent, ExecSpec, ImageFiles, ImageMount, Order, RootSource};
 pub use validate::{check_process, validate};

@@ -45,7 +45,7 @@ use exec::Execs;
 pub use launcher::launch;
 pub use message::ContainerEvent;
 use message::{FromSupervisor, ToSupervisor};
-pub use order::{ExecSpec, Order, RootSource};
+pub use order::{ExecSpec, ImageFiles, ImageMount, Order, RootSource};
 use output::Output;
 use peer::{Peer, PeerId};
 pub(crate) use prepare::bundle;

@@ -9,7 +9,7 @@ use crate::parse;
 
 /// The keys of `--mount`, for errors.
 const KEYS: &str = "type, source (src), target (dst, destination), readonly (ro), bind-propagation, bind-nonrecursive, \
-                    volume-nocopy, volume-per-slot, tmpfs-size, tmpfs-mode";
+                    volume-nocopy, volume-per-slot, tmpfs-size, tmpfs-mode, image-subpath";
 
 /// The fields of a mount, before it is known which of them belong to its type.
 #[derive(Debug, Default)]
@@ -17,13 +17,14 @@ pub(crate) struct MountFields {
     pub(crate) kind: Option<String>,
     pub(crate) source: Option<String>,
     pub(crate) target: Option<String>,
-    pub(crate) read_only: bool,
+    pub(crate) read_only: Option<bool>,
     pub(crate) propagation: Option<String>,
     pub(crate) non_recursive: Option<bool>,
     pub(crate) no_copy: Option<bool>,
     pub(crate) per_slot: Option<bool>,
     pub(crate) size: Option<String>,
     pub(crate) mode: Option<String>,
+    pub(crate) subpath: Option<String>,
 }
 
 impl MountFields {
@@ -39,6 +40,12 @@ impl MountFields {
         belongs(self.per_slot.is_some(), "per-slot", "volume")?;
         belongs(self.size.is_some(), "size", "tmpfs")?;
         belongs(self.mode.is_some(), "mode", "tmpfs")?;
+        belongs(self.subpath.is_some(), "subpath", "image")?;
+        let read_only = match (kind, self.read_only) {
+            ("image", Some(false)) => return Err("an image is always mounted read-only".into()),
+            ("image", _) => true,
+            (_, given) => given.unwrap_or_default(),
+        };
         let source = match kind {
             "bind" => MountSource::Bind {
                 source: self.source.ok_or("a bind mount needs a source")?,
@@ -55,11 +62,14 @@ impl MountFields {
                 size: self.size.as_deref().map(parse::bytes).transpose()?.and_then(NonZeroU64::new),
                 mode: self.mode.as_deref().map(mode).transpose()?,
             },
-            "image" => return Err("mounts of the type image are not built yet".into()),
-            _ => return Err(format!("`{kind}` is not a type of mount; a type is bind, volume or tmpfs")),
+            "image" => MountSource::Image {
+                reference: self.source.ok_or("a mount of an image needs a source, the reference of the image")?,
+                subpath: self.subpath,
+            },
+            _ => return Err(format!("`{kind}` is not a type of mount; a type is bind, volume, tmpfs or image")),
         };
         let target = self.target.ok_or("a mount needs a target")?;
-        let mount = Mount { target, read_only: self.read_only, source };
+        let mount = Mount { target, read_only, source };
         match mount.violations().first() {
             Some((field, why)) => Err(format!("{field}: {why}")),
             None => Ok(mount),
@@ -100,7 +110,7 @@ pub fn mount(text: &str) -> Result<Mount, String> {
             "type" => fields.kind = Some(texts(value)?),
             "source" | "src" => fields.source = Some(texts(value)?),
             "target" | "dst" | "destination" => fields.target = Some(texts(value)?),
-            "readonly" | "ro" => fields.read_only = flag(key, value)?,
+            "readonly" | "ro" => fields.read_only = Some(flag(key, value)?),
             "bind-propagation" => fields.propagation = Some(texts(value)?),
             "bind-nonrecursive" => fields.non_recursive = Some(flag(key, value)?),
             "volume-nocopy" => fields.no_copy = Some(flag(key, value)?),
@@ -109,6 +119,7 @@ pub fn mount(text: &str) -> Result<Mount, String> {
             "volume-driver" => return Err("the driver of a volume is local; there is no other".into()),
             "tmpfs-size" => fields.size = Some(texts(value)?),
             "tmpfs-mode" => fields.mode = Some(texts(value)?),
+            "image-subpath" => fields.subpath = Some(texts(value)?),
             _ => return Err(format!("`{field}`: there is no key `{key}`; the keys are {KEYS}")),
         }
     }
@@ -126,8 +137,8 @@ pub fn tmpfs(text: &str) -> Result<Mount, String> {
         match option.split_once('=') {
             Some(("size", size)) => fields.size = Some(size.into()),
             Some(("mode", mode)) => fields.mode = Some(mode.into()),
-            None if option == "ro" => fields.read_only = true,
-            None if option == "rw" => fields.read_only = false,
+            None if option == "ro" => fields.read_only = Some(true),
+            None if option == "rw" => fields.read_only = Some(false),
             _ => return Err(format!("`{option}` is not an option of a tmpfs; they are size=, mode=, ro and rw")),
         }
     }
@@ -156,8 +167,8 @@ pub(crate) fn short(text: &str) -> Result<MountFields, String> {
     };
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
-            "ro" => fields.read_only = true,
-            "rw" => fields.read_only = false,
+            "ro" => fields.read_only = Some(true),
+            "rw" => fields.read_only = Some(false),
             "nocopy" => fields.no_copy = Some(true),
             _ if is_path => fields.propagation = Some(propagation(option)?.as_str().to_owned()),
             _ => return Err(format!("`{option}` is not an option of a volume; they are ro, rw and nocopy")),
@@ -182,6 +193,9 @@ mod tests {
             MountSource::Tmpfs { size, mode } => {
                 format!("tmpfs {} {:o}", size.map_or(0, NonZeroU64::get), mode.unwrap_or_default())
             }
+            MountSource::Image { reference, subpath } => {
+                format!("image {reference} {}", subpath.as_deref().unwrap_or("-"))
+            }
         };
         format!("{}: {source}{read_only}", mount.target)
     }
@@ -197,6 +211,8 @@ mod tests {
             ("type=bind,src=/,dst=/x,bind-propagation=rslave,bind-nonrecursive,readonly", "/x: / rslave true ro"),
             ("type=tmpfs,dst=/x", "/x: tmpfs 0 0"),
             ("type=tmpfs,dst=/x,tmpfs-size=64m,tmpfs-mode=0700", "/x: tmpfs 67108864 700"),
+            ("type=image,src=data:1,dst=/x", "/x: image data:1 - ro"),
+            ("type=image,source=r.io/a:1,target=/x,image-subpath=a/b,readonly=true", "/x: image r.io/a:1 a/b ro"),
         ] {
             assert_eq!(mount(text).as_ref().map(shown).as_deref(), Ok(expected), "{text}");
         }
@@ -212,8 +228,16 @@ mod tests {
     #[test]
     fn a_wrong_field_is_named() {
         for (text, expected) in [
-            ("type=image,src=a,dst=/x", "mounts of the type image are not built yet"),
-            ("type=npipe,dst=/x", "`npipe` is not a type of mount; a type is bind, volume or tmpfs"),
+            ("type=npipe,dst=/x", "`npipe` is not a type of mount; a type is bind, volume, tmpfs or image"),
+            ("type=image,dst=/x", "a mount of an image needs a source, the reference of the image"),
+            ("type=image,src=Data,dst=/x", "source: `Data` is not an image reference"),
+            ("type=image,src=a,dst=/x,readonly=false", "an image is always mounted read-only"),
+            ("type=image,src=a,dst=/x,image-subpath=/b", "image_subpath: `/b` begins with `/`"),
+            ("type=image,src=a,dst=/x,image-subpath=b/../..", "image_subpath: `b/../..`: a path has neither"),
+            ("type=image,src=a,dst=/x,image-subpath=", "image_subpath: ``: a path has neither"),
+            ("type=image,src=a,dst=/x,image-subpath", "image-subpath= needs a value"),
+            ("type=image,src=a,dst=/x,volume-nocopy", "`nocopy` belongs to the type volume, not image"),
+            ("src=db,dst=/x,image-subpath=a", "`subpath` belongs to the type image, not volume"),
             ("src=db", "a mount needs a target"),
             ("type=bind,dst=/x", "a bind mount needs a source"),
             ("type=bind,src=srv,dst=/x", "source: `srv` is not an absolute path"),

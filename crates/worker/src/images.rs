@@ -22,9 +22,11 @@ use crate::reporter::Reporter;
 mod server;
 mod transfer;
 mod uses;
+mod wanted;
 
 pub use server::ImagesService;
 pub(crate) use uses::ImageUses;
+pub(crate) use wanted::WantedImage;
 
 /// Time without progress after which a transfer is given up.
 const PROGRESS_WAIT: Duration = Duration::from_secs(20);
@@ -110,13 +112,13 @@ impl Images {
         }
     }
 
-    /// Returns the task's image once all of it is present: from a node that holds it, or, if the leader names none, from
-    /// the registry. `pinned` is the digest that an earlier start of the task used; it applies if the leader names none.
-    pub(crate) async fn ensure(&self, task: &Assignment, pinned: Option<&str>) -> Result<Image, FetchError> {
-        let named = task.image.as_ref();
-        let digest = named.map(|source| source.digest.as_str()).or(pinned);
+    /// Returns an image that the task needs once all of it is present: from a node that holds it, or, if the leader names
+    /// none, from the registry.
+    pub(crate) async fn ensure(&self, task: &Assignment, wanted: &WantedImage<'_>) -> Result<Image, FetchError> {
+        let (role, named) = (&wanted.role, wanted.source);
+        let digest = named.map(|source| source.digest.as_str()).or(wanted.pinned);
         if let Some(digest) = digest {
-            self.uses.add(task, digest);
+            self.uses.add(task, role.clone(), digest);
         }
         if let Some(source) = named.filter(|source| !source.holders.is_empty()) {
             return self.fetch(source).await;
@@ -130,24 +132,24 @@ impl Images {
             }
             return Ok(image);
         }
-        let mut reference = ImageRef::parse(&task.spec.image)?;
+        let mut reference = ImageRef::parse(wanted.reference)?;
         reference.digest = named.map(|source| source.digest.clone()).or(reference.digest);
         let _one = self.fetching.lock(&reference.to_string()).await;
         // Nothing is removed before the use is recorded.
         let _adds = self.changing.read().await;
-        // Tasks of one spec run one image, whatever its name resolves to by now.
-        if let Some(digest) = self.uses.of_spec(task)
+        // Tasks of one spec have one image, whatever its name resolves to by now.
+        if let Some(digest) = self.uses.of_spec(task, role)
             && let Some(image) = self.whole_image(&digest).await?
         {
-            self.uses.add(task, &digest);
+            self.uses.add(task, role.clone(), &digest);
             return Ok(image);
         }
-        let pulled = self.pull(&reference, task.credentials.as_ref()).await;
+        let pulled = self.pull(&reference, wanted.credentials).await;
         let image = pulled.map_err(|source| match named {
             Some(named) => FetchError::Nowhere { digest: named.digest.clone(), source },
             None => source.into(),
         })?;
-        self.uses.add(task, &image.digest);
+        self.uses.add(task, role.clone(), &image.digest);
         Ok(image)
     }
 

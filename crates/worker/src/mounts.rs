@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 
 use flota_api::model::{Mount, MountSource, Propagation, Refusal, ServiceSpec};
-use flota_runtime::oci;
+use flota_runtime::{ImageFiles, ImageMount, oci};
 
 /// Why the source of a bind mount can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +85,19 @@ pub(crate) fn of_task(spec: &ServiceSpec, volumes: &BTreeMap<String, PathBuf>, b
     [by_depth(of_image.collect()), by_depth(of_spec.collect())].concat()
 }
 
+/// Returns the images that the supervisor mounts; `files` are those of each image, by its reference.
+pub(crate) fn images(spec: &ServiceSpec, files: &BTreeMap<String, ImageFiles>) -> Vec<ImageMount> {
+    let mount = |mount: &Mount| match &mount.source {
+        MountSource::Image { reference, subpath } => Some(ImageMount {
+            target: mount.target.clone().into(),
+            files: files.get(reference)?.clone(),
+            subpath: subpath.as_ref().map(PathBuf::from),
+        }),
+        MountSource::Bind { .. } | MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
+    };
+    spec.mounts.iter().filter_map(mount).collect()
+}
+
 /// Returns the mounts of the files and folders with a task's secrets and configs. They come after those of its spec, so that
 /// nothing hides them.
 pub(crate) fn of_values(values: &BTreeMap<String, PathBuf>) -> Vec<oci::Mount> {
@@ -110,6 +123,8 @@ fn mount_of(mount: &Mount, volumes: &BTreeMap<String, PathBuf>, binds: &BindSour
             }
             made
         }
+        // The supervisor fills in the source, as it mounts the image.
+        MountSource::Image { .. } => bound(target, String::new(), &["rprivate"], true),
         MountSource::Tmpfs { size, mode } => {
             // These are Docker's.
             let fixed = ["nosuid", "nodev", "noexec"].map(str::to_owned);
@@ -151,7 +166,7 @@ pub(crate) fn add(result: &mut oci::Spec, mounts: Vec<oci::Mount>, spec: &Servic
     let is_any = |wanted: [Propagation; 2]| {
         spec.mounts.iter().any(|mount| match mount.source {
             MountSource::Bind { propagation, .. } => wanted.contains(&propagation),
-            MountSource::Volume { .. } | MountSource::Tmpfs { .. } => false,
+            MountSource::Volume { .. } | MountSource::Tmpfs { .. } | MountSource::Image { .. } => false,
         })
     };
     if let Some(linux) = &mut result.linux {
@@ -218,6 +233,27 @@ mod tests {
             let error = found(name).expect_err(name).to_string();
             assert!(error.contains(&expected), "{name}: {error}");
         }
+    }
+
+    #[test]
+    fn an_image_is_mounted_read_only_from_where_the_supervisor_puts_it() {
+        let image = |reference: &str, subpath: Option<&str>| MountSource::Image {
+            reference: reference.into(),
+            subpath: subpath.map(str::to_owned),
+        };
+        // The manager accepts no other than read-only ones.
+        let spec = spec(vec![("/a", image("data", Some("models")), false), ("/b", image("data", None), true)]);
+        let layers = ImageFiles::Layers(vec!["/l/1".into(), "/l/2".into()]);
+        let files = BTreeMap::from([("data".to_owned(), layers.clone())]);
+        let made = of_task(&spec, &BTreeMap::new(), &BindSources::default());
+        let shown: Vec<_> = made.iter().map(|it| (it.source.as_str(), it.options.join(","))).collect();
+        assert_eq!(shown, [("", "rbind,rprivate,ro,rro".to_owned()), ("", "rbind,rprivate,ro,rro".to_owned())]);
+        let mount = |target: &str, subpath: Option<&str>| ImageMount {
+            target: target.into(),
+            files: layers.clone(),
+            subpath: subpath.map(PathBuf::from),
+        };
+        assert_eq!(images(&spec, &files), [mount("/a", Some("models")), mount("/b", None)]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use flota_network::dns::Host;
 use flota_runtime::cgroup::Groups;
 use flota_runtime::oci::{self, Capabilities, Cpu, Memory, Mount, NamespaceKind, Pids, Resources, Spec};
 use flota_runtime::security::{capabilities, default_profile};
-use flota_runtime::{Order, RootSource};
+use flota_runtime::{ImageFiles, Order, RootSource};
 
 use crate::cdi::Injection;
 use crate::devices::{self, DeviceError};
@@ -57,6 +57,8 @@ pub(crate) struct Places {
     pub(crate) runtime: PathBuf,
     /// Folders of its volumes, by their paths in the container.
     pub(crate) volumes: BTreeMap<String, PathBuf>,
+    /// The files of the images that it mounts, by their references.
+    pub(crate) images: BTreeMap<String, ImageFiles>,
     /// Files and folders with its secrets and configs, by their paths in the container.
     pub(crate) values: BTreeMap<String, PathBuf>,
     /// Variables that are secrets or configs.
@@ -161,6 +163,7 @@ pub(crate) fn container(
         terminal: spec.tty,
         runtime,
         pinned: places.binds.paths(),
+        images: mounts::images(spec, &places.images),
     };
     Ok(Container { order, spec: result })
 }

@@ -5,12 +5,23 @@ use std::io::Write;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tar_core::EntryType;
 use tar_core::HEADER_SIZE;
 use tar_core::builder::EntryBuilder;
 
 /// A tar in memory.
 pub(crate) fn tar(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    tar_with_links(entries, &[])
+}
+
+/// A tar with symbolic links, each with where it leads.
+pub(crate) fn tar_with_links(entries: &[(&str, &[u8])], links: &[(&str, &str)]) -> Vec<u8> {
     let mut archive = Vec::new();
+    for (name, target) in links {
+        let mut entry = EntryBuilder::new_gnu();
+        entry.path(name).link_name(target).entry_type(EntryType::Symlink).mode(0o777).unwrap();
+        archive.extend(entry.finish_bytes());
+    }
     for (name, bytes) in entries {
         let mut entry = EntryBuilder::new_gnu();
         entry.path(name).size(bytes.len() as u64).unwrap().mode(0o755).unwrap();

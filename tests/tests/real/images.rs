@@ -60,6 +60,17 @@ fn where_overlayfs_can_not_write_layers_are_copied_to_the_same_result() {
         cluster.ok(&format!("service scale {node}=2"));
         assert!(!cluster.ok(&format!("exec {node}.2 -- /busybox ls /")).contains("mine"));
         cluster.ok(&format!("service rm {node}"));
+        // So are those of an image that a task mounts.
+        let part = "--mount type=image,source=box,target=/part,image-subpath=dir";
+        let place = format!("--stop-signal KILL --constraint node.hostname=={node}");
+        let mounts = format!("--mount type=image,source=box,target=/all {part}");
+        cluster.ok(&format!("service create --name {node} {place} {mounts} box"));
+        assert_eq!(cluster.ok(&format!("exec {node} -- /busybox ls /part")), "new\n");
+        assert_eq!(cluster.ok(&format!("exec {node} -- /busybox cat /all/changed")), "2");
+        assert_eq!(cluster.ctl(&format!("exec {node} -- /busybox ls /all/gone")).code, 1);
+        let written = cluster.ctl(&format!("exec {node} -- /busybox touch /all/mine"));
+        assert!(written.stderr.contains("Read-only file system"), "{}", written.stderr);
+        cluster.ok(&format!("service rm {node}"));
     }
     cluster.wait("nothing of the tasks is left", |it| {
         it.sandbox("exec w1 -- busybox find /var/lib/flota/worker/tasks -mindepth 1").stdout.is_empty()

@@ -10,6 +10,7 @@ mod encryption;
 mod faults;
 mod health;
 mod histories;
+mod image_mounts;
 mod images;
 mod jobs;
 mod link;

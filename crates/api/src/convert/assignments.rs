@@ -34,6 +34,7 @@ impl From<&Assignment> for pd::TaskAssignment {
             volumes: it.volumes.iter().map(Into::into).collect(),
             values: it.values.iter().map(Into::into).collect(),
             measured: it.measured.as_ref().map(Into::into),
+            mounted_images: it.mounted_images.iter().map(Into::into).collect(),
         }
     }
 }
@@ -72,6 +73,7 @@ impl Assignment {
             withdrawn_attempt: Some(it.withdrawn_attempt).filter(|attempt| *attempt != 0),
             no_new_privileges: it.no_new_privileges,
             measured: it.measured.map(TryInto::try_into).transpose()?,
+            mounted_images: it.mounted_images.into_iter().map(Into::into).collect(),
         })
     }
 }
@@ -173,7 +175,7 @@ impl From<pd::RegistryCredentials> for RegistryCredentials {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Attachment, DeviceId, TaskVolume};
+    use crate::model::{Attachment, DeviceId, MountedImage, TaskVolume};
     use crate::state::{DesiredState, TaskState};
 
     #[test]
@@ -181,6 +183,8 @@ mod tests {
         let grant =
             Grant { node_id: "n".into(), expires_at: Timestamp(7), signature: vec![1, 255], ..Grant::default() };
         let holder = NodeAddress { node_id: "h".into(), address: "h:1".into() };
+        let source = ImageSource { digest: "d".into(), holders: vec![holder], grant: Some(grant) };
+        let credentials = Some(RegistryCredentials { password: "p".to_owned().into(), ..Default::default() });
         let assignment = Assignment {
             task_id: "t".into(),
             service_id: "s".into(),
@@ -192,8 +196,12 @@ mod tests {
             status: TaskStatus { attempt: 4, state: TaskState::Running, ..TaskStatus::default() },
             inherited_restarts: 2,
             not_before: Some(Timestamp(5)),
-            image: Some(ImageSource { digest: "d".into(), holders: vec![holder], grant: Some(grant) }),
-            credentials: Some(RegistryCredentials { password: "p".to_owned().into(), ..Default::default() }),
+            image: Some(source.clone()),
+            credentials: credentials.clone(),
+            mounted_images: vec![
+                MountedImage { reference: "data:1".into(), source: Some(source), credentials },
+                MountedImage { reference: "data:2".into(), source: None, credentials: None },
+            ],
             paused: true,
             device_ids: vec![DeviceId { kind: "gpu".into(), id: "a".into() }],
             attachments: vec![Attachment {

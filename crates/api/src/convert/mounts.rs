@@ -23,6 +23,10 @@ impl From<&Mount> for ps::Mount {
             MountSource::Tmpfs { size, mode } => {
                 Source::Tmpfs(ps::TmpfsMount { size: size.map_or(0, NonZeroU64::get), mode: *mode })
             }
+            MountSource::Image { reference, subpath } => Source::Image(ps::ImageMount {
+                reference: reference.clone(),
+                subpath: subpath.clone().unwrap_or_default(),
+            }),
         };
         Self { target: it.target.clone(), read_only: it.read_only, source: Some(source) }
     }
@@ -41,6 +45,7 @@ impl TryFrom<ps::Mount> for Mount {
                 MountSource::Volume { name: filled(it.name), no_copy: it.no_copy, per_slot: it.per_slot }
             }
             Source::Tmpfs(it) => MountSource::Tmpfs { size: NonZeroU64::new(it.size), mode: it.mode },
+            Source::Image(it) => MountSource::Image { reference: it.reference, subpath: filled(it.subpath) },
         };
         Ok(Self { target: it.target, read_only: it.read_only, source })
     }
@@ -125,8 +130,19 @@ mod tests {
             per_slot: name.is_some(),
         };
         let tmpfs = |size, mode| MountSource::Tmpfs { size: NonZeroU64::new(size), mode };
+        let image = |subpath: Option<&str>| MountSource::Image {
+            reference: "data:1".into(),
+            subpath: subpath.map(str::to_owned),
+        };
         let mut sources: Vec<MountSource> = Propagation::ALL.iter().copied().map(bind).collect();
-        sources.extend([volume(Some("db")), volume(None), tmpfs(0, None), tmpfs(7, Some(0))]);
+        sources.extend([
+            volume(Some("db")),
+            volume(None),
+            tmpfs(0, None),
+            tmpfs(7, Some(0)),
+            image(None),
+            image(Some("a/b")),
+        ]);
         for source in sources {
             let mount = Mount { target: "/x".into(), read_only: true, source };
             assert_eq!(Mount::try_from(ps::Mount::from(&mount)), Ok(mount));

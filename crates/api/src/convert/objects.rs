@@ -155,6 +155,7 @@ impl From<&Service> for po::Service {
             update: (!is_of_older_build(it)).then(|| (&it.update).into()),
             cron: (!it.cron.is_unused()).then(|| (&it.cron).into()),
             scale: (!it.scale.is_unused()).then(|| (&it.scale).into()),
+            mounted_images: it.mounted_images.iter().map(Into::into).collect(),
         }
     }
 }
@@ -187,6 +188,7 @@ impl TryFrom<po::Service> for Service {
             values: it.values.into_iter().map(Into::into).collect(),
             cron: it.cron.try_into()?,
             scale: it.scale.map(Into::into).unwrap_or_default(),
+            mounted_images: it.mounted_images.into_iter().map(Into::into).collect(),
         })
     }
 }
@@ -217,6 +219,7 @@ impl From<&Task> for po::Task {
             pending_reason: it.pending_reason.as_ref().map(Into::into),
             device_ids: it.device_ids.iter().map(Into::into).collect(),
             values: it.values.iter().map(Into::into).collect(),
+            mounted_images: it.mounted_images.iter().map(Into::into).collect(),
             attachments: it.attachments.iter().map(Into::into).collect(),
         }
     }
@@ -249,6 +252,7 @@ impl TryFrom<po::Task> for Task {
             pending_reason: it.pending_reason.map(TryInto::try_into).transpose()?,
             device_ids: it.device_ids.into_iter().map(Into::into).collect(),
             values: it.values.into_iter().map(Into::into).collect(),
+            mounted_images: it.mounted_images.into_iter().map(Into::into).collect(),
             attachments: all(it.attachments)?,
         })
     }

@@ -56,6 +56,8 @@ pub struct Assignment {
     pub no_new_privileges: bool,
     /// What the node measures of the task, if its service is scaled by load.
     pub measured: Option<Measured>,
+    /// The images that the mounts of the spec name, each once.
+    pub mounted_images: Vec<MountedImage>,
 }
 
 impl Default for Assignment {
@@ -83,6 +85,7 @@ impl Default for Assignment {
             withdrawn_attempt: None,
             no_new_privileges: false,
             measured: None,
+            mounted_images: Vec::new(),
         }
     }
 }
@@ -132,6 +135,18 @@ pub struct ImageSource {
     pub holders: Vec<NodeAddress>,
     /// The permission that those nodes require.
     pub grant: Option<Grant>,
+}
+
+/// An image that a task mounts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MountedImage {
+    /// Its reference, as it is in the mounts of the spec.
+    pub reference: String,
+    /// The image to use. If no node holds it, the node pulls it from its registry. If `None`, the node also asks the
+    /// registry what the reference stands for.
+    pub source: Option<ImageSource>,
+    /// Credentials for that registry.
+    pub credentials: Option<RegistryCredentials>,
 }
 
 /// A user name and a password for one registry.

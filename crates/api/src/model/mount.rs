@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use serde::Serialize;
 
 use super::volume;
+use crate::image_ref::ImageRef;
 use crate::naming::{self, PathError};
 use crate::state::states;
 
@@ -35,7 +36,7 @@ states! {
 pub struct Mount {
     /// Path in the container; one mount of a service has it.
     pub target: String,
-    /// Whether programs can't write to it.
+    /// Whether programs can't write to it. It is always set for an image.
     pub read_only: bool,
     /// What is mounted.
     #[serde(flatten)]
@@ -71,6 +72,13 @@ pub enum MountSource {
         /// Mode of its root; 1777 if `None`.
         mode: Option<u32>,
     },
+    /// The files of an image.
+    Image {
+        /// Reference of the image, as that of a service's own image.
+        reference: String,
+        /// The file or folder of the image that is mounted, as a path without a leading `/`; all of it if `None`.
+        subpath: Option<String>,
+    },
 }
 
 impl Mount {
@@ -78,7 +86,7 @@ impl Mount {
     pub fn volume(&self) -> Option<&str> {
         match &self.source {
             MountSource::Volume { name, .. } => name.as_deref(),
-            MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
+            MountSource::Bind { .. } | MountSource::Tmpfs { .. } | MountSource::Image { .. } => None,
         }
     }
 
@@ -86,7 +94,15 @@ impl Mount {
     pub fn bind_source(&self) -> Option<&str> {
         match &self.source {
             MountSource::Bind { source, .. } => Some(source),
-            MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
+            MountSource::Volume { .. } | MountSource::Tmpfs { .. } | MountSource::Image { .. } => None,
+        }
+    }
+
+    /// Returns the reference of its image, if it is a mount of one.
+    pub fn image(&self) -> Option<&str> {
+        match &self.source {
+            MountSource::Image { reference, .. } => Some(reference),
+            MountSource::Bind { .. } | MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
         }
     }
 
@@ -107,10 +123,34 @@ impl Mount {
             MountSource::Tmpfs { mode: Some(mode), .. } if mode & !MODE_BITS != 0 => {
                 Some(("tmpfs_mode", format!("{mode:o} is not a mode such as 1777")))
             }
+            MountSource::Image { reference, .. } => {
+                ImageRef::parse(reference).err().map(|error| ("source", error.to_string()))
+            }
             MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
         };
-        target.into_iter().chain(source).collect()
+        target.into_iter().chain(source).chain(self.violations_of_image()).collect()
     }
+
+    /// Returns the rules that only a mount of an image breaks.
+    fn violations_of_image(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let (is_writable, subpath) = match &self.source {
+            MountSource::Image { subpath, .. } => (!self.read_only, subpath.as_deref()),
+            MountSource::Bind { .. } | MountSource::Volume { .. } | MountSource::Tmpfs { .. } => (false, None),
+        };
+        let is_writable = is_writable.then(|| ("read_only", "an image is always mounted read-only".to_owned()));
+        let subpath = subpath.and_then(|it| check_subpath(it).err()).map(|why| ("image_subpath", why));
+        is_writable.into_iter().chain(subpath)
+    }
+}
+
+/// Refuses a path in an image that is not one of its own files and folders.
+fn check_subpath(subpath: &str) -> Result<(), String> {
+    if subpath.starts_with('/') {
+        return Err(format!("`{subpath}` begins with `/`: it is relative to the root of the image"));
+    }
+    // The rule for absolute paths holds for the rest.
+    let is_good = !subpath.is_empty() && naming::check_path(&format!("/{subpath}")).is_ok();
+    is_good.then_some(()).ok_or_else(|| format!("`{subpath}`: a path has neither `.` nor `..` nor empty parts"))
 }
 
 /// Refuses targets that lead elsewhere than they look, and those without which no program runs.
@@ -144,6 +184,11 @@ mod tests {
         MountSource::Tmpfs { size: None, mode: Some(mode) }
     }
 
+    fn image(reference: &str, subpath: Option<&str>) -> Mount {
+        let source = MountSource::Image { reference: reference.into(), subpath: subpath.map(str::to_owned) };
+        Mount { read_only: true, ..mount("/x", source) }
+    }
+
     #[test]
     fn mounts_that_can_be_meant_are_accepted() {
         for good in [
@@ -153,6 +198,8 @@ mod tests {
             mount("/dev/shm", tmpfs(0o1777)),
             mount("/etc/hosts", bind("/srv/hosts")),
             mount("/sys/fs/cgroup", bind("/")),
+            image("data", None),
+            image("example.org/team/data:1", Some("models/small")),
         ] {
             assert_eq!(good.violations(), [], "{good:?}");
         }
@@ -175,10 +222,22 @@ mod tests {
                 "source: `/srv/../etc`: a path has neither `.` nor `..` nor empty parts",
             ),
             (mount("/x", volume(None, true)), "volume_per_slot: a volume without a name belongs to one task alone"),
+            (Mount { read_only: false, ..image("data", None) }, "read_only: an image is always mounted read-only"),
+            (
+                image("data", Some("/models")),
+                "image_subpath: `/models` begins with `/`: it is relative to the root of the image",
+            ),
+            (
+                image("data", Some("a/../../b")),
+                "image_subpath: `a/../../b`: a path has neither `.` nor `..` nor empty parts",
+            ),
+            (image("data", Some("")), "image_subpath: ``: a path has neither `.` nor `..` nor empty parts"),
         ] {
             let found: Vec<String> = bad.violations().iter().map(|(field, why)| format!("{field}: {why}")).collect();
             assert_eq!(found, [expected], "{bad:?}");
         }
         assert_eq!(mount("x", volume(Some(".."), false)).violations().len(), 2, "both are named");
+        let fields = |it: &Mount| it.violations().into_iter().map(|(field, _)| field).collect::<Vec<_>>();
+        assert_eq!(fields(&image("Bad Name", Some("/"))), ["source", "image_subpath"]);
     }
 }

@@ -1,6 +1,6 @@
 //! Services: what users want to run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::health::HealthSpec;
 use super::mode::ServiceMode;
 use super::mount::Mount;
 use super::network::{DnsConfig, EndpointMode, HostEntry, NetworkAttachment, PublishMode, PublishedPort, VirtualIp};
+use super::pinned_image::PinnedImage;
 use super::placement::PlacementStrategy;
 use super::platform::Platform;
 use super::restart::{RestartCondition, RestartPolicy};
@@ -300,6 +301,11 @@ impl ServiceSpec {
         self.mounts.iter().filter_map(Mount::volume)
     }
 
+    /// Returns the references of the images that the tasks mount, each once and in order.
+    pub fn mounted_images(&self) -> BTreeSet<&str> {
+        self.mounts.iter().filter_map(Mount::image).collect()
+    }
+
     /// Returns whether every node answers on a port of the service, for which its tasks join the network `ingress`.
     pub fn is_in_ingress(&self) -> bool {
         self.ports.iter().any(|port| port.mode == PublishMode::Ingress)
@@ -329,6 +335,9 @@ pub struct Service {
     /// The platforms of that image, which decide where its tasks can run; empty if they are not known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub image_platforms: Vec<Platform>,
+    /// The images that its tasks mount, as far as it is known what their references stood for when a user set them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounted_images: Vec<PinnedImage>,
     /// The versions of the secrets and configs of its spec, in the order of [`ServiceSpec::values`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<PinnedValue>,
@@ -370,11 +379,20 @@ impl Service {
         revision.map_or(&[], |it| &it.image_platforms)
     }
 
-    /// Returns the digests of the images that its specs, the present one and those that are kept, stand for.
+    /// Returns the images that the tasks of the spec with this number mount, as far as they are known.
+    pub fn mounted_images_of_version(&self, version: u64) -> &[PinnedImage] {
+        if version == self.spec_version {
+            return &self.mounted_images;
+        }
+        let revision = self.revisions.iter().find(|it| it.version == version);
+        revision.map_or(&[], |it| &it.mounted_images)
+    }
+
+    /// Returns the digests of the images that its specs, the present one and those that are kept, stand for: that of the
+    /// tasks' own image, and those of the images that they mount.
     pub fn image_digests(&self) -> impl Iterator<Item = &str> {
-        self.image_digest
-            .iter()
-            .chain(self.revisions.iter().filter_map(|it| it.image_digest.as_ref()))
-            .map(String::as_str)
+        let own = self.image_digest.iter().chain(self.revisions.iter().filter_map(|it| it.image_digest.as_ref()));
+        let mounted = self.mounted_images.iter().chain(self.revisions.iter().flat_map(|it| &it.mounted_images));
+        own.chain(mounted.map(|it| &it.digest)).map(String::as_str)
     }
 }

@@ -6,6 +6,7 @@ use super::device::DeviceId;
 use super::health::{Health, HealthState};
 use super::network::Attachment;
 use super::pending::PendingReason;
+use super::pinned_image::PinnedImage;
 use super::text_or_empty;
 use super::value_use::PinnedValue;
 use crate::id::{NodeId, ServiceId, TaskId};
@@ -112,6 +113,10 @@ pub struct Task {
     /// image of that name, in which case the worker asks the registry what the reference means.
     #[serde(serialize_with = "text_or_empty")]
     pub image_digest: Option<String>,
+    /// The images that it mounts, as far as it is known what their references stand for; of another one, the worker asks the
+    /// registry.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounted_images: Vec<PinnedImage>,
     /// The versions of the secrets and configs of its spec that it was made with.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<PinnedValue>,
@@ -152,6 +157,7 @@ impl Default for Task {
             inherited_restarts: 0,
             moves: 0,
             image_digest: None,
+            mounted_images: Vec::new(),
             values: Vec::new(),
             not_before: None,
             prepared_at: None,
@@ -209,6 +215,11 @@ impl Task {
     /// Returns why the task was stopped, for people, if that was for one of higher priority.
     pub fn preemption(&self) -> Option<String> {
         self.preempted_by.as_ref().map(|task| format!("preempted by {task}, whose priority is higher"))
+    }
+
+    /// Returns the digests of the image that it runs and of those that it mounts, as far as they are known.
+    pub fn image_digests(&self) -> impl Iterator<Item = &str> {
+        self.image_digest.as_deref().into_iter().chain(self.mounted_images.iter().map(|it| it.digest.as_str()))
     }
 
     /// Returns whether the task is assigned to this node.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::health::{Health, HealthSpec, HealthTest};
+use super::pinned_image::PinnedImage;
 use super::platform::Platform;
 use super::value_use::PinnedValue;
 use super::{seconds, text_or_empty};
@@ -254,7 +255,7 @@ impl UpdateStatus {
 }
 
 /// A spec that a service had before, and can be brought back to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Revision {
     /// Number of the spec.
@@ -265,6 +266,9 @@ pub struct Revision {
     /// The platforms of that image; empty if they are not known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub image_platforms: Vec<Platform>,
+    /// The images that its tasks mount, as far as they are known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounted_images: Vec<PinnedImage>,
     /// The versions of its secrets and configs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<PinnedValue>,

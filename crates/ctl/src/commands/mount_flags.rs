@@ -10,7 +10,7 @@ use crate::error::Usage;
 /// The flags that `create` and `update` share.
 #[derive(Debug, Default, Args)]
 pub(crate) struct MountFlags {
-    /// Mount to add, type=volume|bind|tmpfs,source=SOURCE,target=PATH[,readonly]…; may be repeated
+    /// Mount to add, type=volume|bind|tmpfs|image,source=SOURCE,target=PATH[,readonly]…; may be repeated
     #[arg(long, visible_alias = "mount-add", value_name = "MOUNT", value_parser = parse_mount)]
     mount: Vec<Mount>,
     /// Memory to mount, PATH[:size=SIZE,mode=MODE,ro]; may be repeated
@@ -90,6 +90,8 @@ mod tests {
         assert_eq!(targets(&created), "/a/c/b*");
         let changed = updated(&created, "--mount-rm /c --mount-add type=bind,src=/srv,dst=/a,ro").expect("good");
         assert_eq!(targets(&changed), "/b*/a*");
+        let image = updated(&created, "--mount type=image,src=data:2,dst=/a,image-subpath=models").expect("good");
+        assert_eq!((targets(&image).as_str(), image.mounted_images().len()), ("/c/b*/a*", 1));
         let twice = updated(&created, "--mount src=x1,dst=/a --tmpfs /a").expect("the manager refuses it");
         assert_eq!(targets(&twice), "/c/b*/a/a");
     }
@@ -98,7 +100,8 @@ mod tests {
     fn what_can_not_be_meant_is_refused() {
         for (flags, expected) in [
             ("--mount src=db", "a mount needs a target"),
-            ("--mount type=image,dst=/x", "mounts of the type image are not built yet"),
+            ("--mount type=image,dst=/x", "a mount of an image needs a source, the reference of the image"),
+            ("--mount type=image,src=a,dst=/x,ro=0", "an image is always mounted read-only"),
             ("--tmpfs x", "target: `x` is not an absolute path"),
             ("--mount-rm /x", "--mount-rm /x: the service has no mount there"),
         ] {

@@ -153,7 +153,10 @@ impl<M: Member> Control<M> {
             let name = whole(reference).filter(|name| image.references.contains(name));
             let (lost, kept): (BTreeSet<_>, BTreeSet<_>) =
                 image.references.iter().cloned().partition(|it| name.as_ref().is_none_or(|name| name == it));
-            let names_it = |service: &Service| whole(&service.spec.image).is_some_and(|it| lost.contains(&it));
+            let names_it = |service: &Service| {
+                let named = std::iter::once(service.spec.image.as_str()).chain(service.spec.mounted_images());
+                named.filter_map(whole).any(|it| lost.contains(&it))
+            };
             let is_pinned =
                 |service: &Service| kept.is_empty() && service.image_digests().any(|digest| digest == image.digest);
             let user = view.services().find(|service| names_it(service) || is_pinned(service));

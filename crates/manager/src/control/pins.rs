@@ -1,6 +1,6 @@
-//! The digests that services get with their specs, so that all tasks of a service run one image, whatever its name stands
-//! for later, and the platforms of that image, which decide where they can run. Both lie beside the spec, which the system
-//! never changes.
+//! The digests that services get with their specs, so that all tasks of a service run one image and mount the same ones,
+//! whatever their names stand for later, and the platforms of those images, which decide where they can run. Both lie beside
+//! the spec, which the system never changes.
 //!
 //! A reference with a digest means that digest, and a name that the cluster knows means the cluster's image. Registries
 //! are asked for the others, before the change is planned. A digest that can't be found out is a warning, as in Docker: the
@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 use futures::future::join_all;
 
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{PullPolicy, Service, ServiceSpec};
+use flota_api::model::{PinnedImage, PullPolicy, Service, ServiceSpec};
 use flota_api::object::Kind;
 use flota_raft_store::Tables;
 
 use super::error::ControlError;
 use super::{Control, Member};
-use crate::pin::Pin;
+use crate::pin::{Pin, SpecImages};
 
 /// The services of a request whose images are resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +47,36 @@ pub(super) struct Pins {
     pub(super) warnings: Vec<String>,
 }
 
+/// A reference of a spec, and what it stood for so far.
+#[derive(Debug)]
+struct Wish<'a> {
+    reference: &'a str,
+    /// Whether the service has the reference already, at the same place.
+    is_kept: bool,
+    /// What it stands for there; `None` if that is not known.
+    before: Option<Pin>,
+}
+
+impl<'a> Wish<'a> {
+    /// The spec's own image.
+    fn own(spec: &'a ServiceSpec, before: Option<&Service>) -> Self {
+        let kept = before.filter(|it| it.spec.image == spec.image);
+        let pin = kept.and_then(|it| SpecImages::of_service(it).own);
+        Self { reference: &spec.image, is_kept: kept.is_some(), before: pin }
+    }
+
+    /// The images that its tasks mount.
+    fn mounted(spec: &'a ServiceSpec, before: Option<&Service>) -> impl Iterator<Item = Self> {
+        spec.mounted_images().into_iter().map(move |reference| {
+            let kept = before.filter(|it| it.spec.mounted_images().contains(reference));
+            let pin = kept.and_then(|it| SpecImages::of_service(it).mounted(reference));
+            Self { reference, is_kept: kept.is_some(), before: pin }
+        })
+    }
+}
+
 impl Pins {
-    /// Returns the image of the service with this spec; `None` if it is not known. `before` is the service as it is.
+    /// Returns the images of the service with this spec, as far as they are known. `before` is the service as it is.
     ///
     /// # Errors
     /// A concurrent change made it necessary to ask a registry that was not asked.
@@ -57,18 +85,29 @@ impl Pins {
         spec: &ServiceSpec,
         before: Option<&Service>,
         view: &Tables,
-    ) -> Result<Option<Pin>, ControlError> {
-        if let Some(service) = before.filter(|it| !self.concerns(spec, Some(it))) {
-            return Ok(Pin::of_service(service));
+    ) -> Result<SpecImages, ControlError> {
+        let own = self.find(spec, Wish::own(spec, before), view)?;
+        let mut mounted = Vec::new();
+        for wish in Wish::mounted(spec, before) {
+            let reference = wish.reference.to_owned();
+            let pinned = |pin: Pin| PinnedImage { reference, digest: pin.digest, platforms: pin.platforms };
+            mounted.extend(self.find(spec, wish, view)?.map(pinned));
         }
-        let reference = ImageRef::parse(&spec.image).ok();
+        Ok(SpecImages { own, mounted })
+    }
+
+    /// Returns the image that a reference of the spec means; `None` if it is not known.
+    fn find(&self, spec: &ServiceSpec, wish: Wish<'_>, view: &Tables) -> Result<Option<Pin>, ControlError> {
+        if !self.concerns(spec, &wish) {
+            return Ok(wish.before);
+        }
+        let reference = ImageRef::parse(wish.reference).ok();
         let known = reference.as_ref().and_then(|reference| self.known(reference, view));
         let fixed = reference.and_then(|it| it.digest).map(Pin::of_digest);
-        // A registry that can't be asked changes nothing about an image that is known already.
-        let before = before.filter(|it| it.spec.image == spec.image).and_then(Pin::of_service);
-        match (known, self.asked.get(&spec.image)) {
+        match (known, self.asked.get(wish.reference)) {
             (Some(pin), _) => Ok(Some(pin)),
-            (None, Some(None)) => Ok(fixed.or(before)),
+            // A registry that can't be asked changes nothing about an image that is known already.
+            (None, Some(None)) => Ok(fixed.or(wish.before)),
             (None, Some(Some(pin))) => Ok(Some(pin.clone())),
             // Another request has removed the image meanwhile.
             (None, None) if fixed.is_some() => Ok(fixed),
@@ -77,14 +116,14 @@ impl Pins {
         }
     }
 
-    /// Whether the service gets a digest anew.
-    fn concerns(&self, spec: &ServiceSpec, before: Option<&Service>) -> bool {
+    /// Whether the reference is resolved anew.
+    fn concerns(&self, spec: &ServiceSpec, wish: &Wish<'_>) -> bool {
         let is_asked_for = match self.when {
             ResolveImage::Always => true,
             ResolveImage::Changed => spec.pull == PullPolicy::Always,
             ResolveImage::Never => false,
         };
-        is_asked_for || before.is_none_or(|it| it.spec.image != spec.image)
+        is_asked_for || !wish.is_kept
     }
 
     /// The image that a reference means, if no registry need be asked for it.
@@ -121,8 +160,14 @@ impl<M: Member> Control<M> {
             return Ok(pins);
         }
         let view = self.proven_view().await?;
-        let concerned = specs.iter().filter(|it| pins.concerns(it, view.service_by_name(&it.name).map(AsRef::as_ref)));
-        let references = concerned.filter_map(|it| Some((it.image.clone(), ImageRef::parse(&it.image).ok()?)));
+        let wishes = specs.iter().flat_map(|spec| {
+            let before = view.service_by_name(&spec.name).map(AsRef::as_ref);
+            let all = std::iter::once(Wish::own(spec, before)).chain(Wish::mounted(spec, before));
+            all.map(move |wish| (spec, wish))
+        });
+        let concerned = wishes.filter(|(spec, wish)| pins.concerns(spec, wish));
+        let references =
+            concerned.filter_map(|(_, it)| Some((it.reference.to_owned(), ImageRef::parse(it.reference).ok()?)));
         let unknown: BTreeMap<_, _> = references.filter(|(_, it)| pins.known(it, &view).is_none()).collect();
         let ask = |(name, reference)| {
             let (resolver, view) = (&self.resolver, &view);

@@ -21,7 +21,6 @@ use super::values::Declared;
 use super::{Control, Freshness, Listing, Member, validate, values, volumes};
 use crate::dependencies::{sentence, waits};
 use crate::orchestrator::refusal_of_run;
-use crate::pin::Pin;
 use crate::revisions::{self, with_spec};
 use crate::wanted;
 
@@ -126,13 +125,13 @@ impl<M: Member> Control<M> {
                 return Err(ControlError::AlreadyExists { kind: Kind::Service, name: name.clone() });
             }
             let spec = Arc::new(with_ids(&service.spec, &view, &BTreeMap::new())?);
-            let image = pins.of(&spec, None, &view)?;
+            let images = pins.of(&spec, None, &view)?;
             let mut tx = WriteTx::new(view, request_id);
             claim(&mut tx, name, &spec)?;
             dependencies::claim(&mut tx, &spec)?;
             volumes::claim(&mut tx, &spec, None, None, &self.random)?;
             let values = values::claim(&mut tx, &spec, None, &Declared::default())?;
-            tx.create(Pin::put_on(image, Service { spec, values, ..service.clone() }));
+            tx.create(images.put_on(Service { spec, values, ..service.clone() }));
             Ok((tx.finish(), ()))
         });
         created.await?;
@@ -165,12 +164,12 @@ impl<M: Member> Control<M> {
             if spec.name != *name {
                 return Err(ControlError::invalid("name", "a service keeps its name"));
             }
-            let image = pins.of(spec, Some(service), &view)?;
+            let images = pins.of(spec, Some(service), &view)?;
             keeps_mode(service, spec)?;
             is_within_bounds(service, spec, sets_replicas)?;
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
             let values = values::claim(&mut tx, spec, Some(service), &Declared::default())?;
-            let mut new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?, image, values);
+            let mut new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?, images, values);
             if sets_replicas {
                 new.scale = new.scale.set_by_user();
             }
@@ -310,6 +309,7 @@ impl<M: Member> Control<M> {
             version: service.spec_version,
             image_digest: service.image_digest.clone(),
             image_platforms: service.image_platforms.clone(),
+            mounted_images: service.mounted_images.clone(),
             values: service.values.clone(),
             set_at: service.spec_set_at,
         };

@@ -17,7 +17,7 @@ use super::reference::resolve;
 use super::services::{keeps_mode, new_service};
 use super::validate::dependencies;
 use super::{Control, Freshness, Listing, Member, validate, values, volumes};
-use crate::pin::Pin;
+use crate::pin::SpecImages;
 use crate::revisions::with_spec;
 
 /// A stack with its current services.
@@ -192,10 +192,11 @@ impl<M: Member> Control<M> {
             }
             let known = before.map(|it| it.spec.as_ref());
             volumes::claim(&mut tx, &service, known, Some(&declared), &self.random)?;
-            let image = pins.of(&service, before.map(AsRef::as_ref), view)?;
+            let images = pins.of(&service, before.map(AsRef::as_ref), view)?;
             // It has what it needs already, and asking for that again would change the network of its ports.
             let values = values::claim(&mut tx, &service, before.map(AsRef::as_ref), &known_values)?;
-            if before.is_some_and(|it| *it.spec == service && Pin::of_service(it) == image && it.values == values) {
+            let has_images = |it: &Service| SpecImages::of_service(it) == images;
+            if before.is_some_and(|it| *it.spec == service && has_images(it) && it.values == values) {
                 continue;
             }
             claim(&mut tx, &service.name, &service)?;
@@ -203,11 +204,11 @@ impl<M: Member> Control<M> {
             match before {
                 Some(it) => {
                     keeps_mode(it, &service)?;
-                    tx.update(with_spec(it, service, image, values));
+                    tx.update(with_spec(it, service, images, values));
                 }
                 None => {
                     let new = Service { values, ..new_service(service, Some(id.clone()), &self.random) };
-                    tx.create(Pin::put_on(image, new));
+                    tx.create(images.put_on(new));
                 }
             }
         }

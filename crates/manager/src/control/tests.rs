@@ -22,6 +22,7 @@ use super::*;
 use alone::{Alone, OWN_RAFT_ID, SILENT_RAFT_ID};
 
 pub(super) mod alone;
+mod mounted_images;
 mod pins;
 mod scaling;
 mod streams;

@@ -17,7 +17,7 @@ use super::error::{ControlError, Violation};
 use super::filter::{self, Field, Filter};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member};
-use crate::pin::Pin;
+use crate::pin::SpecImages;
 use crate::revisions::with_spec;
 use crate::values::{self, Unusable};
 
@@ -284,7 +284,7 @@ fn roll(tx: &mut WriteTx, values: &[AnyValue], concerns: impl Fn(&&Arc<Service>)
     let mut names = Vec::new();
     for service in view.services().filter(|it| concerns(it)) {
         let Some(pins) = followed(service, values) else { continue };
-        tx.update(with_spec(service, service.spec.as_ref().clone(), Pin::of_service(service), pins));
+        tx.update(with_spec(service, service.spec.as_ref().clone(), SpecImages::of_service(service), pins));
         names.push(service.spec.name.clone());
     }
     names

@@ -17,8 +17,8 @@ use flota_api::model::{
 };
 use flota_api::object::Kind;
 use flota_api::proto::dispatcher::{
-    AssignedSpec, Assignments, Grant, ImageSource, Peer, RegistryCredentials, TaskAssignment, TaskValue, TaskVolume,
-    ValueChunk,
+    AssignedSpec, Assignments, Grant, ImageSource, MountedImage, Peer, RegistryCredentials, TaskAssignment, TaskValue,
+    TaskVolume, ValueChunk,
 };
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::{Timestamp, Version};
@@ -68,6 +68,8 @@ struct ToldTask {
     image: Option<Arc<ImageSource>>,
     /// Version of the registry's credentials.
     credentials: Option<Version>,
+    /// The images that it mounts.
+    mounted: Box<[ToldImage]>,
     unconfirmed_nodes: Vec<String>,
     withdrawn_attempt: Option<u32>,
     /// The cluster's default.
@@ -76,6 +78,26 @@ struct ToldTask {
     values: Box<[PinnedValue]>,
     /// In a box, because few tasks are measured.
     measured: Option<Box<Measured>>,
+}
+
+/// An image that a task mounts, as the worker is told of it.
+#[derive(Clone, Debug, PartialEq)]
+struct ToldImage {
+    reference: String,
+    source: Option<Arc<ImageSource>>,
+    /// Version of the credentials of its registry.
+    credentials: Option<Version>,
+}
+
+impl ToldImage {
+    fn to_wire(&self, view: &Tables) -> MountedImage {
+        let registry = registry_for(&self.reference, self.source.as_deref(), view);
+        MountedImage {
+            reference: self.reference.clone(),
+            source: self.source.as_deref().cloned(),
+            credentials: registry.map(credentials),
+        }
+    }
 }
 
 type Sources = BTreeMap<String, Arc<ImageSource>>;
@@ -134,8 +156,8 @@ impl Told {
             }
             let digest = task.image_digest.as_ref().filter(|_| !ended);
             let image = digest.map(|digest| self.source(digest, view, granter, &mut sources));
-            let needs_registry = !ended && image.as_ref().is_none_or(|image| image.holders.is_empty());
-            let registry = if needs_registry { registry(&spec.image, view) } else { None };
+            let registry = if ended { None } else { registry_for(&spec.image, image.as_deref(), view) };
+            let mounted = if ended { Box::default() } else { self.mounted(task, spec, view, granter, &mut sources) };
             let (desired_state, unconfirmed_nodes) = self.desired(task, delayed.get(&task.id), withdrawal, view, at);
             let now = ToldTask {
                 desired_state,
@@ -145,6 +167,7 @@ impl Told {
                 not_before: task.not_before,
                 image,
                 credentials: registry.map(|registry| registry.meta.version),
+                mounted,
                 values: if ended { Box::default() } else { values::of_task(task, spec, view).into() },
                 no_new_privileges: view.cluster().is_some_and(|cluster| cluster.no_new_privileges),
                 measured: view.service(&task.service_id).and_then(|service| measured(&service.spec)).map(Box::new),
@@ -255,6 +278,24 @@ impl Told {
         attempt
     }
 
+    /// Returns the images that the task mounts.
+    fn mounted(
+        &self,
+        task: &Task,
+        spec: &ServiceSpec,
+        view: &Tables,
+        granter: &Granter<'_>,
+        sources: &mut Sources,
+    ) -> Box<[ToldImage]> {
+        let told = |reference: &str| {
+            let pinned = task.mounted_images.iter().find(|it| it.reference == reference);
+            let source = pinned.map(|it| self.source(&it.digest, view, granter, sources));
+            let credentials = registry_for(reference, source.as_deref(), view).map(|registry| registry.meta.version);
+            ToldImage { reference: reference.to_owned(), source, credentials }
+        };
+        spec.mounted_images().into_iter().map(told).collect()
+    }
+
     /// Returns the nodes that have the image's blobs for this node's architecture, and the grant with which it may fetch
     /// them. `sources` are those that were found in this view.
     fn source(&self, digest: &str, view: &Tables, granter: &Granter<'_>, sources: &mut Sources) -> Arc<ImageSource> {
@@ -310,11 +351,8 @@ fn assignment(
         inherited_restarts: task.inherited_restarts - task.moves.min(task.inherited_restarts),
         not_before: task.not_before.map(|it| it.0),
         image: told.image.as_ref().map(|image| image.as_ref().clone()),
-        credentials: registry.map(|registry| RegistryCredentials {
-            host: registry.host.clone(),
-            username: registry.username.clone(),
-            password: registry.password.as_text().to_owned(),
-        }),
+        credentials: registry.map(credentials),
+        mounted_images: told.mounted.iter().map(|image| image.to_wire(view)).collect(),
         paused: task.paused,
         no_new_privileges: told.no_new_privileges,
         measured: told.measured.as_deref().map(Into::into),
@@ -356,6 +394,20 @@ fn volumes(task: &Task, spec: &ServiceSpec, view: &Tables) -> Vec<TaskVolume> {
 /// The bytes of a version.
 fn bytes_of(pin: &PinnedValue, view: &Tables) -> Option<ValueBytes> {
     view.get::<ValueData>(pin.data.as_str()).map(|data| data.bytes.clone())
+}
+
+/// The registry that a node asks for an image with this reference; none if it can have the image from other nodes.
+fn registry_for<'a>(reference: &str, source: Option<&ImageSource>, view: &'a Tables) -> Option<&'a Arc<Registry>> {
+    let needs_registry = source.is_none_or(|source| source.holders.is_empty());
+    if needs_registry { registry(reference, view) } else { None }
+}
+
+fn credentials(registry: &Arc<Registry>) -> RegistryCredentials {
+    RegistryCredentials {
+        host: registry.host.clone(),
+        username: registry.username.clone(),
+        password: registry.password.as_text().to_owned(),
+    }
 }
 
 /// The credentials of the registry that the reference names.

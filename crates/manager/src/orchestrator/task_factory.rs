@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flota_api::id::TaskId;
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{Service, Task, TaskStatus};
+use flota_api::model::{PinnedImage, Service, Task, TaskStatus};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::{Meta, Timestamp};
 use flota_raft_store::Tables;
@@ -28,9 +28,12 @@ pub(super) fn make(
             && view.spec_version(&service.id, task.spec_version).is_some()
     });
     let spec_version = kept.map_or(service.spec_version, |task| task.spec_version);
-    let image_digest = match kept {
-        Some(task) => task.image_digest.clone(),
-        None => service.image_digest.clone().or_else(|| resolve(&service.spec.image, view)),
+    let (image_digest, mounted_images) = match kept {
+        Some(task) => (task.image_digest.clone(), task.mounted_images.clone()),
+        None => (
+            service.image_digest.clone().or_else(|| resolve(&service.spec.image, view)),
+            service.spec.mounted_images().into_iter().filter_map(|it| mounted(it, service, view)).collect(),
+        ),
     };
     let values = kept.map_or(&service.values, |task| &task.values).clone();
     let same = before.filter(|task| task.spec_version == spec_version);
@@ -48,6 +51,7 @@ pub(super) fn make(
         inherited_restarts: same.map_or(0, |task| task.restarts() + 1),
         moves: same.map_or(0, |task| task.moves + u64::from(!ended_by_itself(task))),
         image_digest,
+        mounted_images,
         values,
         not_before,
         ..Task::default()
@@ -58,6 +62,16 @@ pub(super) fn make(
 fn ended_by_itself(task: &Task) -> bool {
     matches!(task.status.state, TaskState::Failed | TaskState::Rejected | TaskState::Complete)
         && !task.desired_state.is_stopping()
+}
+
+/// What the reference of an image that the tasks of the service mount stands for; `None` if it is not known.
+fn mounted(reference: &str, service: &Service, view: &Tables) -> Option<PinnedImage> {
+    let pinned = service.mounted_images.iter().find(|it| it.reference == reference).cloned();
+    let of_cluster = || {
+        let digest = resolve(reference, view)?;
+        Some(PinnedImage { reference: reference.to_owned(), digest, platforms: Vec::new() })
+    };
+    pinned.or_else(of_cluster)
 }
 
 /// The digest of the cluster's image that the reference names. A reference that carries a digest means that digest.
@@ -86,5 +100,18 @@ mod tests {
         assert_eq!(resolve(&format!("any/name:2@{held}"), &view), Some(held));
         assert_eq!(resolve(&format!("app@{other}"), &view), None, "whatever has that name");
         assert_eq!(resolve("app:2", &view), None);
+    }
+
+    #[test]
+    fn a_mount_has_the_image_of_its_service_or_else_that_of_the_cluster() {
+        let mut view = Tables::default();
+        let references = ["docker.io/library/app:1".to_owned()].into();
+        view.put(Image { id: "i".into(), references, digest: "sha256:1".into(), ..Image::default() }.into_object());
+        let pinned = PinnedImage { reference: "app:2".into(), digest: "sha256:2".into(), platforms: Vec::new() };
+        let service = Service { mounted_images: vec![pinned], ..Service::default() };
+        let digest = |reference| mounted(reference, &service, &view).map(|it| it.digest);
+        assert_eq!(digest("app:1").as_deref(), Some("sha256:1"));
+        assert_eq!(digest("app:2").as_deref(), Some("sha256:2"));
+        assert_eq!(digest("app:3"), None, "the worker asks the registry");
     }
 }

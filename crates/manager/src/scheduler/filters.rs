@@ -1,7 +1,10 @@
 //! The filters of the scheduler. If several refuse a node, the first of them is counted and shown to users.
 
 use flota_api::id::ServiceId;
-use flota_api::model::{Availability, Filter, LogSpec, NodeState, Platform, Refusal, ServiceSpec};
+use flota_api::model::{
+    Availability, Filter, LogSpec, Mount, NodeDescription, NodeState, PinnedImage, Platform, Refusal, Service,
+    ServiceSpec,
+};
 use flota_raft_store::Tables;
 
 use super::candidate::Candidate;
@@ -13,13 +16,44 @@ pub(super) struct Demand<'a> {
     pub(super) spec: &'a ServiceSpec,
     /// The platforms of its image; empty if they are not known.
     pub(super) platforms: &'a [Platform],
+    /// The images that it mounts, as far as they are known.
+    pub(super) mounted: &'a [PinnedImage],
 }
 
 impl<'a> Demand<'a> {
     /// The demand of the tasks of a service that are made from this version of its spec; `None` if that is not kept.
     pub(super) fn of(service: &ServiceId, version: u64, view: &'a Tables) -> Option<Self> {
-        let platforms = view.service(service).map_or(&[][..], |it| it.platforms_of_version(version));
-        Some(Self { spec: view.spec_version(service, version)?, platforms })
+        let service_now = view.service(service);
+        let platforms = service_now.map_or(&[][..], |it| it.platforms_of_version(version));
+        let mounted = service_now.map_or(&[][..], |it| it.mounted_images_of_version(version));
+        Some(Self { spec: view.spec_version(service, version)?, platforms, mounted })
+    }
+
+    /// The demand of the tasks that are made from the present spec of the service.
+    pub(super) fn of_present(service: &'a Service) -> Self {
+        Self { spec: &service.spec, platforms: &service.image_platforms, mounted: &service.mounted_images }
+    }
+
+    /// The demand of tasks of whose images nothing is known.
+    #[cfg(test)]
+    pub(super) fn of_spec(spec: &'a ServiceSpec) -> Self {
+        Self { spec, platforms: &[], mounted: &[] }
+    }
+
+    /// The platforms of each image that the task runs or mounts.
+    fn images(&self) -> impl Iterator<Item = &'a [Platform]> {
+        std::iter::once(self.platforms).chain(self.mounted.iter().map(|it| it.platforms.as_slice()))
+    }
+
+    /// Whether the node can run the task's image, and has its own part of each one that the task mounts.
+    fn fits_platform(&self, node: &NodeDescription) -> bool {
+        self.images().all(|platforms| node.has_platform_of(platforms))
+    }
+
+    /// The platforms of the image that is made for the fewest, for users who ask why the task runs nowhere.
+    pub(super) fn scarcest_platforms(&self) -> &'a [Platform] {
+        let known = self.images().filter(|platforms| !platforms.is_empty());
+        known.min_by_key(|platforms| platforms.len()).unwrap_or_default()
     }
 }
 
@@ -34,7 +68,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     (Filter::Drained, |_, it, _| it.node.spec.availability == Availability::Drain),
     (Filter::Paused, |_, it, _| it.node.spec.availability == Availability::Pause),
     (Filter::Constraint, |task, it, _| !task.spec.constraints.iter().all(|constraint| it.node.satisfies(constraint))),
-    (Filter::Platform, |task, it, _| !it.node.description.has_platform_of(task.platforms)),
+    (Filter::Platform, |task, it, _| !task.fits_platform(&it.node.description)),
     (Filter::Outdated, |task, it, _| needed_level(task.spec) > it.node.description.feature_level),
     (Filter::Cpu, |task, it, _| task.spec.reservations.nano_cpus > it.free().nano_cpus),
     (Filter::Memory, |task, it, _| task.spec.reservations.memory_bytes > it.free().memory_bytes),
@@ -77,6 +111,7 @@ fn needed_level(spec: &ServiceSpec) -> u32 {
         || spec.oom_score_adj.is_some()
         || spec.log != LogSpec::default();
     match () {
+        () if spec.mounts.iter().any(|it| Mount::image(it).is_some()) => 4,
         () if spec.values().next().is_some() => 3,
         () if has_settings || !spec.mounts.is_empty() => 2,
         () => 0,

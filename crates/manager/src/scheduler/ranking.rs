@@ -336,7 +336,7 @@ mod tests {
         let rank = |node: &Arc<Node>| {
             let mut node = Candidate::new(node, &service, view);
             node.failures = failures.get(&node.node.id).copied().unwrap_or_default();
-            let fits = filters::refuses(&Demand { spec, platforms: &[] }, &node, view).is_none();
+            let fits = filters::refuses(&Demand::of_spec(spec), &node, view).is_none();
             fits.then(|| (node.rank(spec.strategy), node.node.id.clone()))
         };
         view.nodes().filter_map(rank).min().map(|(_, id)| id)
@@ -353,7 +353,7 @@ mod tests {
             let failures: BTreeMap<NodeId, u64> = failures.collect();
             let mut used = Vec::new();
             for number in 0..30 {
-                let mut ranking = Ranking::new(&service, Demand { spec, platforms: &[] }, &base, &failures, used);
+                let mut ranking = Ranking::new(&service, Demand::of_spec(spec), &base, &failures, used);
                 // Several tasks with the same ranking, and one after another.
                 for part in 0..rng.random_range(1..4) {
                     let expected = best(&view, spec, &failures);
@@ -384,7 +384,7 @@ mod tests {
         }
         let service = "s".into();
         let spec = view.spec_version(&service, 1).expect("it is there");
-        let mut ranking = Ranking::new(&service, Demand { spec, platforms: &[] }, &view, &BTreeMap::new(), Vec::new());
+        let mut ranking = Ranking::new(&service, Demand::of_spec(spec), &view, &BTreeMap::new(), Vec::new());
         for expected in ["n0000", "n0001", "n0002"] {
             assert_eq!(ranking.take(&mut Plan::default()), Some((expected.into(), Vec::new())));
         }

@@ -278,7 +278,7 @@ fn weight(service: &Service, node: &Node, groups: &BTreeMap<Vec<String>, i64>, c
 
 /// Whether the node has room for one more task of the service, by its present spec.
 fn fits(service: &Service, node: &Arc<Node>, view: &Tables) -> bool {
-    let task = Demand { spec: &service.spec, platforms: &service.image_platforms };
+    let task = Demand::of_present(service);
     // The room of a node for which a task waits is for that one.
     view.claims_on(&node.id).next().is_none()
         && filters::refuses(&task, &Candidate::new(node, &service.id, view), view).is_none()

@@ -13,7 +13,7 @@ use imbl::{OrdMap, OrdSet};
 use super::groups::{Groups, Tally};
 use super::networks::NetworkIndices;
 use flota_api::id::{ImageId, NodeId, ServiceId, TaskId, VolumeId};
-use flota_api::model::{Image, Node, Role, Service, ServiceSpec, Task, Volume};
+use flota_api::model::{Image, Node, PinnedImage, Role, Service, ServiceSpec, Task, Volume};
 use flota_api::resources::Resources;
 use flota_api::state::TaskState;
 use flota_api::version::Version;
@@ -47,7 +47,8 @@ pub(super) struct Indices {
     pub(super) versions: Tally<ServiceId, u64>,
     /// Number of live tasks made from each version of a service's spec.
     pub(super) live_versions: Tally<ServiceId, u64>,
-    /// Number of unfinished tasks with this image digest, by node.
+    /// Number of unfinished tasks with this image digest, of the image that they run or of one that they mount, by node. A
+    /// task that has it twice counts twice.
     pub(super) users: Tally<Arc<str>, Option<NodeId>>,
     pub(super) loads: OrdMap<NodeId, Load>,
     /// Nodes that take tasks, by their number of live tasks.
@@ -83,6 +84,7 @@ struct Facts<'a> {
     task: (&'a ServiceId, u64, u64, &'a TaskId),
     node: Option<&'a NodeId>,
     digest: Option<&'a str>,
+    mounted: &'a [PinnedImage],
     is_waiting: bool,
     claim: Option<&'a NodeId>,
     has_ended: bool,
@@ -97,6 +99,7 @@ impl<'a> Facts<'a> {
             task: (&task.service_id, task.slot, task.spec_version, &task.id),
             node: task.node_id.as_ref(),
             digest: task.image_digest.as_deref(),
+            mounted: &task.mounted_images,
             is_waiting: task.is_waiting(),
             claim: task.claim(),
             has_ended: state.is_terminal(),
@@ -111,6 +114,11 @@ impl<'a> Facts<'a> {
 
     fn id(&self) -> TaskId {
         self.task.3.clone()
+    }
+
+    /// What the index of users has of the image with this digest, if the task still needs it.
+    fn user(&self, digest: &str) -> Option<(Arc<str>, Option<NodeId>)> {
+        (!self.has_ended).then(|| (digest.into(), self.node.cloned()))
     }
 
     /// The node whose resources the task holds.
@@ -147,7 +155,13 @@ impl Indices {
         follow!(failed, |it: &Facts| it.has_failed.then(|| (it.service(), it.id())));
         follow!(live, |it: &Facts| it.live().map(|(service, node)| (service.clone(), node.clone())));
         follow!(live_versions, |it: &Facts| it.is_live.then(|| (it.service(), it.task.2)));
-        follow!(users, |it: &Facts| Some((it.digest.filter(|_| !it.has_ended)?.into(), it.node.cloned())));
+        follow!(users, |it: &Facts| it.user(it.digest?));
+        for (it, image) in old.iter().flat_map(|it| it.mounted.iter().map(move |image| (it, image))) {
+            self.users.update(it.user(&image.digest), None);
+        }
+        for (it, image) in new.iter().flat_map(|it| it.mounted.iter().map(move |image| (it, image))) {
+            self.users.update(None, it.user(&image.digest));
+        }
         if let Some((node, it)) = old.as_ref().and_then(|it| Some((it.host()?, it))) {
             self.unload(node, reserved, it.is_live);
         }

@@ -236,7 +236,7 @@ impl Tables {
         self.indices.images.of(digest).find_map(|(_, id)| self.image(id))
     }
 
-    /// Nodes with unfinished tasks that use the image with this digest; `None` stands for tasks without a node.
+    /// Nodes with unfinished tasks that run or mount the image with this digest; `None` stands for tasks without a node.
     pub fn users_of_image(&self, digest: &str) -> impl Iterator<Item = Option<&NodeId>> {
         self.indices.users.of(digest).map(|(node, _)| node.as_ref())
     }

@@ -10,7 +10,7 @@ use nix::fcntl::readlinkat;
 use nix::sys::stat::{Mode, mkdirat};
 
 use crate::error::{Act, StepError};
-use crate::syscall::files::{IN_ROOT, NO_LINKS, open_at};
+use crate::syscall::files::{BENEATH, IN_ROOT, NO_LINKS, open_at};
 
 /// Largest number of parts of a path, above that of any useful path within PATH_MAX.
 const PARTS: usize = 1024;
@@ -54,6 +54,12 @@ impl RootDir {
     /// Opens a path below this root. Fails with ELOOP if any part of the path is a link.
     pub(crate) fn find_without_links(&self, path: &Path, flags: i32) -> Result<OwnedFd, Errno> {
         open_at(self.as_fd(), path, flags, 0, NO_LINKS)
+    }
+
+    /// Opens a path below this root, relative to it. Fails with EXDEV if a link on the way is absolute or leads above the
+    /// root, even if a process whose root this is would find something there.
+    pub(crate) fn find_beneath(&self, path: &Path, flags: i32) -> Result<OwnedFd, Errno> {
+        open_at(self.as_fd(), path, flags, 0, BENEATH)
     }
 
     /// Opens a folder, and creates it and its parents if they are missing.

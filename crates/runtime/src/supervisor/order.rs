@@ -25,6 +25,29 @@ pub enum RootSource {
     Folder(PathBuf),
 }
 
+/// Where the files of an image are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ImageFiles {
+    /// In read-only layers, topmost first, which overlayfs merges.
+    Layers(Vec<PathBuf>),
+    /// In a folder, all of them.
+    Folder(PathBuf),
+}
+
+/// An image that is mounted in a container. The supervisor mounts it in its own mount namespace, so the mount ends with the
+/// supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// Path in the container. The bind mount of the configuration with this destination, which has no source there, shows
+    /// the image and decides whether it can be written to.
+    pub target: PathBuf,
+    /// The files of the image.
+    pub files: ImageFiles,
+    /// Path in the image of the file or folder that is mounted; all of the image if `None`. If a link leads it out of the
+    /// image, the start fails.
+    pub subpath: Option<PathBuf>,
+}
+
 /// The parameters for one container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
@@ -59,6 +82,9 @@ pub struct Order {
     /// a link when the container starts, the start fails, instead of showing the container what the link names.
     #[serde(default)]
     pub pinned: Vec<PathBuf>,
+    /// Images that are mounted in the container.
+    #[serde(default)]
+    pub images: Vec<ImageMount>,
 }
 
 /// A further process to start in a container.

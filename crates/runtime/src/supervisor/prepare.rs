@@ -1,4 +1,5 @@
-//! The preparations before a runtime creates the container: mounts its root, writes its names, resolves its user.
+//! The preparations before a runtime creates the container: mounts its root and the images in it, writes its names, resolves
+//! its user.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -12,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::{UnlinkatFlags, chdir, unlinkat};
 
-use super::order::{Order, RootSource};
+use super::order::{ImageFiles, ImageMount, Order, RootSource};
 use super::user;
 use crate::error::{Act, StepError};
 use crate::oci::{self, Process, Spec};
@@ -26,8 +27,8 @@ pub(crate) fn bundle(dir: &Path) -> PathBuf {
     dir.join("bundle")
 }
 
-/// Mounts the root, and the sources that are pinned, in a mount namespace that ends with this process. Returns the path of
-/// the root.
+/// Mounts the root, the sources that are pinned, and images, in a mount namespace that ends with this process. Returns the
+/// path of the root.
 pub(super) fn mount_root(dir: &Path, order: &Order) -> Result<PathBuf, StepError> {
     unshare(CloneFlags::CLONE_NEWNS).act(|| "make a mount namespace".into())?;
     // They are opened before they are cut off, because a mount may be shared with the machine.
@@ -37,22 +38,70 @@ pub(super) fn mount_root(dir: &Path, order: &Order) -> Result<PathBuf, StepError
     for (index, source) in pinned.iter().enumerate() {
         attach(source, &pinned_path(dir, index))?;
     }
+    for (index, image) in order.images.iter().enumerate() {
+        mount_image(dir, index, image)?;
+    }
     let RootSource::Overlay { lower, upper, work } = &order.root else {
         let RootSource::Folder(path) = &order.root else { unreachable!("there are two") };
         return Ok(path.clone());
     };
     let merged = bundle(dir).join("rootfs");
     fs::create_dir_all(&merged).act(|| format!("make {}", merged.display()))?;
+    mount_layers(lower, &format!(",upperdir={},workdir={}", upper.display(), work.display()), &merged)?;
+    Ok(merged)
+}
+
+/// Mounts layers, topmost first. `rest` follows them in the options of the mount.
+fn mount_layers(layers: &[PathBuf], rest: &str, at: &Path) -> Result<(), StepError> {
     // Relative paths keep the options within a page even for many layers (overlayfs documentation).
-    let common = common_parent(lower);
+    let common = common_parent(layers);
     chdir(&common).act(|| format!("enter {}", common.display()))?;
     let names: Vec<String> =
-        lower.iter().map(|it| it.strip_prefix(&common).unwrap_or(it).display().to_string()).collect();
-    let options = format!("lowerdir={},upperdir={},workdir={}", names.join(":"), upper.display(), work.display());
-    let mounted = mount(Some("overlay"), &merged, Some("overlay"), MsFlags::empty(), Some(options.as_str()));
+        layers.iter().map(|it| it.strip_prefix(&common).unwrap_or(it).display().to_string()).collect();
+    let options = format!("lowerdir={}{rest}", names.join(":"));
+    let mounted = mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(options.as_str()));
     chdir("/").act(|| "leave the layers".into())?;
-    mounted.act(|| "mount the layers".into())?;
-    Ok(merged)
+    mounted.act(|| "mount the layers".into())
+}
+
+/// Mounts an image, or the part of it that is wanted, at its path in the bundle.
+fn mount_image(dir: &Path, index: usize, image: &ImageMount) -> Result<(), StepError> {
+    let act = || match &image.subpath {
+        None => format!("mount the image at `{}`", image.target.display()),
+        Some(part) => format!("mount `{}` of the image at `{}`", part.display(), image.target.display()),
+    };
+    let whole = match &image.files {
+        ImageFiles::Folder(folder) => folder.clone(),
+        ImageFiles::Layers(layers) => {
+            let folder = images(dir).join(index.to_string());
+            let (merged, empty) = (folder.join("merged"), folder.join("empty"));
+            for folder in [&merged, &empty] {
+                fs::create_dir_all(folder).act(|| format!("make {}", folder.display()))?;
+            }
+            if layers.is_empty() {
+                empty
+            } else {
+                // Without a writable layer overlayfs wants two others. One that is empty and lies below adds nothing.
+                mount_layers(layers, &format!(":{}", empty.display()), &merged).map_err(|error| error.within(act()))?;
+                merged
+            }
+        }
+    };
+    let part = image.subpath.as_deref().unwrap_or(Path::new(""));
+    let place = match RootDir::open(&whole)?.find_beneath(part, libc::O_PATH) {
+        Err(Errno::EXDEV) => return Err(StepError::refuse(act(), "it leads out of the image")),
+        found => found.act(act)?,
+    };
+    attach(&kernel::open_tree(place.as_fd(), Path::new(""), true).act(act)?, &image_path(dir, index))
+}
+
+fn images(dir: &Path) -> PathBuf {
+    bundle(dir).join("images")
+}
+
+/// Returns where the part of an image that the container sees is mounted.
+fn image_path(dir: &Path, index: usize) -> PathBuf {
+    images(dir).join(index.to_string()).join("part")
 }
 
 /// Opens a path without links as a mount of its own, with the mounts below it.
@@ -98,6 +147,14 @@ pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec,
     for mount in spec.mounts.iter_mut().filter(|mount| mount.kind == "bind") {
         if let Some(index) = order.pinned.iter().position(|path| *path == Path::new(&mount.source)) {
             mount.source = pinned_path(dir, index).display().to_string();
+        }
+    }
+    for (index, image) in order.images.iter().enumerate() {
+        let is_of_image = |mount: &&mut oci::Mount| {
+            mount.kind == "bind" && mount.source.is_empty() && mount.destination == image.target
+        };
+        for mount in spec.mounts.iter_mut().filter(is_of_image) {
+            mount.source = image_path(dir, index).display().to_string();
         }
     }
     let user = user::find(&root, &order.user, &order.extra_groups)?;

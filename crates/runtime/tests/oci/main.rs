@@ -11,6 +11,7 @@ mod exec; // further processes in a container
 mod fuzz_corpus; // the corpus of configurations, and mutations of it: no panic
 mod harness; // a bundle, and the program under test
 mod hooks; // programs at points of a container's life
+mod image_mounts; // images that a container mounts beside its root
 mod launcher; // the process that supervisors are forked from
 mod lifecycle; // create, start, kill, delete, pause, list, update, …
 mod mounts; // `mounts`, the root, masked and read-only paths

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::harness::wait_for;
+use crate::image_mounts;
 use crate::supervised::Supervised;
 
 const ALL: [&str; 3] = ["embedded", "crun", "runc"];
@@ -17,6 +18,10 @@ exec unshare -m /bin/sh -c 'umount /sys/fs/cgroup/unified 2>/dev/null; exec crun
 ";
 
 fn supervised(runtime: &str, script: &str) -> Supervised {
+    prepared(runtime, script).start()
+}
+
+fn prepared(runtime: &str, script: &str) -> Supervised {
     let mut container = Supervised::new(script);
     // runc 1.1 knows none of these defaults of 2025.
     container.bundle.set("/ociVersion", json!("1.0.2"));
@@ -30,7 +35,7 @@ fn supervised(runtime: &str, script: &str) -> Supervised {
         }
         other => Some(PathBuf::from("/usr/sbin").join(other)),
     };
-    container.start()
+    container
 }
 
 #[test]
@@ -38,6 +43,19 @@ fn a_container_runs_to_its_code_under_each() {
     for runtime in ALL {
         let container = supervised(runtime, "exit 5");
         assert_eq!(container.wait().code, 5, "{runtime}");
+        container.assert_gone();
+    }
+}
+
+#[test]
+fn an_image_is_mounted_under_each() {
+    for runtime in ALL {
+        let mut container = prepared(runtime, "cat /image/above /image/below; echo x > /image/new || exit 3");
+        let files = image_mounts::layers(&container);
+        image_mounts::add(&mut container, "/image", files, Some("sub"));
+        let container = container.start();
+        assert_eq!(container.wait().code, 3, "{runtime}");
+        assert!(container.lines().contains(&(1, "21".into())), "{runtime}: {:?}", container.lines());
         container.assert_gone();
     }
 }

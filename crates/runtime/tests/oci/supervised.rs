@@ -41,6 +41,7 @@ impl Supervised {
             terminal: false,
             runtime: None,
             pinned: Vec::new(),
+            images: Vec::new(),
         };
         Self { order, dir, bundle }
     }

@@ -124,7 +124,7 @@ fn long(node: &Node) -> Result<MountFields, Fault> {
         kind: Some(keys.required("type")?.text()?),
         source: keys.text("source")?,
         target: keys.text("target")?,
-        read_only: keys.read("read_only", Node::flag)?.unwrap_or_default(),
+        read_only: keys.read("read_only", Node::flag)?,
         ..MountFields::default()
     };
     if let Some(node) = keys.get("bind") {
@@ -143,6 +143,11 @@ fn long(node: &Node) -> Result<MountFields, Fault> {
     if let Some(node) = keys.get("tmpfs") {
         let mut keys = node.fields()?;
         (fields.size, fields.mode) = (keys.text("size")?, keys.text("mode")?);
+        keys.finish()?;
+    }
+    if let Some(node) = keys.get("image") {
+        let mut keys = node.fields()?;
+        fields.subpath = keys.text("subpath")?;
         keys.finish()?;
     }
     keys.finish()?;
@@ -182,12 +187,16 @@ mod tests {
         let list = "volumes: [\
             { type: volume, source: db, target: /a, read_only: true, volume: { nocopy: true } }, \
             { type: bind, source: /srv, target: /b, bind: { propagation: rslave, create_host_path: false } }, \
-            { type: tmpfs, target: /c, tmpfs: { size: 64m, mode: 0700 } }]";
+            { type: tmpfs, target: /c, tmpfs: { size: 64m, mode: 0700 } }, \
+            { type: image, source: 'data:1', target: /d, image: { subpath: models } }]";
         let stack = parsed(&service("web", list), "  db: { x-flota-per-slot: true }").expect("a good file");
         let sources: Vec<_> = stack.services[0].mounts.iter().map(|it| &it.source).collect();
         assert_eq!(*sources[0], MountSource::Volume { name: Some("shop_db".into()), no_copy: true, per_slot: true });
         assert!(matches!(sources[1], MountSource::Bind { non_recursive: false, .. }));
         assert_eq!(*sources[2], MountSource::Tmpfs { size: std::num::NonZeroU64::new(64 << 20), mode: Some(0o700) });
+        let (reference, subpath) = ("data:1".to_owned(), Some("models".to_owned()));
+        assert_eq!(*sources[3], MountSource::Image { reference, subpath });
+        assert!(stack.services[0].mounts[3].read_only);
         assert!(stack.volumes[0].per_slot);
     }
 
@@ -208,9 +217,29 @@ mod tests {
             ("volumes: [./x:/a]", "  db:", "services.web.volumes[0]: `./x:/a`: the source of a bind mount is an"),
             ("volumes: [{ target: /a }]", "  db:", "services.web.volumes[0]: the key `type` is missing"),
             (
-                "volumes: [{ type: image, source: a, target: /a }]",
+                "volumes: [{ type: image, target: /a }]",
                 "  db:",
-                "services.web.volumes[0]: mounts of the type",
+                "services.web.volumes[0]: a mount of an image needs a source",
+            ),
+            (
+                "volumes: [{ type: image, source: a, target: /a, read_only: false }]",
+                "  db:",
+                "services.web.volumes[0]: an image is always mounted read-only",
+            ),
+            (
+                "volumes: [{ type: image, source: a, target: /a, image: { subpath: ../b } }]",
+                "  db:",
+                "services.web.volumes[0]: image_subpath: `../b`: a path has neither",
+            ),
+            (
+                "volumes: [{ type: image, source: a, target: /a, image: { path: b } }]",
+                "  db:",
+                "services.web.volumes[0].image.path: this key is not supported",
+            ),
+            (
+                "volumes: [{ type: volume, source: db, target: /a, image: { subpath: b } }]",
+                "  db:",
+                "services.web.volumes[0]: `subpath` belongs to the type image, not volume",
             ),
             ("tmpfs: [/a, b]", "  db:", "services.web.tmpfs[1]: target: `b` is not an absolute path"),
             ("tmpfs: /a", "  db: { driver: nfs }", "volumes.db.driver: the driver of a volume is local; there is no"),

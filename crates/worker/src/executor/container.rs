@@ -29,6 +29,7 @@ use crate::volumes::{VolumeError, Volumes};
 
 mod check;
 mod counters;
+mod mounted_images;
 mod network;
 mod requests;
 mod steps;
@@ -37,6 +38,7 @@ mod values;
 mod volumes;
 
 pub(crate) use check::exit_code;
+use mounted_images::MountedImagesStep;
 use network::NetworkStep;
 use steps::{ImageStep, RunFolder, WritableLayer};
 use supervisor::{Located, Place, Supervisor, blocking};
@@ -52,6 +54,15 @@ pub(crate) enum ContainerError {
     /// Its image is refused.
     #[error("the image is refused: {0}")]
     Image(#[from] ImageError),
+    /// An image that it mounts can't be provided.
+    #[error("failed to provide the image `{reference}`, which the task mounts")]
+    MountedImage {
+        /// Reference of the image.
+        reference: String,
+        /// The cause.
+        #[source]
+        source: Box<ContainerError>,
+    },
     /// Its spec can't be translated for this node.
     #[error(transparent)]
     Translate(#[from] translate::TranslateError),
@@ -78,23 +89,28 @@ pub(crate) enum ContainerError {
     Watch(#[source] io::Error),
 }
 
+impl ContainerError {
+    /// Returns whether another try on this node fails in the same way.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::MountedImage { source, .. } => source.is_final(),
+            Self::Image(image) => !image.is_of_machine(),
+            // Programs write these files while a machine boots.
+            Self::Cdi(CdiError::Unknown { .. }) => false,
+            Self::Translate(_) | Self::Bind(_) | Self::Cdi(_) => true,
+            Self::Value(ValueError::NoText(..) | ValueError::Template(..)) => true,
+            Self::Volume(volume) => volume.is_final(),
+            // The program itself is the cause.
+            Self::Run(run) => run.code.is_some(),
+            // The launcher may be busy, and disks, memory and descriptors become available again.
+            Self::Fetch(_) | Self::Value(_) | Self::Io(_) | Self::Watch(_) => false,
+        }
+    }
+}
+
 impl From<ContainerError> for ExecutorError {
     fn from(error: ContainerError) -> Self {
-        match &error {
-            ContainerError::Image(image) if image.is_of_machine() => Self::Transient(Box::new(error)),
-            // Programs write these files while a machine boots.
-            ContainerError::Cdi(CdiError::Unknown { .. }) => Self::Transient(Box::new(error)),
-            ContainerError::Image(_)
-            | ContainerError::Translate(_)
-            | ContainerError::Bind(_)
-            | ContainerError::Cdi(_) => Self::Final(Box::new(error)),
-            ContainerError::Value(ValueError::NoText(..) | ValueError::Template(..)) => Self::Final(Box::new(error)),
-            ContainerError::Volume(volume) if volume.is_final() => Self::Final(Box::new(error)),
-            // The program itself is the cause.
-            ContainerError::Run(run) if run.code.is_some() => Self::Final(Box::new(error)),
-            // The launcher may be busy, and disks, memory and descriptors become available again.
-            _ => Self::Transient(Box::new(error)),
-        }
+        if error.is_final() { Self::Final(Box::new(error)) } else { Self::Transient(Box::new(error)) }
     }
 }
 
@@ -144,9 +160,12 @@ impl ContainerExecutor {
         let ContainerOptions { node, images, volumes, networks, runtime, paths, offers, overlay, clock } = options;
         let network = NetworkStep::new(networks);
         let layer = WritableLayer { paths: paths.clone(), overlay, busy: KeyedLocks::default() };
+        let busy = KeyedLocks::default();
+        let mounted = MountedImagesStep { images: images.clone(), paths: paths.clone(), overlay, busy };
         let values = ValueStep::new(paths.values(), node.clone());
         let steps: Vec<Arc<dyn PrepareStep>> = vec![
             Arc::new(ImageStep { images: images.clone() }),
+            Arc::new(mounted),
             Arc::new(layer.clone()),
             Arc::new(VolumeStep { volumes: volumes.clone(), paths: paths.clone() }),
             Arc::new(values.clone()),
@@ -202,6 +221,7 @@ impl ContainerExecutor {
             log: self.paths.log(task),
             runtime: self.runtime.path().to_owned(),
             volumes: draft.volumes.clone(),
+            images: draft.images.clone(),
             values: draft.values.clone(),
             variables: draft.variables.clone(),
             binds,
@@ -254,9 +274,7 @@ impl Executor for ContainerExecutor {
         let name = task_name(&assignment.service_name, assignment.slot);
         let known = KnownTask { name, has_no_log: assignment.spec.log.bytes().is_none() };
         self.known.lock().expect("no holder panics").insert(assignment.task_id.clone(), known);
-        if let Some(digest) = assignment.digest() {
-            self.images.uses.add(assignment, digest);
-        }
+        self.images.uses.accept(assignment);
         self.volumes.accept(assignment);
         self.network.networks.accept(assignment);
     }
@@ -338,9 +356,14 @@ mod tests {
 
     #[test]
     fn a_task_is_tried_again_where_the_disk_was_full_and_not_where_its_image_is_damaged() {
-        let full = io::Error::from(nix::errno::Errno::ENOSPC);
-        let errors = [ImageError::Io { act: "make a folder", source: full }, ImageError::Archive("it is empty".into())];
-        let is_final = |error| matches!(ExecutorError::from(ContainerError::Image(error)), ExecutorError::Final(_));
-        assert_eq!(errors.map(is_final), [false, true]);
+        let full = || io::Error::from(nix::errno::Errno::ENOSPC);
+        let damaged = || ImageError::Archive("it is empty".into());
+        let errors = || [ImageError::Io { act: "make a folder", source: full() }, damaged()];
+        let is_final = |error| matches!(ExecutorError::from(error), ExecutorError::Final(_));
+        let mounted = |error| ContainerError::MountedImage { reference: "data".into(), source: Box::new(error) };
+        for (error, expected) in errors().into_iter().zip([false, true]) {
+            assert_eq!(is_final(ContainerError::Image(error)), expected);
+        }
+        assert_eq!(errors().map(|error| is_final(mounted(ContainerError::Image(error)))), [false, true]);
     }
 }

@@ -21,6 +21,7 @@ use futures::future::BoxFuture;
 use flota_api::id::TaskId;
 use flota_api::model::Assignment;
 use flota_image::ImageConfig;
+use flota_runtime::ImageFiles;
 
 use super::{Cause, ExecutorError};
 use crate::networks::TaskNetwork;
@@ -47,6 +48,8 @@ pub struct Draft {
     pub layers: Vec<PathBuf>,
     /// The image's config: how to run its program.
     pub config: ImageConfig,
+    /// The files of the images that it mounts, by their references.
+    pub images: BTreeMap<String, ImageFiles>,
     /// The network of the container.
     pub network: TaskNetwork,
     /// Folders of its volumes, by their paths in the container.

@@ -6,6 +6,7 @@ use futures::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::uses::ImageRole;
 use super::*;
 use crate::test_cluster::TestCluster;
 use flota_api::model::{NodeAddress, Role};
@@ -139,7 +140,7 @@ async fn an_image_that_a_task_uses_is_not_removed_before_its_task() {
     let (images, digest) = packed(dir.path());
     // The name of the image was resolved on this node, so that the assignment does not contain the digest.
     let task = Assignment { task_id: "t".into(), ..Assignment::default() };
-    images.ensure(&task, Some(&digest)).await.expect("it is here");
+    images.ensure(&task, &WantedImage::own(&task, Some(&digest))).await.expect("it is here");
     images.drop_now(std::slice::from_ref(&digest)).await;
     assert!(images.store.whole_image(&digest).is_some(), "a task uses it");
     images.uses.remove(&"t".into());
@@ -167,10 +168,12 @@ async fn an_image_that_the_leader_names_and_no_node_holds_is_the_one_with_that_d
         let source = ImageSource { digest: digest.into(), holders: Vec::new(), grant: None };
         Assignment { task_id: "t".into(), spec: Arc::clone(&spec), image: Some(source), ..Assignment::default() }
     };
-    images.ensure(&task(&digest), None).await.expect("it is here");
+    images.ensure(&task(&digest), &WantedImage::own(&task(&digest), None)).await.expect("it is here");
     assert!(images.reporter.has_report_of(&digest), "the leader does not know that");
     let other = format!("sha256:{}", "1".repeat(64));
-    let error = images.ensure(&task(&other), Some(&digest)).await.expect_err("no node has it");
+    let task = task(&other);
+    let wanted = WantedImage::own(&task, Some(&digest));
+    let error = images.ensure(&task, &wanted).await.expect_err("no node has it");
     let text = flota_api::text::with_causes(&error);
     assert!(
         text.starts_with(&format!("no node holds the image {other}, and its registry does not send it: ")),
@@ -192,8 +195,10 @@ async fn tasks_of_one_spec_run_the_image_that_the_first_one_resolved() {
         spec: Arc::new(spec.clone()),
         ..Assignment::default()
     };
-    images.uses.add(&task("first", 1), &digest);
-    let second = images.ensure(&task("second", 1), None).await.expect("the registry is not asked");
+    images.uses.add(&task("first", 1), ImageRole::Root, &digest);
+    let task_of_same = task("second", 1);
+    let wanted = WantedImage::own(&task_of_same, None);
+    let second = images.ensure(&task_of_same, &wanted).await.expect("the registry is not asked");
     assert_eq!(second.digest, digest);
-    assert_eq!(images.uses.of_spec(&task("other", 2)), None, "another spec is resolved again");
+    assert_eq!(images.uses.of_spec(&task("other", 2), &ImageRole::Root), None, "another spec is resolved again");
 }

@@ -57,6 +57,12 @@ fn platform(architecture: &str) -> Platform {
     Platform { os: "linux".into(), architecture: architecture.into(), variant: Some("v7".into()) }
 }
 
+/// An image that tasks mount.
+fn mounted(reference: &str) -> crate::model::PinnedImage {
+    let platforms = vec![platform("amd64")];
+    crate::model::PinnedImage { reference: reference.into(), digest: "sha256:1".into(), platforms }
+}
+
 #[test]
 fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
     let update = UpdateStatus { failed_slots: [1, 3].into(), ..UpdateStatus::begun(2).paused("no such image".into()) };
@@ -65,11 +71,13 @@ fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
         image_digest: Some("d".into()),
         image_platforms: vec![platform("arm64")],
         values: vec![crate::model::PinnedValue { value: "v".into(), version: 2, data: "d".into() }],
+        mounted_images: vec![mounted("data:1")],
         set_at: Timestamp(5),
     }];
     let objects = [
         Task { node_id: Some("n".into()), image_digest: Some("sha256:1".into()), ..Task::default() }.into_object(),
         Task { prepared_at: Some(Timestamp(3)), served_at: Some(Timestamp(4)), ..Task::default() }.into_object(),
+        Task { mounted_images: vec![mounted("data:1"), mounted("data:2")], ..Task::default() }.into_object(),
         Task { pinned_to: Some("n".into()), ..Task::default() }.into_object(),
         Task { preempted_by: Some("web.3".into()), ..Task::default() }.into_object(),
         Service {
@@ -79,6 +87,7 @@ fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
             update,
             image_digest: Some("d".into()),
             image_platforms: vec![platform("amd64"), platform("arm64")],
+            mounted_images: vec![mounted("data:2")],
             ..Service::default()
         }
         .into_object(),

@@ -90,9 +90,18 @@ fn rows(history: ServiceHistory) -> anyhow::Result<Vec<HistoryRow>> {
         if is_other_image && !changes.iter().any(|it| it == "image") {
             changes.insert(0, "image digest".into());
         }
+        let mounts_others = before.is_some_and(|before| digests(before) != digests(revision));
+        if mounts_others && !changes.iter().any(|it| it == "mounts") {
+            changes.push("digests of mounted images".into());
+        }
         Ok(HistoryRow { revision: revision.clone(), image: spec.image.clone(), is_present: index == 0, changes })
     };
     all.iter().enumerate().map(row).collect()
+}
+
+/// Returns the digests of the images that the tasks of a spec mount.
+fn digests(revision: &Revision) -> Vec<(&str, &str)> {
+    revision.mounted_images.iter().map(|it| (it.reference.as_str(), it.digest.as_str())).collect()
 }
 
 /// Returns the names of the settings that differ between two specs, the image first. The number of tasks is not one of
@@ -146,18 +155,13 @@ impl HistoryRow {
 mod tests {
     use std::time::Duration;
 
-    use flota_api::model::ServiceMode;
+    use flota_api::model::{PinnedImage, ServiceMode};
 
     use super::*;
 
     fn revision(version: u64, digest: &str, set_at: u64, spec: &ServiceSpec) -> ServiceRevision {
-        let revision = Revision {
-            version,
-            image_digest: Some(digest.into()),
-            image_platforms: Vec::new(),
-            values: Vec::new(),
-            set_at: Timestamp(set_at),
-        };
+        let revision =
+            Revision { version, image_digest: Some(digest.into()), set_at: Timestamp(set_at), ..Revision::default() };
         ServiceRevision { revision: Some((&revision).into()), spec: Some(spec.into()) }
     }
 
@@ -184,6 +188,14 @@ mod tests {
         ];
         assert_eq!(cells, expected);
         assert_eq!(found[0].cells(true)[1], "web:2@d3");
+        // A reference in the mounts stands for another image.
+        let mounting = |version, digest: &str| {
+            let mounted = PinnedImage { reference: "data".into(), digest: digest.into(), ..PinnedImage::default() };
+            let revision = Revision { version, mounted_images: vec![mounted], ..Revision::default() };
+            ServiceRevision { revision: Some((&revision).into()), spec: Some((&first).into()) }
+        };
+        let moved = rows(history(vec![mounting(2, "d2"), mounting(1, "d1")])).expect("a history");
+        assert_eq!(moved[0].changes, ["digests of mounted images"]);
         let expected = json!({
             "version": 1, "present": false, "image": "web:1", "imageDigest": "d1", "setAt": null, "changes": [],
         });

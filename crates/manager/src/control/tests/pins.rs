@@ -9,11 +9,11 @@ use super::super::stacks::Absent::Keep;
 use super::*;
 use crate::resolver::tests::FakeRegistry;
 
-const DIGEST: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
-const NEWER: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";
+pub(super) const DIGEST: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+pub(super) const NEWER: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";
 
 /// A registry in which every tag stands for [`DIGEST`], and a cluster that asks it.
-async fn with_registry() -> (Arc<FakeRegistry>, Control<Alone>) {
+pub(super) async fn with_registry() -> (Arc<FakeRegistry>, Control<Alone>) {
     let registry = Arc::new(FakeRegistry::default());
     registry.holds(DIGEST);
     let control = Control::with_registry(registry.clone());
@@ -33,7 +33,7 @@ fn pinned(control: &Control<Alone>, name: &str) -> (Option<String>, u64) {
     (service.image_digest.clone(), service.spec_version)
 }
 
-async fn update(control: &Control<Alone>, spec: &ServiceSpec, when: ResolveImage) -> Warned<Arc<Service>> {
+pub(super) async fn update(control: &Control<Alone>, spec: &ServiceSpec, when: ResolveImage) -> Warned<Arc<Service>> {
     control.update_service(None, &spec.name, None, spec, when, false).await.expect("it is there")
 }
 

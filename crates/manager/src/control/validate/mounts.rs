@@ -38,7 +38,13 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
 
 /// Returns the texts of these fields, which count towards the size of a spec.
 pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &str> {
-    spec.mounts.iter().flat_map(|it| [Some(it.target.as_str()), it.volume(), it.bind_source()]).flatten()
+    spec.mounts.iter().flat_map(|it| {
+        let subpath = match &it.source {
+            MountSource::Image { subpath, .. } => subpath.as_deref(),
+            MountSource::Bind { .. } | MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
+        };
+        [Some(it.target.as_str()), it.volume(), it.bind_source(), it.image(), subpath].into_iter().flatten()
+    })
 }
 
 #[cfg(test)]
@@ -81,6 +87,21 @@ mod tests {
         assert_eq!(violations(&spec), []);
         let sized = ServiceSpec { shm_size: std::num::NonZeroU64::new(1 << 20), ..spec };
         assert_eq!(violations(&sized)[0].field, "mounts[0].target");
+    }
+
+    #[test]
+    fn a_mount_of_an_image_is_read_only_and_stays_in_the_image() {
+        let image = |target: &str, reference: &str, subpath: Option<&str>| {
+            let (reference, subpath) = (reference.to_owned(), subpath.map(str::to_owned));
+            Mount { target: target.into(), read_only: true, source: MountSource::Image { reference, subpath } }
+        };
+        assert_eq!(found(vec![image("/a", "data:1", None), image("/b", "data:1", Some("x/y"))]), [] as [&str; 0]);
+        let writable = Mount { read_only: false, ..image("/a", "data:1", Some("../etc")) };
+        let bad = found(vec![writable, image("/b", "Data", None)]);
+        assert_eq!(bad.len(), 3, "{bad:?}");
+        assert_eq!(bad[0], "mounts[0].read_only: an image is always mounted read-only");
+        assert!(bad[1].starts_with("mounts[0].image_subpath: `../etc`: a path has neither"), "{}", bad[1]);
+        assert!(bad[2].starts_with("mounts[1].source: `Data` is not an image reference"), "{}", bad[2]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use super::*;
 use flota_api::model::{
     Attachment, Cluster, DeviceId, Health, HealthResult, HealthState, Image, ImageHolder, Mount, MountSource,
-    ScalePolicy, Service, TaskStatus, Volume, VolumePlace, VolumeSpec,
+    PinnedImage, ScalePolicy, Service, TaskStatus, Volume, VolumePlace, VolumeSpec,
 };
 use flota_api::object::StoreObject;
 
@@ -133,6 +133,49 @@ fn credentials_come_with_an_image_that_no_node_of_the_same_architecture_holds() 
         let image = set.tasks[0].image.as_ref().expect("it has a digest");
         assert_eq!((image.holders.len(), set.tasks[0].credentials.is_none()), (usize::from(is_held), is_held));
     }
+}
+
+#[test]
+fn the_images_that_a_task_mounts_come_from_nodes_or_with_the_credentials_of_their_registry() {
+    let mut view = view(&[]);
+    let mount = |reference: &str, target: &str| Mount {
+        target: target.into(),
+        read_only: true,
+        source: MountSource::Image { reference: reference.into(), subpath: None },
+    };
+    let mounts = vec![mount("registry:5000/b", "/b"), mount("registry:5000/a", "/a"), mount("registry:5000/a", "/c")];
+    let spec = Arc::new(ServiceSpec { image: "app".into(), mounts, ..ServiceSpec::default() });
+    view.put(Service { id: "s".into(), spec_version: 1, spec, ..Service::default() }.into_object());
+    let pinned =
+        PinnedImage { reference: "registry:5000/b".into(), digest: "sha256:b".into(), ..PinnedImage::default() };
+    let status = TaskStatus { state: TaskState::Assigned, ..TaskStatus::default() };
+    let task = Task { id: "a".into(), service_id: "s".into(), spec_version: 1, status, ..Task::default() };
+    let task = Task { node_id: Some("n".into()), mounted_images: vec![pinned], ..task };
+    view.put(task.clone().into_object());
+    view.put(Registry { id: "r".into(), host: "registry:5000".into(), ..Registry::default() }.into_object());
+    view.put(Node { id: "h".into(), state: NodeState::Ready, ..Node::default() }.into_object());
+    let holders = vec![ImageHolder { node_id: "h".into(), confirmed: true }];
+    view.put(Image { id: "i".into(), digest: "sha256:b".into(), holders, ..Image::default() }.into_object());
+    let mut told = nothing_told(&[]);
+    let shown = |set: &Assignments| -> Vec<String> {
+        let mounted = set.tasks[0].mounted_images.iter();
+        let source = |image: &MountedImage| image.source.as_ref().map(|it| (it.digest.clone(), it.holders.len()));
+        mounted.map(|it| format!("{} {:?} {}", it.reference, source(it), it.credentials.is_some())).collect()
+    };
+    let set = tell(&mut told, &view).expect("the full set");
+    assert_eq!(
+        shown(&set),
+        ["registry:5000/a None true", "registry:5000/b Some((\"sha256:b\", 1)) false"],
+        "each once; what one of them means is not known"
+    );
+    assert!(tell(&mut told, &view).is_none(), "nothing has changed");
+    view.put(Node { id: "h".into(), state: NodeState::Down, ..Node::default() }.into_object());
+    let set = tell(&mut told, &view).expect("its holder is down");
+    assert_eq!(shown(&set)[1], "registry:5000/b Some((\"sha256:b\", 0)) true");
+    let ended = TaskStatus { state: TaskState::Failed, ..TaskStatus::default() };
+    view.put(Task { status: ended, ..task }.into_object());
+    let set = tell(&mut nothing_told(&[]), &view).expect("the full set");
+    assert!(set.tasks[0].mounted_images.is_empty(), "it needs none any more");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::orchestrator::moves;
 use crate::orchestrator::runs::{self, RunProgress};
 use crate::orchestrator::slot::Slot;
 use crate::orchestrator::task_factory;
+use crate::pin::SpecImages;
 use crate::plan::{Plan, PlanContext};
 
 /// Plans the runs of a service, and their tasks.
@@ -95,16 +96,17 @@ fn with_spec_of(service: &Arc<Service>, run: &CronRun, tasks: &[&Arc<Task>], vie
     if run.spec_version == service.spec_version && service.update == UpdateStatus::default() {
         return Some(Arc::clone(service));
     }
-    let (spec, image_digest) = if run.spec_version == service.spec_version {
-        (Arc::clone(&service.spec), service.image_digest.clone())
+    let (spec, images) = if run.spec_version == service.spec_version {
+        (Arc::clone(&service.spec), SpecImages::of_service(service))
     } else {
         let revision = service.revisions.iter().find(|it| it.version == run.spec_version);
-        let digest = revision.and_then(|it| it.image_digest.clone());
-        let digest = digest.or_else(|| tasks.first().and_then(|task| task.image_digest.clone()));
-        (Arc::clone(view.spec_version(&service.id, run.spec_version)?), digest)
+        let kept = revision.map(SpecImages::of_revision).filter(|it| *it != SpecImages::default());
+        let images = kept.or_else(|| tasks.first().map(|task| SpecImages::of_task(task)));
+        (Arc::clone(view.spec_version(&service.id, run.spec_version)?), images.unwrap_or_default())
     };
     let update = UpdateStatus::default();
-    Some(Arc::new(Service { spec, image_digest, spec_version: run.spec_version, update, ..service.as_ref().clone() }))
+    let of_run = Service { spec, spec_version: run.spec_version, update, ..service.as_ref().clone() };
+    Some(Arc::new(images.put_on(of_run)))
 }
 
 /// Returns how far the tasks of a run are.

@@ -1,7 +1,7 @@
 //! Tasks go to nodes that have one of the platforms of their image.
 
 use super::*;
-use flota_api::model::{Platform, Revision};
+use flota_api::model::{PinnedImage, Platform, Revision};
 
 fn with_platform(id: &str, os: &str, architecture: &str, variant: &str) -> Node {
     let mut node = node(id);
@@ -59,14 +59,31 @@ fn a_task_whose_image_runs_nowhere_says_for_which_machines_it_is() {
 }
 
 #[test]
+fn a_task_goes_only_where_there_is_a_part_for_the_node_of_each_image_that_it_mounts() {
+    let placed = |own: &[&str], mounted: &[&[&str]]| {
+        let nodes = [with_platform("amd", "linux", "amd64", "v3"), with_platform("arm", "linux", "arm64", "v8")];
+        let image = |names: &&[&str]| PinnedImage { platforms: platforms(names), ..PinnedImage::default() };
+        let mounted_images = mounted.iter().map(image).collect();
+        let service = Service { mounted_images, ..with_image(ServiceSpec::default(), own) };
+        let objects = nodes.into_iter().map(StoreObject::into_object).chain([service.into_object()]);
+        planned(&view(objects.chain(pending(2)).collect()), "s")
+    };
+    let both = &["linux/amd64", "linux/arm64"];
+    assert_eq!(placed(both, &[both, &[]]), ["p1@amd", "p2@arm"]);
+    assert_eq!(placed(both, &[both, &["linux/arm64"]]), ["p1@arm", "p2@arm"]);
+    assert_eq!(placed(&[], &[&["linux/arm64"]]), ["p1@arm", "p2@arm"]);
+    let nowhere = "no node fits: 2 of 2 of another platform than the image's (linux/s390x)";
+    assert_eq!(placed(both, &[&["linux/s390x"]]), [format!("p1: {nowhere}"), format!("p2: {nowhere}")]);
+}
+
+#[test]
 fn each_spec_of_a_service_has_the_platforms_of_its_own_image() {
     let old = with_image(ServiceSpec { image: "old".into(), ..ServiceSpec::default() }, &["linux/amd64"]);
     let earlier = Revision {
         version: 1,
         image_digest: Some("sha256:1".into()),
         image_platforms: old.image_platforms.clone(),
-        values: Vec::new(),
-        set_at: Timestamp::default(),
+        ..Revision::default()
     };
     let new = with_image(ServiceSpec { image: "new".into(), ..ServiceSpec::default() }, &["linux/arm64"]);
     let new = Service { spec_version: 2, revisions: vec![earlier], ..new };

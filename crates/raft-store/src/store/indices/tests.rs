@@ -5,7 +5,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::store::Tables;
-use flota_api::model::{ImageHolder, NodeState, PendingReason, Service, ServiceSpec, TaskStatus};
+use flota_api::model::{ImageHolder, NodeState, PendingReason, PinnedImage, Service, ServiceSpec, TaskStatus};
 use flota_api::object::{Kind, StoreObject};
 use flota_api::state::DesiredState;
 
@@ -29,6 +29,9 @@ fn random_task(rng: &mut StdRng) -> Task {
             refused: BTreeMap::new(),
         }),
         image_digest: rng.random_bool(0.5).then(|| name("sha256:", rng.random_range(0..2))),
+        mounted_images: (0..rng.random_range(0..3))
+            .map(|_| PinnedImage { digest: name("sha256:", rng.random_range(0..3)), ..PinnedImage::default() })
+            .collect(),
         ..Task::default()
     }
 }
@@ -44,8 +47,8 @@ fn counted(tables: &Tables) -> (BTreeMap<String, Load>, Vec<String>) {
         facts.extend(task.claim().map(|node| format!("{id} awaits room on {node}")));
         let has_failed = matches!(status.state, TaskState::Failed | TaskState::Rejected);
         facts.extend(has_failed.then(|| format!("{id} failed in {service_id}")));
-        let digest = task.image_digest.as_ref().filter(|_| !status.state.is_terminal());
-        facts.extend(digest.map(|digest| format!("{digest} used on {node_id:?}")));
+        let digests = task.image_digests().filter(|_| !status.state.is_terminal());
+        facts.extend(digests.map(|digest| format!("{digest} used on {node_id:?}")));
         if let Some(node) = node_id {
             facts.extend(task.is_live().then(|| format!("{service_id} is live on {node}")));
             if task.holds_resources() {
@@ -94,7 +97,7 @@ fn indexed(tables: &Tables) -> (BTreeMap<String, Load>, Vec<String>) {
         facts.extend(tables.tasks_of_node(&node.into()).map(|task| format!("{} on {node}", task.id)));
         facts.extend(tables.claims_on(&node.into()).map(|task| format!("{} awaits room on {node}", task.id)));
     }
-    for digest in ["sha256:0", "sha256:1"] {
+    for digest in ["sha256:0", "sha256:1", "sha256:2"] {
         facts.extend(tables.users_of_image(digest).map(|node| format!("{digest} used on {:?}", node.cloned())));
     }
     facts.sort();
@@ -137,11 +140,17 @@ fn a_pinned_image_is_used_until_its_last_service_lets_go() {
     let pinned = |id: &str, digest: Option<&str>| {
         Service { id: id.into(), image_digest: digest.map(str::to_owned), ..Service::default() }.into_object()
     };
+    let mounting = |id: &str, digest: &str| {
+        let image = PinnedImage { digest: digest.into(), ..PinnedImage::default() };
+        Service { id: id.into(), mounted_images: vec![image], ..Service::default() }.into_object()
+    };
     tables.put(pinned("a", Some("sha256:1")));
     tables.put(pinned("b", Some("sha256:1")));
     tables.put(pinned("a", Some("sha256:2")));
     assert!(tables.is_pinned("sha256:1") && tables.is_pinned("sha256:2"));
     tables.remove(Kind::Service, "b");
+    tables.put(mounting("a", "sha256:2"));
+    assert!(!tables.is_pinned("sha256:1") && tables.is_pinned("sha256:2"));
     tables.put(pinned("a", None));
     assert!(!tables.is_pinned("sha256:1") && !tables.is_pinned("sha256:2"));
 }

@@ -12,7 +12,7 @@ use flota_runtime::RootSource;
 
 use super::ContainerError;
 use crate::executor::{Cause, Draft, ExecutorError, PrepareStep, TaskPaths};
-use crate::images::Images;
+use crate::images::{Images, WantedImage};
 use crate::locks::KeyedLocks;
 
 /// Fetches and unpacks the task's image. Images belong to the node and not to a task: the leader decides when they are
@@ -24,7 +24,7 @@ pub(super) struct ImageStep {
 
 impl ImageStep {
     async fn fetch(&self, task: &Assignment, draft: &mut Draft) -> Result<(), ContainerError> {
-        let image = self.images.ensure(task, draft.digest.as_deref()).await?;
+        let image = self.images.ensure(task, &WantedImage::own(task, draft.digest.as_deref())).await?;
         (draft.digest, draft.config) = (Some(image.digest.clone()), image.config.clone());
         let store = self.images.store.clone();
         let layers = tokio::task::spawn_blocking(move || store.unpack(&image)).await.map_err(std::io::Error::other)?;
@@ -120,7 +120,7 @@ impl PrepareStep for WritableLayer {
 }
 
 /// Copies the layers into one folder, lowest first, and applies their whiteouts.
-fn copy_layers(layers: &[PathBuf], root: &Path) -> Result<(), ContainerError> {
+pub(super) fn copy_layers(layers: &[PathBuf], root: &Path) -> Result<(), ContainerError> {
     for layer in layers.iter().rev() {
         flota_image::copy_layer(layer, root)?;
     }

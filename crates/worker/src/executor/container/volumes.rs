@@ -33,7 +33,7 @@ fn needed<'a>(mounts: &'a [Mount], of_image: &'a [String]) -> Vec<Needed<'a>> {
         MountSource::Volume { name, no_copy, .. } => {
             Some(Needed { target: &mount.target, name: name.as_deref(), no_copy: *no_copy })
         }
-        MountSource::Bind { .. } | MountSource::Tmpfs { .. } => None,
+        MountSource::Bind { .. } | MountSource::Tmpfs { .. } | MountSource::Image { .. } => None,
     });
     let is_free = |target: &&str| !mounts.iter().any(|mount| mount.target == *target);
     let of_image = of_image.iter().map(|path| path.trim_end_matches('/')).filter(is_free);

@@ -3,8 +3,8 @@ use super::*;
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::Change;
 use flota_api::model::{
-    Concurrency, CronStatus, Handled, Node, NodeState, RestartCondition, RestartPolicy, Revision, ServiceMode,
-    ServiceSpec, TaskStatus,
+    Concurrency, CronStatus, Handled, Mount, MountSource, Node, NodeState, PinnedImage, RestartCondition,
+    RestartPolicy, Revision, ServiceMode, ServiceSpec, TaskStatus,
 };
 use flota_api::object::{Object, StoreObject};
 use flota_api::state::TaskState;
@@ -142,13 +142,20 @@ fn a_task_that_fails_is_tried_again_until_the_budget_is_used_up_and_then_the_run
 #[test]
 fn a_run_goes_on_by_the_spec_with_which_it_began() {
     let mut updated = service(Concurrency::Forbid, vec![run(1)]);
+    let source = MountSource::Image { reference: "data".into(), subpath: None };
+    let mounts = vec![Mount { target: "/data".into(), read_only: true, source }];
+    Arc::make_mut(&mut updated.spec).mounts = mounts;
     let before = view(&updated, &[task("t1", 1, 1, TaskState::Running)]);
     updated.revisions = vec![Revision {
         version: 2,
         image_digest: Some("sha256:old".into()),
-        image_platforms: Vec::new(),
-        values: Vec::new(),
+        mounted_images: vec![PinnedImage {
+            reference: "data".into(),
+            digest: "sha256:data".into(),
+            platforms: Vec::new(),
+        }],
         set_at: NOON,
+        ..Revision::default()
     }];
     updated.spec_version = 3;
     Arc::make_mut(&mut updated.spec).env = vec!["NEW=1".into()];
@@ -158,7 +165,7 @@ fn a_run_goes_on_by_the_spec_with_which_it_began() {
     let plan = ServiceTasks.plan(&Key::of("s"), &after, &mut cx);
     let [Change::Put(Object::Task(second))] = plan.changes.as_slice() else { panic!("{:?}", plan.changes) };
     assert_eq!((second.run, second.slot, second.spec_version), (1, 2, 2));
-    assert_eq!(second.image_digest.as_deref(), Some("sha256:old"));
+    assert_eq!(second.image_digests().collect::<Vec<_>>(), ["sha256:old", "sha256:data"]);
     // The next run has the new one.
     updated.cron.runs.clear();
     let plan = ServiceTasks.plan(

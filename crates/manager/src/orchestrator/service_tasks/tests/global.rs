@@ -2,7 +2,7 @@
 
 use super::*;
 use flota_api::constraint::Constraint;
-use flota_api::model::Platform;
+use flota_api::model::{PinnedImage, Platform};
 
 fn global() -> Service {
     with_spec(|_| {})
@@ -83,6 +83,9 @@ fn a_node_on_which_the_image_does_not_run_has_no_task() {
     assert_eq!(planned_for(of("arm64"), [], nodes()), ["1 on b"]);
     assert_eq!(planned_for(of("arm64"), [on("a", 1), on("b", 2)], nodes()), ["t1:remove"]);
     assert_eq!(planned_for(of("amd64"), [on("b", 1)], nodes()), ["2 on a", "t1:remove"]);
+    let mounting = PinnedImage { platforms: vec![platform("arm64")], ..PinnedImage::default() };
+    let mounting = Service { mounted_images: vec![mounting], ..global() };
+    assert_eq!(planned_for(mounting, [], nodes()), ["1 on b"], "nor one on which there is no image for its mount");
     let zoned = |architecture: &str| {
         let zone = vec![Constraint::parse("node.labels.zone==x").expect("it is one")];
         Service { image_platforms: vec![platform(architecture)], ..with_spec(|it| it.constraints = zone) }

@@ -2,6 +2,7 @@
 
 use super::update::{LONG, failing, in_state, new, old, planned_of, served, stopped, successor, updated};
 use super::*;
+use crate::pin::SpecImages;
 use flota_api::model::{Network, NetworkAttachment, Protocol, PublishMode, PublishedPort, UpdatePhase, UpdatePolicy};
 
 /// A service whose update from spec 1 has a failed task, and whose spec 1 is kept.
@@ -11,7 +12,7 @@ fn failing_update(view: &mut Tables, action: FailureAction) -> Service {
     let first = Service { spec_version: 1, update: UpdateStatus::default(), ..first };
     view.put(first.clone().into_object());
     let spec = ServiceSpec { image: "worse".into(), ..first.spec.as_ref().clone() };
-    let next = revisions::with_spec(&first, spec, None, Vec::new());
+    let next = revisions::with_spec(&first, spec, SpecImages::default(), Vec::new());
     assert_eq!((next.spec_version, next.revisions.len()), (2, 1));
     view.put(next.clone().into_object());
     next
@@ -44,7 +45,7 @@ fn an_update_that_takes_another_ones_place_goes_back_to_what_has_worked() {
     let mut view = view([]);
     let second = failing_update(&mut view, FailureAction::Rollback);
     let spec = ServiceSpec { image: "no better".into(), ..second.spec.as_ref().clone() };
-    let third = revisions::with_spec(&second, spec, None, Vec::new());
+    let third = revisions::with_spec(&second, spec, SpecImages::default(), Vec::new());
     assert_eq!((third.spec_version, third.update.previous_version), (3, Some(1)));
     view.put(third.clone().into_object());
     let back = revisions::rolled_back(&third, String::new(), &view, &mut Plan::default()).expect("it is kept");
@@ -52,7 +53,7 @@ fn an_update_that_takes_another_ones_place_goes_back_to_what_has_worked() {
     let after = revisions::with_spec(
         &back,
         ServiceSpec { image: "new".into(), ..back.spec.as_ref().clone() },
-        None,
+        SpecImages::default(),
         Vec::new(),
     );
     assert_eq!(after.spec_version, 4, "a number stands for one spec for ever");
@@ -66,7 +67,7 @@ fn nothing_is_rolled_back_to_a_spec_whose_network_is_gone_or_that_publishes_anot
         let first = Service { spec: Arc::new(first), ..plain.clone() };
         view.put(first.clone().into_object());
         let next = ServiceSpec { image: "worse".into(), ..plain.spec.as_ref().clone() };
-        let next = revisions::with_spec(&first, next, None, Vec::new());
+        let next = revisions::with_spec(&first, next, SpecImages::default(), Vec::new());
         view.put(next.clone().into_object());
         revisions::rolled_back(&next, String::new(), view, &mut Plan::default()).is_some()
     };
@@ -101,7 +102,7 @@ fn the_kept_specs_are_bounded() {
     let mut service = updated(UpdatePolicy::default());
     for number in 0..20 {
         let spec = ServiceSpec { image: format!("web:{number}"), ..service.spec.as_ref().clone() };
-        service = revisions::with_spec(&service, spec, None, Vec::new());
+        service = revisions::with_spec(&service, spec, SpecImages::default(), Vec::new());
     }
     let versions: Vec<u64> = service.revisions.iter().map(|it| it.version).collect();
     assert_eq!(versions, (12..22).collect::<Vec<_>>());
@@ -115,12 +116,12 @@ fn what_changes_no_task_changes_no_spec_and_leaves_a_paused_update_alone() {
     let mode = ServiceMode::Replicated { replicas: 9 };
     let update = UpdatePolicy { parallelism: None, ..UpdatePolicy::default() };
     let spec = ServiceSpec { labels, mode, update, stopped: true, ..service.spec.as_ref().clone() };
-    let changed = revisions::with_spec(&service, spec.clone(), None, Vec::new());
+    let changed = revisions::with_spec(&service, spec.clone(), SpecImages::default(), Vec::new());
     assert_eq!((changed.spec_version, &changed.update, changed.spec.stopped), (2, &service.update, true));
     assert_eq!(changed.revisions, []);
     service.update.phase = UpdatePhase::RolledBack;
     assert_eq!(
-        revisions::with_spec(&service, spec, None, Vec::new()).update.phase,
+        revisions::with_spec(&service, spec, SpecImages::default(), Vec::new()).update.phase,
         UpdatePhase::Completed,
         "a user has set it"
     );
