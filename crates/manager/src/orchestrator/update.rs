@@ -15,6 +15,7 @@ use flota_api::model::{NodeState, PendingReason, RestartCondition, Service, Task
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Timestamp;
 use flota_raft_store::Tables;
+use flota_raft_store::faults::{self, Fault};
 
 use super::slot::Slot;
 use crate::home;
@@ -164,7 +165,8 @@ impl<'a> Survey<'a> {
             UpdateOrder::StopFirst => Step::Prepare(number),
             UpdateOrder::StartFirst => Step::Start(number),
         };
-        let room = self.policy.at_once().saturating_sub(self.in_flight);
+        let in_flight = if faults::is_on(Fault::OverlappingUpdate) { 0 } else { self.in_flight };
+        let room = self.policy.at_once().saturating_sub(in_flight);
         self.outlook.steps.extend(self.waiting.into_iter().take(room).map(step));
         self.outlook
     }
