@@ -75,7 +75,7 @@ impl Client {
             env: vec![format!("RELEASE={}", self.history.tag())],
             stop_grace_ms: 1_000,
             restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
-            update: Some(policy.clone()),
+            update: Some(policy),
             rollback: Some(UpdatePolicy { failure_action: FailureAction::Pause.into(), ..policy }),
             max_replicas_per_node,
             ..ServiceSpec::default()
