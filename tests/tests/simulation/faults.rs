@@ -54,13 +54,13 @@ fn an_acknowledgement_before_the_sync_is_found() {
 #[test]
 fn a_read_before_the_own_terms_entry_is_found() {
     // The control loops plan from the old view too.
-    is_found(everywhere(Fault::EarlyRead), &[Kind::NotLinearizable, Kind::SlotWantedTwice]);
+    is_found(within(Focus::Splits, 20, Fault::EarlyRead), &[Kind::NotLinearizable, Kind::SlotWantedTwice]);
 }
 
 #[test]
 fn a_lost_wakeup_is_found() {
     // A task that nobody stops may be in the way of a service of the same name first.
-    is_found_later(everywhere(Fault::LostWakeup), Kind::NotConverged);
+    is_found_later(within(Focus::Sessions, 15, Fault::LostWakeup), Kind::NotConverged);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn an_address_that_is_given_twice_is_found() {
 
 #[test]
 fn a_node_that_confirms_what_it_was_not_told_is_found() {
-    is_found(everywhere(Fault::LostNews), &[Kind::FalseConfirmation]);
+    is_found(within(Focus::Sessions, 30, Fault::LostNews), &[Kind::FalseConfirmation]);
 }
 
 #[test]
