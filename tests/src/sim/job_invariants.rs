@@ -77,9 +77,11 @@ fn check_count(service: &Service, tasks: &[&Arc<Task>]) -> Result<(), Violation>
 fn check_concurrency(service: &Service, tasks: &[&Arc<Task>], view: &View) -> Result<(), Violation> {
     let Some(most) = service.spec.mode.max_concurrent() else { return Ok(()) };
     let is_lost = |task: &Task| view.node_of(task).is_none_or(|node| node.state == NodeState::Down);
-    let works =
-        |task: &&&Arc<Task>| !task.status.state.is_terminal() && !(task.desired_state.is_stopping() && is_lost(task));
-    let slots: BTreeSet<u64> = tasks.iter().filter(works).map(|task| task.slot).collect();
+    let has_ended = |task: &Task| {
+        let cannot_say_so = task.desired_state.is_stopping() && is_lost(task);
+        task.status.state.is_terminal() || cannot_say_so
+    };
+    let slots: BTreeSet<u64> = tasks.iter().filter(|task| !has_ended(task)).map(|task| task.slot).collect();
     if slots.len() as u64 > most.get() {
         let text = format!("{most} slots of {} may work at once, and {slots:?} do", service.spec.name);
         return Err(Kind::TooManyAtOnce.because(text));
