@@ -6,8 +6,8 @@
 //!      cluster     managers and workers as processes that crash and start again
 //!      network     byte streams between them; raft_network: Raft's messages
 //!      schedule    what goes wrong, and when      changes    managers that come and go
-//!      user        what is asked of the cluster
-//!      invariants, task_invariants, network_invariants, availability   what must hold all the time
+//!      user        what is asked of the cluster        focus      whether only a part of both takes place
+//!      invariants, *_invariants, availability   what must hold all the time
 //!      violation   which promise was broken
 //!        linearizability   what the user must have seen
 //!      script      tests that drive it by hand    scale             a large one, for what it costs
@@ -24,8 +24,10 @@ pub mod crash_loop;
 mod cron_invariants;
 mod drains;
 pub mod entries;
+pub mod focus;
 pub mod host;
 pub mod invariants;
+mod job_invariants;
 pub mod linearizability;
 pub mod log;
 pub mod loops;
@@ -37,8 +39,10 @@ mod node_ca;
 mod process;
 pub mod raft_network;
 pub mod registry;
+mod rollout_invariants;
 pub mod run;
 pub mod scale;
+mod scale_invariants;
 pub mod schedule;
 pub mod script;
 pub mod services;

@@ -34,6 +34,22 @@ pub enum Fault {
     RunAgain,
     /// The scheduler does not see where the data of volumes is.
     LostPlaces,
+    /// An update goes on before the slots that it has begun with are done.
+    OverlappingUpdate,
+    /// The old task of a slot is stopped before the new one serves, in an update that starts the new one first.
+    EarlyStop,
+    /// The new task of a slot runs before the old one has ended, in an update that stops the old one first.
+    EarlySuccessor,
+    /// The scheduler does not count the tasks of a service on a node.
+    CrowdedNode,
+    /// A service that loses a task to a user keeps that one and stops another.
+    WrongShrink,
+    /// A job does again what it has done.
+    JobAgain,
+    /// A job begins with more slots than may work at once.
+    CrowdedJob,
+    /// Tasks of which nothing is known count as idle, so that there are soon fewer.
+    SilentTasks,
 }
 
 #[cfg(feature = "faults")]

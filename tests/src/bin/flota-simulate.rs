@@ -1,7 +1,8 @@
 //! Simulates clusters, each from a seed and in a process of its own, and reports the seeds that violate an invariant.
 //!
 //! `flota-simulate FIRST COUNT [SECONDS]` runs the seeds FIRST to FIRST + COUNT - 1, with SECONDS of disturbances each.
-//! `flota-simulate --log SEED [SECONDS] [FAULT]` runs one seed and prints its log, optionally with an injected fault.
+//! `flota-simulate --log SEED [SECONDS] [FAULT] [FOCUS]` runs one seed and prints its log, optionally with an injected fault, and
+//! with a part of what else goes wrong.
 //! `flota-simulate --scale WORKERS TASKS` runs one large cluster and prints what it costs.
 //! `flota-simulate --crash WORKERS TASKS` prints how much a service in a crash loop adds to the Raft log.
 //! `flota-simulate --schedule NODES TASKS` prints how fast the scheduler alone is.
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use flota_tests::sim::child::{fault, run_child, simulate};
 use flota_tests::sim::crash_loop;
+use flota_tests::sim::focus::Focus;
 use flota_tests::sim::loops;
 use flota_tests::sim::run::{Options, Outcome};
 use flota_tests::sim::scale::Scale;
@@ -30,7 +32,8 @@ fn main() -> ExitCode {
     let held = match numbers.as_slice() {
         [seed, rest @ ..] if is("--log") => {
             let fault = arguments.iter().find_map(|name| fault(name));
-            log(Options { trouble: millis(rest), fault, ..Options::new(*seed) })
+            let focus = arguments.iter().find_map(|name| Focus::named(name)).unwrap_or_default();
+            log(Options { trouble: millis(rest), fault, focus, ..Options::new(*seed) })
         }
         [workers, tasks] if is("--scale") => scale(*workers, *tasks),
         [workers, tasks] if is("--crash") => crash(*workers, *tasks),
@@ -52,7 +55,7 @@ fn main() -> ExitCode {
         [first, count, rest @ ..] => many(*first, *count, millis(rest)),
         _ => {
             eprintln!(
-                "usage: flota-simulate FIRST COUNT [SECONDS], --log SEED [SECONDS] [FAULT], --scale WORKERS TASKS, --crash WORKERS TASKS, --schedule NODES TASKS, or --loops NODES TASKS"
+                "usage: flota-simulate FIRST COUNT [SECONDS], --log SEED [SECONDS] [FAULT] [FOCUS], --scale WORKERS TASKS, --crash WORKERS TASKS, --schedule NODES TASKS, or --loops NODES TASKS"
             );
             return ExitCode::from(2);
         }

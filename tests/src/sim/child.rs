@@ -7,13 +7,14 @@ use std::process::Command;
 use flota_raft_store::faults::Fault;
 use serde_json::{Value, json};
 
+use super::focus::Focus;
 use super::run::{Options, Outcome, simulate_here};
 use super::violation::Kind;
 
 /// First argument of a child process.
 const CHILD: &str = "--child";
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 22] = [
     Fault::LeaderRestore,
     Fault::EarlyAcknowledgement,
     Fault::EarlyRead,
@@ -28,6 +29,14 @@ const FAULTS: [Fault; 14] = [
     Fault::RunAgain,
     Fault::LostPlaces,
     Fault::EarlyStart,
+    Fault::OverlappingUpdate,
+    Fault::EarlyStop,
+    Fault::EarlySuccessor,
+    Fault::CrowdedNode,
+    Fault::WrongShrink,
+    Fault::JobAgain,
+    Fault::CrowdedJob,
+    Fault::SilentTasks,
 ];
 
 /// Returns the fault with this name.
@@ -43,7 +52,7 @@ pub fn simulate(program: &Path, options: Options) -> Outcome {
     let name = options.fault.map_or_else(|| "none".into(), |fault| format!("{fault:?}"));
     let numbers = [options.seed, options.managers.into(), options.workers.into(), options.trouble];
     let mut command = Command::new(program);
-    command.arg(CHILD).args(numbers.map(|number| number.to_string())).arg(name);
+    command.arg(CHILD).args(numbers.map(|number| number.to_string())).arg(name).arg(format!("{:?}", options.focus));
     let output = command.output().expect("the program is there");
     let value: Value = match serde_json::from_slice(&output.stdout) {
         Ok(value) => value,
@@ -61,7 +70,7 @@ pub fn simulate(program: &Path, options: Options) -> Outcome {
 
 /// If this process is a child, runs its simulation and returns the text for standard output.
 pub fn run_child(arguments: &[String]) -> Option<String> {
-    let [first, numbers @ .., name] = arguments else { return None };
+    let [first, numbers @ .., name, focus] = arguments else { return None };
     let numbers: Vec<u64> = numbers.iter().filter_map(|text| text.parse().ok()).collect();
     let (CHILD, [seed, managers, workers, trouble]) = (first.as_str(), numbers.as_slice()) else { return None };
     let options = Options {
@@ -69,6 +78,7 @@ pub fn run_child(arguments: &[String]) -> Option<String> {
         workers: u16::try_from(*workers).ok()?,
         trouble: *trouble,
         fault: fault(name),
+        focus: Focus::named(focus)?,
         ..Options::new(*seed)
     };
     let outcome = simulate_here(options);

@@ -305,19 +305,27 @@ impl SimCluster {
 
     /// Kills a manager's process. With `power`, its machine fails too, and its disk loses unsynced data.
     pub fn crash_manager(&mut self, number: usize, power: bool) {
-        self.crash_and_weigh(number, power);
+        self.end_process(number, power);
+        let it = &mut self.managers[number];
+        it.disk = if power { it.disk.crash() } else { it.disk.restart() };
     }
 
-    /// As [`Self::crash_manager`]. Returns the bytes that the process had allocated, those of its disk not included.
-    pub fn crash_and_weigh(&mut self, number: usize, power: bool) -> u64 {
-        let it = &mut self.managers[number];
+    /// Kills a manager's process, and its machine. Returns the bytes that the process had allocated, those of its disk not
+    /// included. The allocator takes long to count them.
+    pub fn crash_and_weigh(&mut self, number: usize) -> u64 {
         let before = allocated();
+        self.end_process(number, true);
+        let freed = before.saturating_sub(allocated());
+        let it = &mut self.managers[number];
+        it.disk = it.disk.crash();
+        freed
+    }
+
+    fn end_process(&mut self, number: usize, power: bool) {
+        let it = &self.managers[number];
         *it.running.lock().expect("no holder panics") = None;
         self.raft_network.close(it.host);
         self.world.crash(it.host, power);
-        let freed = before.saturating_sub(allocated());
-        it.disk = if power { it.disk.crash() } else { it.disk.restart() };
-        freed
     }
 
     /// Starts the daemon of a worker that does not run.

@@ -11,7 +11,10 @@ use flota_raft_store::View;
 use super::cluster::{ManagerHost, SimCluster};
 use super::cron_invariants::CronInvariants;
 use super::host::Host;
+use super::job_invariants::{self, JobInvariants};
 use super::network_invariants::{self, NetworkInvariants};
+use super::rollout_invariants::RolloutInvariants;
+use super::scale_invariants::{self, ScaleInvariants};
 use super::task_invariants::{TaskInvariants, is_wanted, slots};
 use super::user::{CRON, TAG, chain};
 use super::violation::{Kind, Violation};
@@ -30,6 +33,9 @@ pub struct Invariants {
     networks: NetworkInvariants,
     cron: CronInvariants,
     volumes: VolumeInvariants,
+    rollouts: RolloutInvariants,
+    jobs: JobInvariants,
+    scales: ScaleInvariants,
     tables_may_differ: bool,
 }
 
@@ -75,6 +81,9 @@ impl Invariants {
                 chain::check_order(&view)?;
                 self.cron.check_tables(&view)?;
                 self.volumes.check_tables(&view)?;
+                self.rollouts.check_tables(&view)?;
+                self.jobs.check_tables(&view)?;
+                self.scales.check_tables(&view)?;
             }
         }
         self.tasks.check_machines(cluster)?;
@@ -165,6 +174,10 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
         }
     }
     let slots = slots(cluster);
+    for service in view.services() {
+        scale_invariants::converged(service)?;
+        job_invariants::converged(service, wanted(service, &view), &view)?;
+    }
     // A paused update waits for a user, and so does the failed task of its slot.
     for service in view.services().filter(|it| !it.update.is_paused() && !it.spec.mode.is_job()) {
         let (name, wanted) = (&service.spec.name, wanted(service, &view));

@@ -15,10 +15,12 @@ use flota_worker::FakeProgram;
 use super::availability::Availability;
 use super::changes::all_vote;
 use super::cluster::SimCluster;
+use super::focus::Focus;
 use super::host::{MOST_MANAGERS, USER};
 use super::invariants::{Invariants, converged, picture};
 use super::schedule::Schedule;
-use super::user::{CRON, History, Users, Wishes, chain, channels};
+use super::user::rollouts::NOT_TAKEN;
+use super::user::{CRON, History, Users, chain, channels, jobs, rollouts, scaled};
 use super::violation::{Kind, Violation};
 use super::world::World;
 
@@ -35,12 +37,14 @@ pub struct Options {
     pub trouble: u64,
     /// A fault in the code that is turned on to check that it is detected.
     pub fault: Option<Fault>,
+    /// What goes wrong, and what users ask for.
+    pub focus: Focus,
 }
 
 impl Options {
-    /// Three managers, three workers and 30 seconds of faults.
+    /// Three managers, three workers and 30 seconds of all kinds of faults.
     pub fn new(seed: u64) -> Self {
-        Self { seed, managers: 3, workers: 3, trouble: 30_000, fault: None }
+        Self { seed, managers: 3, workers: 3, trouble: 30_000, fault: None, focus: Focus::Everything }
     }
 }
 
@@ -62,15 +66,16 @@ pub struct Outcome {
 impl Outcome {
     /// Returns the result as a text that says how to reproduce it.
     pub fn report(&self) -> String {
-        let Options { seed, trouble, fault, .. } = self.options;
+        let Options { seed, trouble, fault, focus, .. } = self.options;
         let Some(violation) = &self.violation else { return format!("seed {seed}: everything held") };
         let last = &self.log[self.log.len().saturating_sub(30)..];
         let fault = fault.map(|fault| format!(" {fault:?}")).unwrap_or_default();
+        let focus = if focus == Focus::Everything { String::new() } else { format!(" {focus:?}") };
         // Other builds draw other random numbers.
         let release = if cfg!(debug_assertions) { "" } else { "--release " };
         format!(
             "seed {seed}: {violation}\n--- the last of {} lines\n{}\n--- the whole log: \
-             cargo run {release}-p flota-tests --bin flota-simulate -- --log {seed} {}{fault}",
+             cargo run {release}-p flota-tests --bin flota-simulate -- --log {seed} {}{fault}{focus}",
             self.log.len(),
             last.join("\n"),
             trouble / 1_000,
@@ -87,6 +92,8 @@ const CONVERGE: u64 = 90_000;
 const STEADY: u64 = 6_000;
 /// Time for which nothing may then start or stop, in milliseconds.
 const QUIET: u64 = 5_000;
+/// The longest pause between two requests of a client, in milliseconds.
+const PAUSE: u64 = 150;
 /// How long a task of the service runs whose tasks end.
 const RUN: Duration = Duration::from_secs(2);
 /// Number of quanta between two checks of the invariants.
@@ -145,7 +152,9 @@ impl Run {
         let world = World::new(options.seed);
         let random = Random::seeded(options.seed);
         let cluster = SimCluster::start(world, options.managers, options.workers, &random);
-        cluster.workers.iter().for_each(|worker| chain::prepare(&worker.machine));
+        for prepare in [chain::prepare, jobs::prepare, rollouts::prepare, scaled::prepare] {
+            cluster.workers.iter().for_each(|worker| prepare(&worker.machine));
+        }
         let ends = FakeProgram { runs: Some(RUN), ..FakeProgram::default() };
         cluster.workers.iter().for_each(|worker| worker.machine.set_program(CRON, ends.clone()));
         Self {
@@ -182,15 +191,18 @@ impl Run {
 
     fn judge(&mut self, options: Options) -> Result<(), Violation> {
         self.until_up()?;
-        self.start_users(3, 150);
-        let mut schedule = Schedule::new(self.random.fork(), self.cluster.world.now());
+        self.start_users(options.focus);
+        let mut schedule = Schedule::new(options.focus, self.random.fork(), self.cluster.world.now());
         let end = self.cluster.world.now() + options.trouble;
         while self.cluster.world.now() < end {
             schedule.run(&mut self.cluster);
             self.restart_ended(&mut schedule)?;
             self.trouble = schedule.trouble();
             self.step()?;
-            self.check_availability(&schedule)?;
+            // Where the same things go wrong again and again, users may have to wait.
+            if options.focus == Focus::Everything {
+                self.check_availability(&schedule)?;
+            }
         }
         schedule.end(&mut self.cluster);
         self.trouble = schedule.trouble();
@@ -263,23 +275,10 @@ impl Run {
         Ok(())
     }
 
-    /// Starts users with this many clients; each waits at most `pause` milliseconds between requests.
-    pub fn start_users(&mut self, clients: u64, pause: u64) {
-        let users = Users {
-            clients,
-            pause,
-            wishes: Wishes {
-                image: "app",
-                replicas: 4,
-                devices: true,
-                networks: true,
-                volumes: true,
-                chain: true,
-                probes: true,
-            },
-            channels: Vec::new(),
-            history: self.history.clone(),
-        };
+    /// Starts the users that this focus asks for.
+    fn start_users(&mut self, focus: Focus) {
+        let (clients, wishes) = self.random.draw(|rng| focus.users(rng));
+        let users = Users { clients, pause: PAUSE, wishes, channels: Vec::new(), history: self.history.clone() };
         self.history.start();
         let seed: u64 = self.random.draw(|rng| rng.random());
         let network = self.cluster.world.network.clone();
@@ -354,7 +353,7 @@ impl Run {
         }
         converged(&self.cluster)
             .map_err(|missing| Kind::NotConverged.because(format!("it did not stay so: {missing}")))?;
-        let bad = ["tables of this manager and of the leader differ", "an answer that no manager gives"];
+        let bad = ["tables of this manager and of the leader differ", "an answer that no manager gives", NOT_TAKEN];
         match bad.iter().find_map(|text| self.cluster.world.log.find(text)) {
             Some(line) => Err(Kind::BadLog.because(line)),
             None => Ok(()),

@@ -128,7 +128,7 @@ impl Scale {
     /// Crashes the leader and waits until every worker has a session with the next one. None may be taken for down meanwhile.
     fn change_leader(self, cluster: &mut SimCluster, leader: usize, cost: Cost) -> Result<Cost, String> {
         let begun = cluster.world.now();
-        let memory = cluster.crash_and_weigh(leader, true);
+        let memory = cluster.crash_and_weigh(leader);
         let others: Vec<usize> = (0..cluster.managers.len()).filter(|number| *number != leader).collect();
         let taken = |cluster: &SimCluster| -> Vec<Duration> { others.iter().map(|it| cpu(cluster, *it)[0]).collect() };
         let before = taken(cluster);
@@ -148,7 +148,7 @@ impl Scale {
         let next = next.ok_or("no manager leads")?;
         let reconnect = taken(cluster)[next] - before[next];
         let reconnected_ms = cluster.world.now() - begun;
-        let follower_memory = cluster.crash_and_weigh(others[1 - next], true);
+        let follower_memory = cluster.crash_and_weigh(others[1 - next]);
         Ok(Cost { memory, follower_memory, reconnected_ms, reconnect, ..cost })
     }
 

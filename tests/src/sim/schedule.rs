@@ -1,4 +1,5 @@
-//! The schedule of faults: drawn from the seed, one after the other, each with its end.
+//! The schedule of faults: drawn from the seed, one after the other, each with its end. The focus of a simulation says from
+//! which they are drawn.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use flota_raft_store::raft::DiskFaults;
 use super::changes::{Change, Changes};
 use super::cluster::SimCluster;
 use super::drains::Drains;
+use super::focus::Focus;
 use super::host::{Host, USER};
 use super::network::DELAY;
 use super::raft_network::Mishaps;
@@ -45,6 +47,8 @@ enum Action {
 
 /// Draws faults and applies them.
 pub struct Schedule {
+    focus: Focus,
+    begun: u64,
     rng: StdRng,
     due: BTreeMap<u64, Vec<Action>>,
     next: u64,
@@ -59,6 +63,10 @@ pub struct Schedule {
 
 /// Range of the pause between two faults, in milliseconds.
 const PAUSE: std::ops::Range<u64> = 100..2_500;
+/// The same where leaders start again, before the log that a slow disk lacks has grown old.
+const SHORT_PAUSE: std::ops::Range<u64> = 100..600;
+/// For how long leaders change where that is only how a simulation begins, in milliseconds.
+const NEW_SESSIONS: u64 = 6_000;
 /// Delay before a manager that has ended by itself is started again, in milliseconds, as with systemd.
 const RESTART: u64 = 100;
 /// How long after its end a disk fault may still end a manager, in milliseconds.
@@ -66,8 +74,10 @@ const FELT: u64 = 2_000;
 
 impl Schedule {
     /// Creates a schedule that starts at `now`.
-    pub fn new(rng: StdRng, now: u64) -> Self {
+    pub fn new(focus: Focus, rng: StdRng, now: u64) -> Self {
         Self {
+            focus,
+            begun: now,
             rng,
             due: BTreeMap::new(),
             next: now,
@@ -108,9 +118,10 @@ impl Schedule {
     pub fn run(&mut self, cluster: &mut SimCluster) {
         let now = cluster.world.now();
         if now >= self.next {
-            let action = self.draw(cluster);
-            self.at(now, action);
-            self.next = now + self.rng.random_range(PAUSE);
+            if let Some(action) = self.draw_focused(cluster) {
+                self.at(now, action);
+            }
+            self.next = now + self.rng.random_range(if self.focus == Focus::Restarts { SHORT_PAUSE } else { PAUSE });
         }
         self.run_due(cluster);
     }
@@ -164,6 +175,35 @@ impl Schedule {
 
     fn at(&mut self, time: u64, action: Action) {
         self.due.entry(time).or_default().push(action);
+    }
+
+    /// Draws a fault of those that the focus asks for.
+    fn draw_focused(&mut self, cluster: &SimCluster) -> Option<Action> {
+        if self.focus == Focus::Everything {
+            return Some(self.draw(cluster));
+        }
+        let rng = &mut self.rng;
+        let worker = rng.random_range(0..cluster.workers.len());
+        let down = rng.random_range(0..2_000);
+        let time = rng.random_range(2_000..5_000);
+        Some(match self.focus {
+            Focus::Sessions if self.begun + NEW_SESSIONS > cluster.world.now() => {
+                Action::CrashLeader { power: false, down }
+            }
+            Focus::Everything | Focus::Sessions | Focus::Runs => return None,
+            Focus::Restarts if rng.random_bool(0.5) => {
+                Action::CrashLeader { power: true, down: rng.random_range(0..=100) }
+            }
+            Focus::Restarts => {
+                let faults = DiskFaults { delay: Duration::from_millis(200), ..DiskFaults::default() };
+                Action::HurtDisk { number: cluster.leader()?, faults, time }
+            }
+            Focus::Splits => Action::SplitLeader { both_ways: true, time },
+            Focus::Jobs if rng.random_bool(0.5) => Action::KillContainer { worker },
+            Focus::Rollouts if rng.random_bool(0.7) => Action::Drain { worker, time },
+            Focus::Jobs | Focus::Rollouts => Action::CrashLeader { power: false, down },
+            Focus::Scaling => Action::Split { alone: cluster.workers[worker].host, both_ways: true, time },
+        })
     }
 
     fn draw(&mut self, cluster: &SimCluster) -> Action {

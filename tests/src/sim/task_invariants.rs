@@ -15,6 +15,7 @@ use flota_raft_store::View;
 use flota_worker::RunningSlot;
 
 use super::cluster::{SimCluster, WorkerHost};
+use super::user::rollouts::STARTS_FIRST;
 use super::user::{STARTED_FIRST, priority};
 use super::violation::{Kind, Violation};
 
@@ -223,7 +224,7 @@ fn check_places(view: &View) -> Result<(), Violation> {
 
 /// Returns how many tasks a slot of the service may have: two if its updates start the new task first.
 fn most_tasks(service: &str) -> usize {
-    1 + usize::from(STARTED_FIRST.contains(&service))
+    1 + usize::from(STARTED_FIRST.contains(&service) || service == STARTS_FIRST)
 }
 
 fn check_devices(view: &View) -> Result<(), Violation> {

@@ -1,6 +1,7 @@
 //! Users of a simulated cluster: several clients that create, scale, update, remove and read services through the
 //! Control API, and record what they observe. They also create and remove networks. Like `ctl`, they retry with the next manager and the same request id
-//! after any loss. What a service of theirs is like is in `user/specs.rs`.
+//! after any loss. What a service of theirs is like is in `user/specs.rs`. Users with services of their own, whose history is
+//! not recorded, are in `user/chain.rs`, `user/jobs.rs`, `user/rollouts.rs` and `user/scaled.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -25,10 +26,17 @@ use super::services::{Answer, Op, Services, read};
 use super::time;
 
 pub(super) mod chain;
+mod deploy;
+pub(super) mod jobs;
 mod networks;
 mod prober;
+pub(super) mod rollouts;
+pub(super) mod scaled;
 mod specs;
 
+pub(super) use jobs::JOBS;
+pub(super) use rollouts::ROLLED_OUT;
+pub(super) use scaled::SCALED;
 pub(super) use specs::{CRON, STARTED_FIRST, TAG, VOLUMES, priority};
 pub use specs::{NAMES, Wishes};
 
@@ -166,6 +174,15 @@ impl Users {
         if self.wishes.chain {
             clients.spawn(client(self.clients + 2).change_chain());
         }
+        if self.wishes.rollouts {
+            clients.spawn(client(self.clients + 3).roll_out());
+        }
+        if self.wishes.jobs {
+            clients.spawn(client(self.clients + 4).change_jobs());
+        }
+        if let Some(name) = self.wishes.scaled {
+            clients.spawn(client(self.clients + 5).change_scaled(name));
+        }
         for number in 0..self.clients {
             clients.spawn(client(number).run(self.pause));
         }
@@ -210,6 +227,7 @@ impl Client {
 
     async fn act(&mut self) {
         let name = NAMES[self.rng.random_range(0..NAMES.len())];
+        let name = self.wishes.only.unwrap_or(name);
         match self.rng.random_range(0..11) {
             0..=1 => self.create(name).await,
             2..=4 => self.update(name).await,

@@ -32,6 +32,18 @@ pub enum Kind {
     StartedTooEarly,
     /// A time of a schedule has begun two runs, runs overlap that may not, or a run has other tasks than it asks for.
     WrongRun,
+    /// More tasks of a service run at once than its policy allows.
+    TooManyTasks,
+    /// Fewer tasks of a service serve than its policy allows, by no fault.
+    TooFewTasks,
+    /// A job does again what it has done, or more than it asks for.
+    WorkedTwice,
+    /// More slots of a job work at once than may.
+    TooManyAtOnce,
+    /// The number of tasks follows another load than that of the tasks.
+    WrongScale,
+    /// More slots of a service are on a node than may be.
+    TooManyOnNode,
     /// Two tasks hold the same device.
     DeviceTwice,
     /// Two nodes have the data that a slot has in a volume, or a task is on another node than its data.

@@ -32,15 +32,7 @@ fn history_with(mut fault: impl FnMut(&Cluster, &str)) {
         runtime.block_on(async {
             let channels = || sockets.iter().map(|socket| channel(socket)).collect();
             // Replicas are left out: what is looked at is the store.
-            let wishes = Wishes {
-                image: "whoami",
-                replicas: 0,
-                devices: false,
-                networks: false,
-                volumes: false,
-                chain: false,
-                probes: false,
-            };
+            let wishes = Wishes { image: "whoami", ..Wishes::default() };
             let users = Users { clients: 4, pause: 20, wishes, channels: channels(), history: recorded.clone() };
             tokio::join!(users.run(1), writers::run(channels(), recorded)).1
         })

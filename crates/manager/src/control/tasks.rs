@@ -9,6 +9,7 @@ use flota_api::model::{HealthState, Node, NodeState, Service, ServiceMode, Servi
 use flota_api::naming::task_name;
 use flota_api::state::DesiredState;
 use flota_api::version::Timestamp;
+use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Tables, WriteTx};
 
 use super::error::ControlError;
@@ -236,7 +237,8 @@ fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) -> R
     }
     let spec = Arc::new(ServiceSpec { mode: ServiceMode::Replicated { replicas }, ..service.spec.as_ref().clone() });
     tx.update(Service { spec, scale: service.scale.set_by_user(), ..service.clone() });
-    for task in view.tasks_of_service(&service.id).filter(|task| task.slot == slot) {
+    let goes = |task: &&Arc<Task>| task.slot == slot && !faults::is_on(Fault::WrongShrink);
+    for task in view.tasks_of_service(&service.id).filter(goes) {
         tx.update(Task { desired_state: DesiredState::Remove, ..task.as_ref().clone() });
     }
     Ok(())

@@ -3,6 +3,7 @@
 use flota_api::model::{RestartCondition, Service, Task};
 use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
+use flota_raft_store::faults::{self, Fault};
 
 use super::slot::Slot;
 
@@ -19,7 +20,7 @@ pub(super) enum AfterEnd {
 
 /// Whether a task of the slot has done all that the service asks of it.
 pub(super) fn is_done(service: &Service, slot: &Slot) -> bool {
-    service.spec.restart.condition != RestartCondition::Any && slot.is_done()
+    !faults::is_on(Fault::JobAgain) && service.spec.restart.condition != RestartCondition::Any && slot.is_done()
 }
 
 /// Returns what follows the end of `last`, the newest task of its slot.
@@ -34,7 +35,9 @@ pub(super) fn after_end(service: &Service, last: &Task) -> AfterEnd {
         // The task was stopped, but its slot remains: it was moved, or removed by a user.
         _ if last.desired_state.is_stopping() => AfterEnd::Replace,
         TaskState::Failed if policy.condition == RestartCondition::None => AfterEnd::Stay,
-        TaskState::Complete if policy.condition != RestartCondition::Any => AfterEnd::Stay,
+        TaskState::Complete if policy.condition != RestartCondition::Any && !faults::is_on(Fault::JobAgain) => {
+            AfterEnd::Stay
+        }
         TaskState::Failed | TaskState::Rejected | TaskState::Complete if within_budget => AfterEnd::ReplaceLater,
         TaskState::Failed | TaskState::Rejected | TaskState::Complete => AfterEnd::Stay,
         _ => AfterEnd::Replace,

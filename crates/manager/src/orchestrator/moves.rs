@@ -70,8 +70,8 @@ pub(super) fn next_steps<'a>(
 ) -> Vec<Move> {
     let at_once = service.spec.update.at_once();
     let starts_first = service.spec.update.order == UpdateOrder::StartFirst && !service.spec.mode.is_job();
-    let mut short = slots.clone().filter(|(_, slot)| does_not_serve(slot)).count();
-    let mut doubled = slots.clone().filter(|(_, slot)| slot.move_under_way().is_some()).count();
+    let mut short = slots.clone().filter(|(_, slot)| does_not_serve(slot) || is_being_updated(slot)).count();
+    let mut doubled = slots.clone().filter(|(_, slot)| slot.predecessor().is_some()).count();
     let (mut steps, mut is_held_up) = (Vec::new(), false);
     for (number, slot) in slots {
         let Some(current) = slot.current() else { continue };
@@ -111,6 +111,11 @@ fn does_not_serve(slot: &Slot) -> bool {
         Some(_) => !slot.live().any(|task| task.is_serving()),
         None => slot.successor().is_some(),
     }
+}
+
+/// Whether an update has begun with the slot: it stops the task that serves once the new one is prepared, whatever moves.
+fn is_being_updated(slot: &Slot) -> bool {
+    slot.successor().is_some() && slot.current().is_some_and(|task| !slot.is_present(task))
 }
 
 /// Takes the next steps of the moves, given the slots of a service that stay.
@@ -283,6 +288,20 @@ mod tests {
         assert!(with(|new| new.node_id = Some("free".into())));
         assert!(with(|new| new.pending_reason = Some(PendingReason::NoNode)));
         assert!(with(|new| new.status.state = TaskState::Rejected));
+    }
+
+    #[test]
+    fn slots_that_an_update_has_begun_with_count_too() {
+        let earlier = |task: Arc<Task>| Arc::new(Task { spec_version: 0, ..task.as_ref().clone() });
+        let ready = [running("b", 2, "drained"), successor("b2", 2, TaskState::Ready)];
+        let begun = [earlier(running("a", 1, "free")), successor("a2", 1, TaskState::Preparing)];
+        assert_eq!(steps(&[&begun[..], &ready].concat()), [Move::Look], "the update stops its old task next");
+        let alone = [earlier(running("a", 1, "free")), running("b", 2, "drained")];
+        assert_eq!(steps(&alone), [Move::Prepare(2)], "it has not begun with that slot");
+        let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
+        let starting = task("a2", 1, "free", DesiredState::Running, TaskState::Starting);
+        let doubled = [earlier(running("a", 1, "free")), starting, running("b", 2, "drained")];
+        assert_eq!(steps_by(policy, &doubled), [Move::Look], "the slot has two tasks");
     }
 
     #[test]

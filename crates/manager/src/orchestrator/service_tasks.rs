@@ -193,7 +193,8 @@ fn plan_kept(
     // So many more slots may begin to work.
     let at_once =
         service.spec.mode.max_concurrent().map_or(usize::MAX, |most| usize::try_from(most.get()).unwrap_or(usize::MAX));
-    let mut room = at_once.saturating_sub(kept.values().filter(|slot| slot.is_busy()).count());
+    let is_counted = |slot: &&&Slot| slot.is_busy() && !faults::is_on(Fault::CrowdedJob);
+    let mut room = at_once.saturating_sub(kept.values().filter(is_counted).count());
     for (number, slot) in kept {
         if plan.is_full(cx) {
             return None;
@@ -311,7 +312,8 @@ fn stop_doubles(service: &Service, number: u64, slot: &Slot, plan: &mut Plan, cx
         return;
     }
     let settled = slot.current().and_then(|task| update::settled_at(update::policy(service), task));
-    let predecessor = slot.predecessor().filter(|_| settled.is_none_or(|at| at > cx.now));
+    let is_settled = settled.is_some_and(|at| at <= cx.now) || faults::is_on(Fault::EarlyStop);
+    let predecessor = slot.predecessor().filter(|_| !is_settled);
     if let Some(at) = settled.filter(|_| predecessor.is_some()) {
         plan.retry_at(at);
     }
@@ -352,7 +354,7 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
         if lost(successor) || is_leaving || is_needless || is_given_up || successor.spec_version != service.spec_version
         {
             plan.set_desired(successor, DesiredState::Shutdown);
-        } else if slot.current().is_none() && stopping_is_lost(slot, view) {
+        } else if slot.current().is_none() && (stopping_is_lost(slot, view) || faults::is_on(Fault::EarlySuccessor)) {
             // The old task has ended, so its place is free.
             plan.set_desired(successor, DesiredState::Running);
         }

@@ -15,6 +15,7 @@ use flota_api::model::{NodeState, PendingReason, RestartCondition, Service, Task
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Timestamp;
 use flota_raft_store::Tables;
+use flota_raft_store::faults::{self, Fault};
 
 use super::slot::Slot;
 use crate::home;
@@ -93,6 +94,16 @@ pub(super) fn outlook(service: &Service, slots: &BTreeMap<u64, &Slot>, view: &Ta
     survey.end()
 }
 
+/// What an update that has not begun with a slot finds there; it goes on with the first of these first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    /// Its task does not serve: nothing is lost with it.
+    Idle,
+    /// It has two tasks: the update before has not let the old one go. While it waits, no other slot may get a second one.
+    Doubled,
+    Serving,
+}
+
 /// What the slots of a service have shown so far.
 struct Survey<'a> {
     policy: &'a UpdatePolicy,
@@ -100,8 +111,8 @@ struct Survey<'a> {
     outlook: Outlook,
     /// Number of slots between their old and their new task.
     in_flight: usize,
-    /// Slots that are to follow, by whether their old task serves: nothing is lost with one that does not.
-    waiting: Vec<(bool, u64)>,
+    /// Slots that are to follow, each in its turn.
+    waiting: Vec<(Turn, u64)>,
     /// When a new task has begun to serve last.
     last_served: Option<Timestamp>,
     /// Whether a new task may still fail.
@@ -117,7 +128,13 @@ impl<'a> Survey<'a> {
     /// Adds a slot whose current task has an earlier spec.
     fn add_old(&mut self, number: u64, slot: &Slot) {
         let Some(successor) = slot.successor().filter(|it| slot.is_present(it)) else {
-            self.waiting.push((slot.current().is_some_and(|task| task.is_serving()), number));
+            let serves = slot.current().is_some_and(|task| task.is_serving());
+            let turn = match slot.predecessor() {
+                _ if !serves => Turn::Idle,
+                Some(_) => Turn::Doubled,
+                None => Turn::Serving,
+            };
+            self.waiting.push((turn, number));
             return;
         };
         self.in_flight += 1;
@@ -164,7 +181,8 @@ impl<'a> Survey<'a> {
             UpdateOrder::StopFirst => Step::Prepare(number),
             UpdateOrder::StartFirst => Step::Start(number),
         };
-        let room = self.policy.at_once().saturating_sub(self.in_flight);
+        let in_flight = if faults::is_on(Fault::OverlappingUpdate) { 0 } else { self.in_flight };
+        let room = self.policy.at_once().saturating_sub(in_flight);
         self.outlook.steps.extend(self.waiting.into_iter().take(room).map(step));
         self.outlook
     }

@@ -6,6 +6,7 @@ use flota_api::model::{
     ServiceSpec,
 };
 use flota_raft_store::Tables;
+use flota_raft_store::faults::{self, Fault};
 
 use super::candidate::Candidate;
 use crate::affinity;
@@ -84,7 +85,8 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     }),
     (Filter::Encryption, |task, it, view| is_encrypted(task.spec, view) && !it.node.description.can_encrypt()),
     (Filter::MaxReplicas, |task, it, _| {
-        task.spec.max_replicas_per_node.is_some_and(|most| it.of_service() >= most.get())
+        let most = task.spec.max_replicas_per_node.filter(|_| !faults::is_on(Fault::CrowdedNode));
+        most.is_some_and(|most| it.of_service() >= most.get())
     }),
     (Filter::Affinity, |task, it, view| {
         !task.spec.affinity.iter().all(|name| affinity::has_task_of(name, it.node, view))

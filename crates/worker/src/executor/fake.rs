@@ -58,7 +58,7 @@ impl PrepareStep for FakeImage {
 
     fn prepare<'a>(&'a self, task: &'a Assignment, draft: &'a mut Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
         Box::pin(async move {
-            let program = self.0.program(&task.service_name, task.task_id.as_str());
+            let program = self.0.program(task);
             self.0.prepare(task.task_id.as_str(), self.name(), FakeProgram::default());
             pause(program.prepare_delay).await;
             if let Some(error) = self.0.failure(task.task_id.as_str(), Act::Prepare, program.prepare_failure) {
@@ -117,7 +117,7 @@ impl PrepareStep for FakeContainer {
     }
 
     fn prepare<'a>(&'a self, task: &'a Assignment, _: &'a mut Draft) -> BoxFuture<'a, Result<(), ExecutorError>> {
-        let program = self.0.program(&task.service_name, task.task_id.as_str());
+        let program = self.0.program(task);
         self.0.prepare(task.task_id.as_str(), self.name(), program);
         Box::pin(std::future::ready(Ok(())))
     }
@@ -168,7 +168,7 @@ impl FakeExecutor {
 
     async fn start_container(&self, assignment: &Assignment) -> Result<Running, ExecutorError> {
         let (task, service) = (assignment.task_id.as_str(), assignment.service_name.as_str());
-        let program = self.machine.program(service, task);
+        let program = self.machine.program(assignment);
         pause(program.start_delay).await;
         if let Some(error) = self.machine.failure(task, Act::Start, program.start_failure.clone()) {
             let passes = program.start_failure.as_ref().is_some_and(|failure| failure.times.is_some());

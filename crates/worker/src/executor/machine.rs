@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use flota_api::model::TaskVolume;
+use flota_api::model::{Assignment, TaskVolume};
 
 use super::Counters;
 use super::program::{FakeFailure, FakeHealth, FakeProgram, OnStop};
@@ -152,10 +152,10 @@ impl FakeMachine {
         self.changed.notify_waiters();
     }
 
-    /// Sets the behaviour of containers of this service or task from their next start on. The program of a task takes
-    /// precedence over that of its service.
-    pub fn set_program(&self, service_or_task: &str, program: FakeProgram) {
-        self.with(|inner| inner.programs.insert(service_or_task.to_owned(), program));
+    /// Sets the behaviour of containers of this service, image or task from their next start on. The program of a task takes
+    /// precedence over that of its image, and that over that of its service.
+    pub fn set_program(&self, of: &str, program: FakeProgram) {
+        self.with(|inner| inner.programs.insert(of.to_owned(), program));
     }
 
     /// Sets the behaviour of containers for which [`FakeMachine::set_program`] was not called.
@@ -206,9 +206,10 @@ impl FakeMachine {
         self.changed.notify_waiters();
     }
 
-    pub(super) fn program(&self, service: &str, task: &str) -> FakeProgram {
+    pub(super) fn program(&self, task: &Assignment) -> FakeProgram {
+        let names = [task.task_id.as_str(), &task.spec.image, &task.service_name];
         self.with(|inner| {
-            let program = inner.programs.get(task).or_else(|| inner.programs.get(service));
+            let program = names.into_iter().find_map(|name| inner.programs.get(name));
             program.unwrap_or(&inner.default_program).clone()
         })
     }
@@ -241,12 +242,16 @@ impl FakeMachine {
         self.with(|inner| {
             let service = inner.last(task).filter(|it| !it.has_ended)?.running.service.clone();
             let program = inner.programs.get(task).or_else(|| inner.programs.get(&service));
-            let load = u128::from(program.unwrap_or(&inner.default_program).nano_cpus);
+            let FakeProgram { nano_cpus, memory_bytes, .. } = *program.unwrap_or(&inner.default_program);
             let container = inner.containers.iter_mut().rfind(|it| it.running.task == task)?;
             let (now, (since, used)) = (Instant::now(), container.used);
-            let more = (now - since).as_nanos() * load / 1_000_000_000;
+            let more = (now - since).as_nanos() * u128::from(nano_cpus) / 1_000_000_000;
             container.used = (now, used + u64::try_from(more).unwrap_or(u64::MAX - used));
-            Some(Counters { cpu_nanos: Some(container.used.1), ..Counters::default() })
+            Some(Counters {
+                cpu_nanos: Some(container.used.1),
+                memory_bytes: Some(memory_bytes),
+                ..Counters::default()
+            })
         })
     }
 

@@ -1,9 +1,9 @@
 //! The behaviour of the containers that `FakeExecutor` simulates: how long each act takes, what fails, and how the
-//! program reacts to a request to stop. A test sets it for a service or for a task (`FakeMachine::set_program`).
+//! program reacts to a request to stop. A test sets it for a service, an image or a task (`FakeMachine::set_program`).
 
 use std::time::Duration;
 
-/// The behaviour of the containers of a service or of a task.
+/// The behaviour of the containers of a service, of an image or of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FakeProgram {
     /// Time until the image is present.
@@ -28,6 +28,8 @@ pub struct FakeProgram {
     pub health: FakeHealth,
     /// The CPU that it uses, in 10^-9 cores. A running program has that of the program that is set now.
     pub nano_cpus: u64,
+    /// The memory that it uses, in bytes.
+    pub memory_bytes: u64,
     /// The failure of sending a signal to the container, if any.
     pub signal_failure: Option<FakeFailure>,
     /// Time until what the program has sent has arrived, once it has ended.
@@ -73,6 +75,7 @@ impl Default for FakeProgram {
             on_stop: OnStop::Exit { after: Duration::ZERO, code: 143 },
             health: FakeHealth::Good,
             nano_cpus: 0,
+            memory_bytes: 0,
             signal_failure: None,
             flush_delay: Duration::ZERO,
             undo_delay: Duration::ZERO,

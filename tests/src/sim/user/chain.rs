@@ -4,8 +4,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rand::Rng;
-
 use flota_api::model::{DependencyCondition as Condition, Service, Task};
 use flota_api::proto::control::{DeployStackRequest, RemoveStackRequest};
 use flota_api::proto::specs::{Dependency, DependencyCondition, ServiceMode, ServiceSpec, StackSpec};
@@ -77,11 +75,6 @@ impl Client {
             .await;
             self.pause(3_000).await;
         }
-    }
-
-    async fn pause(&mut self, most: u64) {
-        let millis = self.rng.random_range(1..=most);
-        tokio::time::sleep(Duration::from_millis(millis)).await;
     }
 
     fn chain(&self) -> Vec<ServiceSpec> {

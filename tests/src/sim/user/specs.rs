@@ -33,7 +33,7 @@ pub(in crate::sim) const VOLUMES: [(&str, &str); 2] = [(SHARING, "the-accounts")
 pub(in crate::sim) const TAG: &str = "tag";
 
 /// Parameters of the services that users create.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Wishes {
     /// Image of all services.
     pub image: &'static str,
@@ -49,6 +49,14 @@ pub struct Wishes {
     pub chain: bool,
     /// Whether one more user writes all the time, so that it is seen for how long nobody can.
     pub probes: bool,
+    /// Whether one more user updates two services, rolls them back and takes tasks from them.
+    pub rollouts: bool,
+    /// Whether one more user changes jobs.
+    pub jobs: bool,
+    /// The service whose number of tasks follows their load, which one more user changes; `None` for none.
+    pub scaled: Option<&'static str>,
+    /// The only service that the clients change; `None` for all of [`NAMES`].
+    pub only: Option<&'static str>,
 }
 
 /// Returns the priority that users give to the service of this name.

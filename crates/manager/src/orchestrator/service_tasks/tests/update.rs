@@ -428,3 +428,11 @@ fn an_update_that_starts_first_keeps_the_task_that_is_proven_and_a_slot_has_two_
     let planned = planned_of(third, [old(1), unsettled, old(2)]);
     assert_eq!(planned, ["+1 after 0 ms", "+2 after 0 ms", "n1:shutdown"]);
 }
+
+#[test]
+fn an_update_goes_on_first_with_the_slots_that_have_two_tasks() {
+    let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
+    let third = Service { spec_version: 3, spec_set_at: NOW, ..updated(policy) };
+    let tasks = [served(1, LONG), old(2), served(2, Duration::from_millis(40))];
+    assert_eq!(planned_of(third, tasks), ["+2 after 0 ms", "n2:shutdown"], "slot 1 would be the second with two");
+}

@@ -1,0 +1,47 @@
+//! What the users have in common who change services of their own, and whose history is not recorded.
+
+use std::time::Duration;
+
+use rand::Rng;
+use tonic::Status;
+
+use flota_api::proto::control::{CreateServiceRequest, UpdateServiceRequest};
+use flota_api::proto::specs::ServiceSpec;
+use flota_api::reason::Reason;
+
+use super::Client;
+
+impl Client {
+    /// Updates a service to this spec, or creates it if there is none of its name. No history records that.
+    pub(super) async fn deploy(&mut self, spec: ServiceSpec) {
+        tracing::info!(client = self.number, service = spec.name, env = ?spec.env, image = spec.image, "a service is deployed");
+        let update = UpdateServiceRequest {
+            request_id: self.request_id(self.history.tag()),
+            service: spec.name.clone(),
+            spec: Some(spec.clone()),
+            ..UpdateServiceRequest::default()
+        };
+        let updated = self.request(|mut client| {
+            let update = update.clone();
+            async move { client.update_service(update).await.map(drop) }
+        });
+        let is_missing = |status: &Status| Reason::of(status) == Some(Reason::NotFound);
+        if !updated.await.is_some_and(|answer| answer.is_err_and(|status| is_missing(&status))) {
+            return;
+        }
+        let request_id = self.request_id(self.history.tag());
+        let create = CreateServiceRequest { request_id, spec: Some(spec), ..CreateServiceRequest::default() };
+        let created = self.request(|mut client| {
+            let create = create.clone();
+            async move { client.create_service(create).await.map(drop) }
+        });
+        // Whoever changes a service does so again, and the last change is made when nothing goes wrong.
+        created.await;
+    }
+
+    /// Waits for at most so many milliseconds.
+    pub(super) async fn pause(&mut self, most: u64) {
+        let millis = self.rng.random_range(1..=most);
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+    }
+}
