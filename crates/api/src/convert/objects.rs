@@ -51,8 +51,9 @@ impl From<&Cluster> for po::Cluster {
             no_new_privileges: it.no_new_privileges,
             rebalance: it.rebalance.map(Into::into),
             auto_rebalance: it.auto_rebalance,
-            heartbeat_ms: it.heartbeat.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)),
+            heartbeat_ms: it.heartbeat.map_or(0, millis),
             heartbeats_missed: it.heartbeats_missed.map_or(0, NonZeroU64::get),
+            certificate_life_ms: it.certificate_life.map_or(0, millis),
         }
     }
 }
@@ -80,10 +81,19 @@ impl TryFrom<po::Cluster> for Cluster {
             no_new_privileges: it.no_new_privileges,
             rebalance: it.rebalance.map(Into::into),
             auto_rebalance: it.auto_rebalance,
-            heartbeat: Some(Duration::from_millis(it.heartbeat_ms)).filter(|it| !it.is_zero()),
+            heartbeat: unless_zero(it.heartbeat_ms),
             heartbeats_missed: NonZeroU64::new(it.heartbeats_missed),
+            certificate_life: unless_zero(it.certificate_life_ms),
         })
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn unless_zero(millis: u64) -> Option<Duration> {
+    Some(Duration::from_millis(millis)).filter(|it| !it.is_zero())
 }
 
 impl From<&Node> for po::Node {
@@ -103,6 +113,7 @@ impl From<&Node> for po::Node {
             raft_id: it.raft_id,
             attachments: it.attachments.iter().map(Into::into).collect(),
             losses: it.losses.iter().map(|at| at.0).collect(),
+            certificates: it.certificates.iter().map(Into::into).collect(),
         }
     }
 }
@@ -127,6 +138,7 @@ impl TryFrom<po::Node> for Node {
             raft_id: it.raft_id,
             attachments: all(it.attachments)?,
             losses: it.losses.into_iter().map(Timestamp).collect(),
+            certificates: it.certificates.into_iter().map(Into::into).collect(),
         })
     }
 }

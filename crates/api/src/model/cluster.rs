@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::network::AddressPool;
 use super::seconds_or_zero;
+use crate::defaults::CERTIFICATE_LIFE;
 use crate::id::{ClusterId, NodeId, RegistryId};
 use crate::resources::number_or_zero;
 use crate::version::{Meta, Timestamp};
@@ -91,6 +92,16 @@ pub struct Cluster {
     /// Number of missed heartbeats after which a node is down; the default if `None`.
     #[serde(serialize_with = "number_or_zero")]
     pub heartbeats_missed: Option<NonZeroU64>,
+    /// Validity of the certificates that nodes get from now on; the default if `None`.
+    #[serde(serialize_with = "seconds_or_zero")]
+    pub certificate_life: Option<Duration>,
+}
+
+impl Cluster {
+    /// Returns the validity of a certificate that is issued now.
+    pub fn certificate_life(&self) -> Duration {
+        self.certificate_life.unwrap_or(CERTIFICATE_LIFE)
+    }
 }
 
 /// A rebalance that a user has asked for.

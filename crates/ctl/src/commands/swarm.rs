@@ -36,16 +36,23 @@ pub(crate) struct Defaults {
     /// Number of missed heartbeats after which a node is down
     #[arg(long, value_name = "NUMBER")]
     missed_heartbeats: Option<u64>,
+    /// Validity of the certificates that nodes get from then on (default 90 days)
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    cert_expiry: Option<Duration>,
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Defaults {
     fn request(&self) -> Option<UpdateClusterRequest> {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let request = UpdateClusterRequest {
             no_new_privileges: self.no_new_privileges,
             auto_rebalance: self.rebalance,
             heartbeat_ms: self.dispatcher_heartbeat.map(millis),
             heartbeats_missed: self.missed_heartbeats,
+            certificate_life_ms: self.cert_expiry.map(millis),
             ..UpdateClusterRequest::default()
         };
         let is_given = request != UpdateClusterRequest::default();
@@ -112,12 +119,14 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
                 force_new_cluster: false,
                 address_pools: default_addr_pool.iter().map(ToString::to_string).collect(),
                 subnet_length: default_addr_pool_mask_length.into(),
+                // The node's own certificate is made before the defaults can be set.
+                certificate_life_ms: defaults.cert_expiry.map_or(0, millis),
             };
             init(client, request, &defaults).await
         }
         Swarm::Update { defaults } => {
             let none = || {
-                Usage("no change is given: use --no-new-privileges, --rebalance, --dispatcher-heartbeat or --missed-heartbeats".into())
+                Usage("no change is given: use --no-new-privileges, --rebalance, --dispatcher-heartbeat, --missed-heartbeats or --cert-expiry".into())
             };
             update(client, defaults.request().ok_or_else(none)?).await?;
             line("Cluster updated.");
