@@ -124,7 +124,7 @@ impl NodeCa for CaService {
         let node_id = NodeId::derived(&flota_identity::sha256_hex(&request.csr_der));
         let response = self.replica.write::<_, CaError>(|view| {
             let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?.clone();
-            token.check(&cluster)?;
+            token.check(&cluster, self.replica.clock.wall().now())?;
             let life = cluster.certificate_life();
             let certificate = self.sign(&cluster, &request.csr_der, (&node_id, token.role), life)?;
             let known = known_certificate(&certificate)?;

@@ -41,6 +41,8 @@ impl From<&Cluster> for po::Cluster {
             ca_key: it.ca_key.0.clone().into(),
             worker_token_secret: it.worker_token_secret.as_text().to_owned(),
             manager_token_secret: it.manager_token_secret.as_text().to_owned(),
+            worker_token_expires_at: it.worker_token_expires_at.map(|at| at.0),
+            manager_token_expires_at: it.manager_token_expires_at.map(|at| at.0),
             grant_key: it.grant_key.0.clone().into(),
             revoked: it
                 .revoked
@@ -71,6 +73,8 @@ impl TryFrom<po::Cluster> for Cluster {
             ca_key: Secret(it.ca_key.into()),
             worker_token_secret: it.worker_token_secret.into(),
             manager_token_secret: it.manager_token_secret.into(),
+            worker_token_expires_at: it.worker_token_expires_at.map(Timestamp),
+            manager_token_expires_at: it.manager_token_expires_at.map(Timestamp),
             grant_key: Secret(it.grant_key.into()),
             revoked: it
                 .revoked

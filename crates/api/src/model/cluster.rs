@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::network::AddressPool;
-use super::seconds_or_zero;
+use super::{seconds_or_zero, text_or_empty};
 use crate::defaults::CERTIFICATE_LIFE;
 use crate::id::{ClusterId, NodeId, RegistryId};
 use crate::resources::number_or_zero;
@@ -74,6 +74,12 @@ pub struct Cluster {
     pub worker_token_secret: Secret,
     /// Secret part of the join token for managers.
     pub manager_token_secret: Secret,
+    /// When the join token for workers expires; `None` if it does not.
+    #[serde(serialize_with = "text_or_empty")]
+    pub worker_token_expires_at: Option<Timestamp>,
+    /// When the join token for managers expires; `None` if it does not.
+    #[serde(serialize_with = "text_or_empty")]
+    pub manager_token_expires_at: Option<Timestamp>,
     /// Private key that signs image grants, Ed25519 in PKCS#8.
     pub grant_key: Secret,
     /// Nodes that were removed, until their certificates expire.

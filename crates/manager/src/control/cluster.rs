@@ -45,7 +45,11 @@ const MISSED: RangeInclusive<u64> = 2..=100;
 /// renew, and no certificate may outlive the CA that has signed it.
 const CERTIFICATE_LIVES: RangeInclusive<Duration> = LEAST_CERTIFICATE_LIFE..=Duration::from_secs(10 * 365 * 24 * 3_600);
 /// In builds for tests, a certificate may expire while a test runs.
-const LEAST_CERTIFICATE_LIFE: Duration = Duration::from_secs(if cfg!(feature = "brief-certificates") { 10 } else { 3_600 });
+const LEAST_CERTIFICATE_LIFE: Duration =
+    Duration::from_secs(if cfg!(feature = "brief-certificates") { 10 } else { 3_600 });
+
+/// The shortest time for which a join token can be made.
+const LEAST_TTL: Duration = Duration::from_secs(1);
 
 /// Checks a validity of certificates.
 ///
@@ -133,19 +137,26 @@ impl<M: Member> Control<M> {
         self.read(|view| info(view)).await
     }
 
-    /// Replaces the join token for `role`; the old token is invalid from then on.
+    /// Replaces the join token for `role`; the old token is invalid from then on. The new one expires after `ttl`, if it is
+    /// given.
     pub(crate) async fn rotate_join_token(
         &self,
         request_id: Option<&str>,
         role: Role,
+        ttl: Option<Duration>,
     ) -> Result<ClusterInfo, ControlError> {
+        if ttl.is_some_and(|it| it < LEAST_TTL) {
+            return Err(ControlError::invalid("ttl", format!("it is at least {LEAST_TTL:?}")));
+        }
+        let expires_at = ttl.map(|ttl| self.clock.wall().now() + ttl);
         let rotated = self.write_once(request_id, |view| {
             let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?;
             let mut cluster = cluster.as_ref().clone();
-            let secret = match role {
-                Role::Worker => &mut cluster.worker_token_secret,
-                Role::Manager => &mut cluster.manager_token_secret,
+            let (secret, expiry) = match role {
+                Role::Worker => (&mut cluster.worker_token_secret, &mut cluster.worker_token_expires_at),
+                Role::Manager => (&mut cluster.manager_token_secret, &mut cluster.manager_token_expires_at),
             };
+            *expiry = expires_at;
             *secret = self.random.draw(|rng| new_secret(secret.as_text(), rng)).into();
             let mut tx = WriteTx::new(view, request_id);
             tx.update(cluster);
@@ -163,11 +174,10 @@ mod tests {
     #[test]
     fn certificates_live_for_an_hour_at_least_and_never_as_long_as_the_ca() {
         let checked = |seconds: u64| check_certificate_life(Duration::from_secs(seconds));
-        assert_eq!([checked(LEAST_CERTIFICATE_LIFE.as_secs()), checked(90 * 86_400), checked(3_650 * 86_400)], [
-            Ok(()),
-            Ok(()),
-            Ok(())
-        ]);
+        assert_eq!(
+            [checked(LEAST_CERTIFICATE_LIFE.as_secs()), checked(90 * 86_400), checked(3_650 * 86_400)],
+            [Ok(()), Ok(()), Ok(())]
+        );
         for seconds in [0, LEAST_CERTIFICATE_LIFE.as_secs() - 1, 3_650 * 86_400 + 1] {
             let refused = checked(seconds).expect_err("it is out of bounds");
             assert!(refused.ends_with("to 3650 days"), "{refused}");

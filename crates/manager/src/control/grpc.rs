@@ -88,6 +88,7 @@ impl Api for ControlService {
                 .rotate_join_token(
                     request_key("rotate_join_token", &request.request_id).as_deref(),
                     role(request.role)?,
+                    request.ttl_ms.map(Duration::from_millis),
                 )
                 .await,
         )
