@@ -3,6 +3,7 @@
 //! Conversion to the wire always succeeds; conversion from it returns an error that names the wrong field.
 
 mod assignments;
+mod certificates;
 mod checks;
 mod cron;
 mod dependencies;

@@ -88,8 +88,11 @@ pub const EMBEDDED_RUNTIME: &str = "flota";
 /// Longest time for which a task is not told to stop because a node has not confirmed that it sends the task no more
 /// connections.
 pub const WITHDRAWAL_WAIT: Duration = Duration::from_secs(1);
-/// Validity of a node's certificate.
+/// Validity of a node's certificate, unless the cluster's setting says otherwise.
 pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Time after its certificate has expired in which a node can renew it with its key: machines in a cupboard come back within
+/// a year, or never.
+pub const RENEWAL_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Validity of the cluster's root certificate, which exceeds the life of a machine.
 pub const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 /// Largest message, in bytes, that any of our connections accepts.

@@ -1,10 +1,15 @@
-//! A node's key pair and certificate, and the subject that a certificate names.
+//! A node's key pair and certificate, and what a certificate says.
+
+use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate, X509Name};
 
+use crate::sha256_hex;
+use flota_api::defaults::CLOCK_SKEW;
 use flota_api::id::{ClusterId, NodeId};
-use flota_api::model::Role;
+use flota_api::model::{NodeCertificate, Role};
+use flota_api::version::Timestamp;
 
 /// Every node's certificate is valid for this name.
 pub(crate) const NODE_NAME: &str = "node.flota";
@@ -53,6 +58,15 @@ impl KeyPair {
         key.map(Self).map_err(|error| CertificateError::Make { what: "a key pair", why: error.to_string() })
     }
 
+    /// Reads a key from PKCS#8 in DER.
+    ///
+    /// # Errors
+    /// The bytes are no key.
+    pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
+        let key = rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(der));
+        key.map(Self).map_err(|error| CertificateError::Malformed { what: "a key", why: error.to_string() })
+    }
+
     /// Returns a signing request (PKCS#10, DER). Its subject is empty, because the CA decides what the certificate says.
     ///
     /// # Errors
@@ -63,13 +77,38 @@ impl KeyPair {
         Ok(made.der().to_vec())
     }
 
+    /// Signs a message.
+    ///
+    /// # Errors
+    /// The kernel provides no random bytes.
+    pub(crate) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, CertificateError> {
+        let signed = rcgen::SigningKey::sign(&self.0, message);
+        signed.map_err(|error| CertificateError::Make { what: "a signature", why: error.to_string() })
+    }
+
     /// Returns the private key as PKCS#8 in DER.
     pub fn to_der(&self) -> Vec<u8> {
         self.0.serialize_der()
     }
 }
 
-/// The identity of a node: its certificate and key, and the CA that it trusts.
+/// When a certificate was issued and when it expires, by the clock of the leader that signed it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Validity {
+    /// When it was signed. It is valid from [`CLOCK_SKEW`] before that on.
+    pub issued_at: Timestamp,
+    /// When it expires.
+    pub expires_at: Timestamp,
+}
+
+impl Validity {
+    /// Returns the time from the signature to the end.
+    pub fn life(&self) -> Duration {
+        self.issued_at.until(self.expires_at)
+    }
+}
+
+/// The identity of a node: its certificate and key, and the CAs that it trusts.
 #[derive(Clone)]
 pub struct Identity {
     /// Id of the node (common name of the certificate).
@@ -78,9 +117,12 @@ pub struct Identity {
     pub cluster_id: ClusterId,
     /// Role of the node (organisational unit of the certificate).
     pub role: Role,
+    /// When the certificate was issued and when it expires.
+    pub validity: Validity,
     pub(crate) certificate: Vec<u8>,
     pub(crate) key: Vec<u8>,
-    pub(crate) ca: Vec<u8>,
+    /// Certificates of the CAs that it trusts; the one that has signed its own certificate is among them.
+    pub(crate) trusted: Vec<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -90,19 +132,32 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Makes an identity from a certificate, its private key (PKCS#8) and the CA's certificate, all DER. Does not verify
-    /// that they belong together.
+    /// Makes an identity from a certificate, its private key (PKCS#8) and the certificates of the trusted CAs, all DER. Does
+    /// not verify that they belong together.
     ///
     /// # Errors
     /// The certificate is malformed, or its subject is not that of a node.
-    pub fn new(certificate: Vec<u8>, key: Vec<u8>, ca: Vec<u8>) -> Result<Self, CertificateError> {
-        let (node_id, role, cluster_id) = read_subject(&certificate)?;
-        Ok(Self { node_id, cluster_id, role, certificate, key, ca })
+    pub fn new(certificate: Vec<u8>, key: Vec<u8>, trusted: Vec<Vec<u8>>) -> Result<Self, CertificateError> {
+        let Subject { node_id, role, cluster_id, validity, .. } = Subject::read(&certificate)?;
+        Ok(Self { node_id, cluster_id, role, validity, certificate, key, trusted })
     }
 
-    /// Returns the chain that a server presents. It includes the CA, because a joining node looks for it there.
+    /// Returns the private key as PKCS#8 in DER.
+    pub fn key_der(&self) -> Vec<u8> {
+        self.key.clone()
+    }
+
+    /// Returns the certificate as the store knows it.
+    ///
+    /// # Errors
+    /// The certificate is malformed.
+    pub fn known_certificate(&self) -> Result<NodeCertificate, CertificateError> {
+        known_certificate(&self.certificate)
+    }
+
+    /// Returns the chain that a server presents. It includes the CAs, because a joining node looks for its own there.
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.certificate.clone().into(), self.ca.clone().into()]
+        [&self.certificate].into_iter().chain(&self.trusted).map(|der| der.clone().into()).collect()
     }
 
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
@@ -110,23 +165,75 @@ impl Identity {
     }
 
     pub(crate) fn roots(&self) -> Result<rustls::RootCertStore, rustls::Error> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.ca.clone().into())?;
-        Ok(roots)
+        roots(&self.trusted)
     }
 }
 
-/// Returns node, role and cluster from the subject of a certificate.
-pub(crate) fn read_subject(der: &[u8]) -> Result<(NodeId, Role, ClusterId), CertificateError> {
-    let malformed = |why: String| CertificateError::Malformed { what: "a certificate", why };
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;
-    let subject: &X509Name<'_> = certificate.subject();
-    let first = |text: Option<&x509_parser::x509::AttributeTypeAndValue<'_>>| {
-        text.and_then(|it| it.as_str().ok()).map(str::to_owned)
-    };
-    let node = first(subject.iter_common_name().next()).ok_or(CertificateError::Missing("node"))?;
-    let unit = first(subject.iter_organizational_unit().next()).ok_or(CertificateError::Missing("role"))?;
-    let cluster = first(subject.iter_organization().next()).ok_or(CertificateError::Missing("cluster"))?;
-    let role = UNITS.iter().find(|(_, name)| *name == unit).map(|(role, _)| *role);
-    Ok((node.into(), role.ok_or(CertificateError::Missing("role"))?, cluster.into()))
+/// Returns the CAs as the TLS library takes them.
+pub(crate) fn roots(trusted: &[Vec<u8>]) -> Result<rustls::RootCertStore, rustls::Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    for ca in trusted {
+        roots.add(ca.clone().into())?;
+    }
+    Ok(roots)
+}
+
+/// Returns what the store keeps of a certificate in DER.
+///
+/// # Errors
+/// The certificate is malformed.
+pub fn known_certificate(der: &[u8]) -> Result<NodeCertificate, CertificateError> {
+    let Subject { validity, public_key, .. } = Subject::read(der)?;
+    Ok(NodeCertificate { key: sha256_hex(&public_key), expires_at: validity.expires_at })
+}
+
+/// What the certificate of a node says.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) node_id: NodeId,
+    pub(crate) role: Role,
+    pub(crate) cluster_id: ClusterId,
+    pub(crate) validity: Validity,
+    /// The point of the elliptic curve (RFC 5480, section 2.2).
+    pub(crate) public_key: Vec<u8>,
+}
+
+impl Subject {
+    /// Reads a certificate in DER. Verifies nothing.
+    ///
+    /// # Errors
+    /// It is malformed, or not that of a node.
+    pub(crate) fn read(der: &[u8]) -> Result<Self, CertificateError> {
+        let malformed = |why: String| CertificateError::Malformed { what: "a certificate", why };
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;
+        let subject: &X509Name<'_> = certificate.subject();
+        let first = |text: Option<&x509_parser::x509::AttributeTypeAndValue<'_>>| {
+            text.and_then(|it| it.as_str().ok()).map(str::to_owned)
+        };
+        let node = first(subject.iter_common_name().next()).ok_or(CertificateError::Missing("node"))?;
+        let unit = first(subject.iter_organizational_unit().next()).ok_or(CertificateError::Missing("role"))?;
+        let cluster = first(subject.iter_organization().next()).ok_or(CertificateError::Missing("cluster"))?;
+        let role = UNITS.iter().find(|(_, name)| *name == unit).map(|(role, _)| *role);
+        let at = |time: ASN1Time| Timestamp(u64::try_from(time.timestamp()).unwrap_or(0).saturating_mul(1_000));
+        let validity = certificate.validity();
+        Ok(Self {
+            node_id: node.into(),
+            role: role.ok_or(CertificateError::Missing("role"))?,
+            cluster_id: cluster.into(),
+            validity: Validity { issued_at: at(validity.not_before) + CLOCK_SKEW, expires_at: at(validity.not_after) },
+            public_key: certificate.public_key().subject_public_key.data.to_vec(),
+        })
+    }
+}
+
+/// Splits certificates in DER that follow each other.
+pub(crate) fn split(mut der: &[u8]) -> Result<Vec<Vec<u8>>, CertificateError> {
+    let mut found = Vec::new();
+    while !der.is_empty() {
+        let malformed = |why: String| CertificateError::Malformed { what: "the CA's certificate", why };
+        let (rest, _) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;
+        found.push(der[..der.len() - rest.len()].to_vec());
+        der = rest;
+    }
+    Ok(found)
 }

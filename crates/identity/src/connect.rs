@@ -1,5 +1,5 @@
-//! Connections to other nodes. They use TLS with this node's certificate or, for a node that joins, TLS that trusts only
-//! the CA with a given digest. In simulations, where all nodes run in one process, [`Connect`] replaces TCP and TLS.
+//! Connections to other nodes. They use TLS with this node's certificate, or without one to renew it; for a node that joins,
+//! TLS that trusts only the CA with a given digest. In simulations, where all nodes run in one process, [`Connect`] replaces TCP and TLS.
 
 use std::fmt;
 use std::future::Future;
@@ -19,8 +19,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::certificate::{Identity, MANAGER_NAME, NODE_NAME, RAFT_NAME};
+use crate::certificate::{MANAGER_NAME, NODE_NAME, RAFT_NAME};
+use crate::credentials::{Credentials, client_builder, client_config};
+use crate::refusal::{OTHER_CLUSTER, in_words};
 use crate::sha256_hex;
+use flota_api::clock::Clock;
 
 /// A peer that does not answer a connection attempt or a ping within this time counts as gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -45,7 +48,7 @@ pub trait Connect: Send + Sync + 'static {
     fn connect(&self, address: &str) -> Connecting;
 }
 
-/// Opens channels to other nodes with one identity.
+/// Opens channels to other nodes with one node's credentials.
 #[derive(Clone)]
 pub struct Dialer {
     connector: Connector,
@@ -53,7 +56,12 @@ pub struct Dialer {
 
 #[derive(Clone)]
 enum Connector {
-    Tls(Arc<ClientConfig>),
+    /// With this node's certificate.
+    Node(Credentials),
+    /// Without a certificate, to a manager of the cluster of these credentials.
+    Stranger(Credentials),
+    /// Without a certificate, to a cluster of which only the CA's digest is known.
+    Join(Arc<ClientConfig>),
     Custom(Arc<dyn Connect>),
 }
 
@@ -63,33 +71,27 @@ impl fmt::Debug for Dialer {
     }
 }
 
-fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
-    ClientConfig::builder_with_provider(default_provider().into())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("the provider supports TLS 1.3")
-}
-
 impl Dialer {
-    /// Makes a dialer that presents this node's certificate and trusts its cluster's CA.
-    ///
-    /// # Errors
-    /// The key does not match the certificate.
-    pub fn new(identity: &Identity) -> Result<Self, rustls::Error> {
-        let mut config = builder()
-            .with_root_certificates(identity.roots()?)
-            .with_client_auth_cert(identity.chain(), identity.private_key())?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self { connector: Connector::Tls(config.into()) })
+    /// Makes a dialer that presents the node's certificate and trusts its cluster's CAs, as the credentials have them when a
+    /// connection is made.
+    pub fn new(credentials: Credentials) -> Self {
+        Self { connector: Connector::Node(credentials) }
+    }
+
+    /// Makes a dialer that presents no certificate, because it may have expired, and trusts the cluster's CAs.
+    pub fn without_certificate(credentials: Credentials) -> Self {
+        Self { connector: Connector::Stranger(credentials) }
     }
 
     /// Makes a dialer for a node that joins: it presents no certificate, and trusts a manager whose CA has the SHA-256
     /// `ca_digest` (hexadecimal).
     pub fn to_join(ca_digest: &str) -> Self {
         let verifier = PinnedCa { digest: ca_digest.to_owned() };
-        let mut config =
-            builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Self { connector: Connector::Tls(config.into()) }
+        let config = client_builder(&Clock::system())
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        Self { connector: Connector::Join(client_config(config)) }
     }
 
     /// Makes a dialer that connects with `connect` instead of TCP and TLS.
@@ -133,7 +135,9 @@ impl Dialer {
     pub(crate) async fn connect(&self, address: &str, name: &'static str) -> io::Result<Box<dyn Stream>> {
         let connecting = async {
             match &self.connector {
-                Connector::Tls(config) => connect_tls(address, Arc::clone(config), name).await,
+                Connector::Node(it) => connect_tls(address, Arc::clone(&it.settings().client), name).await,
+                Connector::Stranger(it) => connect_tls(address, Arc::clone(&it.settings().stranger), name).await,
+                Connector::Join(config) => connect_tls(address, Arc::clone(config), name).await,
                 Connector::Custom(connect) => connect.connect(address).await,
             }
         };
@@ -146,7 +150,7 @@ async fn connect_tls(address: &str, config: Arc<ClientConfig>, name: &'static st
     let name = ServerName::try_from(name).expect("the constant is a valid name");
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    Ok(Box::new(TlsConnector::from(config).connect(name, stream).await?))
+    Ok(Box::new(TlsConnector::from(config).connect(name, stream).await.map_err(in_words)?))
 }
 
 /// Accepts a server whose chain contains the CA with the digest, and whose certificate was signed by that CA.
@@ -205,6 +209,3 @@ impl ServerCertVerifier for PinnedCa {
         Self::provider().signature_verification_algorithms.supported_schemes()
     }
 }
-
-/// The error for a node that joins if the manager's CA is not the one in the token.
-pub(crate) const OTHER_CLUSTER: &str = "the join token is of another cluster: it names another CA than this manager's";

@@ -1,15 +1,23 @@
-//! The node's identity on disk: `node.crt`, `node.key` and `ca.crt`, all DER with mode 0600. The certificate is written
-//! last and removed first, so if it exists, the other files do too.
+//! The node's identity on disk. Each identity has a folder of its own with `node.crt`, `node.key` and `ca.crt`, all DER with
+//! mode 0600, and the link `current` names the folder in use. It is replaced in one step, so after a crash there is the old
+//! identity or the new one, and never a key without its certificate. Links of the same names beside the folders lead there,
+//! for builds that know only these.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::certificate::{CertificateError, Identity};
+use crate::certificate::{CertificateError, Identity, split};
 
 const CERTIFICATE: &str = "node.crt";
 const KEY: &str = "node.key";
 const CA: &str = "ca.crt";
+/// In the order in which a build without `current` needs them: it takes the certificate as the sign that there is an
+/// identity.
+const FILES: [&str; 3] = [CA, KEY, CERTIFICATE];
+const CURRENT: &str = "current";
+/// Names of the folders, which take turns.
+const FOLDERS: [&str; 2] = ["a", "b"];
 
 /// Why an identity can't be read, written or removed.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +31,7 @@ pub enum FileError {
         path: PathBuf,
         /// The cause.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The files hold no valid identity.
     #[error("the node's identity in `{path}` is damaged", path = path.display())]
@@ -41,38 +49,105 @@ pub enum FileError {
 /// # Errors
 /// A file can't be read or is damaged.
 pub fn load(dir: &Path) -> Result<Option<Identity>, FileError> {
+    let current = dir.join(CURRENT);
+    // Without the link, the files are those of a build that has no folders.
+    let from = if current.is_symlink() { current } else { dir.to_owned() };
     let read = |name: &str| {
-        let path = dir.join(name);
+        let path = from.join(name);
         fs_err::read(&path).map_err(|source| FileError::Io { act: "read", path, source })
     };
     let certificate = match read(CERTIFICATE) {
-        Err(FileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && from == dir => {
+            return Ok(None);
+        }
         other => other?,
     };
-    let identity = Identity::new(certificate, read(KEY)?, read(CA)?);
-    identity.map(Some).map_err(|source| FileError::Damaged { path: dir.to_owned(), source })
+    let (key, ca) = (read(KEY)?, read(CA)?);
+    let identity = split(&ca).and_then(|trusted| Identity::new(certificate, key, trusted));
+    identity.map(Some).map_err(|source| FileError::Damaged { path: from, source })
 }
 
-/// Writes the identity to `dir`. If `dir` held no identity before,
-/// [`load`] finds the whole new one after a crash, or none.
+/// Writes the identity to `dir`, durably. After a crash, [`load`] finds the whole new one, or what was there before.
 ///
 /// # Errors
 /// A file can't be written.
 pub fn save(dir: &Path, identity: &Identity) -> Result<(), FileError> {
-    for (name, bytes) in [(CA, &identity.ca), (KEY, &identity.key), (CERTIFICATE, &identity.certificate)] {
-        let path = dir.join(name);
-        write(&path, bytes).map_err(|source| FileError::Io { act: "write", path, source })?;
+    for step in steps(dir, identity) {
+        step.run().map_err(|source| FileError::Io { act: "write", path: step.path().to_owned(), source })?;
     }
     Ok(())
 }
 
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    std::fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+/// One change of the disk. It is durable when it returns, except for the names in a folder, which [`Step::Sync`] makes so.
+#[derive(Debug)]
+enum Step {
+    /// Removes a folder with everything in it, if it exists.
+    Clear(PathBuf),
+    /// Makes an empty folder.
+    Folder(PathBuf),
+    /// Writes a new file.
+    File(PathBuf, Vec<u8>),
+    /// Makes this name a link to the path, in one step, whatever it was before.
+    Link { at: PathBuf, to: PathBuf },
+    /// Makes the names in a folder durable.
+    Sync(PathBuf),
+}
+
+impl Step {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Clear(path)
+            | Self::Folder(path)
+            | Self::File(path, _)
+            | Self::Link { at: path, .. }
+            | Self::Sync(path) => path,
+        }
+    }
+
+    fn run(&self) -> io::Result<()> {
+        match self {
+            Self::Clear(path) => absent(std::fs::remove_dir_all(path)),
+            Self::Folder(path) => std::fs::DirBuilder::new().mode(0o700).create(path),
+            Self::File(path, bytes) => {
+                let mut options = std::fs::OpenOptions::new();
+                let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
+                file.write_all(bytes)?;
+                file.sync_all()
+            }
+            Self::Link { at, to } => {
+                let new = at.with_extension("new");
+                absent(std::fs::remove_file(&new))?;
+                symlink(to, &new)?;
+                std::fs::rename(&new, at)
+            }
+            Self::Sync(path) => std::fs::File::open(path)?.sync_all(),
+        }
+    }
+}
+
+/// Takes the absence of what is to be removed for success.
+fn absent(removed: io::Result<()>) -> io::Result<()> {
+    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
+/// Returns the steps that write the identity.
+fn steps(dir: &Path, identity: &Identity) -> Vec<Step> {
+    let used = std::fs::read_link(dir.join(CURRENT)).ok();
+    let is_used = |name: &&&str| used.as_deref() == Some(Path::new(name));
+    let name = FOLDERS.iter().find(|name| !is_used(name)).expect("one of two names is free");
+    let folder = dir.join(name);
+    let bytes = [identity.trusted.concat(), identity.key.clone(), identity.certificate.clone()];
+    let mut steps = vec![Step::Clear(folder.clone()), Step::Folder(folder.clone())];
+    steps.extend(FILES.iter().zip(bytes).map(|(file, bytes)| Step::File(folder.join(file), bytes)));
+    // The folder and its name are durable before anything leads there.
+    steps.extend([Step::Sync(folder), Step::Sync(dir.to_owned())]);
+    steps.extend([Step::Link { at: dir.join(CURRENT), to: name.into() }, Step::Sync(dir.to_owned())]);
+    let outer = FILES.iter().map(|file| Step::Link { at: dir.join(file), to: Path::new(CURRENT).join(file) });
+    steps.extend(outer);
+    steps.push(Step::Sync(dir.to_owned()));
+    // The old key is of no further use.
+    steps.extend(used.map(|old| Step::Clear(dir.join(old))));
+    steps
 }
 
 /// Removes the identity from `dir`. Does nothing if there is none.
@@ -80,14 +155,123 @@ fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 /// # Errors
 /// A file can't be removed.
 pub fn remove(dir: &Path) -> Result<(), FileError> {
-    for name in [CERTIFICATE, KEY, CA] {
+    let failed = |path: PathBuf| move |source| FileError::Io { act: "remove", path, source };
+    // In this order, so that after a crash there is the whole identity or none.
+    for name in [CERTIFICATE, CURRENT, KEY, CA] {
         let path = dir.join(name);
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(FileError::Io { act: "remove", path, source });
-            }
-            _ => {}
+        absent(std::fs::remove_file(&path)).map_err(failed(path))?;
+    }
+    for name in FOLDERS {
+        let path = dir.join(name);
+        absent(std::fs::remove_dir_all(&path)).map_err(failed(path))?;
+    }
+    match std::fs::File::open(dir).and_then(|dir| dir.sync_all()) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(failed(dir.to_owned())(source)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{KeyPair, RootCa};
+    use flota_api::defaults::CERTIFICATE_LIFE;
+    use flota_api::model::Role;
+
+    /// Returns a new identity of a node with this id.
+    fn identity(node: &str) -> Identity {
+        let (cluster, now) = ("c".into(), SystemTime::now());
+        let ca = RootCa::generate(&cluster, now).expect("made");
+        let key = KeyPair::generate().expect("made");
+        let request = key.signing_request().expect("made");
+        let signed = ca.sign(&request, &node.into(), Role::Worker, &cluster, now, CERTIFICATE_LIFE).expect("signed");
+        Identity::new(signed, key.to_der(), vec![ca.certificate().to_vec()]).expect("a node's")
+    }
+
+    /// Loads the identity, and returns the name of its node if its key belongs to its certificate.
+    fn loaded(dir: &Path) -> Option<String> {
+        let found = load(dir).expect("it is whole")?;
+        crate::Credentials::new(found.clone(), flota_api::clock::Clock::system()).expect("they belong together");
+        Some(found.node_id.to_string())
+    }
+
+    /// Writes the identity as builds without folders do.
+    fn save_flat(dir: &Path, it: &Identity) {
+        for (name, bytes) in [(CA, &it.trusted[0]), (KEY, &it.key), (CERTIFICATE, &it.certificate)] {
+            std::fs::write(dir.join(name), bytes).expect("written");
         }
     }
-    Ok(())
+
+    /// Checks that a crash after each step of a write leaves the identity before it or the new one, and that the next write
+    /// succeeds.
+    fn survives_a_crash_at_each_step(begin: impl Fn(&Path), before: Option<&str>) {
+        let (new, later) = (identity("new"), identity("later"));
+        let count = {
+            let dir = tempfile::tempdir().expect("a folder");
+            begin(dir.path());
+            steps(dir.path(), &new).len()
+        };
+        let mut seen = Vec::new();
+        for done in 0..=count {
+            let dir = tempfile::tempdir().expect("a folder");
+            begin(dir.path());
+            for step in &steps(dir.path(), &new)[..done] {
+                step.run().expect("there is room");
+            }
+            seen.push(loaded(dir.path()));
+            save(dir.path(), &later).expect("there is room");
+            assert_eq!(loaded(dir.path()).as_deref(), Some("later"), "after {done} steps");
+        }
+        let turn = seen.iter().position(|it| it.as_deref() == Some("new")).expect("it is written in the end");
+        assert!(seen[..turn].iter().all(|it| it.as_deref() == before), "{seen:?}");
+        assert!(seen[turn..].iter().all(|it| it.as_deref() == Some("new")), "{seen:?}");
+    }
+
+    #[test]
+    fn a_crash_at_any_step_leaves_a_key_with_its_certificate() {
+        let old = identity("old");
+        survives_a_crash_at_each_step(|_| {}, None);
+        survives_a_crash_at_each_step(|dir| save(dir, &old).expect("there is room"), Some("old"));
+        survives_a_crash_at_each_step(|dir| save_flat(dir, &old), Some("old"));
+    }
+
+    #[test]
+    fn a_build_without_folders_finds_the_same_files_and_no_other_user_reads_them() {
+        let dir = tempfile::tempdir().expect("a folder");
+        save(dir.path(), &identity("old")).expect("there is room");
+        let it = identity("new");
+        save(dir.path(), &it).expect("there is room");
+        for (name, bytes) in [(CA, &it.trusted[0]), (KEY, &it.key), (CERTIFICATE, &it.certificate)] {
+            let path = dir.path().join(name);
+            assert_eq!(std::fs::read(&path).expect("it is there"), *bytes, "{name}");
+            assert_eq!(std::fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
+        }
+        let folders = FOLDERS.iter().filter(|name| dir.path().join(name).exists()).count();
+        assert_eq!(folders, 1, "the old key is gone");
+    }
+
+    #[test]
+    fn several_cas_are_kept() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut it = identity("n");
+        it.trusted.extend(identity("other").trusted);
+        save(dir.path(), &it).expect("there is room");
+        assert_eq!(load(dir.path()).expect("it is whole").expect("it is there").trusted, it.trusted);
+    }
+
+    #[test]
+    fn a_removed_identity_is_gone_and_a_damaged_one_is_no_absent_one() {
+        let dir = tempfile::tempdir().expect("a folder");
+        save(dir.path(), &identity("n")).expect("there is room");
+        remove(dir.path()).expect("it is removed");
+        assert!(load(dir.path()).expect("no error").is_none());
+        assert_eq!(std::fs::read_dir(dir.path()).expect("it is there").count(), 0);
+        remove(dir.path()).expect("twice is as good as once");
+        save(dir.path(), &identity("n")).expect("there is room");
+        std::fs::remove_file(dir.path().join(CURRENT).join(CERTIFICATE)).expect("it is there");
+        load(dir.path()).expect_err("the folder is there, and its certificate is not");
+    }
 }

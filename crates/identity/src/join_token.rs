@@ -9,6 +9,7 @@ use rand::Rng;
 
 use flota_api::id::random;
 use flota_api::model::{Cluster, Role};
+use flota_api::version::Timestamp;
 
 /// Why a token is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +20,9 @@ pub enum JoinTokenError {
     /// The token was valid before its secret was rotated.
     #[error("this join token is old: it was rotated; `ctl swarm join-token {0}` prints the new one")]
     Old(Role),
+    /// The time for which the token was made is over.
+    #[error("this join token has expired; `ctl swarm join-token --rotate {0}` makes a new one")]
+    Expired(Role),
     /// The secret was never valid in this cluster.
     #[error("this join token is wrong: its secret is not this cluster's")]
     Wrong,
@@ -53,20 +57,21 @@ fn generation(secret: &str) -> u64 {
 impl JoinToken {
     /// Returns this cluster's current token for a role.
     pub fn of(cluster: &Cluster, role: Role) -> Self {
-        let secret = expected(cluster, role).to_owned();
+        let secret = expected(cluster, role).0.to_owned();
         Self { role, ca_digest: crate::sha256_hex(&cluster.ca_certificate), secret }
     }
 
-    /// Checks the secret against the cluster's.
+    /// Checks the secret against the cluster's, at the time `now`.
     ///
     /// # Errors
-    /// [`JoinTokenError::Old`] or [`JoinTokenError::Wrong`].
-    pub fn check(&self, cluster: &Cluster) -> Result<(), JoinTokenError> {
-        let expected = expected(cluster, self.role);
+    /// [`JoinTokenError::Old`], [`JoinTokenError::Expired`] or [`JoinTokenError::Wrong`].
+    pub fn check(&self, cluster: &Cluster, now: Timestamp) -> Result<(), JoinTokenError> {
+        let (expected, expires_at) = expected(cluster, self.role);
         // Constant time: the delay of the answer must not reveal how much of the secret was right.
         let same = expected.len() == self.secret.len()
             && expected.bytes().zip(self.secret.bytes()).fold(0, |acc, (left, right)| acc | (left ^ right)) == 0;
         match same {
+            true if expires_at.is_some_and(|at| at <= now) => Err(JoinTokenError::Expired(self.role)),
             true => Ok(()),
             false if generation(&self.secret) < generation(expected) => Err(JoinTokenError::Old(self.role)),
             false => Err(JoinTokenError::Wrong),
@@ -74,10 +79,11 @@ impl JoinToken {
     }
 }
 
-fn expected(cluster: &Cluster, role: Role) -> &str {
+/// Returns the secret of the token for this role, and when it expires.
+fn expected(cluster: &Cluster, role: Role) -> (&str, Option<Timestamp>) {
     match role {
-        Role::Worker => cluster.worker_token_secret.as_text(),
-        Role::Manager => cluster.manager_token_secret.as_text(),
+        Role::Worker => (cluster.worker_token_secret.as_text(), cluster.worker_token_expires_at),
+        Role::Manager => (cluster.manager_token_secret.as_text(), cluster.manager_token_expires_at),
     }
 }
 
@@ -124,13 +130,32 @@ mod tests {
         cluster.worker_token_secret = new_secret("", &mut rng).into();
         let token = JoinToken::of(&cluster, Role::Worker);
         assert_eq!(token.to_string().parse(), Ok(token.clone()));
-        assert_eq!(token.check(&cluster), Ok(()));
+        let now = Timestamp(1_000);
+        assert_eq!(token.check(&cluster, now), Ok(()));
         let mistyped = token.to_string().replace(&token.secret, &format!("1-{}", random(&mut rng)));
-        assert_eq!(mistyped.parse::<JoinToken>().expect("well formed").check(&cluster), Err(JoinTokenError::Wrong));
+        assert_eq!(
+            mistyped.parse::<JoinToken>().expect("well formed").check(&cluster, now),
+            Err(JoinTokenError::Wrong)
+        );
         cluster.worker_token_secret = new_secret(cluster.worker_token_secret.as_text(), &mut rng).into();
-        assert_eq!(token.check(&cluster), Err(JoinTokenError::Old(Role::Worker)));
+        assert_eq!(token.check(&cluster, now), Err(JoinTokenError::Old(Role::Worker)));
         for bad in ["", "FLOTA", "FLOTA-w-12-1-a", &token.to_string().replace("-w-", "-x-"), "SWMTKN-1-a-b"] {
             assert_eq!(bad.parse::<JoinToken>(), Err(JoinTokenError::Malformed), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_token_expires_and_that_for_the_other_role_does_not() {
+        let mut rng = rand::rngs::StdRng::seed_from_u64(1);
+        let cluster = Cluster {
+            worker_token_secret: new_secret("", &mut rng).into(),
+            manager_token_secret: new_secret("", &mut rng).into(),
+            worker_token_expires_at: Some(Timestamp(1_000)),
+            ..Cluster::default()
+        };
+        let checked = |role, now| JoinToken::of(&cluster, role).check(&cluster, Timestamp(now));
+        assert_eq!(checked(Role::Worker, 999), Ok(()));
+        assert_eq!(checked(Role::Worker, 1_000), Err(JoinTokenError::Expired(Role::Worker)));
+        assert_eq!(checked(Role::Manager, 1_000_000), Ok(()));
     }
 }

@@ -6,11 +6,13 @@
 //!  every later connection: mutual TLS; only a manager's certificate is valid for `manager.flota`
 //! ```
 //!
-//! A caller without a certificate can do nothing but request one. [`may_call`] is the one table that says which caller
+//! A caller without a certificate can do nothing but request one. A node renews its own before it expires ([`renewal_request`]),
+//! and everything that connects or listens uses the new one from then on ([`Credentials`]). [`may_call`] is the one table that says which caller
 //! may call which method. [`forward`] carries a user's TCP connection over a stream of such a connection.
 
 mod certificate;
 mod connect;
+mod credentials;
 mod data_key;
 mod files;
 pub mod forward;
@@ -18,17 +20,22 @@ mod grant;
 mod join_token;
 mod listener;
 mod peer;
+mod refusal;
+mod renewal;
 mod root_ca;
 mod sources;
 
-pub use certificate::{CertificateError, Identity, KeyPair};
+pub use certificate::{CertificateError, Identity, KeyPair, Validity, known_certificate};
 pub use connect::{CONNECTION_WINDOW, Connect, Connecting, Dialer, STREAM_WINDOW, Stream};
+pub use credentials::{Credentials, Settings};
 pub use data_key::sealer;
 pub use files::{FileError, load, remove, save};
 pub use grant::{GrantKey, verify_grant};
 pub use join_token::{JoinToken, JoinTokenError, new_secret};
 pub use listener::{Incoming, PeerStream, incoming};
 pub use peer::{Peer, may_call};
+pub use refusal::refusal;
+pub use renewal::{Renewal, RenewalError, check_renewal, extension_request, renewal_request};
 pub use root_ca::RootCa;
 pub use sources::Sources;
 

@@ -11,9 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::ServerConfig;
-use rustls::crypto::ring::default_provider;
-use rustls::server::{Acceptor, WebPkiClientVerifier};
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -22,10 +20,13 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::certificate::{Identity, RAFT_NAME, read_subject};
+use crate::certificate::{RAFT_NAME, Subject};
+use crate::credentials::Credentials;
 use crate::peer::Peer;
+use crate::refusal::in_words;
 use crate::sources::{Place, Source, Sources};
 
+use flota_api::id::ClusterId;
 use flota_api::model::Role;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,29 +77,6 @@ impl AsyncWrite for PeerStream {
     }
 }
 
-/// Whether a connection needs a node's certificate.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ClientCertificate {
-    Optional,
-    Mandatory,
-}
-
-fn server_config(identity: &Identity, certificate: ClientCertificate) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let provider = Arc::new(default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(identity.roots()?.into(), Arc::clone(&provider));
-    let verifier = match certificate {
-        ClientCertificate::Optional => verifier.allow_unauthenticated(),
-        ClientCertificate::Mandatory => verifier,
-    };
-    let verifier = verifier.build().map_err(|error| rustls::Error::General(error.to_string()))?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(identity.chain(), identity.private_key())?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config))
-}
-
 /// A channel of accepted connections.
 pub type Incoming = mpsc::Receiver<io::Result<PeerStream>>;
 
@@ -107,26 +85,16 @@ type Outgoing = mpsc::Sender<io::Result<PeerStream>>;
 /// Accepts connections on `listener` until the first receiver is dropped. Returns two receivers: managers' connections
 /// for Raft (those that ask for the name `raft.flota`) arrive at the second one, all others at the first. If `raft` is
 /// given, the I/O of Raft's connections runs on that runtime, so that nothing else delays them; otherwise all connections
-/// arrive at the first receiver.
-///
-/// # Errors
-/// The identity's key does not match its certificate.
+/// arrive at the first receiver. Each handshake uses the certificate that `credentials` have then.
 pub fn incoming(
     listener: TcpListener,
-    identity: &Identity,
+    credentials: Credentials,
     raft: Option<Handle>,
     sources: Sources,
-) -> Result<(Incoming, Incoming), rustls::Error> {
+) -> (Incoming, Incoming) {
     let (sender, receiver) = mpsc::channel(16);
     let (raft_sender, raft_receiver) = mpsc::channel(16);
-    let door = Door {
-        config: server_config(identity, ClientCertificate::Optional)?,
-        raft_config: server_config(identity, ClientCertificate::Mandatory)?,
-        raft,
-        sources,
-        sender,
-        raft_sender,
-    };
+    let door = Door { credentials, raft, sources, sender, raft_sender };
     let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
     tokio::spawn(async move {
         loop {
@@ -155,14 +123,13 @@ pub fn incoming(
             });
         }
     });
-    Ok((receiver, raft_receiver))
+    (receiver, raft_receiver)
 }
 
 /// The settings by which a connection is accepted or refused.
 #[derive(Clone)]
 struct Door {
-    config: Arc<ServerConfig>,
-    raft_config: Arc<ServerConfig>,
+    credentials: Credentials,
     raft: Option<Handle>,
     sources: Sources,
     sender: Outgoing,
@@ -174,16 +141,18 @@ impl Door {
     async fn admit(&self, stream: TcpStream, address: SocketAddr) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let settings = self.credentials.settings();
+        let cluster = &settings.identity.cluster_id;
         let raft = self.raft.as_ref().filter(|_| start.client_hello().server_name() == Some(RAFT_NAME));
         let Some(raft) = raft else {
-            let stream = start.into_stream(Arc::clone(&self.config)).await?;
-            let peer = identify(&stream, address);
+            let stream = start.into_stream(Arc::clone(&settings.server)).await.map_err(in_words)?;
+            let peer = identify(&stream, address, cluster)?;
             let place = self.place(&peer, address)?;
             drop(self.sender.send(Ok(PeerStream { stream, peer, _place: place })).await);
             return Ok(());
         };
-        let mut stream = start.into_stream(Arc::clone(&self.raft_config)).await?;
-        let peer = identify(&stream, address);
+        let mut stream = start.into_stream(Arc::clone(&settings.raft)).await.map_err(in_words)?;
+        let peer = identify(&stream, address, cluster)?;
         if !matches!(peer, Peer::Node { role: Role::Manager, .. }) {
             return Err(io::Error::other("only a manager may connect for Raft"));
         }
@@ -210,14 +179,18 @@ fn move_to(runtime: &Handle, stream: &mut TlsStream<TcpStream>) -> io::Result<()
     Ok(())
 }
 
-/// The peer, by the certificate that it presented.
-fn identify(stream: &TlsStream<TcpStream>, address: SocketAddr) -> Peer {
+/// The peer, by the certificate that it presented, which the handshake has verified.
+///
+/// # Errors
+/// The certificate is not that of a node of this cluster.
+fn identify(stream: &TlsStream<TcpStream>, address: SocketAddr, cluster: &ClusterId) -> io::Result<Peer> {
     let certificates = stream.get_ref().1.peer_certificates();
-    // The handshake has verified the chain. A certificate without a node's subject identifies no node.
-    match certificates.and_then(|chain| chain.first()).map(|leaf| read_subject(leaf)) {
-        Some(Ok((id, role, _))) => Peer::Node { id, role, address },
-        _ => Peer::Anonymous { address },
+    let Some(leaf) = certificates.and_then(|chain| chain.first()) else { return Ok(Peer::Anonymous { address }) };
+    let Subject { node_id: id, role, cluster_id, .. } = Subject::read(leaf).map_err(io::Error::other)?;
+    if cluster_id != *cluster {
+        return Err(io::Error::other(format!("the certificate is of the cluster {cluster_id}")));
     }
+    Ok(Peer::Node { id, role, address })
 }
 
 #[cfg(test)]

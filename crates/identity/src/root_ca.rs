@@ -1,13 +1,13 @@
 //! The cluster's root CA. The first manager creates it, the store keeps it, and the leader signs with it.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 
 use crate::certificate::{CertificateError, MANAGER_NAME, NODE_NAME, RAFT_NAME, UNITS};
 use crate::sha256_hex;
-use flota_api::defaults::{CA_LIFE, CERTIFICATE_LIFE, CLOCK_SKEW};
+use flota_api::defaults::{CA_LIFE, CLOCK_SKEW};
 use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::Role;
 
@@ -60,7 +60,8 @@ impl RootCa {
     }
 
     /// Signs a request (PKCS#10, DER) and returns the certificate in DER. Only the public key of the request is used; names,
-    /// role and usage come from the arguments.
+    /// role and usage come from the arguments. The certificate is valid for `life` from `now` on, and also for [`CLOCK_SKEW`]
+    /// before, because the clock of whoever checks it may be behind.
     ///
     /// # Errors
     /// The request is malformed, or its own signature is wrong.
@@ -71,6 +72,7 @@ impl RootCa {
         role: Role,
         cluster: &ClusterId,
         now: SystemTime,
+        life: Duration,
     ) -> Result<Vec<u8>, CertificateError> {
         let malformed =
             |error: rcgen::Error| CertificateError::Malformed { what: "the request", why: error.to_string() };
@@ -87,7 +89,7 @@ impl RootCa {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.not_before = (now - CLOCK_SKEW).into();
-        params.not_after = (now + CERTIFICATE_LIFE).into();
+        params.not_after = (now + life).into();
         request.params = params;
         let key =
             rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(self.key.clone())).map_err(make("the CA's key"))?;
@@ -108,6 +110,7 @@ mod tests {
 
     use super::*;
     use crate::{Identity, KeyPair};
+    use flota_api::defaults::CERTIFICATE_LIFE;
 
     #[test]
     fn the_ca_alone_decides_what_a_certificate_says() {
@@ -120,12 +123,13 @@ mod tests {
         wanted.distinguished_name.push(DnType::CommonName, "somebody else");
         wanted.distinguished_name.push(DnType::OrganizationalUnitName, "flota-manager");
         let request = wanted.serialize_request(&key).expect("made");
-        let signed = ca.sign(request.der(), &"n".into(), Role::Worker, &cluster, now).expect("signed");
-        let identity = Identity::new(signed, key.serialize_der(), ca.certificate().to_vec()).expect("a node's");
+        let signed =
+            ca.sign(request.der(), &"n".into(), Role::Worker, &cluster, now, CERTIFICATE_LIFE).expect("signed");
+        let identity = Identity::new(signed, key.serialize_der(), vec![ca.certificate().to_vec()]).expect("a node's");
         assert_eq!((identity.node_id.as_str(), identity.role), ("n", Role::Worker));
-        assert!(ca.sign(b"junk", &"n".into(), Role::Worker, &cluster, now).is_err());
+        assert!(ca.sign(b"junk", &"n".into(), Role::Worker, &cluster, now, CERTIFICATE_LIFE).is_err());
         let own = KeyPair::generate().and_then(|key| key.signing_request()).expect("made");
-        assert!(ca.sign(&own, &"n".into(), Role::Manager, &cluster, now).is_ok());
+        assert!(ca.sign(&own, &"n".into(), Role::Manager, &cluster, now, CERTIFICATE_LIFE).is_ok());
     }
 
     #[test]
@@ -135,8 +139,8 @@ mod tests {
         let request = key.signing_request().expect("made");
         let leader = SystemTime::now();
         let ca = RootCa::generate(&cluster, leader).expect("made");
-        let signed = ca.sign(&request, &"n".into(), Role::Worker, &cluster, leader).expect("signed");
-        let identity = Identity::new(signed, key.to_der(), ca.certificate().to_vec()).expect("a node's");
+        let signed = ca.sign(&request, &"n".into(), Role::Worker, &cluster, leader, CERTIFICATE_LIFE).expect("signed");
+        let identity = Identity::new(signed, key.to_der(), vec![ca.certificate().to_vec()]).expect("a node's");
         let roots = Arc::new(identity.roots().expect("a CA"));
         let verifier = WebPkiServerVerifier::builder_with_provider(roots, default_provider().into()).build();
         let (verifier, name) = (verifier.expect("made"), ServerName::try_from(NODE_NAME).expect("a name"));
@@ -144,7 +148,7 @@ mod tests {
             let at = UnixTime::since_unix_epoch(at.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970"));
             verifier.verify_server_cert(&identity.chain()[0], &[], &name, &[], at).is_ok()
         };
-        let minute = std::time::Duration::from_secs(60);
+        let minute = Duration::from_secs(60);
         assert!(is_valid(leader - CLOCK_SKEW + minute), "the clock of the one that verifies is behind");
         assert!(!is_valid(leader - CLOCK_SKEW - minute));
         assert!(is_valid(leader + CERTIFICATE_LIFE - minute));

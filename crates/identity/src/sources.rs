@@ -17,6 +17,11 @@ const CONNECTIONS: usize = 128;
 const CALLS: u32 = 128;
 /// Time after which one more call is allowed.
 const CALL_EVERY: Duration = Duration::from_millis(100);
+/// Join tokens that an address may get wrong at once, after a pause. A token has 128 random bits, so nobody guesses one; this
+/// keeps the log short and shows who tries.
+const WRONG_TOKENS: u32 = 10;
+/// Time after which an address may get one more token wrong.
+const WRONG_TOKEN_EVERY: Duration = Duration::from_secs(30);
 /// Number of callers from which those without any trace are forgotten.
 const KNOWN: usize = 4_096;
 
@@ -27,6 +32,8 @@ pub(crate) enum Source {
     Handshakes(IpAddr),
     /// Connections and calls of this address or network without a certificate.
     Strangers(IpAddr),
+    /// Join tokens of this address or network.
+    Tokens(IpAddr),
     /// Connections with the certificate of this node.
     Node(NodeId),
 }
@@ -106,9 +113,27 @@ impl Sources {
 
     /// Whether the address may make a call without a certificate now. It then counts as made.
     pub fn may_call(&self, address: IpAddr) -> bool {
-        self.with(Source::strangers(address), |count, now| {
-            let even_at = count.even_at.max(now) + CALL_EVERY;
-            let may = even_at <= now + CALL_EVERY * CALLS;
+        self.spend(Source::strangers(address), CALL_EVERY, CALLS)
+    }
+
+    /// Whether the address may try a join token now. The try then counts as a wrong one until
+    /// [`Sources::token_was_not_wrong`] is called, so that tries at the same time are bounded too.
+    pub fn may_try_token(&self, address: IpAddr) -> bool {
+        self.spend(Source::Tokens(network(address)), WRONG_TOKEN_EVERY, WRONG_TOKENS)
+    }
+
+    /// Takes back that a try of this address has counted.
+    pub fn token_was_not_wrong(&self, address: IpAddr) {
+        self.with(Source::Tokens(network(address)), |count, now| {
+            count.even_at = count.even_at.checked_sub(WRONG_TOKEN_EVERY).unwrap_or(now);
+        });
+    }
+
+    /// Whether the source may do once more what it may do `most` times at once, and once more after each `every`.
+    fn spend(&self, source: Source, every: Duration, most: u32) -> bool {
+        self.with(source, |count, now| {
+            let even_at = count.even_at.max(now) + every;
+            let may = even_at <= now + every * most;
             if may {
                 count.even_at = even_at;
             }
@@ -160,6 +185,20 @@ mod tests {
         assert_eq!(calls(1_000), 3);
         tokio::time::advance(CALL_EVERY * 1_000).await;
         assert_eq!(calls(1_000), CALLS as usize, "no more than at first");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_gets_a_few_tokens_wrong_and_any_number_right() {
+        let (sources, guesser) = (Sources::default(), address("10.0.0.1"));
+        for _ in 0..WRONG_TOKENS * 3 {
+            assert!(sources.may_try_token(guesser));
+            sources.token_was_not_wrong(guesser);
+        }
+        assert_eq!((0..100).filter(|_| sources.may_try_token(guesser)).count(), WRONG_TOKENS as usize);
+        assert!(sources.may_try_token(address("10.0.0.2")), "others may");
+        assert!(sources.may_call(guesser), "other calls of the same address are counted by themselves");
+        tokio::time::advance(WRONG_TOKEN_EVERY).await;
+        assert_eq!((0..100).filter(|_| sources.may_try_token(guesser)).count(), 1);
     }
 
     #[tokio::test(start_paused = true)]

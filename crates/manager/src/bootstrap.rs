@@ -1,10 +1,12 @@
 //! The first entry of a new cluster: the cluster object and its first node. The daemon commits it when a cluster begins.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use rand::Rng;
 
 use flota_api::id::{ClusterId, NodeId};
-use flota_api::model::{AddressPool, Cluster, Node, NodeDescription, Role, Secret};
+use flota_api::model::{AddressPool, Cluster, Node, NodeCertificate, NodeDescription, Role, Secret};
 use flota_api::version::Timestamp;
 use flota_api::{FEATURE_LEVEL, VERSION};
 use flota_identity::{GrantKey, RootCa, new_secret};
@@ -30,10 +32,14 @@ pub struct FirstNode<'a> {
     pub id: &'a NodeId,
     /// The machine's host name.
     pub hostname: &'a str,
+    /// Its certificate, which the CA has issued.
+    pub certificate: &'a NodeCertificate,
     /// `host:port` at which the other nodes reach it.
     pub address: &'a str,
     /// The cluster's address pools. The defaults are added for an address family without any.
     pub address_pools: &'a [AddressPool],
+    /// Validity of the certificates that nodes get; the default if `None`.
+    pub certificate_life: Option<Duration>,
 }
 
 /// Returns the transaction with which a cluster begins. `view` is a view of an empty store, `now` the wall clock's time.
@@ -57,6 +63,7 @@ pub fn first_entry(
         manager_token_secret: new_secret("", rng).into(),
         grant_key: Secret(GrantKey::generate()),
         address_pools: node.address_pools.to_vec(),
+        certificate_life: node.certificate_life,
         ..Cluster::default()
     });
     tx.create(Node {
@@ -71,6 +78,7 @@ pub fn first_entry(
             ..NodeDescription::default()
         },
         state_since: now,
+        certificates: vec![node.certificate.clone()],
         ..Node::default()
     });
     tx.finish()

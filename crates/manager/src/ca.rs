@@ -1,26 +1,35 @@
-//! Serves NodeCa on the leader (a follower forwards): machines become nodes and managers through it, and leave.
+//! Serves NodeCa on the leader (a follower forwards): machines become nodes and managers through it, renew their
+//! certificates, and leave.
+
+mod renewal;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::{Code, Request, Response, Status};
 
 use flota_api::id::NodeId;
-use flota_api::model::{Node, NodeDescription, NodeState, NodeStateReason, Role};
+use flota_api::model::{Cluster, Node, NodeDescription, NodeState, NodeStateReason, Role};
 use flota_api::naming;
 use flota_api::proto::ca::node_ca_server::{NodeCa, NodeCaServer};
 use flota_api::proto::ca::{
     IssueCertificateRequest, IssueCertificateResponse, JoinRaftRequest, JoinRaftResponse, LeaveRaftRequest,
-    LeaveRaftResponse,
+    LeaveRaftResponse, RenewCertificateRequest, RenewCertificateResponse,
 };
 use flota_api::reason::Reason;
-use flota_identity::{JoinToken, JoinTokenError, Peer, RootCa};
-use flota_raft_store::{ProposeError, WriteTx};
+use flota_api::version::Timestamp;
+use flota_identity::{
+    CertificateError, JoinToken, JoinTokenError, Peer, Renewal, RenewalError, RootCa, check_renewal, known_certificate,
+};
+use flota_raft_store::{ProposeError, Tables, WriteTx};
 
 use crate::control::ControlError;
 use crate::departure::{self, Quorum};
 use crate::dispatcher::Sessions;
 use crate::forward::forwarded_for;
 use crate::replica::Replica;
+use renewal::{RenewalRefusal, WITHOUT_LEADER, judge, known_after};
 
 /// Largest request in bytes: a signing request and a few small fields. Anyone may send requests, so their size is
 /// bounded.
@@ -49,6 +58,52 @@ impl CaService {
             _ => Err(CaError::OtherNode),
         }
     }
+
+    /// Signs a request for a node, by the wall clock.
+    fn sign(
+        &self,
+        cluster: &Cluster,
+        request: &[u8],
+        (node, role): (&NodeId, Role),
+        life: Duration,
+    ) -> Result<Vec<u8>, CaError> {
+        let ca = RootCa::from_der(cluster.ca_certificate.clone(), cluster.ca_key.0.clone());
+        let now = self.replica.clock.wall().now().to_system();
+        let signed = ca.sign(request, node, role, &cluster.id, now, life);
+        Ok(signed.map_err(|error| ControlError::invalid("csr_der", error))?)
+    }
+
+    /// Signs this manager's own request with what its copy of the store knows, and writes nothing. This lets managers that
+    /// were all off for longer than their certificates lived elect a leader. The key must be the one that the store knows.
+    ///
+    /// # Errors
+    /// The copy knows no cluster yet, or refuses the request as the leader would.
+    pub(crate) fn renew_without_leader(
+        replica: Replica,
+        sessions: Sessions,
+        request: &RenewCertificateRequest,
+    ) -> Result<RenewCertificateResponse, Status> {
+        let service = Self { replica, sessions };
+        let view = service.replica.store.view();
+        let cluster = view.cluster().ok_or(ControlError::NoClusterYet).map_err(CaError::from)?;
+        let (node, _) = renewing(&view, cluster, request, service.replica.clock.wall().now())?;
+        let life = cluster.certificate_life().min(WITHOUT_LEADER);
+        let certificate = service.sign(cluster, &request.csr_der, (&node.id, node.role), life)?;
+        let ca_der = vec![cluster.ca_certificate.clone().into()];
+        Ok(RenewCertificateResponse { certificate_der: certificate.into(), ca_der })
+    }
+}
+
+/// Returns the node that asks for another certificate, and what it has shown.
+fn renewing(
+    view: &Tables,
+    cluster: &Cluster,
+    request: &RenewCertificateRequest,
+    now: Timestamp,
+) -> Result<(Arc<Node>, Renewal), CaError> {
+    let trusted = [cluster.ca_certificate.clone()];
+    let renewal = check_renewal(request, &trusted, &cluster.id, now)?;
+    Ok((judge(view, &renewal, now)?, renewal))
 }
 
 #[tonic::async_trait]
@@ -69,16 +124,10 @@ impl NodeCa for CaService {
         let node_id = NodeId::derived(&flota_identity::sha256_hex(&request.csr_der));
         let response = self.replica.write::<_, CaError>(|view| {
             let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?.clone();
-            token.check(&cluster)?;
-            let ca = RootCa::from_der(cluster.ca_certificate.clone(), cluster.ca_key.0.clone());
-            let signed = ca.sign(
-                &request.csr_der,
-                &node_id,
-                token.role,
-                &cluster.id,
-                self.replica.clock.wall().now().to_system(),
-            );
-            let certificate = signed.map_err(|error| ControlError::invalid("csr_der", error))?;
+            token.check(&cluster, self.replica.clock.wall().now())?;
+            let life = cluster.certificate_life();
+            let certificate = self.sign(&cluster, &request.csr_der, (&node_id, token.role), life)?;
+            let known = known_certificate(&certificate)?;
             let managers = view.nodes().filter(|node| node.role == Role::Manager).map(|node| node.address.clone());
             let response = IssueCertificateResponse {
                 node_id: node_id.to_string(),
@@ -101,9 +150,30 @@ impl NodeCa for CaService {
                 state: NodeState::Unknown,
                 state_reason: Some(NodeStateReason::Joining),
                 state_since: self.replica.clock.now(),
+                certificates: vec![known],
                 ..Node::default()
             });
             Ok((tx.finish(), response))
+        });
+        Ok(Response::new(response.await?))
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<RenewCertificateRequest>,
+    ) -> Result<Response<RenewCertificateResponse>, Status> {
+        let request = request.into_inner();
+        let now = self.replica.clock.wall().now();
+        let response = self.replica.write::<_, CaError>(|view| {
+            let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?.clone();
+            let (node, renewal) = renewing(&view, &cluster, &request, now)?;
+            let life = cluster.certificate_life();
+            let certificate = self.sign(&cluster, &request.csr_der, (&node.id, node.role), life)?;
+            let certificates = known_after(renewal.certificate, known_certificate(&certificate)?);
+            let mut tx = WriteTx::new(view, None);
+            tx.update(Node { certificates, ..node.as_ref().clone() });
+            let ca_der = vec![cluster.ca_certificate.clone().into()];
+            Ok((tx.finish(), RenewCertificateResponse { certificate_der: certificate.into(), ca_der }))
         });
         Ok(Response::new(response.await?))
     }
@@ -182,6 +252,12 @@ enum CaError {
     NoManager,
     #[error(transparent)]
     Token(#[from] JoinTokenError),
+    #[error("failed to renew the certificate: {0}")]
+    Renewal(#[from] RenewalError),
+    #[error("failed to renew the certificate: {0}")]
+    NotRenewed(#[from] RenewalRefusal),
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     #[error("this manager leads, and has handed over: ask again")]
     HandedOver,
     #[error("this manager leads, and finds no manager to hand over to: ask again")]
@@ -199,7 +275,10 @@ impl From<ProposeError> for CaError {
 impl From<CaError> for Status {
     fn from(error: CaError) -> Self {
         let (code, reason) = match error {
-            CaError::OtherNode | CaError::NoManager => (Code::PermissionDenied, Reason::Denied),
+            CaError::OtherNode | CaError::NoManager | CaError::Renewal(_) | CaError::NotRenewed(_) => {
+                (Code::PermissionDenied, Reason::Denied)
+            }
+            CaError::Certificate(_) => (Code::InvalidArgument, Reason::Invalid),
             CaError::Token(_) => (Code::Unauthenticated, Reason::BadToken),
             CaError::HandedOver => (Code::Unavailable, Reason::LeadershipMoved),
             CaError::NoSuccessor => (Code::Unavailable, Reason::NoLeader),

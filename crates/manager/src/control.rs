@@ -50,6 +50,7 @@ use crate::term_clock::TermClock;
 use crate::write::{self, Consensus};
 use reference::{Referable, resolve};
 
+pub use cluster::check_certificate_life;
 pub(crate) use error::ControlError;
 pub use grpc::ControlService;
 

@@ -96,7 +96,10 @@ pub(crate) fn revoke(tx: &mut WriteTx, view: &Tables, node: &NodeId, now: Timest
     if let Some(cluster) = view.cluster() {
         let mut cluster = cluster.as_ref().clone();
         cluster.revoked.retain(|it| it.until > now && it.node_id != *node);
-        cluster.revoked.push(Revoked { node_id: node.clone(), until: now + CERTIFICATE_LIFE });
+        let issued = view.node(node).into_iter().flat_map(|it| &it.certificates).map(|it| it.expires_at).max();
+        // A build that recorded no certificates has issued none that lives longer than the default.
+        let until = issued.unwrap_or(now + CERTIFICATE_LIFE).max(now + CERTIFICATE_LIFE);
+        cluster.revoked.push(Revoked { node_id: node.clone(), until });
         tx.update(cluster);
     }
 }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 use flota_api::clock::Random;
 use flota_api::id::NodeId;
 use flota_api::image_ref::ImageRef;
 use flota_api::model::RegistryCredentials;
 use flota_api::proto::ca::node_ca_server::NodeCaServer;
+use flota_api::proto::ca::{RenewCertificateRequest, RenewCertificateResponse};
 use flota_api::proto::control::control_server::ControlServer;
 use flota_api::proto::dispatcher::dispatcher_server::DispatcherServer;
 use flota_api::proto::streams::streams_server::StreamsServer;
@@ -104,6 +106,14 @@ impl Manager {
     /// Returns whether this node was removed from the cluster, although its certificate is still valid.
     pub fn is_revoked(&self, node: &NodeId) -> bool {
         self.replica.store.view().cluster().is_some_and(|cluster| cluster.revoked.iter().any(|it| it.node_id == *node))
+    }
+
+    /// Signs this manager's own request for another certificate with its copy of the store, because no leader can.
+    ///
+    /// # Errors
+    /// The copy is empty, or the leader would refuse the request.
+    pub fn renew_without_leader(&self, request: &RenewCertificateRequest) -> Result<RenewCertificateResponse, Status> {
+        CaService::renew_without_leader(self.replica.clone(), self.dispatcher.sessions().clone(), request)
     }
 
     /// Returns the NodeCa service; a follower forwards its requests to the leader.

@@ -13,7 +13,7 @@ use flota_api::clock::{Clock, Random};
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::model::Role;
 use flota_api::proto::raft::raft_transport_server::RaftTransportServer;
-use flota_identity::{CONNECTION_WINDOW, Dialer, Identity, STREAM_WINDOW, Sources};
+use flota_identity::{CONNECTION_WINDOW, Credentials, Dialer, Identity, STREAM_WINDOW, Sources};
 use flota_manager::{Manager, ManagerOptions, RaftDial, TermClock};
 use flota_raft_store::Store;
 use flota_raft_store::raft::{
@@ -24,6 +24,7 @@ use flota_worker::{Worker, WorkerOptions};
 use crate::config::Config;
 use crate::join;
 use crate::registries::NodeRegistries;
+use crate::renewal::Renewals;
 use crate::rpc::Authorize;
 use crate::state_dir::StateDir;
 
@@ -37,7 +38,9 @@ const STREAMS: u32 = 1_024;
 /// A running membership in a cluster.
 #[derive(Debug)]
 pub(crate) struct Membership {
+    /// The identity with which it was started. Its certificate may have been renewed since.
     pub(crate) identity: Identity,
+    credentials: Credentials,
     pub(crate) dialer: Dialer,
     pub(crate) address: String,
     pub(crate) worker: Arc<Worker>,
@@ -70,7 +73,9 @@ impl Membership {
         let Parts { config, state, identity, address, fatal } = parts;
         let shutdown = CancellationToken::new();
         let guard = shutdown.clone().drop_guard();
-        let dialer = Dialer::new(&identity).context("failed to use the node's certificate")?;
+        let credentials = Credentials::new(identity.clone(), Clock::system());
+        let credentials = credentials.context("failed to use the node's certificate")?;
+        let dialer = Dialer::new(credentials.clone());
         let listener = TcpListener::bind(config.listen).await;
         let listener = listener.with_context(|| format!("failed to listen at {}", config.listen))?;
         let known = match &store {
@@ -100,9 +105,21 @@ impl Membership {
             },
             shutdown.clone(),
         )?;
-        let server = serve(listener, &identity, manager.as_ref(), &worker, shutdown.clone())?;
+        let server = serve(listener, &credentials, manager.as_ref(), &worker, shutdown.clone());
         guard.disarm();
-        Ok(Self { identity, dialer, address, worker: Arc::new(worker), manager, shutdown, server })
+        Ok(Self { identity, credentials, dialer, address, worker: Arc::new(worker), manager, shutdown, server })
+    }
+
+    /// Begins to renew the node's certificate. Its identity must be on disk.
+    pub(crate) fn begin_renewals(&self, state: &StateDir) {
+        let renewals = Renewals {
+            credentials: self.credentials.clone(),
+            folder: state.identity(),
+            managers: state.worker().join("managers"),
+            manager: self.manager.clone(),
+            random: Random::from_os(),
+        };
+        tokio::spawn(renewals.run(self.shutdown.clone()));
     }
 
     /// Waits until this manager is a voter. Returns immediately on a worker.
@@ -239,15 +256,15 @@ async fn new_raft_id(
 /// Serves the node's port.
 fn serve(
     listener: TcpListener,
-    identity: &Identity,
+    credentials: &Credentials,
     manager: Option<&Manager>,
     worker: &Worker,
     shutdown: CancellationToken,
-) -> anyhow::Result<tokio::task::JoinHandle<()>> {
+) -> tokio::task::JoinHandle<()> {
     let raft = manager.map(|manager| manager.raft().runtime());
     let sources = Sources::default();
-    let incoming = flota_identity::incoming(listener, identity, raft.clone(), sources.clone());
-    let (incoming, raft_incoming) = incoming.context("failed to use the node's certificate")?;
+    let (incoming, raft_incoming) =
+        flota_identity::incoming(listener, credentials.clone(), raft.clone(), sources.clone());
     let known = manager.cloned();
     let mut server = tonic::transport::Server::builder()
         .max_concurrent_streams(Some(STREAMS))
@@ -279,11 +296,11 @@ fn serve(
         });
     }
     let served = router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), shutdown.cancelled_owned());
-    Ok(tokio::spawn(async move {
+    tokio::spawn(async move {
         if let Err(error) = served.await {
             tracing::error!(%error, "failed to serve connections of nodes");
         }
-    }))
+    })
 }
 
 /// The node's address after a restart: the previous one if this machine still has it, else as for a new node.

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 
@@ -12,7 +12,7 @@ use flota_api::model::Role;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::ca::{IssueCertificateRequest, JoinRaftRequest};
 use flota_api::reason::Reason;
-use flota_identity::{Dialer, Identity, JoinToken, KeyPair, RootCa};
+use flota_identity::{Dialer, Identity, JoinToken, KeyPair, RootCa, refusal};
 
 /// No manager could be reached.
 #[derive(Debug, thiserror::Error)]
@@ -20,18 +20,18 @@ use flota_identity::{Dialer, Identity, JoinToken, KeyPair, RootCa};
 pub(crate) struct Unreachable(String);
 
 /// How long a request is repeated while the managers have no leader.
-const JOIN_WAIT: std::time::Duration = std::time::Duration::from_secs(15);
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const JOIN_WAIT: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(100);
 
-/// Creates a new cluster's id and CA, and this node's identity in it as a manager.
-pub(crate) fn first_identity() -> anyhow::Result<(ClusterId, RootCa, Identity)> {
+/// Creates a new cluster's id and CA, and this node's identity in it as a manager, whose certificate is valid for `life`.
+pub(crate) fn first_identity(life: Duration) -> anyhow::Result<(ClusterId, RootCa, Identity)> {
     let mut rng = rand::rng();
     let (cluster, node) = (ClusterId::random(&mut rng), NodeId::random(&mut rng));
     let now = SystemTime::now();
     let ca = RootCa::generate(&cluster, now)?;
     let key = KeyPair::generate()?;
-    let certificate = ca.sign(&key.signing_request()?, &node, Role::Manager, &cluster, now)?;
-    let identity = Identity::new(certificate, key.to_der(), ca.certificate().to_vec())?;
+    let certificate = ca.sign(&key.signing_request()?, &node, Role::Manager, &cluster, now, life)?;
+    let identity = Identity::new(certificate, key.to_der(), vec![ca.certificate().to_vec()])?;
     Ok((cluster, ca, identity))
 }
 
@@ -51,7 +51,7 @@ pub(crate) async fn join(token: &str, manager: &str, address: &str) -> anyhow::R
         async move { client.issue_certificate(request).await }
     });
     let answer = answer.await?.into_inner();
-    let identity = Identity::new(answer.certificate_der.into(), key.to_der(), answer.ca_der.into())?;
+    let identity = Identity::new(answer.certificate_der.into(), key.to_der(), vec![answer.ca_der.into()])?;
     Ok((identity, answer.managers))
 }
 
@@ -81,10 +81,7 @@ where
 /// Converts a status to an error for the user. Of a broken connection it shows the innermost cause only, because the
 /// layers in between add nothing.
 fn explain(status: &tonic::Status, manager: &str) -> anyhow::Error {
-    let mut cause: &dyn std::error::Error = status;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
+    let cause = innermost(status);
     match (Reason::of(status), status.code()) {
         (None, tonic::Code::Unavailable | tonic::Code::Unknown) => {
             let text = format!("failed to connect to the manager at {manager}: {}", own_words(cause));
@@ -97,14 +94,28 @@ fn explain(status: &tonic::Status, manager: &str) -> anyhow::Error {
     }
 }
 
-/// The text of a connection's failure, without what rustls puts before the words of our own verifiers.
+/// The innermost cause of a status.
+fn innermost(status: &tonic::Status) -> &(dyn std::error::Error + 'static) {
+    let mut cause: &(dyn std::error::Error + 'static) = status;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause
+}
+
+/// Why a request failed: the words of a manager that has answered, or those of a broken connection.
+pub(crate) fn why(status: &tonic::Status) -> String {
+    match Reason::of(status) {
+        Some(_) => status.message().to_owned(),
+        None => own_words(innermost(status)),
+    }
+}
+
+/// The text of a connection's failure, with our own words for what the TLS library says.
 fn own_words(cause: &(dyn std::error::Error + 'static)) -> String {
     let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     let inner: Option<&rustls::Error> = inner.and_then(|it| it.downcast_ref()).or_else(|| cause.downcast_ref());
-    match inner {
-        Some(rustls::Error::General(text)) => text.clone(),
-        _ => cause.to_string(),
-    }
+    inner.map_or_else(|| cause.to_string(), refusal)
 }
 
 /// Requests a Raft id for this manager from another one. The id was never used.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::{Request, Response, Status, Streaming};
 
@@ -90,7 +91,10 @@ impl LocalNode for LocalService {
         let request = request.into_inner();
         let pools = flota_manager::address_pools(&request.address_pools, request.subnet_length);
         let pools = pools.map_err(|why| Status::invalid_argument(format!("--default-addr-pool: {why}")))?;
-        run_to_end(async move { node.init(&request.advertise, &pools).await }).await?;
+        let life = Some(Duration::from_millis(request.certificate_life_ms)).filter(|it| !it.is_zero());
+        let checked = life.map_or(Ok(()), flota_manager::check_certificate_life);
+        checked.map_err(|why| Status::invalid_argument(format!("--cert-expiry: {why}")))?;
+        run_to_end(async move { node.init(&request.advertise, &pools, life).await }).await?;
         self.0.info().await.map(Response::new)
     }
 

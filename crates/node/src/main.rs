@@ -12,6 +12,7 @@ mod join;
 mod local;
 mod node;
 mod registries;
+mod renewal;
 mod rpc;
 mod state_dir;
 mod telemetry;

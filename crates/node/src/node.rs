@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use flota_api::clock::Clock;
+use flota_api::defaults::CERTIFICATE_LIFE;
 use flota_api::model::{AddressPool, Role};
 use flota_api::proto::ca::LeaveRaftRequest;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
@@ -84,6 +85,7 @@ impl Node {
 
     /// Publishes a membership, and ends it when the cluster removes this node.
     fn install(self: &Arc<Self>, current: &mut Option<Membership>, membership: Membership) {
+        membership.begin_renewals(&self.state);
         let manager = membership.manager.clone().map(Box::new);
         self.manager.send_replace(manager.map_or(ManagerState::Absent, ManagerState::Running));
         let mut removed = membership.worker.removed();
@@ -105,15 +107,30 @@ impl Node {
         });
     }
 
-    /// `ctl swarm init`. Networks get their subnets from the pools, or from the default ones.
-    pub(crate) async fn init(self: &Arc<Self>, advertise: &str, address_pools: &[AddressPool]) -> anyhow::Result<()> {
+    /// `ctl swarm init`. Networks get their subnets from the pools, or from the default ones. Certificates are valid for
+    /// `certificate_life`, or else for the default.
+    pub(crate) async fn init(
+        self: &Arc<Self>,
+        advertise: &str,
+        address_pools: &[AddressPool],
+        certificate_life: Option<Duration>,
+    ) -> anyhow::Result<()> {
         let mut current = self.membership.lock().await;
         refuse_second(current.as_ref())?;
         let address = join::own_address(advertise, self.config.listen)?;
-        let (cluster, ca, identity) = join::first_identity()?;
+        let life = certificate_life.unwrap_or(CERTIFICATE_LIFE);
+        let (cluster, ca, identity) = join::first_identity(life)?;
+        let certificate = identity.known_certificate()?;
         let hostname = flota_worker::describe().hostname;
         let id = &identity.node_id;
-        let first = flota_manager::FirstNode { id, hostname: &hostname, address: &address, address_pools };
+        let first = flota_manager::FirstNode {
+            id,
+            certificate: &certificate,
+            hostname: &hostname,
+            address: &address,
+            address_pools,
+            certificate_life,
+        };
         let view = flota_raft_store::Store::default().view();
         let entry = flota_manager::first_entry(view, &cluster, &ca, first, Clock::system().now(), &mut rand::rng());
         self.begin(&mut current, identity, address, Begin::New(Box::new(entry))).await
@@ -161,7 +178,9 @@ impl Node {
                 membership.stop().await;
                 return Err(error);
             }
-            flota_identity::save(&self.state.identity(), &membership.identity)?;
+            if joins.is_none() {
+                flota_identity::save(&self.state.identity(), &membership.identity)?;
+            }
             Ok(membership)
         };
         match begun.await {
@@ -172,7 +191,8 @@ impl Node {
             Err(error) => {
                 // Undo everything, with the other managers too.
                 if let Some(identity) = joins {
-                    let dialer = flota_identity::Dialer::new(&identity)?;
+                    let credentials = flota_identity::Credentials::new(identity.clone(), Clock::system())?;
+                    let dialer = flota_identity::Dialer::new(credentials);
                     let _ = leave_cluster(&dialer, &identity, &managers, true).await;
                 }
                 self.state.forget_cluster()?;

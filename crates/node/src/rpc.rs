@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,11 +17,15 @@ use tonic::server::NamedService;
 use tower::{Service, ServiceExt};
 
 use flota_api::id::NodeId;
+use flota_api::model::Role;
 use flota_api::reason::Reason;
 use flota_identity::{Peer, Sources, may_call};
 use flota_manager::Manager;
 
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+/// The method with which a machine joins.
+const JOIN: &str = "/flota.ca.NodeCa/IssueCertificate";
 
 /// Returns whether a node's certificate is revoked.
 type Revoked = Arc<dyn Fn(&NodeId) -> bool + Send + Sync>;
@@ -72,6 +77,24 @@ impl<S> Authorize<S> {
     }
 }
 
+/// Returns the address of a caller who tries a join token with this node. Tries that a manager forwards were counted there.
+fn tries_token(request: &Request<Body>) -> Option<IpAddr> {
+    match request.extensions().get::<Peer>().filter(|_| request.uri().path() == JOIN)? {
+        Peer::Anonymous { address } | Peer::Node { role: Role::Worker, address, .. } => Some(address.ip()),
+        Peer::Node { .. } | Peer::Local => None,
+    }
+}
+
+/// Logs a join token that was refused; any other outcome does not count as a wrong token.
+fn judge_try(response: &Response<Body>, address: IpAddr, sources: &Sources) {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if Reason::of(&status) == Some(Reason::BadToken) => {
+            tracing::warn!(%address, error = status.message(), "a join token was refused");
+        }
+        _ => sources.token_was_not_wrong(address),
+    }
+}
+
 impl<S> Service<Request<Body>> for Authorize<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
@@ -93,6 +116,18 @@ where
             Reason::Denied.attach(Status::permission_denied("this caller may not call this method"))
         } else if !self.is_in_time(&request) {
             let text = "too many calls without a certificate come from this address; try again later";
+            Reason::Busy.attach(Status::unavailable(text))
+        } else if let Some(address) = tries_token(&request) {
+            if self.sources.may_try_token(address) {
+                let (answer, sources) = (self.inner.call(request), self.sources.clone());
+                return Box::pin(async move {
+                    let response = answer.await?;
+                    judge_try(&response, address, &sources);
+                    Ok(response)
+                });
+            }
+            tracing::debug!(%address, "too many wrong join tokens of this address");
+            let text = "too many wrong join tokens came from this address; try again in a minute";
             Reason::Busy.attach(Status::unavailable(text))
         } else {
             return Box::pin(self.inner.call(request));
@@ -161,7 +196,6 @@ impl Service<Request<Body>> for LocalControl {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::Role;
 
     #[tokio::test]
     async fn a_removed_node_may_say_farewell_and_call_nothing_else() {
@@ -182,6 +216,42 @@ mod tests {
         }
         for path in ["/flota.dispatcher.Dispatcher/Session", "/flota.ca.NodeCa/LeaveRaft"] {
             assert!(is_served("removed", path).await, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_join_tokens_are_bounded_for_each_address_and_right_ones_are_not() {
+        let served = tower::service_fn(|request: Request<Body>| async move {
+            let is_wrong = request.headers().contains_key("wrong");
+            let refused = || Reason::BadToken.attach(Status::unauthenticated("it is wrong")).into_http();
+            Ok(if is_wrong { refused() } else { Response::new(Body::empty()) })
+        });
+        let is_revoked: Revoked = Arc::new(|_| false);
+        let mut port = Authorize { inner: served, peer: None, is_revoked, sources: Sources::default() };
+        let mut answer = async |peer: Peer, is_wrong: bool| {
+            let mut request = Request::builder().uri(JOIN).body(Body::empty()).expect("a request");
+            request.extensions_mut().insert(peer);
+            if is_wrong {
+                request.headers_mut().insert("wrong", http::HeaderValue::from_static("1"));
+            }
+            let response = port.call(request).await.expect("it is infallible");
+            Status::from_header_map(response.headers()).and_then(|status| Reason::of(&status))
+        };
+        let stranger = |last: u8| Peer::Anonymous { address: ([10, 0, 0, last], 1).into() };
+        for _ in 0..50 {
+            assert_eq!(answer(stranger(1), false).await, None);
+        }
+        for _ in 0..10 {
+            assert_eq!(answer(stranger(1), true).await, Some(Reason::BadToken));
+        }
+        for is_wrong in [true, false] {
+            assert_eq!(answer(stranger(1), is_wrong).await, Some(Reason::Busy), "not even a right one is looked at");
+        }
+        assert_eq!(answer(stranger(2), false).await, None);
+        // A follower has counted for the machines whose tries it forwards.
+        let follower = Peer::Node { id: "m".into(), role: Role::Manager, address: ([10, 0, 0, 3], 1).into() };
+        for _ in 0..50 {
+            assert_eq!(answer(follower.clone(), true).await, Some(Reason::BadToken));
         }
     }
 

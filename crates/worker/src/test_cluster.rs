@@ -3,9 +3,11 @@
 
 use std::time::SystemTime;
 
+use flota_api::clock::Clock;
+use flota_api::defaults::CERTIFICATE_LIFE;
 use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::Role;
-use flota_identity::{Identity, KeyPair, RootCa};
+use flota_identity::{Credentials, Identity, KeyPair, RootCa};
 
 /// Issues identities of one cluster.
 pub(crate) struct TestCluster {
@@ -23,7 +25,13 @@ impl TestCluster {
     pub(crate) fn identity(&self, role: Role) -> Identity {
         let key = KeyPair::generate().expect("a key");
         let (request, node) = (key.signing_request().expect("a request"), NodeId::random(&mut rand::rng()));
-        let certificate = self.ca.sign(&request, &node, role, &self.id, SystemTime::now()).expect("signed");
-        Identity::new(certificate, key.to_der(), self.ca.certificate().to_vec()).expect("an identity")
+        let certificate =
+            self.ca.sign(&request, &node, role, &self.id, SystemTime::now(), CERTIFICATE_LIFE).expect("signed");
+        Identity::new(certificate, key.to_der(), vec![self.ca.certificate().to_vec()]).expect("an identity")
+    }
+
+    /// Issues the identity of a new node, which uses it.
+    pub(crate) fn credentials(&self, role: Role) -> Credentials {
+        Credentials::new(self.identity(role), Clock::system()).expect("they belong together")
     }
 }

@@ -37,6 +37,38 @@ fn tokens_that_are_wrong_old_or_of_another_cluster_are_refused_and_say_which() {
 }
 
 #[test]
+fn a_token_expires_and_wrong_tokens_are_bounded_and_logged_on_a_follower_too() {
+    let cluster = Cluster::bare(3, 1);
+    left(&cluster, "w1");
+    let join = |token: &str, manager: &str| cluster.ctl_on("w1", &format!("swarm join --token {token} {manager}"));
+    let brief = cluster.ok("swarm join-token --rotate --ttl 1s -q worker");
+    cluster.wait("the token expires", |it| it.ctl("swarm join-token worker").stderr.contains("has expired"));
+    let late = join(brief.trim(), "198.18.0.10");
+    assert!(late.code == 1 && late.stderr.contains("this join token has expired"), "{}", late.stderr);
+    let good = cluster.ok("swarm join-token --rotate -q worker").trim().to_owned();
+    let wrong = format!("{}{}", &good[..good.len() - 1], if good.ends_with('x') { 'y' } else { 'x' });
+    let leader = cluster.leader();
+    let (follower, address) = if leader == "m2" { ("m3", "198.18.0.12") } else { ("m2", "198.18.0.11") };
+    for _ in 0..10 {
+        let refused = join(&wrong, address);
+        assert!(refused.stderr.contains("this join token is wrong"), "{}", refused.stderr);
+    }
+    let refused = join(&good, address);
+    assert!(refused.stderr.contains("too many wrong join tokens came from this address"), "{}", refused.stderr);
+    let log = cluster.sandbox(&format!("logs {follower}")).stdout;
+    let logged = log.lines().filter(|line| line.contains("a join token was refused")).count();
+    assert_eq!(logged, 10, "{log}");
+    // The leader has counted nothing: the follower refuses before it forwards.
+    let address = match leader.as_str() {
+        "m1" => "198.18.0.10",
+        "m2" => "198.18.0.11",
+        _ => "198.18.0.12",
+    };
+    let joined = join(&good, address);
+    assert_eq!(joined.code, 0, "{}", joined.stderr);
+}
+
+#[test]
 fn the_last_two_managers_become_one_in_order_and_a_failed_join_leaves_nothing() {
     let cluster = Cluster::bare(2, 0);
     let leader = cluster.leader();

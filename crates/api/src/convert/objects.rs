@@ -41,6 +41,8 @@ impl From<&Cluster> for po::Cluster {
             ca_key: it.ca_key.0.clone().into(),
             worker_token_secret: it.worker_token_secret.as_text().to_owned(),
             manager_token_secret: it.manager_token_secret.as_text().to_owned(),
+            worker_token_expires_at: it.worker_token_expires_at.map(|at| at.0),
+            manager_token_expires_at: it.manager_token_expires_at.map(|at| at.0),
             grant_key: it.grant_key.0.clone().into(),
             revoked: it
                 .revoked
@@ -51,8 +53,9 @@ impl From<&Cluster> for po::Cluster {
             no_new_privileges: it.no_new_privileges,
             rebalance: it.rebalance.map(Into::into),
             auto_rebalance: it.auto_rebalance,
-            heartbeat_ms: it.heartbeat.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX)),
+            heartbeat_ms: it.heartbeat.map_or(0, millis),
             heartbeats_missed: it.heartbeats_missed.map_or(0, NonZeroU64::get),
+            certificate_life_ms: it.certificate_life.map_or(0, millis),
         }
     }
 }
@@ -70,6 +73,8 @@ impl TryFrom<po::Cluster> for Cluster {
             ca_key: Secret(it.ca_key.into()),
             worker_token_secret: it.worker_token_secret.into(),
             manager_token_secret: it.manager_token_secret.into(),
+            worker_token_expires_at: it.worker_token_expires_at.map(Timestamp),
+            manager_token_expires_at: it.manager_token_expires_at.map(Timestamp),
             grant_key: Secret(it.grant_key.into()),
             revoked: it
                 .revoked
@@ -80,10 +85,19 @@ impl TryFrom<po::Cluster> for Cluster {
             no_new_privileges: it.no_new_privileges,
             rebalance: it.rebalance.map(Into::into),
             auto_rebalance: it.auto_rebalance,
-            heartbeat: Some(Duration::from_millis(it.heartbeat_ms)).filter(|it| !it.is_zero()),
+            heartbeat: unless_zero(it.heartbeat_ms),
             heartbeats_missed: NonZeroU64::new(it.heartbeats_missed),
+            certificate_life: unless_zero(it.certificate_life_ms),
         })
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn unless_zero(millis: u64) -> Option<Duration> {
+    Some(Duration::from_millis(millis)).filter(|it| !it.is_zero())
 }
 
 impl From<&Node> for po::Node {
@@ -103,6 +117,7 @@ impl From<&Node> for po::Node {
             raft_id: it.raft_id,
             attachments: it.attachments.iter().map(Into::into).collect(),
             losses: it.losses.iter().map(|at| at.0).collect(),
+            certificates: it.certificates.iter().map(Into::into).collect(),
         }
     }
 }
@@ -127,6 +142,7 @@ impl TryFrom<po::Node> for Node {
             raft_id: it.raft_id,
             attachments: all(it.attachments)?,
             losses: it.losses.into_iter().map(Timestamp).collect(),
+            certificates: it.certificates.into_iter().map(Into::into).collect(),
         })
     }
 }

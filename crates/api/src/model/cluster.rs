@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::network::AddressPool;
-use super::seconds_or_zero;
+use super::{seconds_or_zero, text_or_empty};
+use crate::defaults::CERTIFICATE_LIFE;
 use crate::id::{ClusterId, NodeId, RegistryId};
 use crate::resources::number_or_zero;
 use crate::version::{Meta, Timestamp};
@@ -73,6 +74,12 @@ pub struct Cluster {
     pub worker_token_secret: Secret,
     /// Secret part of the join token for managers.
     pub manager_token_secret: Secret,
+    /// When the join token for workers expires; `None` if it does not.
+    #[serde(serialize_with = "text_or_empty")]
+    pub worker_token_expires_at: Option<Timestamp>,
+    /// When the join token for managers expires; `None` if it does not.
+    #[serde(serialize_with = "text_or_empty")]
+    pub manager_token_expires_at: Option<Timestamp>,
     /// Private key that signs image grants, Ed25519 in PKCS#8.
     pub grant_key: Secret,
     /// Nodes that were removed, until their certificates expire.
@@ -91,6 +98,16 @@ pub struct Cluster {
     /// Number of missed heartbeats after which a node is down; the default if `None`.
     #[serde(serialize_with = "number_or_zero")]
     pub heartbeats_missed: Option<NonZeroU64>,
+    /// Validity of the certificates that nodes get from now on; the default if `None`.
+    #[serde(serialize_with = "seconds_or_zero")]
+    pub certificate_life: Option<Duration>,
+}
+
+impl Cluster {
+    /// Returns the validity of a certificate that is issued now.
+    pub fn certificate_life(&self) -> Duration {
+        self.certificate_life.unwrap_or(CERTIFICATE_LIFE)
+    }
 }
 
 /// A rebalance that a user has asked for.

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::allowance::Allowance;
 use super::cdi::CdiName;
+use super::certificate::NodeCertificate;
 use super::device::NodeDevice;
 use super::network::{Attachment, NodePort, Protocol};
 use super::platform::Platform;
@@ -290,6 +291,9 @@ pub struct Node {
     pub attachments: Vec<Attachment>,
     /// When it was lost lately, by the clock of the leader, oldest first.
     pub losses: Vec<Timestamp>,
+    /// The certificates with whose keys it may renew, the newest last: the one that it has used last, and after a renewal
+    /// also the new one, whose answer may have been lost. None if a build without renewals has issued its certificate.
+    pub certificates: Vec<NodeCertificate>,
 }
 
 impl Default for Node {
@@ -308,6 +312,7 @@ impl Default for Node {
             raft_id: None,
             attachments: Vec::new(),
             losses: Vec::new(),
+            certificates: Vec::new(),
         }
     }
 }

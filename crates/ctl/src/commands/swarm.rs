@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use flota_api::proto::control::{Empty, RotateJoinTokenRequest, UpdateClusterRequest};
+use flota_api::clock::Clock;
+use flota_api::proto::control::{ClusterInfo, Empty, RotateJoinTokenRequest, UpdateClusterRequest};
 use flota_api::proto::node::{InitRequest, JoinRequest, LeaveRequest};
 use flota_api::proto::types::Role;
+use flota_api::version::Timestamp;
 
 use crate::client::{Client, failure, request_id};
 use crate::error::Usage;
@@ -36,16 +38,23 @@ pub(crate) struct Defaults {
     /// Number of missed heartbeats after which a node is down
     #[arg(long, value_name = "NUMBER")]
     missed_heartbeats: Option<u64>,
+    /// Validity of the certificates that nodes get from then on (default 90 days)
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    cert_expiry: Option<Duration>,
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Defaults {
     fn request(&self) -> Option<UpdateClusterRequest> {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let request = UpdateClusterRequest {
             no_new_privileges: self.no_new_privileges,
             auto_rebalance: self.rebalance,
             heartbeat_ms: self.dispatcher_heartbeat.map(millis),
             heartbeats_missed: self.missed_heartbeats,
+            certificate_life_ms: self.cert_expiry.map(millis),
             ..UpdateClusterRequest::default()
         };
         let is_given = request != UpdateClusterRequest::default();
@@ -98,6 +107,9 @@ pub(crate) enum Swarm {
         /// Make a new token; the old one is refused from then on
         #[arg(long)]
         rotate: bool,
+        /// Time for which the new token is valid (default: until it is rotated)
+        #[arg(long, value_name = "TIME", value_parser = parse::duration, requires = "rotate")]
+        ttl: Option<Duration>,
         /// Print only the token
         #[arg(short, long)]
         quiet: bool,
@@ -112,12 +124,14 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
                 force_new_cluster: false,
                 address_pools: default_addr_pool.iter().map(ToString::to_string).collect(),
                 subnet_length: default_addr_pool_mask_length.into(),
+                // The node's own certificate is made before the defaults can be set.
+                certificate_life_ms: defaults.cert_expiry.map_or(0, millis),
             };
             init(client, request, &defaults).await
         }
         Swarm::Update { defaults } => {
             let none = || {
-                Usage("no change is given: use --no-new-privileges, --rebalance, --dispatcher-heartbeat or --missed-heartbeats".into())
+                Usage("no change is given: use --no-new-privileges, --rebalance, --dispatcher-heartbeat, --missed-heartbeats or --cert-expiry".into())
             };
             update(client, defaults.request().ok_or_else(none)?).await?;
             line("Cluster updated.");
@@ -135,7 +149,18 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
             line("This node has left the cluster.");
             Ok(())
         }
-        Swarm::JoinToken { role, rotate, quiet } => join_token(client, role, rotate, quiet).await,
+        Swarm::JoinToken { role, rotate, ttl, quiet } => {
+            let cluster = if rotate {
+                let role = Role::from(role).into();
+                let request = RotateJoinTokenRequest { request_id: request_id(), role, ttl_ms: ttl.map(millis) };
+                client
+                    .change(request, |mut control, request| async move { control.rotate_join_token(request).await })
+                    .await?
+            } else {
+                client.read(Empty {}, |mut control, request| async move { control.get_cluster(request).await }).await?
+            };
+            join_token(client, role, cluster, quiet).await
+        }
     }
 }
 
@@ -164,26 +189,34 @@ async fn init(client: &Client, request: InitRequest, defaults: &Defaults) -> any
     Ok(())
 }
 
-async fn join_token(client: &Client, role: JoinAs, rotate: bool, quiet: bool) -> anyhow::Result<()> {
-    let cluster = if rotate {
-        let role = match role {
-            JoinAs::Worker => Role::Worker,
-            JoinAs::Manager => Role::Manager,
-        };
-        let request = RotateJoinTokenRequest { request_id: request_id(), role: role.into() };
-        client.change(request, |mut control, request| async move { control.rotate_join_token(request).await }).await?
-    } else {
-        client.read(Empty {}, |mut control, request| async move { control.get_cluster(request).await }).await?
+impl From<JoinAs> for Role {
+    fn from(role: JoinAs) -> Self {
+        match role {
+            JoinAs::Worker => Self::Worker,
+            JoinAs::Manager => Self::Manager,
+        }
+    }
+}
+
+async fn join_token(client: &Client, role: JoinAs, cluster: ClusterInfo, quiet: bool) -> anyhow::Result<()> {
+    let (name, token, expires_at) = match role {
+        JoinAs::Worker => ("worker", cluster.worker_token, cluster.worker_token_expires_at),
+        JoinAs::Manager => ("manager", cluster.manager_token, cluster.manager_token_expires_at),
     };
-    let (name, token) = match role {
-        JoinAs::Worker => ("worker", cluster.worker_token),
-        JoinAs::Manager => ("manager", cluster.manager_token),
-    };
+    let expires_at = expires_at.map(Timestamp);
+    if let Some(at) = expires_at.filter(|at| *at <= Clock::system().now()) {
+        bail!(
+            "the join token for a {name} has expired at {at}; `ctl swarm join-token --rotate {name}` makes a new one"
+        );
+    }
     if quiet {
         line(&token);
         return Ok(());
     }
     let address = client.any_node().await?.1.address;
     line(&format!("To add a {name}, run there:\n\n    ctl swarm join --token {token} {address}"));
+    if let Some(at) = expires_at {
+        line(&format!("\nThe token is valid until {at}."));
+    }
     Ok(())
 }

@@ -2,12 +2,20 @@
 
 use std::time::{Duration, SystemTime};
 
+use flota_api::clock::Clock;
 use flota_api::id::{ClusterId, NodeId};
+use flota_api::version::Timestamp;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::certificate::{MANAGER_NAME, NODE_NAME};
-use crate::{Dialer, KeyPair, RootCa};
+use crate::{Dialer, Identity, KeyPair, RootCa};
+
+const LIFE: Duration = Duration::from_secs(3_600);
+
+fn credentials(identity: Identity) -> Credentials {
+    Credentials::new(identity, Clock::system()).expect("they belong together")
+}
 
 struct Cluster {
     ca: RootCa,
@@ -22,14 +30,19 @@ impl Cluster {
     }
 
     fn identity(&self, node: &str, role: Role) -> Identity {
+        self.identity_of(&self.id, node, role, SystemTime::now())
+    }
+
+    /// Issues a certificate as a leader whose clock shows `now` does. It is valid for an hour.
+    fn identity_of(&self, cluster: &ClusterId, node: &str, role: Role, now: SystemTime) -> Identity {
         let key = KeyPair::generate().expect("made");
         let request = key.signing_request().expect("made");
-        let signed = self.ca.sign(&request, &NodeId::from(node), role, &self.id, SystemTime::now()).expect("signed");
-        Identity::new(signed, key.to_der(), self.ca.certificate().to_vec()).expect("a node's")
+        let signed = self.ca.sign(&request, &NodeId::from(node), role, cluster, now, LIFE).expect("signed");
+        Identity::new(signed, key.to_der(), vec![self.ca.certificate().to_vec()]).expect("a node's")
     }
 
     fn dialer(&self, node: &str, role: Role) -> Dialer {
-        Dialer::new(&self.identity(node, role)).expect("they belong together")
+        Dialer::new(credentials(self.identity(node, role)))
     }
 
     fn stranger(&self) -> Dialer {
@@ -40,6 +53,7 @@ impl Cluster {
 /// A manager's listener whose Raft connections run on a runtime of their own.
 struct Listener {
     address: String,
+    credentials: Credentials,
     others: Incoming,
     raft: Incoming,
     runtime: tokio::runtime::Runtime,
@@ -47,13 +61,16 @@ struct Listener {
 
 impl Listener {
     async fn start(cluster: &Cluster) -> Self {
+        Self::start_with(credentials(cluster.identity("m", Role::Manager))).await
+    }
+
+    async fn start_with(credentials: Credentials) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback is there");
         let address = listener.local_addr().expect("it is bound").to_string();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("made");
-        let identity = cluster.identity("m", Role::Manager);
         let raft = Some(runtime.handle().clone());
-        let (others, raft) = incoming(listener, &identity, raft, Sources::default()).expect("they belong together");
-        Self { address, others, raft, runtime }
+        let (others, raft) = incoming(listener, credentials.clone(), raft, Sources::default());
+        Self { address, credentials, others, raft, runtime }
     }
 
     fn end(self) {
@@ -178,5 +195,163 @@ async fn tls_1_2_is_refused() {
     // A fatal alert (21, level 2): protocol_version (RFC 8446, 6.2).
     assert_eq!((answer.first(), answer.get(5..)), (Some(&21), Some(&[2, 70][..])), "{answer:?}");
     assert!(listener.others.try_recv().is_err() && listener.raft.try_recv().is_err());
+    listener.end();
+}
+
+/// Connects and sends a byte. Returns why that failed.
+async fn refused(dialer: &Dialer, address: &str, name: &'static str) -> String {
+    let sent = async {
+        let mut stream = dialer.connect(address, name).await?;
+        stream.write_all(b"x").await?;
+        stream.read_u8().await.map_err(|error| match error.get_ref().and_then(|it| it.downcast_ref()) {
+            Some(inner) => io::Error::other(crate::refusal(inner)),
+            None => error,
+        })
+    };
+    let sent = tokio::time::timeout(Duration::from_secs(20), sent).await.expect("the listener refuses it");
+    sent.expect_err("it is refused").to_string()
+}
+
+/// A clock that is off by so many seconds.
+fn clock_off_by(seconds: i64) -> Clock {
+    Clock::new(move || Timestamp(Clock::system().now().0.saturating_add_signed(seconds * 1_000)))
+}
+
+const DAY: i64 = 24 * 3_600;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_certificate_of_a_node_is_refused_and_the_node_learns_why() {
+    let cluster = Cluster::new();
+    let mut listener = Listener::start(&cluster).await;
+    let at = |seconds: i64| clock_off_by(seconds).now().to_system();
+    let node = |now| cluster.identity_of(&cluster.id, "w", Role::Worker, now);
+    let other = Cluster::new();
+    let foreign =
+        Identity { trusted: cluster.identity("w", Role::Worker).trusted, ..other.identity("w", Role::Worker) };
+    let expired = "it has expired, or is not valid yet, by the other end's clock";
+    for (identity, why) in [
+        (node(at(-2 * 3_600)), expired),
+        (node(at(DAY + 60)), expired),
+        (foreign, "it was not signed by the CA of the other end's cluster"),
+        (self_signed(&cluster), "it was not signed by the CA of the other end's cluster"),
+    ] {
+        let dialer = Dialer::new(credentials(identity));
+        let said = refused(&dialer, &listener.address, MANAGER_NAME).await;
+        assert!(said.contains(why), "{why}: {said}");
+    }
+    // Its CA is this cluster's, and the certificate says that it belongs to another.
+    let elsewhere = cluster.identity_of(&ClusterId::from("d"), "w", Role::Worker, SystemTime::now());
+    refused(&Dialer::new(credentials(elsewhere)), &listener.address, MANAGER_NAME).await;
+    // One that is valid, although the clock of the leader that has issued it was a day ahead.
+    let _node =
+        Dialer::new(credentials(node(at(DAY - 60)))).connect(&listener.address, NODE_NAME).await.expect("welcome");
+    let stream = listener.others.recv().await.expect("it arrives").expect("it is whole");
+    assert!(matches!(stream.peer, Peer::Node { .. }), "nothing else arrived: {:?}", stream.peer);
+    listener.end();
+}
+
+/// Returns an identity whose certificate says what that of a manager does, and that it has signed itself.
+fn self_signed(cluster: &Cluster) -> Identity {
+    let key = rcgen::KeyPair::generate().expect("made");
+    let names = [NODE_NAME, MANAGER_NAME, RAFT_NAME].map(str::to_owned);
+    let mut params = rcgen::CertificateParams::new(names).expect("legal names");
+    params.distinguished_name.push(rcgen::DnType::CommonName, "m");
+    params.distinguished_name.push(rcgen::DnType::OrganizationalUnitName, "flota-manager");
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, cluster.id.as_str());
+    let signed = params.self_signed(&key).expect("made");
+    Identity::new(signed.der().to_vec(), key.serialize_der(), vec![cluster.ca.certificate().to_vec()])
+        .expect("a node's")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_certificate_of_a_manager_is_refused_and_the_node_says_why() {
+    let cluster = Cluster::new();
+    let manager = |now| cluster.identity_of(&cluster.id, "m", Role::Manager, now);
+    let dialer = cluster.dialer("w", Role::Worker);
+    let at = |seconds: i64| clock_off_by(seconds).now().to_system();
+    for (identity, why) in [
+        (manager(at(-2 * 3_600)), "the certificate of the other end has expired"),
+        (manager(at(DAY + 60)), "the certificate of the other end is not valid yet"),
+        (Cluster::new().identity("m", Role::Manager), "was not signed by this cluster's CA"),
+        (self_signed(&cluster), "was not signed by this cluster's CA"),
+        (cluster.identity("w", Role::Worker), "the other end is not a manager"),
+    ] {
+        let listener = Listener::start_with(credentials(identity)).await;
+        let said = refused(&dialer, &listener.address, MANAGER_NAME).await;
+        assert!(said.contains(why), "{why}: {said}");
+        listener.end();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_serves_new_connections_and_open_ones_go_on() {
+    let cluster = Cluster::new();
+    let mut listener = Listener::start(&cluster).await;
+    let node = credentials(cluster.identity("w", Role::Worker));
+    let dialer = Dialer::new(node.clone());
+    let mut open = dialer.connect(&listener.address, NODE_NAME).await.expect("welcome");
+    let mut served = listener.others.recv().await.expect("it arrives").expect("it is whole");
+    let renewed = |credentials: &Credentials, role| {
+        let next = cluster.identity("renewed", role);
+        let certificate = next.certificate.clone();
+        credentials.install(credentials.prepare(next).expect("they belong together"));
+        certificate
+    };
+    let of_node = renewed(&node, Role::Worker);
+    renewed(&listener.credentials, Role::Manager);
+    for name in [NODE_NAME, MANAGER_NAME] {
+        let _stream = dialer.connect(&listener.address, name).await.expect("welcome");
+        let stream = listener.others.recv().await.expect("it arrives").expect("it is whole");
+        let shown = stream.stream.get_ref().1.peer_certificates().expect("it has one");
+        assert_eq!(shown[0].as_ref(), of_node);
+    }
+    // Raft's connections are made with the new one too.
+    let raft = Dialer::new(listener.credentials.clone()).connect(&listener.address, RAFT_NAME).await.expect("welcome");
+    let stream = listener.raft.recv().await.expect("it arrives").expect("it is whole");
+    assert!(matches!(&stream.peer, Peer::Node { id, .. } if id.as_str() == "renewed"), "{:?}", stream.peer);
+    drop(raft);
+    open.write_all(b"x").await.expect("it is open");
+    assert_eq!(served.read_u8().await.expect("it is open"), b'x');
+    let mismatched = Identity { key: cluster.identity("x", Role::Worker).key, ..cluster.identity("x", Role::Worker) };
+    node.prepare(mismatched).expect_err("the key is another's");
+    listener.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_certificate_has_expired_reaches_a_manager_without_it() {
+    let cluster = Cluster::new();
+    let mut listener = Listener::start(&cluster).await;
+    let long_ago = SystemTime::now() - LIFE * 24 * 100;
+    let expired = credentials(cluster.identity_of(&cluster.id, "w", Role::Worker, long_ago));
+    let dialer = Dialer::without_certificate(expired);
+    let _stream = dialer.connect(&listener.address, MANAGER_NAME).await.expect("welcome");
+    let stream = listener.others.recv().await.expect("it arrives").expect("it is whole");
+    assert!(matches!(stream.peer, Peer::Anonymous { .. }));
+    // It trusts no other cluster for that.
+    let other = Cluster::new();
+    let stranger = Dialer::without_certificate(credentials(other.identity("w", Role::Worker)));
+    let said = refused(&stranger, &listener.address, MANAGER_NAME).await;
+    assert!(said.contains("was not signed by this cluster's CA"), "{said}");
+    listener.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_not_resumed_with_a_certificate_that_has_expired_meanwhile() {
+    let cluster = Cluster::new();
+    let ahead = std::sync::Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let seconds = std::sync::Arc::clone(&ahead);
+    let clock = Clock::new(move || clock_off_by(seconds.load(std::sync::atomic::Ordering::Relaxed)).now());
+    let manager = cluster.identity("m", Role::Manager);
+    let mut listener = Listener::start_with(Credentials::new(manager, clock).expect("they belong together")).await;
+    let dialer = cluster.dialer("w", Role::Worker);
+    let mut stream = dialer.connect(&listener.address, NODE_NAME).await.expect("welcome");
+    let served = listener.others.recv().await.expect("it arrives").expect("it is whole");
+    let echoed = tokio::spawn(echo(served));
+    stream.write_all(b"x").await.expect("it is open");
+    stream.read_u8().await.expect("a ticket, if there is one, came before this");
+    echoed.await.expect("it does not panic");
+    ahead.store(2 * 3_600, std::sync::atomic::Ordering::Relaxed);
+    let said = refused(&dialer, &listener.address, NODE_NAME).await;
+    assert!(said.contains("it has expired, or is not valid yet"), "{said}");
     listener.end();
 }

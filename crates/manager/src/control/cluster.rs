@@ -33,12 +33,32 @@ pub(crate) struct ClusterDefaults {
     pub(crate) heartbeat: Option<Duration>,
     /// Number of missed heartbeats after which a node is down.
     pub(crate) heartbeats_missed: Option<u64>,
+    /// Validity of the certificates that nodes get from now on.
+    pub(crate) certificate_life: Option<Duration>,
 }
 
 /// The periods of heartbeats that can be chosen. A lost node is to be found within minutes.
 const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(60);
 /// The numbers of missed heartbeats that can be chosen.
 const MISSED: RangeInclusive<u64> = 2..=100;
+/// The validities of certificates that can be chosen. In an hour, a node that can't reach a manager still has half an hour to
+/// renew, and no certificate may outlive the CA that has signed it.
+const CERTIFICATE_LIVES: RangeInclusive<Duration> = LEAST_CERTIFICATE_LIFE..=Duration::from_secs(10 * 365 * 24 * 3_600);
+/// In builds for tests, a certificate may expire while a test runs.
+const LEAST_CERTIFICATE_LIFE: Duration =
+    Duration::from_secs(if cfg!(feature = "brief-certificates") { 10 } else { 3_600 });
+
+/// The shortest time for which a join token can be made.
+const LEAST_TTL: Duration = Duration::from_secs(1);
+
+/// Checks a validity of certificates.
+///
+/// # Errors
+/// The text says what is allowed.
+pub fn check_certificate_life(life: Duration) -> Result<(), String> {
+    let (least, days) = (CERTIFICATE_LIVES.start(), CERTIFICATE_LIVES.end().as_secs() / 86_400);
+    if CERTIFICATE_LIVES.contains(&life) { Ok(()) } else { Err(format!("it is from {least:?} to {days} days")) }
+}
 
 impl ClusterDefaults {
     fn check(&self) -> Result<(), ControlError> {
@@ -50,6 +70,9 @@ impl ClusterDefaults {
         if self.heartbeats_missed.is_some_and(|it| !MISSED.contains(&it)) {
             let why = format!("it is from {} to {}", MISSED.start(), MISSED.end());
             found.push(Violation { field: "heartbeats_missed".into(), why });
+        }
+        if let Some(why) = self.certificate_life.and_then(|it| check_certificate_life(it).err()) {
+            found.push(Violation { field: "cert_expiry".into(), why });
         }
         if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
     }
@@ -84,8 +107,16 @@ impl<M: Member> Control<M> {
             let auto_rebalance = defaults.auto_rebalance.unwrap_or(cluster.auto_rebalance);
             let heartbeat = defaults.heartbeat.or(cluster.heartbeat);
             let heartbeats_missed = defaults.heartbeats_missed.map_or(cluster.heartbeats_missed, NonZeroU64::new);
+            let certificate_life = defaults.certificate_life.or(cluster.certificate_life);
             let mut tx = WriteTx::new(view, request_id);
-            tx.update(Cluster { no_new_privileges, auto_rebalance, heartbeat, heartbeats_missed, ..cluster });
+            tx.update(Cluster {
+                no_new_privileges,
+                auto_rebalance,
+                heartbeat,
+                heartbeats_missed,
+                certificate_life,
+                ..cluster
+            });
             Ok((tx.finish(), ()))
         });
         updated.await?;
@@ -106,19 +137,26 @@ impl<M: Member> Control<M> {
         self.read(|view| info(view)).await
     }
 
-    /// Replaces the join token for `role`; the old token is invalid from then on.
+    /// Replaces the join token for `role`; the old token is invalid from then on. The new one expires after `ttl`, if it is
+    /// given.
     pub(crate) async fn rotate_join_token(
         &self,
         request_id: Option<&str>,
         role: Role,
+        ttl: Option<Duration>,
     ) -> Result<ClusterInfo, ControlError> {
+        if ttl.is_some_and(|it| it < LEAST_TTL) {
+            return Err(ControlError::invalid("ttl", format!("it is at least {LEAST_TTL:?}")));
+        }
+        let expires_at = ttl.map(|ttl| self.clock.wall().now() + ttl);
         let rotated = self.write_once(request_id, |view| {
             let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?;
             let mut cluster = cluster.as_ref().clone();
-            let secret = match role {
-                Role::Worker => &mut cluster.worker_token_secret,
-                Role::Manager => &mut cluster.manager_token_secret,
+            let (secret, expiry) = match role {
+                Role::Worker => (&mut cluster.worker_token_secret, &mut cluster.worker_token_expires_at),
+                Role::Manager => (&mut cluster.manager_token_secret, &mut cluster.manager_token_expires_at),
             };
+            *expiry = expires_at;
             *secret = self.random.draw(|rng| new_secret(secret.as_text(), rng)).into();
             let mut tx = WriteTx::new(view, request_id);
             tx.update(cluster);
@@ -126,5 +164,27 @@ impl<M: Member> Control<M> {
         });
         rotated.await?;
         self.read(|view| info(view)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_live_for_an_hour_at_least_and_never_as_long_as_the_ca() {
+        let checked = |seconds: u64| check_certificate_life(Duration::from_secs(seconds));
+        assert_eq!(
+            [checked(LEAST_CERTIFICATE_LIFE.as_secs()), checked(90 * 86_400), checked(3_650 * 86_400)],
+            [Ok(()), Ok(()), Ok(())]
+        );
+        for seconds in [0, LEAST_CERTIFICATE_LIFE.as_secs() - 1, 3_650 * 86_400 + 1] {
+            let refused = checked(seconds).expect_err("it is out of bounds");
+            assert!(refused.ends_with("to 3650 days"), "{refused}");
+        }
+        assert!(*CERTIFICATE_LIVES.end() < flota_api::defaults::CA_LIFE);
+        let defaults = ClusterDefaults { certificate_life: Some(Duration::ZERO), ..ClusterDefaults::default() };
+        let refused = defaults.check().expect_err("it is too short").to_string();
+        assert!(refused.contains("cert_expiry: it is from"), "{refused}");
     }
 }

@@ -88,17 +88,23 @@ impl Api for ControlService {
                 .rotate_join_token(
                     request_key("rotate_join_token", &request.request_id).as_deref(),
                     role(request.role)?,
+                    request.ttl_ms.map(Duration::from_millis),
                 )
                 .await,
         )
     }
 
     async fn update_cluster(&self, request: Request<pc::UpdateClusterRequest>) -> Reply<pc::ClusterInfo> {
-        let pc::UpdateClusterRequest { request_id, no_new_privileges, auto_rebalance, heartbeat_ms, heartbeats_missed } =
-            request.into_inner();
-        let heartbeat = heartbeat_ms.map(Duration::from_millis);
-        let defaults = ClusterDefaults { no_new_privileges, auto_rebalance, heartbeat, heartbeats_missed };
-        reply(self.control.update_cluster(request_key("update_cluster", &request_id).as_deref(), defaults).await)
+        let request = request.into_inner();
+        let defaults = ClusterDefaults {
+            no_new_privileges: request.no_new_privileges,
+            auto_rebalance: request.auto_rebalance,
+            heartbeat: request.heartbeat_ms.map(Duration::from_millis),
+            heartbeats_missed: request.heartbeats_missed,
+            certificate_life: request.certificate_life_ms.map(Duration::from_millis),
+        };
+        let key = request_key("update_cluster", &request.request_id);
+        reply(self.control.update_cluster(key.as_deref(), defaults).await)
     }
 
     async fn rebalance(&self, request: Request<pc::RebalanceRequest>) -> Reply<pc::ClusterInfo> {

@@ -216,7 +216,7 @@ async fn an_image_that_a_service_uses_is_removed_by_force_alone() {
 async fn before_the_first_entry_there_is_no_cluster_yet() {
     let control = Control::alone();
     assert_eq!(refusal(control.get_cluster().await), Some(Reason::NoClusterYet));
-    assert_eq!(refusal(control.rotate_join_token(None, Role::Worker).await), Some(Reason::NoClusterYet));
+    assert_eq!(refusal(control.rotate_join_token(None, Role::Worker, None).await), Some(Reason::NoClusterYet));
     assert_eq!(refusal(control.update_cluster(None, ClusterDefaults::default()).await), Some(Reason::NoClusterYet));
 }
 
@@ -254,6 +254,23 @@ async fn how_lost_nodes_are_found_is_chosen_within_bounds() {
         refused.contains("heartbeat: it is from") && refused.contains("heartbeats_missed: it is from 2"),
         "{refused}"
     );
+}
+
+#[tokio::test]
+async fn a_new_join_token_expires_only_if_a_time_is_given() {
+    let control = cluster().await;
+    let hour = Duration::from_secs(3_600);
+    let rotated = async |ttl| control.rotate_join_token(None, Role::Worker, ttl).await;
+    let before = control.clock.wall().now();
+    let brief = rotated(Some(hour)).await.expect("there is a cluster");
+    let expires_at = brief.cluster.worker_token_expires_at.expect("it expires");
+    assert!(expires_at >= before + hour && expires_at <= control.clock.wall().now() + hour);
+    assert_eq!(brief.cluster.manager_token_expires_at, None, "the other token stays as it is");
+    let lasting = rotated(None).await.expect("there is a cluster");
+    assert_eq!(lasting.cluster.worker_token_expires_at, None);
+    assert_ne!(lasting.worker_token, brief.worker_token);
+    let refused = rotated(Some(Duration::from_millis(1))).await.expect_err("it is too short").to_string();
+    assert!(refused.contains("ttl: it is at least 1s"), "{refused}");
 }
 
 #[tokio::test]

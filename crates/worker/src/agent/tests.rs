@@ -122,7 +122,7 @@ async fn leader(cluster: &TestCluster) -> (String, mpsc::Receiver<FakeSession>) 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
     let address = listener.local_addr().expect("bound").to_string();
     let (incoming, _) =
-        flota_identity::incoming(listener, &cluster.identity(Role::Manager), None, Default::default()).expect("TLS");
+        flota_identity::incoming(listener, cluster.credentials(Role::Manager), None, Default::default());
     let (sender, sessions) = mpsc::channel(8);
     let server = tonic::transport::Server::builder().add_service(DispatcherServer::new(FakeLeader(sender)));
     tokio::spawn(server.serve_with_incoming(ReceiverStream::new(incoming)));
@@ -140,15 +140,15 @@ struct Bench {
 
 fn worker(cluster: &TestCluster, managers: Vec<String>) -> Bench {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let identity = cluster.identity(Role::Worker);
+    let credentials = cluster.credentials(Role::Worker);
     let disk = Arc::new(DiskThread::start().expect("a thread"));
     let (reporter, machine, clock) = (Reporter::default(), FakeMachine::new("bench"), Clock::system());
     let (_, cdi_devices) = watch::channel(Vec::new());
     let options = AgentOptions {
-        node_id: identity.node_id.to_string(),
+        node_id: credentials.identity().node_id.to_string(),
         description: NodeDescription { boot_id: machine.boot_id(), ..NodeDescription::default() },
         address: "127.0.0.1:1".into(),
-        dialer: Dialer::new(&identity).expect("its own key"),
+        dialer: Dialer::new(credentials),
         managers,
         executor: Arc::new(FakeExecutor::new(machine.clone(), clock.clone())),
         services: Arc::new(FakeServices(machine.clone())),

@@ -67,7 +67,7 @@ impl Bench {
             Lacks::Image => format!("sha256:{}", "0".repeat(64)),
             _ => flota_image::pack(&store, "program", &program).unwrap().digest,
         };
-        let dialer = Dialer::new(&TestCluster::new().identity(Role::Worker)).unwrap();
+        let dialer = Dialer::new(TestCluster::new().credentials(Role::Worker));
         let record = NetworkRecord::new(dir.path(), Sealer::new(&[7; 32]), Arc::new(DiskThread::start().unwrap()));
         let networks = Networks::start(FakeKernel::default(), record).unwrap();
         networks.begin();

@@ -81,7 +81,7 @@ async fn fetch(holders: &[Gives]) -> (Result<(), String>, Vec<Vec<u64>>) {
         let address = listener.local_addr().expect("bound").to_string();
         peers.push(NodeAddress { address, ..NodeAddress::default() });
         let (incoming, _) =
-            flota_identity::incoming(listener, &cluster.identity(Role::Worker), None, Default::default()).expect("TLS");
+            flota_identity::incoming(listener, cluster.credentials(Role::Worker), None, Default::default());
         let holder = Holder { blob: blob.clone(), gives: *gives, asked: Arc::default() };
         asked.push(Arc::clone(&holder.asked));
         let server = tonic::transport::Server::builder().add_service(ImageStoreServer::new(holder));
@@ -91,7 +91,7 @@ async fn fetch(holders: &[Gives]) -> (Result<(), String>, Vec<Vec<u64>>) {
     let store = ImageStore::open(dir.path(), true).expect("a folder");
     let (digest, _) = store.blobs.put(blob.as_slice(), None).expect("stored");
     store.blobs.remove(&digest).expect("removed");
-    let dialer = Dialer::new(&cluster.identity(Role::Worker)).expect("its own key");
+    let dialer = Dialer::new(cluster.credentials(Role::Worker));
     let images = Images::new(store, dialer, Registries::default(), Reporter::default(), Clock::system());
     let source = ImageSource { digest: digest.clone(), holders: peers, grant: None };
     let fetched = images.fetch_blob(&source, &digest, 10_000).await.map_err(|error| error.to_string());
@@ -130,7 +130,7 @@ fn packed(dir: &std::path::Path) -> (Images, String) {
     let store = ImageStore::open(dir, true).expect("a folder");
     let program = [b"\x7fELF".as_slice(), &[0; 60]].concat();
     let digest = flota_image::pack(&store, "program", &program).expect("packed").digest;
-    let dialer = Dialer::new(&TestCluster::new().identity(Role::Worker)).expect("its own key");
+    let dialer = Dialer::new(TestCluster::new().credentials(Role::Worker));
     (Images::new(store, dialer, Registries::default(), Reporter::default(), Clock::system()), digest)
 }
 

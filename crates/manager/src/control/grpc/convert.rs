@@ -118,6 +118,8 @@ impl From<ClusterInfo> for pc::ClusterInfo {
             epoch: info.cluster.epoch,
             meta: Some((&info.cluster.meta).into()),
             rebalance: info.cluster.rebalance.map(Into::into),
+            worker_token_expires_at: info.cluster.worker_token_expires_at.map(|at| at.0),
+            manager_token_expires_at: info.cluster.manager_token_expires_at.map(|at| at.0),
         }
     }
 }

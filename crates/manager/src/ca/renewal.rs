@@ -1,0 +1,134 @@
+//! Which nodes get another certificate, and what the store then knows of them. The CA service asks; nothing here acts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flota_api::defaults::RENEWAL_GRACE;
+use flota_api::id::NodeId;
+use flota_api::model::{Node, NodeCertificate};
+use flota_api::version::Timestamp;
+use flota_identity::Renewal;
+use flota_raft_store::Tables;
+
+/// Why a node gets no other certificate.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RenewalRefusal {
+    /// It was removed, or has left.
+    #[error(
+        "the node {0} is not in the cluster any more; remove what it knows of it with `ctl swarm leave --force`, and join again"
+    )]
+    NoNode(NodeId),
+    /// Its key is not one that the store knows.
+    #[error(
+        "the key of the certificate is not the one that the cluster knows of this node: it was renewed since, by another \
+         copy of its data folder"
+    )]
+    OtherKey,
+    /// The store knows no key of the node, and its certificate alone is not enough once it has expired.
+    #[error("the certificate has expired, and the cluster knows no key of this node")]
+    UnknownKey,
+    /// It was off for too long.
+    #[error("the certificate expired at {0}, more than {grace} days ago", grace = RENEWAL_GRACE.as_secs() / 86_400)]
+    TooLate(Timestamp),
+}
+
+/// Returns the node that may have another certificate. `now` is the wall clock's time.
+///
+/// # Errors
+/// Why it may not.
+pub(super) fn judge(view: &Tables, renewal: &Renewal, now: Timestamp) -> Result<Arc<Node>, RenewalRefusal> {
+    let no_node = || RenewalRefusal::NoNode(renewal.node.clone());
+    let is_revoked = view.cluster().is_some_and(|it| it.revoked.iter().any(|it| it.node_id == renewal.node));
+    let node = view.node(&renewal.node).filter(|node| !node.has_left() && !is_revoked).ok_or_else(no_node)?;
+    let shown = &renewal.certificate;
+    let has_expired = shown.expires_at < now;
+    if node.certificates.is_empty() && has_expired {
+        return Err(RenewalRefusal::UnknownKey);
+    }
+    if !node.certificates.is_empty() && !node.certificates.iter().any(|it| it.key == shown.key) {
+        return Err(RenewalRefusal::OtherKey);
+    }
+    if shown.expires_at.until(now) > RENEWAL_GRACE {
+        return Err(RenewalRefusal::TooLate(shown.expires_at));
+    }
+    Ok(Arc::clone(node))
+}
+
+/// Returns the certificates of a node that has shown one and is issued another. The shown one stays, because the answer may
+/// be lost; an earlier one does not.
+pub(super) fn known_after(shown: NodeCertificate, issued: NodeCertificate) -> Vec<NodeCertificate> {
+    if shown.key == issued.key { vec![issued] } else { vec![shown, issued] }
+}
+
+/// Validity of a certificate that a manager gives itself because no leader can: enough to elect one.
+pub(super) const WITHOUT_LEADER: Duration = Duration::from_secs(3_600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::model::{Cluster, NodeStateReason, Revoked};
+    use flota_api::object::StoreObject;
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn certificate(key: &str, expires_at: Timestamp) -> NodeCertificate {
+        NodeCertificate { key: key.into(), expires_at }
+    }
+
+    fn ago(time: Duration) -> Timestamp {
+        Timestamp(NOW.0 - u64::try_from(time.as_millis()).expect("it is small"))
+    }
+
+    /// Judges a renewal with the key `k` that expires then, of a node that the store knows by these keys.
+    fn judged(known: &[&str], expires_at: Timestamp) -> Result<(), RenewalRefusal> {
+        let mut view = Tables::default();
+        let certificates = known.iter().map(|key| certificate(key, NOW)).collect();
+        view.put(Node { id: "n".into(), certificates, ..Node::default() }.into_object());
+        judge(&view, &Renewal { node: "n".into(), certificate: certificate("k", expires_at) }, NOW).map(drop)
+    }
+
+    #[test]
+    fn a_known_key_renews_until_the_grace_is_over() {
+        assert_eq!(judged(&["k"], NOW + DAY), Ok(()));
+        assert_eq!(judged(&["k"], ago(DAY)), Ok(()));
+        assert_eq!(judged(&["k"], ago(RENEWAL_GRACE)), Ok(()));
+        let late = ago(RENEWAL_GRACE + DAY);
+        assert_eq!(judged(&["k"], late), Err(RenewalRefusal::TooLate(late)));
+        assert!(RenewalRefusal::TooLate(late).to_string().ends_with("more than 365 days ago"));
+    }
+
+    #[test]
+    fn another_key_is_refused_and_one_of_an_older_build_is_taken_while_its_certificate_is_valid() {
+        assert_eq!(judged(&["x", "k"], ago(DAY)), Ok(()));
+        assert_eq!(judged(&["x"], NOW + DAY), Err(RenewalRefusal::OtherKey));
+        assert_eq!(judged(&[], NOW + DAY), Ok(()));
+        assert_eq!(judged(&[], ago(DAY)), Err(RenewalRefusal::UnknownKey));
+    }
+
+    #[test]
+    fn a_node_that_was_removed_or_has_left_renews_nothing() {
+        let renewal = Renewal { node: "n".into(), certificate: certificate("k", NOW + DAY) };
+        let node = Node { id: "n".into(), certificates: vec![renewal.certificate.clone()], ..Node::default() };
+        let gone = Err(RenewalRefusal::NoNode("n".into()));
+        let mut view = Tables::default();
+        assert_eq!(judge(&view, &renewal, NOW).map(drop), gone);
+        view.put(Node { state_reason: Some(NodeStateReason::Left), ..node.clone() }.into_object());
+        assert_eq!(judge(&view, &renewal, NOW).map(drop), gone);
+        view.put(node.into_object());
+        assert_eq!(judge(&view, &renewal, NOW).map(drop), Ok(()));
+        let revoked = vec![Revoked { node_id: "n".into(), until: NOW + DAY }];
+        view.put(Cluster { revoked, ..Cluster::default() }.into_object());
+        assert_eq!(judge(&view, &renewal, NOW).map(drop), gone);
+    }
+
+    #[test]
+    fn the_key_that_was_shown_is_known_until_the_new_one_is_used() {
+        let [a, b, c] = ["a", "b", "c"].map(|key| certificate(key, NOW));
+        // The first answer is lost, and the node asks again with the same key.
+        assert_eq!(known_after(a.clone(), b.clone()), [a.clone(), b.clone()]);
+        assert_eq!(known_after(a.clone(), c.clone()), [a.clone(), c.clone()]);
+        assert_eq!(known_after(c.clone(), b.clone()), [c, b]);
+        assert_eq!(known_after(a.clone(), certificate("a", NOW + DAY)), [certificate("a", NOW + DAY)]);
+    }
+}

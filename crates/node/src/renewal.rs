@@ -1,0 +1,322 @@
+//! Renewal of this node's certificate: at a random point of its life a manager issues the next one, which is on disk before
+//! it is used. What fails is tried again with growing pauses. A node whose certificate has expired meanwhile renews in the
+//! same way, because its key shows who it is.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rand::Rng;
+use tokio_util::sync::CancellationToken;
+
+use flota_api::clock::Random;
+use flota_api::proto::ca::node_ca_client::NodeCaClient;
+use flota_api::proto::ca::{RenewCertificateRequest, RenewCertificateResponse};
+use flota_api::reason::Reason;
+use flota_api::version::Timestamp;
+use flota_identity::{
+    CertificateError, Credentials, Dialer, FileError, Identity, KeyPair, Settings, Validity, extension_request,
+    renewal_request,
+};
+use flota_manager::Manager;
+
+use crate::join::why;
+
+/// The part of its life after which a certificate is renewed is chosen between these, so that nodes that joined together do
+/// not all renew at once.
+const EARLIEST: f64 = 0.5;
+const LATEST: f64 = 0.8;
+/// Pause after a first failure.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause after failures.
+const MOST_PAUSE: Duration = Duration::from_secs(600);
+/// Longest wait without a look at the clock, which may step, and stands still while the machine is suspended.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// How long one manager is given to answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+
+/// Why a certificate was not renewed.
+#[derive(Debug, thiserror::Error)]
+enum RenewError {
+    #[error("no manager is known")]
+    NoManager,
+    #[error("no manager answers: {0}")]
+    Unanswered(String),
+    #[error("the cluster refuses: {0}")]
+    Refused(String),
+    #[error("the manager's answer is for {0}, and not for this node")]
+    OtherNode(String),
+    #[error("{0}")]
+    Certificate(#[from] CertificateError),
+    #[error("the manager's answer does not belong to the new key: {0}")]
+    Mismatch(#[from] rustls::Error),
+    #[error("{}", flota_api::text::with_causes(.0))]
+    File(#[from] FileError),
+}
+
+/// When the next renewal is due. It reads no clock.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Schedule {
+    /// The life of the certificate by this node's clock: it begins when the node got it, as the clock of the leader that has
+    /// issued it may be off.
+    begins: Timestamp,
+    life: Duration,
+    /// The part of the life after which the certificate is renewed.
+    point: f64,
+    /// Number of failures in a row.
+    failures: u32,
+    /// Not before this time, because of a failure.
+    pause_until: Option<Timestamp>,
+}
+
+impl Schedule {
+    /// Schedules the renewal of a certificate that this node got at `begins`.
+    fn new(validity: Validity, begins: Timestamp, rng: &mut impl Rng) -> Self {
+        let point = rng.random_range(EARLIEST..=LATEST);
+        Self { begins, life: validity.life(), point, failures: 0, pause_until: None }
+    }
+
+    /// Returns the time until the renewal is due; zero if it is.
+    fn wait(&self, now: Timestamp) -> Duration {
+        let due = self.begins + self.life.mul_f64(self.point);
+        let pause = self.pause_until.map_or(Duration::ZERO, |until| now.until(until).min(MOST_PAUSE));
+        now.until(due).max(pause)
+    }
+
+    /// Returns whether the certificate has expired, by this node's clock.
+    fn has_expired(&self, now: Timestamp) -> bool {
+        self.begins + self.life <= now
+    }
+
+    /// Records a failure: pauses double, with a random part, and are short beside the life of the certificate.
+    fn failed(&mut self, now: Timestamp, rng: &mut impl Rng) {
+        let longest = (self.life / 50).clamp(LEAST_PAUSE, MOST_PAUSE);
+        let pause = LEAST_PAUSE.saturating_mul(1 << self.failures.min(20)).min(longest);
+        self.failures += 1;
+        self.pause_until = Some(now + pause.mul_f64(rng.random_range(0.5..=1.0)));
+    }
+}
+
+/// Where a node asks for its next certificate.
+#[derive(Debug)]
+pub(crate) struct Renewals {
+    pub(crate) credentials: Credentials,
+    /// The folder of the identity.
+    pub(crate) folder: PathBuf,
+    /// The file with the addresses of the managers, which the worker writes.
+    pub(crate) managers: PathBuf,
+    /// This node's own manager.
+    pub(crate) manager: Option<Manager>,
+    pub(crate) random: Random,
+}
+
+impl Renewals {
+    /// Renews the certificate each time that it is due, until `shutdown` is cancelled.
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let clock = self.credentials.clock().clone();
+        let draw = |validity: Validity, begins| self.random.draw(|rng| Schedule::new(validity, begins, rng));
+        let validity = self.credentials.identity().validity;
+        let mut schedule = draw(validity, validity.issued_at);
+        let mut was_logged_as_expired = false;
+        loop {
+            let wait = schedule.wait(clock.now());
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(wait.min(LOOK_EVERY)) => {}
+            }
+            if !schedule.wait(clock.now()).is_zero() {
+                continue;
+            }
+            let has_expired = schedule.has_expired(clock.now());
+            let renewed = tokio::select! {
+                () = shutdown.cancelled() => return,
+                renewed = self.renew(has_expired) => renewed,
+            };
+            match renewed {
+                Ok(settings) => {
+                    let validity = settings.identity().validity;
+                    self.credentials.install(settings);
+                    schedule = draw(validity, clock.now());
+                    was_logged_as_expired = false;
+                    tracing::info!(expires_at = %validity.expires_at, "the node's certificate was renewed");
+                }
+                // Each further failure of the same certificate would say the same.
+                Err(error) => {
+                    let expires_at = self.credentials.identity().validity.expires_at;
+                    if has_expired && !was_logged_as_expired {
+                        was_logged_as_expired = true;
+                        tracing::error!(%error, %expires_at, "the node's certificate has expired and could not be renewed; retrying");
+                    } else if schedule.failures == 0 {
+                        tracing::warn!(%error, %expires_at, "failed to renew the node's certificate; retrying");
+                    }
+                    self.random.draw(|rng| schedule.failed(clock.now(), rng));
+                }
+            }
+        }
+    }
+
+    /// Gets the next certificate and writes it to disk. Returns it, ready to be used.
+    async fn renew(&self, has_expired: bool) -> Result<Settings, RenewError> {
+        let present = self.credentials.identity();
+        let key = KeyPair::generate()?;
+        let asked = self.ask(&renewal_request(&present, &key)?).await;
+        let (answer, key) = match (asked, &self.manager) {
+            (Err(RenewError::Unanswered(why)), Some(manager)) if has_expired => {
+                // Perhaps all managers were off for longer than their certificates lived, so none can answer another. The
+                // key stays, since no leader can take note of another one.
+                let answer = manager.renew_without_leader(&extension_request(&present)?);
+                let answer = answer.map_err(|_| RenewError::Unanswered(why))?;
+                tracing::warn!(
+                    "no leader can renew this manager's certificate: it has signed one for an hour by itself"
+                );
+                (answer, KeyPair::from_der(&present.key_der())?)
+            }
+            (asked, _) => (asked?, key),
+        };
+        let trusted = answer.ca_der.into_iter().map(Into::into).collect();
+        let next = Identity::new(answer.certificate_der.into(), key.to_der(), trusted)?;
+        if (&next.node_id, &next.cluster_id, next.role) != (&present.node_id, &present.cluster_id, present.role) {
+            return Err(RenewError::OtherNode(format!("{next:?}")));
+        }
+        // Only a certificate that can be used is written.
+        let settings = self.credentials.prepare(next.clone())?;
+        let folder = self.folder.clone();
+        let saved = tokio::task::spawn_blocking(move || flota_identity::save(&folder, &next)).await;
+        saved.expect("it does not panic, and nothing cancels it")?;
+        Ok(settings)
+    }
+
+    /// Sends the request to one manager after the other, until one answers or refuses.
+    async fn ask(&self, request: &RenewCertificateRequest) -> Result<RenewCertificateResponse, RenewError> {
+        let mut last = RenewError::NoManager;
+        if let Some(manager) = &self.manager {
+            // The leader serves itself. A follower forwards it, if its own certificate still lets it.
+            let mut own = NodeCaClient::new(manager.ca());
+            match tokio::time::timeout(ANSWER_WAIT, own.renew_certificate(request.clone())).await {
+                Ok(answer) => match outcome(answer) {
+                    Err(error @ RenewError::Unanswered(_)) => last = error,
+                    judged => return judged,
+                },
+                Err(_) => last = RenewError::Unanswered("this manager knows no leader".into()),
+            }
+        }
+        let dialer = Dialer::without_certificate(self.credentials.clone());
+        for address in self.managers() {
+            let mut client = NodeCaClient::new(dialer.manager(&address));
+            match tokio::time::timeout(ANSWER_WAIT, client.renew_certificate(request.clone())).await {
+                Ok(answer) => match outcome(answer) {
+                    Err(RenewError::Unanswered(why)) => last = RenewError::Unanswered(format!("{address}: {why}")),
+                    judged => return judged,
+                },
+                Err(_) => last = RenewError::Unanswered(format!("{address}: it does not answer in {ANSWER_WAIT:?}")),
+            }
+        }
+        Err(last)
+    }
+
+    /// Returns the addresses of the other managers.
+    fn managers(&self) -> Vec<String> {
+        let Some(manager) = &self.manager else {
+            let text = std::fs::read_to_string(&self.managers).unwrap_or_default();
+            return text.lines().map(str::to_owned).collect();
+        };
+        let own = manager.raft().id();
+        manager.raft().members().into_iter().filter(|it| it.id != own).map(|it| it.address).collect()
+    }
+}
+
+/// Tells a refusal, which every manager would repeat, from an answer that another manager or a later time may give.
+fn outcome(
+    answer: Result<tonic::Response<RenewCertificateResponse>, tonic::Status>,
+) -> Result<RenewCertificateResponse, RenewError> {
+    match answer {
+        Ok(answer) => Ok(answer.into_inner()),
+        Err(status) if Reason::of(&status).is_some_and(Reason::is_judgement) => {
+            Err(RenewError::Refused(status.message().to_owned()))
+        }
+        Err(status) => Err(RenewError::Unanswered(why(&status))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    const ISSUED: Timestamp = Timestamp(1_800_000_000_000);
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn validity(life: Duration) -> Validity {
+        Validity { issued_at: ISSUED, expires_at: ISSUED + life }
+    }
+
+    #[test]
+    fn nodes_renew_at_points_of_their_own_between_half_and_four_fifths_of_the_life() {
+        for life in [HOUR, HOUR * 24 * 90] {
+            let waits: Vec<f64> = (0..1_000)
+                .map(|seed| {
+                    let schedule = Schedule::new(validity(life), ISSUED, &mut StdRng::seed_from_u64(seed));
+                    schedule.wait(ISSUED).as_secs_f64() / life.as_secs_f64()
+                })
+                .collect();
+            assert!(waits.iter().all(|it| (0.499..=0.801).contains(it)));
+            let in_tenths = |from: f64| waits.iter().filter(|it| (from..from + 0.1).contains(*it)).count();
+            assert!([0.5, 0.6, 0.7].into_iter().all(|from| in_tenths(from) > 250), "they spread");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_due_once_its_point_is_reached_and_stays_due_when_it_has_expired() {
+        let schedule = Schedule { point: 0.6, ..Schedule::new(validity(HOUR), ISSUED, &mut StdRng::seed_from_u64(1)) };
+        let minutes = |count: u64| ISSUED + Duration::from_secs(count * 60);
+        assert_eq!(schedule.wait(minutes(30)), Duration::from_secs(6 * 60));
+        assert_eq!(schedule.wait(minutes(36)), Duration::ZERO);
+        assert!(!schedule.has_expired(minutes(59)) && schedule.has_expired(minutes(60)));
+        assert_eq!(schedule.wait(minutes(60 * 24 * 300)), Duration::ZERO, "it was off for long");
+    }
+
+    #[test]
+    fn a_clock_that_is_off_changes_nothing_while_the_daemon_runs() {
+        for off in [ISSUED + HOUR * 5, Timestamp(ISSUED.0 - 5 * 3_600_000)] {
+            let schedule = Schedule::new(validity(HOUR), off, &mut StdRng::seed_from_u64(1));
+            assert_eq!(schedule.wait(off).as_millis(), HOUR.mul_f64(schedule.point).as_millis());
+            assert!(!schedule.has_expired(off));
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_stay_short_beside_the_life_of_the_certificate() {
+        let mut rng = StdRng::seed_from_u64(1);
+        for (life, longest) in [(HOUR, Duration::from_secs(72)), (HOUR * 24 * 90, MOST_PAUSE)] {
+            let mut schedule = Schedule::new(validity(life), ISSUED, &mut rng);
+            let now = ISSUED + life.mul_f64(LATEST);
+            let pauses: Vec<Duration> = (0..40)
+                .map(|_| {
+                    schedule.failed(now, &mut rng);
+                    schedule.wait(now)
+                })
+                .collect();
+            assert!(pauses[0] <= LEAST_PAUSE && !pauses[0].is_zero());
+            assert!(pauses.iter().all(|it| *it <= longest), "{pauses:?}");
+            assert!(pauses[20..].iter().all(|it| *it >= longest.mul_f64(0.49)), "{pauses:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_during_a_pause_does_not_make_it_longer() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut schedule = Schedule::new(validity(HOUR), ISSUED, &mut rng);
+        schedule.failed(ISSUED + HOUR * 24, &mut rng);
+        assert!(schedule.wait(ISSUED + HOUR) <= MOST_PAUSE);
+    }
+
+    #[test]
+    fn a_judgement_is_final_and_an_answer_that_may_change_is_not() {
+        let refused = Reason::Denied.attach(tonic::Status::permission_denied("not you"));
+        assert!(matches!(outcome(Err(refused)), Err(RenewError::Refused(why)) if why == "not you"));
+        let later = Reason::NoLeader.attach(tonic::Status::unavailable("no leader"));
+        assert!(matches!(outcome(Err(later)), Err(RenewError::Unanswered(_))));
+        assert!(matches!(outcome(Err(tonic::Status::unavailable("reset"))), Err(RenewError::Unanswered(_))));
+    }
+}
