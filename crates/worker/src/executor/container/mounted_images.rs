@@ -110,7 +110,7 @@ mod tests {
         let store = ImageStore::open(&dir.join("images"), overlay).expect("a folder");
         let program = [b"\x7fELF".as_slice(), &[0; 60]].concat();
         let digest = flota_image::pack(&store, "program", &program).expect("packed").digest;
-        let dialer = Dialer::new(&TestCluster::new().identity(Role::Worker)).expect("its own key");
+        let dialer = Dialer::new(TestCluster::new().credentials(Role::Worker));
         let images = Images::new(store, dialer, Registries::default(), Reporter::default(), Clock::system());
         let paths = TaskPaths {
             data_dir: dir.join("data"),
