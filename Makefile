@@ -22,7 +22,7 @@ lint: tools
 test: test-tools lint dev    ## formatting, clippy, all tests
 	bash tests/run.sh
 
-test-long: dev      ## thousands of simulated clusters and a large one, power failures at each operation of long runs of the store, histories of real ones, traffic through them while nodes die, and one that rebalances by itself; layers as umoci and containerd unpack them; in QEMU: the units under systemd, and the clusters' tests where control groups are v2
+test-long: dev      ## thousands of simulated clusters and a large one, power failures at each operation of long runs of the store, histories of real ones, traffic through them while nodes die, one that rebalances by itself, and ones whose certificates expired while they were off; layers as umoci and containerd unpack them; in QEMU: the units under systemd, and the clusters' tests where control groups are v2
 	$(CARGO) run --locked --release -p flota-tests --bin flota-simulate -- $(or $(FLOTA_SEED),1000) $(or $(FLOTA_SEEDS),3000)
 	$(CARGO) run --locked --release -p flota-tests --bin flota-simulate -- --scale 1000 20000
 	FLOTA_PROGRAMS=$(CURDIR)/target/debug $(CARGO) test --locked -p flota-tests --test real -- --ignored --nocapture --test-threads=1 --skip encryption::

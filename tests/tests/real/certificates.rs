@@ -141,6 +141,7 @@ fn certificates_renew_while_sessions_streams_and_raft_go_on() {
 }
 
 #[test]
+#[ignore = "longer than a minute: make test-long"]
 fn a_node_that_was_off_until_its_certificate_expired_comes_back() {
     let cluster = brief(3, 1);
     let off = names(3, 0).into_iter().find(|name| *name != cluster.leader()).unwrap();
@@ -163,6 +164,7 @@ fn a_node_that_was_off_until_its_certificate_expired_comes_back() {
 }
 
 #[test]
+#[ignore = "longer than a minute: make test-long"]
 fn a_cluster_that_was_off_until_all_its_certificates_expired_comes_back() {
     let cluster = brief(3, 1);
     let ids = || names(3, 1).into_iter().map(|node| inspect(&cluster, &node)["id"].clone()).collect::<Vec<_>>();

@@ -192,7 +192,9 @@ impl RaftLogReader<TypeConfig> for LogStore {
         futures::stream::iter(slots.into_iter().filter_map(move |slot| log.entry(slot).transpose()))
     }
 
-    // Limits the size of one message: many small entries together may be too large.
+    // Limits the size of one message: many small entries together may be too large. Nothing is sent if the first entry was purged:
+    // the library purges what a follower still lacks once its replication has failed, and the stream that has failed may read once
+    // more. It would send later entries as if they followed the last one that it has sent.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<RaftEntry>, io::Error> {
         let slots = self.index().range(start..end);
         let (mut found, mut bytes) = (Vec::new(), 0);
@@ -203,7 +205,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
             }
             found.extend(self.entry(slot)?);
         }
-        Ok(found)
+        let is_whole = found.first().is_some_and(|first: &RaftEntry| first.log_id.index == start);
+        Ok(if is_whole { found } else { Vec::new() })
     }
 }
 

@@ -75,6 +75,8 @@ fn a_log_is_read_back_purged_and_truncated() {
         assert_eq!(store.read_vote().await.expect("read"), Some(vote(5)));
         let first = store.limited_get_log_entries(10, 26).await.expect("read");
         assert_eq!(first.last().map(|it| it.log_id()), Some(log_id(1, 16)), "two of 5 MiB are too much together");
+        // Replication would send entry 10 as the one that follows entry 7.
+        assert_eq!(store.limited_get_log_entries(8, 12).await.expect("read"), []);
     });
 }
 
