@@ -28,6 +28,8 @@ pub(super) enum Move {
     Prepare(u64),
     /// Make a task that runs beside the task of this slot.
     Start(u64),
+    /// Run the prepared successor of the task of this slot beside it: that task has begun to serve meanwhile.
+    StartPrepared(u64),
     /// Stop the task of this slot; its successor runs once it has ended.
     Replace(u64),
     /// Look again after [`LOOK_AFTER`]: a slot that does not serve holds up the others. The end of that is no change of a slot
@@ -79,10 +81,10 @@ pub(super) fn next_steps<'a>(
             continue;
         }
         match slot.successor() {
-            None if starts_first && current.is_serving() => {
+            successor if starts_first && current.is_serving() => {
                 // A slot has two tasks at most: the one before may still serve until this one has settled.
                 if doubled < at_once && slot.predecessor().is_none() {
-                    steps.push(Move::Start(*number));
+                    steps.push(if successor.is_some() { Move::StartPrepared(*number) } else { Move::Start(*number) });
                     doubled += 1;
                 } else {
                     is_held_up = true;
@@ -141,6 +143,12 @@ pub(super) fn advance(
             Move::Prepare(number) => {
                 if let Some(task) = slot(&number).and_then(|slot| next_task(service, slot, view, cx)) {
                     plan.put(Task { desired_state: DesiredState::Ready, ..task });
+                }
+            }
+            Move::StartPrepared(number) => {
+                if let Some((slot, successor)) = slot(&number).and_then(|(_, slot)| Some((slot, slot.successor()?))) {
+                    let replaces = slot.current().map(|task| task.id.clone());
+                    plan.put(Task { desired_state: DesiredState::Running, replaces, ..successor.as_ref().clone() });
                 }
             }
             Move::Start(number) => {
@@ -270,6 +278,18 @@ mod tests {
         assert_eq!(steps_by(policy, &[stopping, new(TaskState::Running), b]), [Move::Start(2)]);
         let starting = task("a", 1, "drained", DesiredState::Running, TaskState::Starting);
         assert_eq!(steps_by(policy, &[starting]), [Move::Prepare(1)], "nothing is lost with it");
+    }
+
+    #[test]
+    fn a_task_that_serves_once_its_successor_is_prepared_is_not_stopped_first_where_updates_start_first() {
+        let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
+        let moved =
+            |state| [task("a", 1, "drained", DesiredState::Running, state), successor("a2", 1, TaskState::Ready)];
+        assert_eq!(steps_by(policy, &moved(TaskState::Starting)), [Move::Replace(1)], "nothing is lost with it");
+        assert_eq!(steps_by(policy, &moved(TaskState::Running)), [Move::StartPrepared(1)]);
+        let other = [running("b", 2, "drained"), successor("b2", 2, TaskState::Preparing)];
+        let both = [moved(TaskState::Running), other].concat();
+        assert_eq!(steps_by(policy, &both), [Move::StartPrepared(1), Move::Look], "one slot at a time has two");
     }
 
     #[test]

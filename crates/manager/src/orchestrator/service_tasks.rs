@@ -441,6 +441,11 @@ fn advance_update(
                 }
                 put_new(task_factory::make(service, number, None, None, view, cx), plan, cx);
             }
+            update::Step::StartPrepared(number) => {
+                if let Some(task) = kept.get(&number).and_then(|slot| slot.successor()) {
+                    plan.put(Task { desired_state: DesiredState::Running, ..task.as_ref().clone() });
+                }
+            }
             update::Step::Replace(number) => {
                 if let Some(task) = kept.get(&number).and_then(|slot| slot.current()) {
                     plan.set_desired(task, DesiredState::Shutdown);

@@ -29,6 +29,9 @@ pub(super) enum Step {
     Prepare(u64),
     /// Make a task that runs beside the task of this slot.
     Start(u64),
+    /// Run the prepared successor of the task of this slot beside it. The slot has one because its newer task had to leave
+    /// its node before it served.
+    StartPrepared(u64),
     /// Stop the task of this slot; its successor runs once it has ended.
     Replace(u64),
 }
@@ -138,6 +141,10 @@ impl<'a> Survey<'a> {
             return;
         };
         self.in_flight += 1;
+        if self.policy.order == UpdateOrder::StartFirst && slot.current().is_some_and(|task| task.is_serving()) {
+            self.outlook.steps.push(Step::StartPrepared(number));
+            return;
+        }
         // The old task is stopped early only if that gives its successor room, or if it has no node itself. It would take the
         // next one that there is, while the time runs in which the new one has to serve.
         let needs_room = successor.pending_reason.as_ref().is_some_and(PendingReason::needs_room);

@@ -436,3 +436,12 @@ fn an_update_goes_on_first_with_the_slots_that_have_two_tasks() {
     let tasks = [served(1, LONG), old(2), served(2, Duration::from_millis(40))];
     assert_eq!(planned_of(third, tasks), ["+2 after 0 ms", "n2:shutdown"], "slot 1 would be the second with two");
 }
+
+#[test]
+fn a_successor_that_was_prepared_for_a_task_which_had_to_leave_runs_beside_the_one_that_serves() {
+    let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
+    // The new task was stopped because its node is drained, before it served.
+    let left = told_to_stop(Task { id: "n0".into(), ..new(TaskState::Running) });
+    let planned = planned_by(policy, [old(1), left, successor(TaskState::Ready), old(2)]);
+    assert_eq!(planned, ["n1:running"], "the old task serves on");
+}
