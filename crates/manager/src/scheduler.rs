@@ -230,6 +230,7 @@ fn place<'a>(
             // The end of that task wakes this one.
             continue;
         }
+        nodes.release_slot(task.slot, true);
         let placed = match (&task.pinned_to, home) {
             (Some(node), _) => match nodes.take_on(node, plan) {
                 Ok(device_ids) => Ok((node.clone(), device_ids)),
@@ -265,7 +266,9 @@ fn place<'a>(
             }
             Err(why) => {
                 let where_to = (only.as_ref(), demand.scarcest_platforms());
-                if !wait(task, why, where_to, (nodes, &mut preemption), plan, cx) {
+                let goes_on = wait(task, why, where_to, (nodes, &mut preemption), plan, cx);
+                nodes.release_slot(task.slot, false);
+                if !goes_on {
                     return false;
                 }
             }

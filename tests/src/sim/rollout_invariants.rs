@@ -98,7 +98,9 @@ impl Rollout {
         }
         let fewest = most(service, UpdateOrder::StopFirst);
         if now.taken.len() > fewest && !now.taken.is_subset(&self.taken) {
-            let text = format!("slots {:?} of {} are taken, and {fewest} may be", now.taken, service.spec.name);
+            let tasks: Vec<_> = now.taken.iter().map(|slot| &slots[slot]).collect();
+            let text =
+                format!("slots {:?} of {} are taken, and {fewest} may be: {tasks:?}", now.taken, service.spec.name);
             return Err(Kind::TooFewTasks.because(text));
         }
         let most = most(service, UpdateOrder::StartFirst);
@@ -168,10 +170,9 @@ fn most(service: &Service, order: UpdateOrder) -> usize {
     policies(service).filter(|policy| policy.order == order).map(UpdatePolicy::at_once).max().unwrap_or(0)
 }
 
-/// No node has the newest task of more slots than may be on one. The task before it may be there until that serves. While an
-/// update goes on, the scheduler counts none of the tasks that are being replaced, of whichever slot.
+/// No node has the newest task of more slots than may be on one. The task before it may be there until that serves.
 fn check_nodes(service: &Service, slots: &BTreeMap<u64, Vec<&Arc<Task>>>) -> Result<(), Violation> {
-    let Some(most) = service.spec.max_replicas_per_node.filter(|_| !service.update.is_active()) else { return Ok(()) };
+    let Some(most) = service.spec.max_replicas_per_node else { return Ok(()) };
     let mut on_node: BTreeMap<&NodeId, Vec<u64>> = BTreeMap::new();
     for (number, tasks) in slots {
         let newest = tasks.iter().rev().find(|task| task.is_live() && task.node_id.is_some());

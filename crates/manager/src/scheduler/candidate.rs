@@ -1,6 +1,6 @@
 //! A node as the scheduler sees it while it places the tasks of one service.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub(super) struct Candidate<'a> {
     load: Load,
     /// Number of live tasks of the service, without those that are about to be replaced.
     of_service: u64,
+    /// Slots of tasks that are about to be replaced, for which this plan has no node yet.
+    unplaced: BTreeSet<u64>,
     /// Number of tasks of the spec that recently failed or were rejected here.
     pub(super) failures: u64,
     /// Whether it differs from what the tables have.
@@ -67,11 +69,13 @@ pub(super) fn count_failures(task: &Task, view: &Tables, now: Timestamp) -> BTre
 
 /// Returns the nodes of tasks that these are to replace, as if those tasks were not there.
 pub(super) fn without_replaced<'a>(tasks: &[&Arc<Task>], service: &ServiceId, view: &'a Tables) -> Vec<Candidate<'a>> {
-    let slots = tasks.iter().flat_map(|it| view.tasks_of_slot(service, it.slot));
+    let slots: BTreeSet<u64> = tasks.iter().map(|task| task.slot).collect();
+    let replaced = slots.into_iter().flat_map(|slot| view.tasks_of_slot(service, slot)).filter(|task| task.is_live());
     let mut nodes: BTreeMap<&NodeId, Candidate> = BTreeMap::new();
-    for node in slots.filter(|it| it.is_live()).filter_map(|it| view.node_of(it)) {
+    for (task, node) in replaced.filter_map(|task| Some((task, view.node_of(task)?))) {
         let candidate = nodes.entry(&node.id).or_insert_with(|| Candidate::new(node, service, view));
         candidate.of_service = candidate.of_service.saturating_sub(1);
+        candidate.unplaced.insert(task.slot);
         candidate.differs = true;
     }
     nodes.into_values().collect()
@@ -85,6 +89,7 @@ impl<'a> Candidate<'a> {
             node,
             load: view.load(&node.id),
             of_service: view.live_tasks(service, &node.id),
+            unplaced: BTreeSet::new(),
             failures: 0,
             differs: false,
             given: Vec::new(),
@@ -122,6 +127,21 @@ impl<'a> Candidate<'a> {
     /// Number of live tasks of the service here, without those that are about to be replaced.
     pub(super) fn of_service(&self) -> u64 {
         self.of_service
+    }
+
+    /// Number of slots of the service that have their newest task here, as far as this plan knows.
+    pub(super) fn slots_of_service(&self) -> u64 {
+        self.of_service + self.unplaced.len() as u64
+    }
+
+    /// No longer counts the slot of a task here that is about to be replaced: its successor gets a node now.
+    pub(super) fn release_slot(&mut self, slot: u64) {
+        self.unplaced.remove(&slot);
+    }
+
+    /// Counts the slot of a task here again: its successor has got no node.
+    pub(super) fn keep_slot(&mut self, slot: u64) {
+        self.unplaced.insert(slot);
     }
 
     /// Whether it differs from what the tables have: tasks were placed here in this plan, or are about to be replaced.

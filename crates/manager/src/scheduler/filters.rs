@@ -86,7 +86,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     (Filter::Encryption, |task, it, view| is_encrypted(task.spec, view) && !it.node.description.can_encrypt()),
     (Filter::MaxReplicas, |task, it, _| {
         let most = task.spec.max_replicas_per_node.filter(|_| !faults::is_on(Fault::CrowdedNode));
-        most.is_some_and(|most| it.of_service() >= most.get())
+        most.is_some_and(|most| it.slots_of_service() >= most.get())
     }),
     (Filter::Affinity, |task, it, view| {
         !task.spec.affinity.iter().all(|name| affinity::has_task_of(name, it.node, view))

@@ -83,6 +83,24 @@ impl<'a> Ranking<'a> {
         self.seen.into_iter().filter(Candidate::differs).collect()
     }
 
+    /// Before a task of this slot gets a node, `is_released`, the tasks that it replaces no longer count against the number
+    /// of slots that a node may have; if it has got none, they count again. Those of other slots do count: their
+    /// successors may have to wait.
+    pub(super) fn release_slot(&mut self, slot: u64, is_released: bool) {
+        if self.task.spec.max_replicas_per_node.is_none() {
+            return;
+        }
+        let replaced = self.tasks_of_slot(slot).filter(|task| task.is_live()).filter_map(|task| task.node_id.as_ref());
+        for index in replaced.filter_map(|id| self.places.get(id).copied()).collect::<Vec<_>>() {
+            if is_released {
+                self.seen[index].release_slot(slot);
+                self.rank(index);
+            } else {
+                self.seen[index].keep_slot(slot);
+            }
+        }
+    }
+
     /// Gives the best node a task, and returns it with the devices of the task; `None` if every node refuses the spec.
     pub(super) fn take(&mut self, plan: &mut Plan) -> Option<(NodeId, Vec<DeviceId>)> {
         let index = self.choose()?;
@@ -188,9 +206,12 @@ impl<'a> Ranking<'a> {
         self.best.pop().map(|Reverse((_, _, index))| index)
     }
 
-    /// A node that was taken out of turn has another rank now.
+    /// A node that was taken out of turn has another rank now, and one that was ranked for a successor of a task there may
+    /// refuse others.
     fn outdated(&self, rank: Rank, index: usize) -> Option<usize> {
-        (self.seen[index].rank(self.task.spec.strategy) != rank).then_some(index)
+        let node = &self.seen[index];
+        let may_refuse = self.task.spec.max_replicas_per_node.is_some();
+        (node.rank(self.task.spec.strategy) != rank || may_refuse && !self.fits(node)).then_some(index)
     }
 
     /// Keeps a node that is looked at. Returns its place.

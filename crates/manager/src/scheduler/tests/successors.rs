@@ -18,6 +18,30 @@ fn a_new_task_may_stand_beside_the_one_that_it_replaces_although_the_node_has_as
 }
 
 #[test]
+fn a_successor_takes_no_room_of_another_slot_whose_successor_has_no_node() {
+    let spec = ServiceSpec { max_replicas_per_node: NonZeroU64::new(1), ..ServiceSpec::default() };
+    let old = |slot, node| Task { slot, ..task(&format!("old{slot}"), "s", node, TaskState::Running) }.into_object();
+    let new = |slot| Task {
+        slot,
+        desired_state: DesiredState::Ready,
+        ..task(&format!("new{slot}"), "s", "", TaskState::Pending)
+    };
+    let mut objects: Vec<Object> = ["a", "b"].map(|id| node(id).into_object()).into();
+    objects.extend([service("s", spec).into_object(), old(1, "a"), old(2, "b")]);
+    // The first one can only run on a node that is lost.
+    objects.push(Task { pinned_to: Some("gone".into()), ..new(1) }.into_object());
+    objects.push(new(2).into_object());
+    objects.push(task("o", "other", "b", TaskState::Running).into_object());
+    assert_eq!(
+        planned(&view(objects.clone()), "s"),
+        ["new1: there is no node", "new2@b"],
+        "the less loaded node has slot 1"
+    );
+    objects[5] = new(1).into_object();
+    assert_eq!(planned(&view(objects), "s"), ["new1@a", "new2@b"], "no node has two slots");
+}
+
+#[test]
 fn a_successor_goes_where_the_service_is_spread_best_without_the_task_that_it_replaces() {
     let mut objects: Vec<Object> = ["a", "b"].map(|id| node(id).into_object()).into();
     objects.push(service("s", ServiceSpec::default()).into_object());
