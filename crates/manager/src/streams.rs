@@ -1,4 +1,5 @@
-//! The stream broker: opens a stream to the worker of a task, for exec, logs, forwarded connections and checks of networks.
+//! The stream broker: opens a stream to the worker of a task, for exec, logs, forwarded connections, checks of networks
+//! and the health of a task.
 //!
 //! Managers never dial workers. The broker asks the worker over its session to open a stream, and pairs the stream that
 //! the worker then opens ([`StreamsService`]) with the caller that waits for it ([`StreamBroker::open`]).

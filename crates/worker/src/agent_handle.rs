@@ -16,6 +16,7 @@ use flota_identity::Dialer;
 use crate::agent::Agent;
 use crate::assignments::{Newest, Parts};
 use crate::executor::Executor;
+use crate::health::HealthBoard;
 use crate::managers::KnownManagers;
 use crate::messages::Departure;
 use crate::networks::{NodeNetworks, UpdateParts};
@@ -48,6 +49,8 @@ pub struct AgentOptions {
     pub managers: Vec<String>,
     /// Runs tasks.
     pub executor: Arc<dyn Executor>,
+    /// Gets the health of the containers with a check.
+    pub health: HealthBoard,
     /// Serves the leader's requests that do not concern the running of tasks.
     pub services: Arc<dyn NodeServices>,
     /// Makes the networks of its tasks.
@@ -96,6 +99,7 @@ pub(crate) fn start_reporting_to(
     let executor = Arc::clone(&options.executor);
     let pool = TaskPool::start(Shared {
         executor: options.executor,
+        health: options.health,
         records: Arc::clone(&options.records),
         reporter: reporter.clone(),
         clock: options.clock.clone(),

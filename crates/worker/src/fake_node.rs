@@ -16,6 +16,7 @@ use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Timestamp;
 
 use crate::executor::{FakeExecutor, FakeMachine, FakeProgram, WhatHappened};
+use crate::health::HealthBoard;
 use crate::messages::AssignmentSet;
 use crate::order::Contact;
 use crate::records::MemoryRecords;
@@ -50,6 +51,7 @@ pub(crate) struct Node {
 pub(crate) struct Daemon {
     pub(crate) pool: TaskPool,
     pub(crate) reporter: Reporter,
+    pub(crate) health: HealthBoard,
     spawned: Spawned,
     latest: BTreeMap<TaskId, TaskStatus>,
     /// Whether the node is in contact with a manager.
@@ -83,8 +85,10 @@ impl Node {
     pub(crate) fn daemon(&self) -> Daemon {
         let (contact, contact_receiver) = watch::channel(Contact::default());
         let (reporter, spawned, clock) = (Reporter::default(), Spawned::new(), self.clock());
+        let health = HealthBoard::default();
         let pool = TaskPool::start(Shared {
             executor: Arc::new(FakeExecutor::new(self.machine.clone(), clock.clone())),
+            health: health.clone(),
             records: Arc::new(self.records.clone()),
             reporter: reporter.clone(),
             clock,
@@ -94,7 +98,7 @@ impl Node {
             live: Arc::default(),
             ended: Arc::default(),
         });
-        Daemon { pool, reporter, spawned, latest: BTreeMap::new(), contact }
+        Daemon { pool, reporter, health, spawned, latest: BTreeMap::new(), contact }
     }
 
     /// Returns the milliseconds from `begin` to each start or end, in order.

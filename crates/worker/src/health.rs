@@ -4,8 +4,9 @@
 //! it, so no result counts for a later attempt. It has one check at a time, and does nothing but when its task runner
 //! polls it.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -52,6 +53,7 @@ enum Stage {
 pub(crate) struct Monitor {
     executor: Arc<dyn Executor>,
     clock: Clock,
+    board: HealthBoard,
     task: TaskId,
     check: HealthCheck,
     health: Health,
@@ -71,7 +73,7 @@ impl fmt::Debug for Monitor {
 impl Monitor {
     /// Returns a monitor of a container of this age and health, whose first check is due after an interval.
     pub(crate) fn new(
-        (executor, clock): (Arc<dyn Executor>, Clock),
+        (executor, clock, board): (Arc<dyn Executor>, Clock, HealthBoard),
         task: TaskId,
         check: HealthCheck,
         health: Health,
@@ -82,7 +84,7 @@ impl Monitor {
         let unhealthy_since = (health.state == HealthState::Unhealthy).then_some(now);
         // A container may be older than the clock.
         let started = now.checked_sub(age).unwrap_or(now);
-        Self { executor, clock, task, check, health, started, unhealthy_since, stage }
+        Self { executor, clock, board, task, check, health, started, unhealthy_since, stage }
     }
 
     pub(crate) fn health(&self) -> &Health {
@@ -136,9 +138,36 @@ impl Monitor {
         let surplus = self.health.log.len().saturating_sub(HEALTH_RESULTS);
         self.health.log.drain(..surplus);
         (self.health.state, self.health.failing_streak) = (state, failing_streak);
+        self.board.put(&self.task, &self.health);
         if state == HealthState::Unhealthy {
             self.unhealthy_since = Some(Instant::now());
         }
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.board.remove(&self.task);
+    }
+}
+
+/// The health of each container that has been checked, for those who ask this node. The leader is told only of changes of the
+/// state. Clones are the same board.
+#[derive(Clone, Debug, Default)]
+pub struct HealthBoard(Arc<Mutex<BTreeMap<TaskId, Health>>>);
+
+impl HealthBoard {
+    /// Returns the health of the task's container; `None` before its first check has ended, and once it has ended.
+    pub(crate) fn of(&self, task: &TaskId) -> Option<Health> {
+        self.0.lock().expect("no holder panics").get(task).cloned()
+    }
+
+    fn put(&self, task: &TaskId, health: &Health) {
+        self.0.lock().expect("no holder panics").insert(task.clone(), health.clone());
+    }
+
+    fn remove(&self, task: &TaskId) {
+        self.0.lock().expect("no holder panics").remove(task);
     }
 }
 

@@ -76,6 +76,7 @@ pub use executor::{
 pub use executor::{
     FakeExecutor, FakeFailure, FakeHealth, FakeMachine, FakeProgram, MachineEvent, OnStop, RunningSlot, WhatHappened,
 };
+pub use health::HealthBoard;
 pub use images::ImagesService;
 pub use messages::OpenStream;
 #[cfg(any(test, feature = "fake"))]

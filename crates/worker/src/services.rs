@@ -15,6 +15,7 @@ use flota_api::model::ImageSource;
 use crate::executor::ContainerExecutor;
 #[cfg(any(test, feature = "fake"))]
 use crate::executor::FakeMachine;
+use crate::health::HealthBoard;
 use crate::messages::OpenStream;
 use crate::streams;
 
@@ -41,11 +42,14 @@ pub trait NodeServices: fmt::Debug + Send + Sync {
 
 /// The services of a node with containers.
 #[derive(Debug)]
-pub(crate) struct ContainerServices(pub(crate) Arc<ContainerExecutor>);
+pub(crate) struct ContainerServices {
+    pub(crate) executor: Arc<ContainerExecutor>,
+    pub(crate) health: HealthBoard,
+}
 
 impl NodeServices for ContainerServices {
     fn images(&self) -> BoxFuture<'_, Vec<String>> {
-        let store = self.0.images.store.clone();
+        let store = self.executor.images.store.clone();
         Box::pin(async move {
             let images = tokio::task::spawn_blocking(move || store.images()).await.unwrap_or_default();
             images.into_iter().map(|image| image.digest).collect()
@@ -53,23 +57,23 @@ impl NodeServices for ContainerServices {
     }
 
     fn set_grant_key(&self, key: Vec<u8>) {
-        *self.0.images.grant_key.lock().expect("no holder panics") = key;
+        *self.executor.images.grant_key.lock().expect("no holder panics") = key;
     }
 
     fn keep_images(&self, sources: Vec<ImageSource>) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.images.clone().keep(sources))
+        Box::pin(self.executor.images.clone().keep(sources))
     }
 
     fn drop_images(&self, digests: Vec<String>) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.images.clone().drop_unused(digests))
+        Box::pin(self.executor.images.clone().drop_unused(digests))
     }
 
     fn drop_volume(&self, volume: VolumeId) -> BoxFuture<'static, ()> {
-        Box::pin(self.0.volumes.clone().drop_data(volume))
+        Box::pin(self.executor.volumes.clone().drop_data(volume))
     }
 
     fn open_stream(&self, leader: Channel, open: OpenStream) -> BoxFuture<'static, ()> {
-        Box::pin(streams::open(Arc::clone(&self.0), leader, open))
+        Box::pin(streams::open(Arc::clone(&self.executor), self.health.clone(), leader, open))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Exec, logs, forwarded connections and checks of networks: opens the stream that the leader requested, and copies data
+//! Exec, logs, forwarded connections, checks of networks and the health of tasks: opens the stream that the leader requested, and copies data
 //! between it and the task. Flow control extends from the user's terminal to the process: a process whose output is not read
 //! is blocked. This is the gRPC edge of `Streams.Data`; the requests themselves come from `session.rs`.
 
@@ -20,6 +20,7 @@ use flota_api::proto::streams::{Frame, LogLine};
 use flota_runtime::LogReader;
 
 use crate::executor::ContainerExecutor;
+use crate::health::HealthBoard;
 use crate::messages::OpenStream;
 
 mod check;
@@ -50,7 +51,7 @@ struct Gone;
 const CLOSE_WAIT: Duration = Duration::from_secs(10);
 
 /// Serves one stream that the leader requested; returns when the stream has ended.
-pub(crate) async fn open(executor: Arc<ContainerExecutor>, channel: Channel, open: OpenStream) {
+pub(crate) async fn open(executor: Arc<ContainerExecutor>, board: HealthBoard, channel: Channel, open: OpenStream) {
     let (outbox, frames) = mpsc::channel(QUEUE);
     if send(&outbox, F::Accept(open.id)).await.is_err() {
         return;
@@ -64,7 +65,7 @@ pub(crate) async fn open(executor: Arc<ContainerExecutor>, channel: Channel, ope
         }
     };
     match open.request {
-        Some(StreamRequest { task, kind }) => serve(&executor, &task, kind, &mut inbox, &outbox).await,
+        Some(StreamRequest { task, kind }) => serve((&executor, &board), &task, kind, &mut inbox, &outbox).await,
         None => drop(send(&outbox, F::Error("this node does not know this request".into())).await),
     }
     // Dropping the inbox now would reset the stream and lose data that is still in flight to the leader.
@@ -74,7 +75,7 @@ pub(crate) async fn open(executor: Arc<ContainerExecutor>, channel: Channel, ope
 }
 
 async fn serve(
-    executor: &ContainerExecutor,
+    (executor, board): (&ContainerExecutor, &HealthBoard),
     task: &TaskId,
     kind: StreamKind,
     inbox: &mut Streaming<Frame>,
@@ -90,6 +91,11 @@ async fn serve(
             }
         }
         StreamKind::Check(request) => check(executor, request, outbox).await,
+        StreamKind::Health => {
+            let health = board.of(task).map(|health| F::Health((&health).into()));
+            let answer = health.unwrap_or_else(|| F::Error("its container has not been checked yet".into()));
+            drop(send(outbox, answer).await);
+        }
         StreamKind::Forward(port) => forward(executor, task, port, inbox, outbox).await,
     }
 }

@@ -21,7 +21,7 @@ use flota_api::version::Timestamp;
 use flota_runtime::ExitStatus;
 
 use crate::executor::{Executor, ExecutorError, Found, Prepared, log_leftovers, remove_task};
-use crate::health::Monitor;
+use crate::health::{HealthBoard, Monitor};
 use crate::order::{Contact, Instruction, Order};
 use crate::records::{Record, TaskRecords};
 use crate::reporter::Reporter;
@@ -56,6 +56,7 @@ const REMOVE_DELAY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) executor: Arc<dyn Executor>,
+    pub(crate) health: HealthBoard,
     pub(crate) records: Arc<dyn TaskRecords>,
     pub(crate) reporter: Reporter,
     pub(crate) clock: Clock,

@@ -26,6 +26,7 @@ use crate::describe::describe;
 use crate::disk_thread::DiskThread;
 use crate::executor::{ContainerExecutor, ContainerOptions, TaskPaths};
 use crate::gpus;
+use crate::health::HealthBoard;
 use crate::images::{Images, ImagesService};
 use crate::networks::{LinuxKernel, LinuxOptions, NamespaceFolder, NetworkRecord, Networks};
 use crate::offers::NodeOffers;
@@ -128,14 +129,16 @@ impl Worker {
             clock: options.clock.clone(),
         }));
         let records = SledRecords::open(&options.data_dir.join("task-db"), options.sealer)?;
+        let health = HealthBoard::default();
         let agent = AgentOptions {
             node_id: options.identity.node_id.to_string(),
             description,
             address: options.address,
             dialer: options.dialer,
             managers: options.managers,
-            services: Arc::new(ContainerServices(Arc::clone(&executor))),
+            services: Arc::new(ContainerServices { executor: Arc::clone(&executor), health: health.clone() }),
             executor,
+            health,
             networks: Arc::new(networks.clone()),
             records: Arc::new(QueuedRecords::new(records, Arc::clone(&disk))),
             state: Arc::new(FileState::new(&options.data_dir, disk)),

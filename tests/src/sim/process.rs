@@ -17,8 +17,8 @@ use flota_manager::{Manager, ManagerOptions, TermClock};
 use flota_raft_store::raft::{LogBounds, ModelDisk, RaftNode, RaftOptions, StartError, Threads, Timing};
 use flota_raft_store::{Proposer, Store, Transaction};
 use flota_worker::{
-    AgentOptions, FakeExecutor, FakeMachine, FakeNetworks, FakeServices, MemoryRecords, MemoryState, NodeOffers,
-    start_agent,
+    AgentOptions, FakeExecutor, FakeMachine, FakeNetworks, FakeServices, HealthBoard, MemoryRecords, MemoryState,
+    NodeOffers, start_agent,
 };
 
 use super::host::Host;
@@ -176,6 +176,7 @@ pub(super) async fn run_worker(process: WorkerProcess) {
         dialer: Dialer::through(process.network.connector(process.host, peer)),
         managers: process.managers,
         executor: Arc::new(FakeExecutor::new(process.machine.clone(), process.clock.clone())),
+        health: HealthBoard::default(),
         services: Arc::new(FakeServices(process.machine)),
         networks: Arc::new(process.networks),
         records: Arc::new(process.records),

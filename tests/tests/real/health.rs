@@ -36,7 +36,7 @@ fn wait(cluster: &Cluster, state: &str, health: &str) -> Value {
     rows(cluster).into_iter().find(is).unwrap_or_default()
 }
 
-/// The results of the checks of the task of `box`, as of the last change of its health.
+/// The last results of the checks of the task of `box`, as its node knows them.
 fn results(cluster: &Cluster) -> Vec<Value> {
     let task: Value = serde_json::from_str(&cluster.ok("task inspect box.1")).unwrap();
     task[0]["status"]["health"]["log"].as_array().unwrap().clone()
@@ -52,6 +52,8 @@ fn the_check_of_the_image_decides_and_an_unhealthy_task_is_restarted_with_the_re
     let last = results(&cluster).pop().unwrap();
     assert_eq!((&last["exitCode"], &last["output"]), (&0.into(), &"all is well ".into()));
     assert!(cluster.ok("service ps box").contains("running (healthy)"));
+    // Its state does not change any more, so only its node knows them.
+    cluster.wait("the last five results are shown", |it| results(it).len() == 5);
     cluster.ok("exec box.1 -- /bin/busybox rm /well");
     cluster.wait("it is restarted", |it| first(it, "box")["attempt"] == 2);
     cluster.wait("it says why", |it| first(it, "box")["error"] == "unhealthy: it is not well");

@@ -44,6 +44,7 @@ impl From<StreamRequest> for ps::Frame {
             StreamKind::Check(it) => {
                 Content::Check(ps::CheckRequest { task, network: it.network.into(), probe: it.probe })
             }
+            StreamKind::Health => Content::AskHealth(ps::HealthRequest { task }),
         };
         content.into()
     }
@@ -61,6 +62,7 @@ impl TryFrom<ps::Frame> for StreamRequest {
             Content::Check(mut it) => {
                 Ok(Self { task: std::mem::take(&mut it.task).into(), kind: StreamKind::Check(it.into()) })
             }
+            Content::AskHealth(it) => Ok(Self { task: it.task.into(), kind: StreamKind::Health }),
             _ => Err(Malformed::new("frame", "is not a request")),
         }
     }
@@ -132,6 +134,7 @@ impl From<TaskFrame> for ps::Frame {
             TaskFrame::Data(bytes) => Content::Data(bytes),
             TaskFrame::DataEnd => Content::DataEnd(true),
             TaskFrame::Checked(report) => Content::Checked(report.into()),
+            TaskFrame::Health(health) => Content::Health((&health).into()),
         };
         content.into()
     }
@@ -150,6 +153,7 @@ impl TryFrom<ps::Frame> for TaskFrame {
             Content::Data(bytes) => Ok(Self::Data(bytes)),
             Content::DataEnd(_) => Ok(Self::DataEnd),
             Content::Checked(report) => Ok(Self::Checked(report.try_into()?)),
+            Content::Health(health) => Ok(Self::Health(health.try_into()?)),
             _ => Err(Malformed::new("frame", "is not one that a node sends")),
         }
     }
@@ -196,7 +200,10 @@ impl TryFrom<ps::LogLine> for LogLine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Balancer, BalancerReport, LayerFailure, NetworkCheck, NetworkLayer, NetworkReport, PeerReport};
+    use crate::model::{
+        Balancer, BalancerReport, Health, HealthResult, HealthState, LayerFailure, NetworkCheck, NetworkLayer,
+        NetworkReport, PeerReport,
+    };
 
     fn round_trip<T: Clone + PartialEq + std::fmt::Debug + Into<ps::Frame> + TryFrom<ps::Frame, Error = Malformed>>(
         frames: &[T],
@@ -241,6 +248,7 @@ mod tests {
             StreamKind::Logs(LogRange { follow: false, tail: None }),
             StreamKind::Forward(80.try_into().expect("it is one")),
             StreamKind::Check(NetworkCheck { network: "n".into(), probe: true }),
+            StreamKind::Health,
         ];
         round_trip(&kinds.map(|kind| StreamRequest { task: "t".into(), kind }));
         round_trip(&[
@@ -261,6 +269,11 @@ mod tests {
             TaskFrame::Data("c".into()),
             TaskFrame::DataEnd,
             TaskFrame::Checked(report()),
+            TaskFrame::Health(Health {
+                state: HealthState::Healthy,
+                log: vec![HealthResult::default()],
+                ..Health::default()
+            }),
         ]);
     }
 

@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 use bytes::Bytes;
 
 use super::check::{NetworkCheck, NetworkReport};
+use super::health::Health;
 use crate::id::TaskId;
 use crate::version::Timestamp;
 
@@ -28,6 +29,8 @@ pub enum StreamKind {
     Forward(TaskPort),
     /// One report of the task's node on one of the task's networks.
     Check(NetworkCheck),
+    /// The health of the task's container, as its node knows it now.
+    Health,
 }
 
 /// A program to run in a task's container.
@@ -106,6 +109,8 @@ pub enum TaskFrame {
     DataEnd,
     /// The node's report on a network.
     Checked(NetworkReport),
+    /// The health of the task's container.
+    Health(Health),
 }
 
 /// A line of a task's output.

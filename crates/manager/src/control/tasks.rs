@@ -3,20 +3,28 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{HealthState, Node, NodeState, Service, ServiceMode, ServiceSpec, Task, TaskStatus};
+use flota_api::model::{
+    Health, HealthState, Node, NodeState, Service, ServiceMode, ServiceSpec, StreamKind, Task, TaskFrame, TaskStatus,
+};
 use flota_api::naming::task_name;
 use flota_api::state::DesiredState;
 use flota_api::version::Timestamp;
 use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Tables, WriteTx};
+use futures::StreamExt;
 
 use super::error::ControlError;
 use super::filter::{self, Field, Filter};
 use super::reference::{Referable, resolve};
 use super::{Control, Freshness, Listing, Member};
 use crate::dependencies::{sentence, waits};
+use crate::streams::StreamBroker;
+
+/// How long a node has to say how healthy a container is.
+const HEALTH_WAIT: Duration = Duration::from_secs(1);
 
 /// A task with the objects that it refers to. They are shared with the store, so a row is small until it is sent.
 #[derive(Clone, Debug)]
@@ -175,10 +183,16 @@ fn ids<T: Referable, I: Ord>(
 }
 
 impl<M: Member> Control<M> {
-    /// Returns the task that `reference` identifies.
+    /// Returns the task that `reference` identifies, with its health as its node knows it now. If the node does not answer,
+    /// it is that of the last change of its state.
     pub(crate) async fn get_task(&self, reference: &str) -> Result<TaskSummary, ControlError> {
         let view = self.proven_view().await?;
-        resolve(&view, reference).map(|task| TaskSummary::of(task, &view))
+        let mut row = TaskSummary::of(resolve(&view, reference)?, &view);
+        let asked = tokio::time::timeout(HEALTH_WAIT, health_now(&self.streams, &row.task, &view));
+        if let Ok(Some(health)) = asked.await {
+            Arc::make_mut(&mut row.task).status.health = Some(health);
+        }
+        Ok(row)
     }
 
     /// Returns the tasks in `scope` that pass every filter.
@@ -216,6 +230,18 @@ impl<M: Member> Control<M> {
     }
 }
 
+/// Asks the node of a task for the health of its container; `None` if it has no check, is about to end, or its node does not
+/// answer.
+async fn health_now(streams: &StreamBroker, task: &Task, view: &Tables) -> Option<Health> {
+    let runs = task.is_live() && view.node_of(task).is_some_and(|node| node.state == NodeState::Ready);
+    task.status.health.as_ref().filter(|_| runs)?;
+    let mut worker = streams.open(task, view, StreamKind::Health).await.ok()?;
+    match worker.inbox.next().await? {
+        Ok(TaskFrame::Health(health)) => Some(health),
+        _ => None,
+    }
+}
+
 /// Removes a slot and one replica from the service.
 fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) -> Result<(), ControlError> {
     let (ServiceMode::Replicated { .. }, Some(replicas)) = (&service.spec.mode, service.replicas()) else {
@@ -247,7 +273,7 @@ fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Health, NodeDescription};
+    use flota_api::model::NodeDescription;
     use flota_api::object::StoreObject;
     use flota_api::state::TaskState;
 

@@ -11,6 +11,7 @@ use super::*;
 use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
 use crate::disk_thread::DiskThread;
 use crate::executor::{FakeExecutor, FakeMachine};
+use crate::health::HealthBoard;
 use crate::messages::SetVersion;
 use crate::networks::FakeNetworks;
 use crate::records::MemoryRecords;
@@ -151,6 +152,7 @@ fn worker(cluster: &TestCluster, managers: Vec<String>) -> Bench {
         dialer: Dialer::new(credentials),
         managers,
         executor: Arc::new(FakeExecutor::new(machine.clone(), clock.clone())),
+        health: HealthBoard::default(),
         services: Arc::new(FakeServices(machine.clone())),
         networks: Arc::new(FakeNetworks::default()),
         records: Arc::new(MemoryRecords::default()),

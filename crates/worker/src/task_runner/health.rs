@@ -27,7 +27,7 @@ impl TaskRunner {
         // Only the changes of the state are recorded, so the number of failures in a row is out of date.
         let decides_within = check.as_ref().map(HealthCheck::decides_within).unwrap_or_default();
         let health = Health { failing_streak: 0, decides_within, ..known };
-        let means = (shared.executor.clone(), shared.clock.clone());
+        let means = (shared.executor.clone(), shared.clock.clone(), shared.health.clone());
         self.health = check.map(|check| Monitor::new(means, self.task.clone(), check, health, age));
         self.status.health = self.health.as_ref().map(|it| it.health().clone());
     }

@@ -1,7 +1,9 @@
 //! Exec, logs and forwarded connections as calls of functions. The worker is played by the test.
 
 use flota_api::Malformed;
-use flota_api::model::{LogLine, Output, StreamKind, StreamRequest, Task, TaskFrame, UserFrame};
+use flota_api::model::{
+    Health, HealthResult, HealthState, LogLine, Output, StreamKind, StreamRequest, Task, TaskFrame, UserFrame,
+};
 use flota_api::proto::dispatcher::OpenStream;
 use flota_api::proto::dispatcher::manager_message::Message;
 use flota_api::version::Timestamp;
@@ -134,4 +136,27 @@ async fn a_line_of_a_log_names_the_run_of_its_task() {
     ends.to_user.send(Ok(TaskFrame::Log(line("db.2")))).await.expect("it is read");
     let shown = answers.expect("there is one").recv().await.expect("a frame").expect("it is whole");
     assert_eq!(shown, TaskFrame::Log(line("db.2#7")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_is_shown_with_the_health_that_its_node_knows() {
+    let mut worker = Worker::new().await;
+    let control = worker.control.clone();
+    let stored = Health { state: HealthState::Healthy, ..Health::default() };
+    let checked = task("t9", "s1", 3, "n3");
+    control
+        .put(Task { status: TaskStatus { health: Some(stored.clone()), ..checked.status.clone() }, ..checked })
+        .await;
+    let results =
+        |count: i32| (0..count).map(|exit_code| HealthResult { exit_code: Some(exit_code), ..HealthResult::default() });
+    let known = Health { state: HealthState::Healthy, log: results(5).collect(), ..Health::default() };
+    let answer = async {
+        let ends = worker.open().await;
+        assert_eq!(ends.request, StreamRequest { task: "t9".into(), kind: StreamKind::Health });
+        ends.to_user.send(Ok(TaskFrame::Health(known.clone()))).await.expect("it is read");
+    };
+    let (row, ()) = tokio::join!(control.get_task("t9"), answer);
+    assert_eq!(row.expect("it is there").task.status.health, Some(known));
+    let row = control.get_task("t9").await.expect("its node does not answer, and it is there");
+    assert_eq!(row.task.status.health, Some(stored.clone()));
 }

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use super::*;
 use crate::executor::FakeHealth;
 use crate::fake_node::Daemon;
+use flota_api::defaults::HEALTH_RESULTS;
 use flota_api::model::{Attachment, HealthSpec, HealthState, HealthTest};
 
 /// A check every second; the second failure in a row is one too many.
@@ -65,6 +66,18 @@ async fn a_task_is_starting_until_its_first_check_succeeds() {
     assert_about(&[begin.elapsed().as_millis()], &[3_000]);
     let codes: Vec<_> = status.health.expect("it has a check").log.iter().map(|it| it.exit_code).collect();
     assert_eq!(codes, [Some(1), Some(1), Some(0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_gets_the_last_results_until_the_container_has_ended() {
+    let mut daemon = started(&node(FakeHealth::Until(7 * SECOND + SECOND / 2)), &spec());
+    daemon.is(TaskState::Running).await;
+    tokio::time::sleep(5 * SECOND).await;
+    let health = daemon.health.of(&"t".into()).expect("it was checked");
+    let codes: Vec<_> = health.log.iter().map(|it| it.exit_code).collect();
+    assert_eq!((health.state, codes), (HealthState::Healthy, vec![Some(0); HEALTH_RESULTS]));
+    daemon.until(|status| status.attempt == 2).await;
+    assert_eq!(daemon.health.of(&"t".into()), None, "the next container was not checked yet");
 }
 
 #[tokio::test(start_paused = true)]
