@@ -35,6 +35,7 @@ use status_sink::StatusSink;
 use crate::replica::Replica;
 
 pub(crate) use programmed::Programmed;
+pub(crate) use reports::bounded_health;
 pub use server::DispatcherService;
 pub(crate) use sessions::Sessions;
 pub(crate) use usage::Usage;

@@ -4,29 +4,26 @@
 //! Only the parts of a task that can change are remembered, so a session costs little memory, and grants are signed
 //! once for an image and not once for a task.
 
+mod images;
+mod parts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use prost::Message;
-
-use flota_api::defaults::{GRANT_LIFE, WITHDRAWAL_WAIT};
-use flota_api::id::{NodeId, TaskId, ValueDataId};
-use flota_api::image_ref::ImageRef;
-use flota_api::model::{
-    self, Measured, Node, NodeState, PinnedValue, Registry, ServiceSpec, Task, ValueBytes, ValueData,
-};
-use flota_api::object::Kind;
-use flota_api::proto::dispatcher::{
-    AssignedSpec, Assignments, Grant, ImageSource, MountedImage, Peer, RegistryCredentials, TaskAssignment, TaskValue,
-    TaskVolume, ValueChunk,
-};
+use flota_api::defaults::WITHDRAWAL_WAIT;
+use flota_api::id::{NodeId, TaskId};
+use flota_api::model::{self, Measured, PinnedValue, Registry, ServiceSpec, Task, ValueBytes, ValueData};
+use flota_api::proto::dispatcher::{Assignments, ImageSource, TaskAssignment, TaskValue, TaskVolume};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::{Timestamp, Version};
-use flota_identity::GrantKey;
 use flota_raft_store::Tables;
 
 use super::networks::has_served;
 use crate::values;
+use images::{Sources, TaskImages, ToldImage, credentials, registry_for};
+use parts::{Specs, cut};
+
+pub(super) use images::Granter;
 
 /// What a worker was told.
 #[derive(Debug, Default)]
@@ -80,51 +77,6 @@ struct ToldTask {
     measured: Option<Box<Measured>>,
 }
 
-/// An image that a task mounts, as the worker is told of it.
-#[derive(Clone, Debug, PartialEq)]
-struct ToldImage {
-    reference: String,
-    source: Option<Arc<ImageSource>>,
-    /// Version of the credentials of its registry.
-    credentials: Option<Version>,
-}
-
-impl ToldImage {
-    fn to_wire(&self, view: &Tables) -> MountedImage {
-        let registry = registry_for(&self.reference, self.source.as_deref(), view);
-        MountedImage {
-            reference: self.reference.clone(),
-            source: self.source.as_deref().cloned(),
-            credentials: registry.map(credentials),
-        }
-    }
-}
-
-type Sources = BTreeMap<String, Arc<ImageSource>>;
-
-/// The spec of each service and version that assignments name.
-type Specs = BTreeMap<(String, u64), Arc<ServiceSpec>>;
-
-/// Signs grants.
-pub(super) struct Granter<'a> {
-    /// The key in DER; without a valid one, there are no grants.
-    pub(super) key: &'a [u8],
-    pub(super) expires: Timestamp,
-}
-
-impl Granter<'_> {
-    /// When grants that are made now expire. It is rounded to a quarter of their lifetime, so that sets made shortly
-    /// after each other are equal.
-    pub(super) fn expiry(now: Timestamp) -> Timestamp {
-        let quarter = u64::try_from(GRANT_LIFE.as_millis() / 4).expect("it is an hour");
-        Timestamp((now.0 / quarter + 4) * quarter)
-    }
-
-    fn sign(&self, digest: &str, node: &NodeId) -> Option<Grant> {
-        Some(GrantKey::from_der(self.key)?.sign(digest, node.as_str(), self.expires))
-    }
-}
-
 impl Told {
     /// Nothing was told yet. `held`: images that the node reported.
     pub(super) fn new(node: NodeId, held: BTreeSet<String>) -> Self {
@@ -144,9 +96,10 @@ impl Told {
     ) -> Vec<Assignments> {
         let at = now;
         let delayed = std::mem::take(&mut self.delayed);
-        let (mut tasks, mut specs, mut told, mut sources) = (Vec::new(), Specs::new(), Vec::new(), Sources::new());
+        let (mut tasks, mut specs, mut told) = (Vec::new(), Specs::new(), Vec::new());
         let mut data = BTreeMap::new();
         let node = self.node.clone();
+        let mut finder = TaskImages::new(&node, view, granter, std::mem::take(&mut self.sources));
         for task in view.tasks_of_node(&node).filter(|task| is_assigned(task)) {
             let Some(spec) = view.spec_of(task) else { continue };
             let ended = task.status.state.is_terminal();
@@ -155,9 +108,9 @@ impl Told {
                 continue;
             }
             let digest = task.image_digest.as_ref().filter(|_| !ended);
-            let image = digest.map(|digest| self.source(digest, view, granter, &mut sources));
+            let image = digest.map(|digest| finder.source(digest));
             let registry = if ended { None } else { registry_for(&spec.image, image.as_deref(), view) };
-            let mounted = if ended { Box::default() } else { self.mounted(task, spec, view, granter, &mut sources) };
+            let mounted = if ended { Box::default() } else { finder.mounted(task, spec) };
             let (desired_state, unconfirmed_nodes) = self.desired(task, delayed.get(&task.id), withdrawal, view, at);
             let now = ToldTask {
                 desired_state,
@@ -185,7 +138,8 @@ impl Told {
             told.push((task.id.clone(), now));
         }
         let wanted = view.images_of_node(&self.node).filter(|image| !image.confirmed().any(|id| *id == self.node));
-        let images: Vec<_> = wanted.map(|image| self.source(&image.digest, view, granter, &mut sources)).collect();
+        let images: Vec<_> = wanted.map(|image| finder.source(&image.digest)).collect();
+        let sources = finder.into_sources();
         // An image object exists while the image has a name or a task uses it. Without the object, no copy is needed.
         let dropped: BTreeSet<_> =
             self.held.iter().filter(|digest| view.image_by_digest(digest).is_none()).cloned().collect();
@@ -277,48 +231,6 @@ impl Told {
         }
         attempt
     }
-
-    /// Returns the images that the task mounts.
-    fn mounted(
-        &self,
-        task: &Task,
-        spec: &ServiceSpec,
-        view: &Tables,
-        granter: &Granter<'_>,
-        sources: &mut Sources,
-    ) -> Box<[ToldImage]> {
-        let told = |reference: &str| {
-            let pinned = task.mounted_images.iter().find(|it| it.reference == reference);
-            let source = pinned.map(|it| self.source(&it.digest, view, granter, sources));
-            let credentials = registry_for(reference, source.as_deref(), view).map(|registry| registry.meta.version);
-            ToldImage { reference: reference.to_owned(), source, credentials }
-        };
-        spec.mounted_images().into_iter().map(told).collect()
-    }
-
-    /// Returns the nodes that have the image's blobs for this node's architecture, and the grant with which it may fetch
-    /// them. `sources` are those that were found in this view.
-    fn source(&self, digest: &str, view: &Tables, granter: &Granter<'_>, sources: &mut Sources) -> Arc<ImageSource> {
-        if let Some(source) = sources.get(digest) {
-            return Arc::clone(source);
-        }
-        let confirmed = view.image_by_digest(digest).into_iter().flat_map(|image| image.confirmed());
-        let architecture = view.node(self.node.as_str()).map(|node| &node.description.architecture);
-        let fits = |holder: &&Arc<Node>| Some(&holder.description.architecture) == architecture;
-        let holders: Vec<_> = confirmed
-            .filter_map(|id| view.node(id))
-            .filter(|holder| holder.id != self.node && holder.state != NodeState::Down)
-            .filter(fits)
-            .map(|holder| Peer { node_id: holder.id.to_string(), address: holder.address.clone() })
-            .collect();
-        let is_current = |grant: &Grant| grant.expires_at == granter.expires.0;
-        let source = match self.sources.get(digest) {
-            Some(known) if known.holders == holders && known.grant.as_ref().is_none_or(is_current) => Arc::clone(known),
-            _ => Arc::new(ImageSource { digest: digest.to_owned(), holders, grant: granter.sign(digest, &self.node) }),
-        };
-        sources.insert(digest.to_owned(), Arc::clone(&source));
-        source
-    }
 }
 
 /// Whether the node is to have the task. One that has ended stays there, so that the node keeps its output, until it is
@@ -394,108 +306,6 @@ fn volumes(task: &Task, spec: &ServiceSpec, view: &Tables) -> Vec<TaskVolume> {
 /// The bytes of a version.
 fn bytes_of(pin: &PinnedValue, view: &Tables) -> Option<ValueBytes> {
     view.get::<ValueData>(pin.data.as_str()).map(|data| data.bytes.clone())
-}
-
-/// The registry that a node asks for an image with this reference; none if it can have the image from other nodes.
-fn registry_for<'a>(reference: &str, source: Option<&ImageSource>, view: &'a Tables) -> Option<&'a Arc<Registry>> {
-    let needs_registry = source.is_none_or(|source| source.holders.is_empty());
-    if needs_registry { registry(reference, view) } else { None }
-}
-
-fn credentials(registry: &Arc<Registry>) -> RegistryCredentials {
-    RegistryCredentials {
-        host: registry.host.clone(),
-        username: registry.username.clone(),
-        password: registry.password.as_text().to_owned(),
-    }
-}
-
-/// The credentials of the registry that the reference names.
-fn registry<'a>(reference: &str, view: &'a Tables) -> Option<&'a Arc<Registry>> {
-    if view.count(Kind::Registry) == 0 {
-        return None;
-    }
-    view.registry_by_host(&ImageRef::parse(reference).ok()?.registry)
-}
-
-/// Bytes of one part of a set without large specs. A session keeps a buffer for its largest message, so messages are small.
-const PART: usize = 4 << 10;
-
-/// Bytes of a secret or config in one message.
-const CHUNK: usize = 16 << 10;
-
-/// The messages of a set. The last is not complete yet.
-struct MessageParts {
-    complete: Vec<Assignments>,
-    last: Assignments,
-    /// Bytes of the last one, and of the specs in it.
-    size: usize,
-    specs: usize,
-    /// What is the same in every message.
-    common: Assignments,
-}
-
-impl MessageParts {
-    /// Returns the last message with room for so many bytes, which may be a new one. A message with a large spec has as
-    /// much room again, so that the spec is not repeated for each few of its tasks.
-    fn room(&mut self, bytes: usize) -> &mut Assignments {
-        if self.size > 0 && self.size + bytes > PART.max(2 * self.specs) {
-            let full = std::mem::replace(&mut self.last, self.common.clone());
-            self.complete.push(Assignments { more: true, ..full });
-            (self.size, self.specs) = (0, 0);
-        }
-        self.size += bytes;
-        &mut self.last
-    }
-
-    /// Adds a task, with its spec if the message does not have it.
-    fn add(&mut self, task: TaskAssignment, spec: Option<&AssignedSpec>) {
-        let is_there = |last: &Assignments| last.specs.last() == spec;
-        let missing = if is_there(&self.last) { 0 } else { spec.map_or(0, Message::encoded_len) };
-        self.room(task.encoded_len() + missing);
-        if !is_there(&self.last) {
-            self.last.specs.extend(spec.cloned());
-            // A new message lacks a spec that the one before has.
-            let size = spec.map_or(0, Message::encoded_len);
-            (self.size, self.specs) = (self.size + size - missing, self.specs + size);
-        }
-        self.last.tasks.push(task);
-    }
-}
-
-/// Splits a set into small messages; each contains the specs of its tasks once. Only the last is marked as the last.
-fn cut(mut whole: Assignments, specs: &Specs, data: &BTreeMap<ValueDataId, ValueBytes>) -> Vec<Assignments> {
-    let mut tasks = std::mem::take(&mut whole.tasks);
-    let (removed, dropped) = (std::mem::take(&mut whole.removed_tasks), std::mem::take(&mut whole.dropped_images));
-    let (images, volumes) = (std::mem::take(&mut whole.images), std::mem::take(&mut whole.dropped_volumes));
-    let mut parts = MessageParts { complete: Vec::new(), last: whole.clone(), size: 0, specs: 0, common: whole };
-    let key_of = |task: &TaskAssignment| (task.service_id.clone(), task.spec_version);
-    // Tasks with the same spec come together.
-    tasks.sort_by_key(key_of);
-    let mut spec: Option<AssignedSpec> = None;
-    for task in tasks {
-        let key = key_of(&task);
-        if spec.as_ref().is_none_or(|it| (&it.service_id, it.spec_version) != (&key.0, key.1)) {
-            spec = specs.get(&key).map(|spec| assigned_spec(&key, spec));
-        }
-        parts.add(task, spec.as_ref());
-    }
-    for (id, bytes) in data {
-        for chunk in bytes.0.chunks(CHUNK) {
-            let chunk = ValueChunk { data_id: id.to_string(), bytes: chunk.to_vec().into() };
-            parts.room(chunk.encoded_len()).value_data.push(chunk);
-        }
-    }
-    removed.into_iter().for_each(|id| parts.room(id.len()).removed_tasks.push(id));
-    dropped.into_iter().for_each(|digest| parts.room(digest.len()).dropped_images.push(digest));
-    volumes.into_iter().for_each(|id| parts.room(id.len()).dropped_volumes.push(id));
-    images.into_iter().for_each(|image| parts.room(image.encoded_len()).images.push(image));
-    parts.complete.push(parts.last);
-    parts.complete
-}
-
-fn assigned_spec((service_id, spec_version): &(String, u64), spec: &ServiceSpec) -> AssignedSpec {
-    AssignedSpec { service_id: service_id.clone(), spec_version: *spec_version, spec: Some(spec.into()) }
 }
 
 #[cfg(test)]

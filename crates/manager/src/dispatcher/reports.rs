@@ -93,18 +93,18 @@ fn accepted(view: &Tables, node_id: &NodeId, reports: Vec<TaskReport>) -> Vec<(T
         let (message, error) =
             (printable_within(&status.message, TEXT_BOUND), printable_within(&status.error, TEXT_BOUND));
         let image_digest = status.image_digest.filter(|digest| is_digest(digest));
-        let health = status.health.map(|health| bounded(health, &mut room));
+        let health = status.health.map(|health| bounded_health(health, room));
+        room -= health.as_ref().map_or(0, |health| health.log.len());
         let status = TaskStatus { message, error, image_digest, health, ..status };
         observed.then(|| (report.task_id.into(), node_id.clone(), status))
     };
     own.filter_map(status).collect()
 }
 
-/// Returns the newest results of health checks, with short texts and no more results than there is room for.
-fn bounded(mut health: Health, room: &mut usize) -> Health {
-    let surplus = health.log.len().saturating_sub(HEALTH_RESULTS.min(*room));
+/// Returns the newest results of health checks, `most` at most, with short texts.
+pub(crate) fn bounded_health(mut health: Health, most: usize) -> Health {
+    let surplus = health.log.len().saturating_sub(HEALTH_RESULTS.min(most));
     health.log.drain(..surplus);
-    *room -= health.log.len();
     health.log.iter_mut().for_each(|it| it.output = printable_within(&it.output, TEXT_BOUND));
     health
 }

@@ -7,13 +7,15 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::defaults::{HEALTH_RESULTS, MESSAGE_BOUND};
 use flota_api::model::{LogLine, NetworkReport, TaskFrame};
 use flota_api::proto::streams::Frame;
 use flota_api::proto::streams::frame::Frame as Content;
 use flota_api::proto::streams::streams_server::{Streams, StreamsServer};
 use flota_api::text::printable_within;
 use flota_identity::Peer;
+
+use crate::dispatcher::bounded_health;
 
 use super::{BrokenStream, OPEN_WAIT, QUEUE, StreamBroker, WorkerStream};
 
@@ -41,6 +43,7 @@ fn printable(frame: TaskFrame) -> TaskFrame {
             ..line
         }),
         TaskFrame::Checked(report) => TaskFrame::Checked(printable_report(report)),
+        TaskFrame::Health(health) => TaskFrame::Health(bounded_health(health, HEALTH_RESULTS)),
         other => other,
     }
 }
@@ -81,7 +84,7 @@ impl Streams for StreamsService {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{BalancerReport, Output};
+    use flota_api::model::{BalancerReport, Health, HealthResult, Output};
     use flota_api::version::Timestamp;
 
     #[test]
@@ -92,6 +95,11 @@ mod tests {
             TaskFrame::Checked(NetworkReport { balancer, ..NetworkReport::default() })
         };
         assert_eq!(printable(report("\u{1b}c")), report("\\u001bc"));
+        let health = |output: &str| {
+            let log = vec![HealthResult { output: output.into(), ..HealthResult::default() }];
+            TaskFrame::Health(Health { log, ..Health::default() })
+        };
+        assert_eq!(printable(health("\u{1b}c\n")), health("\\u001bc "));
         let line = |name: &str| {
             let (at, output) = (Timestamp::default(), Output::Stdout);
             let (task_name, line) = ("web.1".to_owned(), "\u{1b}[1m".into());

@@ -2,12 +2,17 @@
 
 use std::num::NonZeroU64;
 
+use prost::Message;
+
+use super::parts::{CHUNK, PART};
 use super::*;
 use flota_api::model::{
-    Attachment, Cluster, DeviceId, Health, HealthResult, HealthState, Image, ImageHolder, Mount, MountSource,
-    PinnedImage, ScalePolicy, Service, TaskStatus, Volume, VolumePlace, VolumeSpec,
+    Attachment, Cluster, DeviceId, Health, HealthResult, HealthState, Image, ImageHolder, Mount, MountSource, Node,
+    NodeState, PinnedImage, ScalePolicy, Service, TaskStatus, Volume, VolumePlace, VolumeSpec,
 };
-use flota_api::object::StoreObject;
+use flota_api::object::{Kind, StoreObject};
+use flota_api::proto::dispatcher::{Grant, MountedImage};
+use flota_identity::GrantKey;
 
 fn view(states: &[(&str, TaskState, DesiredState)]) -> Tables {
     let mut view = Tables::default();
