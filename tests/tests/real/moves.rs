@@ -79,10 +79,11 @@ fn a_drain_replaces_before_it_stops_as_the_update_policy_says_and_names_what_can
     cluster.ok("node activate w1");
     create(&cluster, "bound", "--constraint node.hostname==w1");
     let before = ids(&cluster, "bound");
-    let drained = cluster.ctl("node drain w1 --timeout 1s");
+    let drained = cluster.ctl("node drain w1 --timeout 3s");
     assert_eq!(drained.code, 1, "{}", drained.stderr);
-    assert!(drained.stderr.contains("bound.1 is still there"), "{}", drained.stderr);
     let why = "no node fits: 1 of 3 drained, 2 of 3 excluded by a constraint";
+    let left = format!("bound.1 is still there; the next bound.1 waits: {why}");
+    assert!(drained.stderr.contains(&left), "{}", drained.stderr);
     assert!(cluster.rows("service ps bound").iter().any(|task| task["error"] == why), "{}", cluster.ok("service ps"));
     assert_eq!(ids(&cluster, "bound"), before, "it runs on, as there is no room for it elsewhere");
     cluster.ok("node activate w1");

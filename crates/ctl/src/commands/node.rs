@@ -250,28 +250,44 @@ async fn drained(client: &Client, names: &[String], wait: &WaitOptions) -> anyho
                 let stops = task.desired_state.is_stopping() && node.state == model::NodeState::Down;
                 !task.status.state.is_terminal() && !stops
             };
-            left.extend(tasks_of(client, &node).await?.iter().filter(|row| is_left(&row.task)).map(task::Row::name));
+            left.extend(tasks_of(client, &node).await?.into_iter().filter(|row| is_left(&row.task)));
         }
-        Ok(still_there(left))
+        left.sort_by_key(|row| (row.service.clone(), row.task.slot));
+        let mut tasks = Vec::new();
+        for (index, row) in left.iter().enumerate() {
+            let why = if index < NAMED { awaited(client, row).await? } else { None };
+            tasks.push((row.name(), why));
+        }
+        Ok(still_there(&tasks))
     })
     .await
+}
+
+/// Returns why the task that is to run elsewhere has no node yet; `None` if there is no such task, or nothing is known.
+async fn awaited(client: &Client, row: &task::Row) -> anyhow::Result<Option<String>> {
+    let in_slot = task::in_slot(client, &row.task).await?;
+    let successor = in_slot.iter().rfind(|it| it.task.id != row.task.id && it.task.node_id.is_none());
+    Ok(successor.map(|it| it.error().to_owned()).filter(|why| !why.is_empty()))
 }
 
 /// Most tasks that are named.
 const NAMED: usize = 5;
 
-/// Says which tasks have not moved; `None` if all have.
-fn still_there(mut tasks: Vec<String>) -> Option<String> {
-    tasks.sort();
+/// Says which tasks have not moved, and what their successors wait for if that is known; `None` if all have.
+fn still_there(tasks: &[(String, Option<String>)]) -> Option<String> {
     let more = tasks.len().saturating_sub(NAMED);
-    tasks.truncate(NAMED);
-    let names = tasks.join(", ");
-    match (tasks.len(), more) {
-        (0, _) => None,
-        (1, _) => Some(format!("{names} is still there")),
-        (_, 0) => Some(format!("{names} are still there")),
-        (_, more) => Some(format!("{names} and {more} more are still there")),
+    let named = &tasks[..tasks.len() - more];
+    let names = named.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    let mut text = match (named.len(), more) {
+        (0, _) => return None,
+        (1, _) => format!("{names} is still there"),
+        (_, 0) => format!("{names} are still there"),
+        (_, more) => format!("{names} and {more} more are still there"),
+    };
+    for (name, why) in named.iter().filter_map(|(name, why)| Some((name, why.as_ref()?))) {
+        text.push_str(&format!("; the next {name} waits: {why}"));
     }
+    Some(text)
 }
 
 async fn set(client: &Client, names: &[String], availability: model::Availability) -> anyhow::Result<()> {
@@ -293,7 +309,7 @@ mod tests {
 
     #[test]
     fn tasks_that_have_not_moved_are_named() {
-        let names = |count| (1..=count).map(|slot| format!("web.{slot}")).collect();
+        let names = |count| (1..=count).map(|slot| (format!("web.{slot}"), None)).collect::<Vec<_>>();
         let cases = [
             (0, None),
             (1, Some("web.1 is still there")),
@@ -301,8 +317,12 @@ mod tests {
             (7, Some("web.1, web.2, web.3, web.4, web.5 and 2 more are still there")),
         ];
         for (count, expected) in cases {
-            assert_eq!(still_there(names(count)).as_deref(), expected);
+            assert_eq!(still_there(&names(count)).as_deref(), expected);
         }
+        let mut two = names(2);
+        two[1].1 = Some("there is no node".into());
+        let expected = "web.1, web.2 are still there; the next web.2 waits: there is no node";
+        assert_eq!(still_there(&two).as_deref(), Some(expected));
     }
 
     #[test]

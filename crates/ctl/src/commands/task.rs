@@ -99,7 +99,7 @@ async fn rm(client: &Client, names: &[String], shrink: bool, wait: &WaitOptions)
 }
 
 /// Returns the live tasks in a task's slot.
-async fn in_slot(client: &Client, task: &model::Task) -> anyhow::Result<Vec<Row>> {
+pub(super) async fn in_slot(client: &Client, task: &model::Task) -> anyhow::Result<Vec<Row>> {
     let filters = vec![Filter { key: "slot".into(), value: task.slot.to_string() }];
     let services = vec![task.service_id.to_string()];
     let mut rows = list(client, ListTasksRequest { services, filters, ..ListTasksRequest::default() }).await?;
