@@ -9,6 +9,7 @@
 
 mod driver;
 mod pass;
+mod statistics;
 mod timers;
 
 pub(crate) use driver::Driver;
@@ -16,6 +17,8 @@ pub(crate) use driver::Driver;
 pub(crate) use driver::largest_share;
 #[cfg(any(test, feature = "measure"))]
 pub(crate) use pass::run;
+pub(crate) use statistics::LoopCounters;
+pub use statistics::LoopStatistics;
 
 use std::collections::BTreeSet;
 use std::fmt;

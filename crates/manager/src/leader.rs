@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use flota_raft_store::raft::{RaftNode, Threads};
 use flota_raft_store::{ProposeError, Proposer, faults};
 
-use crate::control_loop::{ControlLoop, Driver};
+use crate::control_loop::{ControlLoop, Driver, LoopCounters};
 use crate::dispatcher::Dispatcher;
 use crate::replica::Replica;
 use crate::{allocator, autoscaler, images, orchestrator, roles, scheduler, volumes};
@@ -40,6 +40,8 @@ pub(crate) struct Parts {
     pub(crate) dispatcher: Dispatcher,
     /// Where the control loops plan.
     pub(crate) threads: Threads,
+    /// Count what the control loops do.
+    pub(crate) counters: LoopCounters,
 }
 
 /// Follows Raft's leadership until `shutdown`: begins the leader's scope, publishes it in `leading`, and ends it. Cancels
@@ -113,11 +115,12 @@ async fn prove_term(raft: &RaftNode) -> Result<(), ProposeError> {
     raft.propose_entry(Vec::new()).await.map(drop)
 }
 
-fn begin(Parts { replica, dispatcher, threads }: &Parts, scope: &CancellationToken) -> JoinSet<()> {
+fn begin(Parts { replica, dispatcher, threads, counters }: &Parts, scope: &CancellationToken) -> JoinSet<()> {
     let Replica { store, raft, clock, random, .. } = replica;
     clock.begin(store.view().time);
     dispatcher.begin_term();
     let driver = Driver::new(store.clone(), replica.proposer(), (clock.clone(), random.fork()), pipeline());
+    let driver = driver.counted_by(counters.clone());
     let mut work = JoinSet::new();
     match threads {
         Threads::Current => drop(work.spawn(driver.run(scope.clone()))),

@@ -49,6 +49,7 @@ mod write;
 pub use bootstrap::{FirstNode, address_pools, first_entry};
 pub use ca::CaService;
 pub use control::{ControlService, check_certificate_life};
+pub use control_loop::LoopStatistics;
 pub use dispatcher::DispatcherService;
 pub use manager::{Manager, ManagerOptions};
 #[cfg(feature = "measure")]

@@ -21,6 +21,7 @@ use flota_raft_store::raft::{Leadership, RaftNode, Threads};
 
 use crate::ca::CaService;
 use crate::control::ControlService;
+use crate::control_loop::{LoopCounters, LoopStatistics};
 use crate::dispatcher::{Dispatcher, DispatcherService};
 use crate::forward::{Forward, LeaderChannel};
 use crate::leader;
@@ -56,6 +57,7 @@ pub struct Manager {
     dispatcher: Dispatcher,
     streams: StreamBroker,
     resolver: Resolver,
+    loops: LoopCounters,
 }
 
 impl Manager {
@@ -66,10 +68,12 @@ impl Manager {
         let replica = Replica { store, raft, clock, random, leading };
         let dispatcher = Dispatcher::start(replica.clone());
         let streams = StreamBroker::new(dispatcher.sessions().clone(), replica.random.clone());
-        let parts = leader::Parts { replica: replica.clone(), dispatcher: dispatcher.clone(), threads };
+        let loops = LoopCounters::default();
+        let counters = loops.clone();
+        let parts = leader::Parts { replica: replica.clone(), dispatcher: dispatcher.clone(), threads, counters };
         tokio::spawn(leader::follow(parts, sender, shutdown, fatal));
         let resolver = Resolver::new(registries);
-        Self { replica, leader: LeaderChannel::new(dialer), dispatcher, streams, resolver }
+        Self { replica, leader: LeaderChannel::new(dialer), dispatcher, streams, resolver, loops }
     }
 
     /// Returns the manager's copy of the store.
@@ -90,6 +94,11 @@ impl Manager {
     /// Returns the number of workers that have a session with this manager.
     pub fn sessions(&self) -> usize {
         self.dispatcher.sessions().count()
+    }
+
+    /// Returns counts of what the control loops have done here.
+    pub fn loop_statistics(&self) -> LoopStatistics {
+        self.loops.read()
     }
 
     /// Returns the current leadership as Raft knows it.

@@ -39,6 +39,9 @@ pub(crate) struct Arguments {
     /// Address to listen at for other nodes, IP:PORT [default: 0.0.0.0:2377]
     #[arg(long)]
     listen: Option<String>,
+    /// Address to answer `/metrics`, `/healthz` and `/readyz` at over plain HTTP, IP:PORT [default: none]
+    #[arg(long)]
+    metrics_listen: Option<String>,
     /// Address of the traffic between tasks on different nodes [default: that at which other nodes reach this one]
     #[arg(long)]
     data_path_addr: Option<IpAddr>,
@@ -53,6 +56,7 @@ struct File {
     data_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     listen: Option<String>,
+    metrics_listen: Option<String>,
     data_path_addr: Option<IpAddr>,
     /// What spreads connections to virtual IPs; the best that the kernel can do if absent.
     balancer: Option<String>,
@@ -81,6 +85,8 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) listen: SocketAddr,
+    /// Where metrics are served; nowhere if absent.
+    pub(crate) metrics_listen: Option<SocketAddr>,
     pub(crate) log: String,
     pub(crate) runtime: PathBuf,
     pub(crate) raft_patience: u32,
@@ -102,6 +108,9 @@ impl Config {
         let default_listen = format!("0.0.0.0:{}", flota_api::defaults::PORT);
         let listen = arguments.listen.or(file.listen).unwrap_or(default_listen);
         let listen = listen.parse().with_context(|| format!("listen: `{listen}` is not IP:PORT"))?;
+        let metrics_listen = arguments.metrics_listen.or(file.metrics_listen).filter(|text| !text.is_empty());
+        let address = |text: &String| text.parse().with_context(|| format!("metrics-listen: `{text}` is not IP:PORT"));
+        let metrics_listen = metrics_listen.as_ref().map(address).transpose()?;
         let log = arguments.log.or(file.log).unwrap_or_else(|| "info".into());
         if !["error", "warn", "info", "debug", "trace"].contains(&log.as_str()) {
             bail!("log: `{log}` is not one of error, warn, info, debug, trace");
@@ -134,6 +143,7 @@ impl Config {
             data_dir: absolute(arguments.data_dir.or(file.data_dir).unwrap_or_else(|| "/var/lib/flota".into()))?,
             run_dir: absolute(arguments.run_dir.or(file.run_dir).unwrap_or_else(|| "/run/flota".into()))?,
             listen,
+            metrics_listen,
             log,
             runtime,
             raft_patience,

@@ -17,6 +17,7 @@ use flota_api::proto::node::local_node_server::LocalNodeServer;
 
 use crate::config::Config;
 use crate::local::LocalService;
+use crate::metrics;
 use crate::node::Node;
 use crate::rpc::{Authorize, LocalControl};
 use crate::state_dir::StateDir;
@@ -28,7 +29,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let state = StateDir::open(&config.data_dir)?;
     let listener = listen(&config)?;
     let socket = config.socket();
+    let metrics = config.metrics_listen;
     let node = Arc::new(Node::new(config, state));
+    if let Some(address) = metrics {
+        metrics::listen(address, Arc::clone(&node)).await?;
+    }
     // Locked before the socket is served: a `swarm init` before `resume` would find no cluster here.
     let mut membership = node.lock_membership().await;
     let local = tonic::transport::Server::builder()

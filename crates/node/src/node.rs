@@ -21,6 +21,7 @@ use flota_raft_store::raft::RaftNode;
 
 use crate::cluster::{Begin, Membership, Parts, address_again};
 use crate::config::Config;
+use crate::observed::{Observed, ObservedManager, ObservedWorker};
 use crate::rpc::ManagerState;
 use crate::state_dir::StateDir;
 use crate::{cluster, join, rpc};
@@ -56,6 +57,27 @@ impl Node {
     /// Watches the state of this node's manager.
     pub(crate) fn manager_state(&self) -> watch::Receiver<ManagerState> {
         self.manager.subscribe()
+    }
+
+    /// Returns what can be seen of the node now. While it starts, joins or leaves, it counts as in no cluster.
+    pub(crate) async fn observe(&self) -> Observed {
+        let (mut observed, parts) = match self.membership.try_lock().ok().as_deref() {
+            Some(Some(it)) => {
+                let (node_id, cluster_id) = (it.identity.node_id.to_string(), it.identity.cluster_id.to_string());
+                let role = it.identity.role.as_str().to_owned();
+                let parts = (it.manager.clone(), Arc::clone(&it.worker));
+                (Observed { node_id, cluster_id, role, ..Observed::default() }, Some(parts))
+            }
+            Some(None) | None => (Observed::default(), None),
+        };
+        observed.hostname = flota_worker::describe().hostname;
+        if let Some((manager, worker)) = parts {
+            if let Some(manager) = manager {
+                observed.manager = Some(ObservedManager::of(&manager).await);
+            }
+            observed.worker = Some(ObservedWorker::of(&worker).await);
+        }
+        observed
     }
 
     /// Waits until the daemon can't continue, because the Raft core has stopped.

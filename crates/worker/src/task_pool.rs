@@ -82,6 +82,16 @@ impl TaskPool {
         self.runners.lock().expect("no holder panics")
     }
 
+    /// Returns the number of tasks that have not ended.
+    pub(crate) fn live_tasks(&self) -> usize {
+        self.shared.live.lock().expect("no holder panics").len()
+    }
+
+    /// Returns the time since there was a session; `None` if there is one.
+    pub(crate) fn lost(&self) -> Option<Duration> {
+        self.shared.contact.borrow().lost.map(|since| since.elapsed())
+    }
+
     /// Returns every task that has a runner, in order.
     #[cfg(test)]
     pub(crate) fn tasks(&self) -> Vec<String> {

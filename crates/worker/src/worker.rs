@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -160,6 +161,22 @@ impl Worker {
     /// Becomes true when the cluster has removed this node.
     pub fn removed(&self) -> watch::Receiver<bool> {
         self.agent.removed()
+    }
+
+    /// Returns the time since the node had a session with the leader; `None` if it has one.
+    pub fn lost(&self) -> Option<Duration> {
+        self.agent.pool.lost()
+    }
+
+    /// Returns the number of tasks that have not ended.
+    pub fn live_tasks(&self) -> usize {
+        self.agent.pool.live_tasks()
+    }
+
+    /// Returns the number of images that are complete on this node.
+    pub async fn count_images(&self) -> usize {
+        let store = self.images.store.clone();
+        tokio::task::spawn_blocking(move || store.images().len()).await.unwrap_or_default()
     }
 
     /// Imports an archive as an image. Returns it with the given name, or else the names in the archive, made whole.

@@ -141,3 +141,37 @@ fn a_node_that_comes_back_is_the_same_node() {
     cluster.kill(other);
     cluster.ok("service create --detach --name later --replicas 0 whoami");
 }
+
+#[test]
+fn a_node_serves_metrics_and_says_whether_it_is_ready() {
+    let cluster = Cluster::up_with(1, 1, "metrics-listen = \"127.0.0.1:9323\"\n");
+    cluster.ok("service create --name web --replicas 2 whoami");
+    let get = |node: &str, path: &str| {
+        cluster.sandbox(&format!("exec {node} -- busybox wget -qO- http://127.0.0.1:9323{path}"))
+    };
+    let has = |node: &str, line: &str| get(node, "/metrics").stdout.lines().any(|it| it == line);
+    for (node, line) in [
+        ("m1", "flota_raft_is_leader 1.0"),
+        ("m1", "flota_tasks{state=\"running\"} 2.0"),
+        ("m1", "flota_store_objects{kind=\"service\"} 1.0"),
+        ("m1", "flota_sessions 2.0"),
+        ("w1", "flota_worker_has_session 1.0"),
+        ("w1", "flota_worker_tasks 1.0"),
+    ] {
+        cluster.wait(&format!("{node} says {line}"), |_| has(node, line));
+    }
+    for node in ["m1", "w1"] {
+        assert_eq!(
+            (get(node, "/healthz").stdout.as_str(), get(node, "/readyz").stdout.as_str()),
+            ("ok\n", "ok\n"),
+            "{node}"
+        );
+    }
+    cluster.sandbox_ok("kill --daemon-only m1");
+    cluster.wait("a worker without a leader is not ready, and lives", |_| {
+        get("w1", "/readyz").stderr.contains("503") && get("w1", "/healthz").stdout == "ok\n"
+    });
+    cluster.sandbox_ok("start m1");
+    cluster
+        .wait("it is ready again", |_| get("w1", "/readyz").stdout == "ok\n" && get("m1", "/readyz").stdout == "ok\n");
+}

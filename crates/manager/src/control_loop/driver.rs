@@ -13,6 +13,7 @@ use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{ACTIONS_BOUND, Event, ProposeError, Proposer, Store, Tables, Transaction, View, Watch};
 
 use super::pass::{self, Work};
+use super::statistics::LoopCounters;
 use super::timers::Timers;
 use super::{ControlLoop, Key};
 use crate::plan::PlanContext;
@@ -41,6 +42,7 @@ pub(crate) struct Driver {
     /// Most changes of one loop in a pass. It falls while passes are too large to commit.
     share: usize,
     timers: Timers,
+    counters: LoopCounters,
     /// Number of batches of events that were taken.
     batches: u64,
 }
@@ -57,7 +59,24 @@ impl Driver {
         let dirty = vec![BTreeSet::new(); loops.len()];
         let share = largest_share(&loops);
         let (led_since, timers) = (clock.now(), Timers::default());
-        Self { store, proposer, clock, led_since, rng, loops, dirty, share, timers, batches: 0 }
+        Self {
+            store,
+            proposer,
+            clock,
+            led_since,
+            rng,
+            loops,
+            dirty,
+            share,
+            timers,
+            counters: LoopCounters::default(),
+            batches: 0,
+        }
+    }
+
+    /// Lets these counters count what it does.
+    pub(crate) fn counted_by(self, counters: LoopCounters) -> Self {
+        Self { counters, ..self }
     }
 
     /// Runs until `cancel` is cancelled.
@@ -164,11 +183,14 @@ impl Driver {
         };
         let planned = pass::run(&mut self.loops, &mut self.dirty, &view, &mut cx);
         planned.timers.into_iter().for_each(|(at, work)| self.timers.set(at, work));
+        self.counters.passed();
         let (mut held, mut too_large) = (true, false);
         for entry in entries(planned.groups) {
             let (transactions, work): (Vec<Transaction>, Vec<Vec<Work>>) = entry.into_iter().unzip();
+            self.counters.proposed(transactions.len());
             match self.proposer.propose_entry(transactions).await {
                 Ok(outcomes) => {
+                    self.counters.met(outcomes.iter().filter(|outcome| outcome.is_err()).count());
                     for (outcome, work) in outcomes.into_iter().zip(work) {
                         if let Err(conflict) = outcome {
                             tracing::debug!(%conflict, "a plan met a change and is made again");
