@@ -62,6 +62,8 @@ reasons! {
     UnknownFilter,
     /// A value in the request breaks a rule.
     Invalid,
+    /// The request is in order, and the present state of its object does not allow it.
+    WrongState,
     /// The change is larger than an entry of the log may be.
     TooLarge,
     /// The name is taken.
@@ -110,6 +112,7 @@ impl Reason {
             | Self::Ambiguous
             | Self::UnknownFilter
             | Self::Invalid
+            | Self::WrongState
             | Self::TooLarge
             | Self::AlreadyExists
             | Self::ChangedMeanwhile

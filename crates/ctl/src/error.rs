@@ -20,6 +20,7 @@ fn exit_code(reason: Reason) -> u8 {
     match reason {
         Reason::NotAManager
         | Reason::Invalid
+        | Reason::WrongState
         | Reason::TooLarge
         | Reason::InUse
         | Reason::NodeLeads

@@ -228,10 +228,12 @@ fn user_brings_a_service_back_to_any_kept_spec_and_its_number_of_tasks_stays() {
         it.wait("it is done", 30_000, update_is("web", UpdatePhase::RolledBack));
         assert_eq!(serving(it.cluster(), "web"), Ok(all(3)));
         assert_eq!(history(it), [3, 1, 2]);
-        for (version, why) in [(3, "service `web` has spec 3 now"), (9, "there is no spec 9 of service `web` any more")]
-        {
+        for (version, reason, why) in [
+            (3, Reason::WrongState, "service `web` has spec 3 now"),
+            (9, Reason::Invalid, "there is no spec 9 of service `web` any more"),
+        ] {
             let error = roll_back(it, "web", Some(version)).unwrap_err();
-            assert!(Reason::of(&error) == Some(Reason::Invalid) && error.message().contains(why), "{error}");
+            assert!(Reason::of(&error) == Some(reason) && error.message().contains(why), "{error}");
         }
     });
 }
@@ -242,7 +244,7 @@ fn user_pauses_an_update_and_lets_it_go_on() {
         it.create(it.leader(), with_env("web", 4, "VERSION=1")).unwrap();
         it.converge();
         let error = pause(it, "web", true).unwrap_err();
-        assert!(error.message().contains("`web` is not being updated"), "{error}");
+        assert!(error.message().contains("service `web` is not being updated"), "{error}");
         it.update(it.leader(), "update", with_env("web", 4, "VERSION=2")).unwrap();
         pause(it, "web", true).unwrap();
         it.pass(20_000);
@@ -256,7 +258,7 @@ fn user_pauses_an_update_and_lets_it_go_on() {
         it.wait("it is done", 30_000, update_is("web", UpdatePhase::Completed));
         assert_eq!(serving(it.cluster(), "web"), Ok((1..=5).map(|slot| (slot, 2)).collect()));
         let error = pause(it, "web", false).unwrap_err();
-        assert!(error.message().contains("the update of `web` is not paused"), "{error}");
+        assert!(error.message().contains("the update of service `web` is not paused"), "{error}");
     });
 }
 

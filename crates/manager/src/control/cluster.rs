@@ -41,8 +41,8 @@ pub(crate) struct ClusterDefaults {
 const HEARTBEATS: RangeInclusive<Duration> = Duration::from_millis(200)..=Duration::from_secs(60);
 /// The numbers of missed heartbeats that can be chosen.
 const MISSED: RangeInclusive<u64> = 2..=100;
-/// The validities of certificates that can be chosen. In an hour, a node that can't reach a manager still has half an hour to
-/// renew, and no certificate may outlive the CA that has signed it.
+/// The validities of certificates that can be chosen. In an hour, a node that can't reach a manager still has half an
+/// hour to renew, and no certificate may outlive the CA that has signed it.
 const CERTIFICATE_LIVES: RangeInclusive<Duration> = LEAST_CERTIFICATE_LIFE..=Duration::from_secs(10 * 365 * 24 * 3_600);
 /// In builds for tests, a certificate may expire while a test runs.
 const LEAST_CERTIFICATE_LIFE: Duration =

@@ -82,6 +82,9 @@ pub(crate) enum ControlError {
     /// Some values break rules; all violations are listed.
     #[error("{}", list(.0))]
     Invalid(Vec<Violation>),
+    /// The request is in order, and the present state of its object does not allow it.
+    #[error("{0}")]
+    WrongState(String),
     /// Another object has the name.
     #[error("{kind} `{name}` exists already")]
     AlreadyExists {

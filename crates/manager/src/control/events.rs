@@ -66,8 +66,8 @@ pub(super) fn permits() -> Arc<Semaphore> {
 }
 
 impl<M: Member> Control<M> {
-    /// Returns a stream of the events after `since` that pass the filters, to a node or to a user of this one. Without `since`, it begins with what changes
-    /// after everything that was acknowledged before the call.
+    /// Returns a stream of the events after `since` that pass the filters, to a node or to a user of this one. Without
+    /// `since`, it begins with what changes after everything that was acknowledged before the call.
     ///
     /// A stream of [`Freshness::Stale`] sends what this manager learns, and goes on until the manager stops, whoever leads.
     /// Any other ends with an error when this manager no longer leads, because it may then learn nothing more. Each ends

@@ -349,7 +349,7 @@ impl<M: Member> Control<M> {
             let network = Arc::clone(resolve::<Network>(&view, reference)?);
             let name = network.spec.name.clone();
             if network.is_ingress() || !network.spec.driver.has_addresses() {
-                return Err(ControlError::invalid("name", format!("`{name}` belongs to every cluster")));
+                return Err(ControlError::WrongState(format!("network `{name}` belongs to every cluster")));
             }
             let users = users(&network, &view);
             if !users.is_empty() {

@@ -4,8 +4,8 @@
 //!
 //! A reference with a digest means that digest, and a name that the cluster knows means the cluster's image. Registries
 //! are asked for the others, before the change is planned. A digest that can't be found out is a warning, as in Docker: the
-//! nodes then ask by themselves. If the platforms can't be found out, a task may go to any node, as one with another platform
-//! refuses it.
+//! nodes then ask by themselves. If the platforms can't be found out, a task may go to any node, as one with another
+//! platform refuses it.
 
 use std::collections::BTreeMap;
 

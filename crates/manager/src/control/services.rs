@@ -64,7 +64,7 @@ pub(super) fn keeps_mode(service: &Service, spec: &ServiceSpec) -> Result<(), Co
     Err(ControlError::invalid("mode", why))
 }
 
-/// Refuses a number of tasks that a user sets, and autoscaling would not allow.
+/// Refuses a number of tasks that a user sets outside of the bounds of autoscaling.
 fn is_within_bounds(service: &Service, spec: &ServiceSpec, sets_replicas: bool) -> Result<(), ControlError> {
     let before = service.spec.mode.replicas();
     let set = spec.mode.replicas().filter(|set| sets_replicas || before != Some(*set));
@@ -142,8 +142,8 @@ impl<M: Member> Control<M> {
         Ok(Warned { changed, warnings: warnings.collect() })
     }
 
-    /// Replaces the service's spec. With a version, it fails if the service has another one. If a user has said the number of
-    /// tasks, also the same one again, that takes the place of the one that their load has led to.
+    /// Replaces the service's spec. With a version, it fails if the service has another one. If a user has said the
+    /// number of tasks, also the same one again, that takes the place of the one that their load has led to.
     pub(crate) async fn update_service(
         &self,
         request_id: Option<&str>,
@@ -204,9 +204,9 @@ impl<M: Member> Control<M> {
             };
             // The one before the update, also if that has taken the place of another that had not ended.
             let last = service.update.previous_version;
-            let version = version.or(last).ok_or_else(|| ControlError::invalid("version", none()))?;
+            let version = version.or(last).ok_or_else(|| ControlError::WrongState(none()))?;
             if version == service.spec_version {
-                return Err(ControlError::invalid("version", format!("service `{name}` has spec {version} now")));
+                return Err(ControlError::WrongState(format!("service `{name}` has spec {version} now")));
             }
             let kept = || service.revisions.iter().map(|it| it.version.to_string()).collect::<Vec<_>>().join(", ");
             let unknown = || {
@@ -234,7 +234,7 @@ impl<M: Member> Control<M> {
     ) -> Result<Arc<Service>, ControlError> {
         let change = |service: &Service, _: &Tables| {
             if let Some(why) = refusal_of_run(service) {
-                return Err(ControlError::invalid("service", why));
+                return Err(ControlError::WrongState(why.to_string()));
             }
             let cron = CronStatus { requested: true, ..service.cron.clone() };
             Ok(Service { cron, ..service.clone() })
@@ -265,8 +265,8 @@ impl<M: Member> Control<M> {
                     let tasks = view.tasks_of_service(&service.id);
                     update.resumed(tasks.filter(|task| stays(task)).map(|task| task.slot).collect())
                 }
-                true => return Err(ControlError::invalid("service", format!("`{name}` is not being updated"))),
-                false => return Err(ControlError::invalid("service", format!("the update of `{name}` is not paused"))),
+                true => return Err(ControlError::WrongState(format!("service `{name}` is not being updated"))),
+                false => return Err(ControlError::WrongState(format!("the update of service `{name}` is not paused"))),
             };
             Ok(Service { update, ..service.clone() })
         };

@@ -120,8 +120,8 @@ impl<M: Member> Control<M> {
     }
 
     /// Makes the stack match `spec`: creates it if it does not exist, creates its networks and volumes, and creates and
-    /// changes services. Of those that `spec` does not have, a service goes if that is asked for, a network goes when nothing
-    /// uses it, and a volume stays. If everything is as `spec` says, nothing changes.
+    /// changes services. Of those that `spec` does not have, a service goes if that is asked for, a network goes when
+    /// nothing uses it, and a volume stays. If everything is as `spec` says, nothing changes.
     pub(crate) async fn deploy_stack(
         &self,
         request_id: Option<&str>,

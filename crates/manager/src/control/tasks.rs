@@ -250,7 +250,7 @@ fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) -> R
             service.spec.name,
             service.spec.mode.as_str()
         );
-        return Err(ControlError::invalid("shrink", why));
+        return Err(ControlError::WrongState(why));
     };
     // A slot that goes already has been taken from the replicas.
     if view.tasks_of_slot(&service.id, slot).all(|task| task.desired_state == DesiredState::Remove) {
@@ -259,7 +259,7 @@ fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) -> R
     let replicas = replicas.saturating_sub(1);
     if let Some(policy) = service.spec.scale.as_ref().filter(|it| it.bounded(replicas) != replicas) {
         let why = format!("service `{}` keeps at least {} tasks: see `--scale-min`", service.spec.name, policy.min);
-        return Err(ControlError::invalid("shrink", why));
+        return Err(ControlError::WrongState(why));
     }
     let spec = Arc::new(ServiceSpec { mode: ServiceMode::Replicated { replicas }, ..service.spec.as_ref().clone() });
     tx.update(Service { spec, scale: service.scale.set_by_user(), ..service.clone() });

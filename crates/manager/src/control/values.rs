@@ -1,4 +1,5 @@
-//! Secrets and configs: how users create, update and remove them, and how the specs of services name them. No answer has the bytes of a secret.
+//! Secrets and configs: how users create, update and remove them, and how the specs of services name them. No answer
+//! has the bytes of a secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ const LABELS_BOUND: usize = 16 << 10;
 /// A secret or config with what uses it.
 #[derive(Clone, Debug)]
 pub(crate) struct ValueSummary {
-    /// It, as the store holds it.
+    /// The secret or config itself.
     pub(crate) value: AnyValue,
     /// Names of the services that use it.
     pub(crate) services: BTreeSet<String>,
@@ -83,7 +84,7 @@ fn update(tx: &mut WriteTx, kind: ValueKind, value: AnyValue) {
 #[derive(Debug, Default)]
 pub(super) struct Declared {
     values: BTreeMap<(ValueKind, String), AnyValue>,
-    /// Those of which the transaction has an action.
+    /// Those that the transaction creates or updates.
     changed: BTreeSet<(ValueKind, String)>,
     /// Those that have a new version.
     renewed: Vec<AnyValue>,
@@ -375,9 +376,9 @@ impl<M: Member> Control<M> {
         self.read(found).await
     }
 
-    /// Makes a new version of a secret or config, unless it is the same as the newest one. The services that follow the newest
-    /// version get it in the same transaction, unless `no_roll`; their names are returned. Versions that nothing has any more
-    /// go.
+    /// Makes a new version of a secret or config, unless it is the same as the newest one. The services that follow the
+    /// newest version get it in the same transaction, unless `no_roll`; their names are returned. Versions that nothing
+    /// has any more go.
     pub(crate) async fn update_value(
         &self,
         request_id: Option<&str>,

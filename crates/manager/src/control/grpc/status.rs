@@ -16,6 +16,7 @@ fn row(error: &ControlError) -> (Code, Reason) {
         ControlError::Ambiguous { .. } => (Code::InvalidArgument, Reason::Ambiguous),
         ControlError::UnknownFilter { .. } => (Code::InvalidArgument, Reason::UnknownFilter),
         ControlError::Invalid(_) => (Code::InvalidArgument, Reason::Invalid),
+        ControlError::WrongState(_) => (Code::FailedPrecondition, Reason::WrongState),
         ControlError::AlreadyExists { .. } | ControlError::NotOfStack { .. } => {
             (Code::AlreadyExists, Reason::AlreadyExists)
         }

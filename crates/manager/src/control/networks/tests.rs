@@ -94,7 +94,7 @@ async fn a_network_that_is_used_is_not_removed_and_its_users_are_named() {
     assert_eq!(seen.services, ["web".to_owned()].into());
     control.remove_service(None, "web").await.expect("it is there");
     control.remove_network(None, "front").await.expect("nothing uses it");
-    assert_eq!(refused(control.remove_network(None, INGRESS).await).0, Some(Reason::Invalid));
+    assert_eq!(refused(control.remove_network(None, INGRESS).await).0, Some(Reason::WrongState));
 }
 
 #[tokio::test]

@@ -75,7 +75,7 @@ async fn a_number_that_a_user_sets_holds_within_the_bounds_also_if_it_is_that_of
     assert_eq!((set(11, true).await, set(11, false).await), (Err(outside.clone()), Err(outside)));
     lead_to(&control, "web", 2).await;
     let least = control.remove_task(None, "web.1", true).await.map_err(|error| error.to_string());
-    assert_eq!(least, Err("shrink: service `web` keeps at least 2 tasks: see `--scale-min`".into()));
+    assert_eq!(least, Err("service `web` keeps at least 2 tasks: see `--scale-min`".into()));
     lead_to(&control, "web", 4).await;
     control.remove_task(None, "web.1", true).await.expect("there are enough");
     assert_eq!(current(&control, "web").replicas(), Some(3));

@@ -12,7 +12,7 @@ use flota_raft_store::{Tables, WriteTx};
 use super::super::error::{ControlError, Violation};
 use crate::dependencies::circles;
 
-/// Largest number of services on which one depends. Whoever names more has a list in mind that belongs elsewhere.
+/// Largest number of services on which one may depend. It bounds the search for circles.
 const BOUND: usize = 64;
 
 /// Calls `check` with the result for every field.
