@@ -1,12 +1,11 @@
 //! Simulates clusters, each from a seed and in a process of its own, and reports the seeds that violate an invariant.
 //!
 //! `flota-simulate FIRST COUNT [SECONDS]` runs the seeds FIRST to FIRST + COUNT - 1, with SECONDS of disturbances each.
-//! `flota-simulate --log SEED [SECONDS] [FAULT] [FOCUS]` runs one seed and prints its log, optionally with an injected fault, and
-//! with a part of what else goes wrong.
-//! `flota-simulate --scale WORKERS TASKS` runs one large cluster and prints what it costs.
-//! `flota-simulate --crash WORKERS TASKS` prints how much a service in a crash loop adds to the Raft log.
-//! `flota-simulate --schedule NODES TASKS` prints how fast the scheduler alone is.
-//! `flota-simulate --loops NODES TASKS` prints what the control loops cost by themselves.
+//! `flota-simulate --log SEED [SECONDS] [FAULT] [FOCUS]` runs one seed and prints its log, optionally with an injected
+//! fault, and with a part of what else goes wrong. `flota-simulate --scale WORKERS TASKS` runs one large cluster and
+//! prints what it costs. `flota-simulate --crash WORKERS TASKS` prints how much a service in a crash loop adds to the
+//! Raft log. `flota-simulate --schedule NODES TASKS` prints how fast the scheduler alone is. `flota-simulate --loops
+//! NODES TASKS` prints what the control loops cost by themselves.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is a command-line program")]
 
 use std::process::ExitCode;
@@ -100,6 +99,7 @@ fn scale(workers: u64, tasks: u64) -> bool {
     };
     let (time, memory) = (begun.elapsed(), peak_memory_mib());
     println!("{tasks} tasks, {workers} workers, three managers");
+    show("create to assigned", tasks as f64 / cost.until_assigned.as_secs_f64(), "tasks per CPU second");
     show("create to running", tasks as f64 / cost.cpu().as_secs_f64(), "tasks per CPU second");
     for (who, cpu) in [("the leader", cost.leader), ("its followers", cost.followers), ("the workers", cost.others)] {
         show(&format!("  CPU time of {who}"), cpu.as_secs_f64(), "s");

@@ -1,7 +1,7 @@
 //! A cluster of simulated processes: managers with disks that lose unsynced data, and workers without real containers.
 //!
-//! Hosts 1, 2, 3 ... are the managers, 99 is the operator's machine, 100 the users', and 101, 102 ... are the workers. State that outlives
-//! a process (disk, machine, clock) is kept here; the process itself is a runtime of the [`World`].
+//! Hosts 1, 2, 3 ... are the managers, 99 is the operator's machine, 100 the users', and 101, 102 ... are the workers.
+//! State that outlives a process (disk, machine, clock) is kept here; the process itself is a runtime of the [`World`].
 
 use std::sync::{Arc, Mutex};
 

@@ -72,7 +72,7 @@ impl Focus {
             Self::Runs => (1, Wishes { only: Some(CRON), ..none }),
             Self::Jobs => (0, Wishes { jobs: true, ..none }),
             Self::Rollouts => (0, Wishes { rollouts: true, ..none }),
-            // Where the load is right, any decision is wrong.
+            // The load is on target from the start, so any decision to scale is wrong.
             Self::Scaling => (0, Wishes { scaled: Some(right), ..none }),
         }
     }

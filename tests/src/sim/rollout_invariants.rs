@@ -1,9 +1,10 @@
-//! What holds at every moment of the services that a user rolls out, however updates, rollbacks and drains meet: no more slots
-//! are without a serving task, or have two, than the policy allows, and no node has more of them than it may have.
+//! What holds at every moment of the services that a user rolls out, however updates, rollbacks and drains meet: no
+//! more slots are without a serving task, or have two, than the policy allows, and no node has more of them than it may
+//! have.
 //!
-//! What counts is what the leader does, by what it knows. A slot is taken from the service when its last serving task is told
-//! to stop, and is given back when one serves again. A fault excuses the slot that it has hit and no other: a task that was
-//! not told to stop, but failed or was on a node that was lost.
+//! What counts is what the leader does, by what it knows. A slot is taken from the service when its last serving task
+//! is told to stop, and is given back when one serves again. A fault excuses the slot that it has hit and no other: a
+//! task that was not told to stop, but failed or was on a node that was lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -37,6 +37,8 @@ pub struct Cost {
     pub assigned_ms: u64,
     /// Virtual time until every task ran, in milliseconds.
     pub running_ms: u64,
+    /// CPU time of all nodes together until every task was assigned.
+    pub until_assigned: Duration,
     /// CPU time of the leader.
     pub leader: Duration,
     /// CPU time of the other managers together.
@@ -92,13 +94,16 @@ impl Scale {
         self.create_services(&mut cluster);
         until(&mut cluster, "every task is assigned", |it| self.all_are_at_least(TaskState::Assigned, it))?;
         let assigned_ms = cluster.world.now() - begun;
+        let at_assigned = cpu(&cluster, leader);
         until(&mut cluster, "every task runs", |it| self.all_are_at_least(TaskState::Running, it))?;
         let running_ms = cluster.world.now() - begun;
         let after = cpu(&cluster, leader);
         until(&mut cluster, "everything is as the user wants it", converged)?;
         self.check_spread(&cluster)?;
         let [by_leader, followers, others] = [0, 1, 2].map(|who| after[who] - before[who]);
-        let cost = Cost { assigned_ms, running_ms, leader: by_leader, followers, others, ..Cost::default() };
+        let until_assigned = (0..3).map(|who| at_assigned[who] - before[who]).sum();
+        let cost =
+            Cost { until_assigned, assigned_ms, running_ms, leader: by_leader, followers, others, ..Cost::default() };
         let cost = Cost { lost_node: self.lose_nodes(&mut cluster, leader)?, ..cost };
         self.change_leader(&mut cluster, leader, cost)
     }
@@ -125,7 +130,8 @@ impl Scale {
         Ok(taken.saturating_sub(usual) / u32::try_from(lost.len()).expect("they are few"))
     }
 
-    /// Crashes the leader and waits until every worker has a session with the next one. None may be taken for down meanwhile.
+    /// Crashes the leader and waits until every worker has a session with the next one. None may be taken for down
+    /// meanwhile.
     fn change_leader(self, cluster: &mut SimCluster, leader: usize, cost: Cost) -> Result<Cost, String> {
         let begun = cluster.world.now();
         let memory = cluster.crash_and_weigh(leader);

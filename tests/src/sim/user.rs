@@ -1,7 +1,8 @@
 //! Users of a simulated cluster: several clients that create, scale, update, remove and read services through the
-//! Control API, and record what they observe. They also create and remove networks. Like `ctl`, they retry with the next manager and the same request id
-//! after any loss. What a service of theirs is like is in `user/specs.rs`. Users with services of their own, whose history is
-//! not recorded, are in `user/chain.rs`, `user/jobs.rs`, `user/rollouts.rs` and `user/scaled.rs`.
+//! Control API, and record what they observe. They also create and remove networks. Like `ctl`, they retry with the
+//! next manager and the same request id after any loss. What a service of theirs is like is in `user/specs.rs`. Users
+//! with services of their own, whose history is not recorded, are in `user/chain.rs`, `user/jobs.rs`,
+//! `user/rollouts.rs` and `user/scaled.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

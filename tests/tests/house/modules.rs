@@ -14,7 +14,7 @@ use super::graph::Graph;
 use super::sizes::files;
 
 /// The parts of the manager that plan; each sees the others' work in the store alone.
-const PLANNERS: [&str; 5] = ["orchestrator", "allocator", "scheduler", "dispatcher", "images"];
+const PLANNERS: [&str; 6] = ["orchestrator", "allocator", "scheduler", "dispatcher", "images", "volumes"];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

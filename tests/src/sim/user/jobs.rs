@@ -1,5 +1,5 @@
-//! A user who changes two jobs: one that has so many tasks to do, of which only a few work at once, and one that has a task to
-//! do on each node. A new release is a new run; another label is none.
+//! A user who changes two jobs: one that has so many tasks to do, of which only a few work at once, and one that has a
+//! task to do on each node. A new release is a new run; another label is none.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! A user who rolls out two services, one whose updates start the new task of a slot first and one whose updates stop the old
-//! one first: new releases, broken ones, which the cluster takes back by itself, earlier ones, and fewer tasks, of which the
-//! user says which one goes.
+//! A user who rolls out two services, one whose updates start the new task of a slot first and one whose updates stop
+//! the old one first: new releases, broken ones, which the cluster takes back by itself, earlier ones, and fewer tasks,
+//! of which the user says which one goes.
 
 use std::time::Duration;
 

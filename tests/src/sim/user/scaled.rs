@@ -1,5 +1,5 @@
-//! A user who changes a service whose number of tasks follows their load. Each task uses the same memory all the time, so the
-//! name of the service says what becomes of that number, whatever the user sets.
+//! A user who changes a service whose number of tasks follows their load. Each task uses the same memory all the time,
+//! so the name of the service says what becomes of that number, whatever the user sets.
 
 use rand::Rng;
 
