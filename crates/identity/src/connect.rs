@@ -1,5 +1,6 @@
 //! Connections to other nodes. They use TLS with this node's certificate, or without one to renew it; for a node that joins,
-//! TLS that trusts only the CA with a given digest. In simulations, where all nodes run in one process, [`Connect`] replaces TCP and TLS.
+//! TLS that trusts only the CA with a given digest. In simulations, where all nodes run in one process, [`Connect`]
+//! replaces TCP and TLS.
 
 use std::fmt;
 use std::future::Future;

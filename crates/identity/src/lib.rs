@@ -6,9 +6,10 @@
 //!  every later connection: mutual TLS; only a manager's certificate is valid for `manager.flota`
 //! ```
 //!
-//! A caller without a certificate can do nothing but request one. A node renews its own before it expires ([`renewal_request`]),
-//! and everything that connects or listens uses the new one from then on ([`Credentials`]). [`may_call`] is the one table that says which caller
-//! may call which method. [`forward`] carries a user's TCP connection over a stream of such a connection.
+//! A caller without a certificate can do nothing but request one. A node renews its own before it expires
+//! ([`renewal_request`]), and everything that connects or listens uses the new one from then on ([`Credentials`]).
+//! [`may_call`] is the one table that says which caller may call which method. [`forward`] carries a user's TCP
+//! connection over a stream of such a connection.
 
 mod certificate;
 mod connect;

@@ -60,8 +60,8 @@ impl RootCa {
     }
 
     /// Signs a request (PKCS#10, DER) and returns the certificate in DER. Only the public key of the request is used; names,
-    /// role and usage come from the arguments. The certificate is valid for `life` from `now` on, and also for [`CLOCK_SKEW`]
-    /// before, because the clock of whoever checks it may be behind.
+    /// role and usage come from the arguments. The certificate is valid for `life` from `now` on, and also for
+    /// [`CLOCK_SKEW`] before, because the clock of whoever checks it may be behind.
     ///
     /// # Errors
     /// The request is malformed, or its own signature is wrong.

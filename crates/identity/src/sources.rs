@@ -17,8 +17,8 @@ const CONNECTIONS: usize = 128;
 const CALLS: u32 = 128;
 /// Time after which one more call is allowed.
 const CALL_EVERY: Duration = Duration::from_millis(100);
-/// Join tokens that an address may get wrong at once, after a pause. A token has 128 random bits, so nobody guesses one; this
-/// keeps the log short and shows who tries.
+/// Join tokens that an address may get wrong at once, after a pause. A token has 128 random bits, so nobody guesses
+/// one; this keeps the log short and shows who tries.
 const WRONG_TOKENS: u32 = 10;
 /// Time after which an address may get one more token wrong.
 const WRONG_TOKEN_EVERY: Duration = Duration::from_secs(30);

@@ -168,7 +168,7 @@ mod tests {
         mknod(&upper.join("srv/data/hidden"), SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))
             .expect("root makes devices");
         xattr::set(upper.join("srv/data/sub/opaque"), "trusted.overlay.opaque", b"y").expect("root sets attributes");
-        // Outside of the image, and to it from within.
+        // A file outside of the image, and a link inside that leads to it.
         fs::write(dir.join("secret"), "secret").expect("a new file");
         symlink("../../../secret", upper.join("srv/data/out")).expect("a link");
         symlink("/srv", upper.join("alias")).expect("a link");

@@ -9,9 +9,9 @@ pub(crate) fn has_task_of(name: &str, node: &Node, view: &Tables) -> bool {
     view.service_by_name(name).is_some_and(|service| view.live_tasks(&service.id, &node.id) > 0)
 }
 
-/// Whether a task on the node rules out tasks of the spec: by the word of the spec, or by that of the other service. A task
-/// that is being stopped counts until it has ended, and one that waits for room there counts for those that are not more
-/// important.
+/// Whether a task on the node rules out tasks of the spec: because its own anti-affinity names the other service, or
+/// the other way round. A task that is being stopped counts until it has ended, and one that waits for room there
+/// counts for those that are not more important.
 pub(crate) fn is_kept_apart(spec: &ServiceSpec, node: &Node, view: &Tables) -> bool {
     let named = spec.anti_affinity.iter().filter_map(|name| view.service_by_name(name)).map(|service| &service.id);
     named
@@ -19,8 +19,8 @@ pub(crate) fn is_kept_apart(spec: &ServiceSpec, node: &Node, view: &Tables) -> b
         .any(|id| holds_task_of(id, node, view) || waits_there(id, node, spec.priority, view))
 }
 
-/// Whether a task on this node is of a service from which this one keeps apart, as its users have said while both were there.
-/// If both say it, the tasks of the older one stay.
+/// Whether a task on this node is of a service from which this one keeps apart, as its users have said while both were
+/// there. If both say it, the tasks of the older one stay.
 pub(crate) fn must_part(service: &Service, node: &Node, view: &Tables) -> bool {
     let others = service.spec.anti_affinity.iter().filter_map(|name| view.service_by_name(name));
     let age = |service: &Service| (service.meta.order(), service.id.clone());

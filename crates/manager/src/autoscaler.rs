@@ -82,7 +82,7 @@ fn measured(service: &Service, view: &Tables, usage: &Usage, now: Timestamp) -> 
     view.tasks_of_service(&service.id).filter(|task| task.is_proven()).map(of).collect()
 }
 
-/// Returns the change of a service whose number of tasks is to be another one.
+/// Returns the transaction that gives the service another number of tasks; `None` if the number stays.
 fn decided(view: View, id: &ServiceId, window: &Window, (now, at): (Instant, Timestamp)) -> Option<(Transaction, ())> {
     let service = view.service(id).filter(|service| is_scaled(service))?;
     let (policy, current) = (service.spec.scale.as_ref()?, service.replicas()?);

@@ -179,8 +179,8 @@ impl<M: Member> Control<M> {
         }
     }
 
-    /// Writes once for the request with this id, if it has one; see [`write::write_once`]. Returns `None` if the request was carried
-    /// out before.
+    /// Writes once for the request with this id, if it has one; see [`write::write_once`]. Returns `None` if the
+    /// request was carried out before.
     async fn write_once<T>(
         &self,
         request_id: Option<&str>,

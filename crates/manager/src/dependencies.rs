@@ -196,7 +196,7 @@ fn lack(
 ) -> Option<Why> {
     let (ready, wanted) = counted(on, condition, view);
     let is_met = ready >= wanted;
-    // What is done stays done.
+    // A job that has been completed and then stopped still counts as completed.
     if on.spec.stopped && !(condition == DependencyCondition::Completed && is_met) {
         return Some(Why::Stopped);
     }

@@ -5,7 +5,8 @@
 //! `assignments.rs` and `networks.rs` at the pace of `pace.rs`, and the reports in `reports.rs`, `status_sink.rs` and
 //! `image_report.rs`. `mailbox.rs` has what a worker has not read yet. `sessions.rs` tracks which nodes are connected,
 //! `liveness.rs` which nodes are alive, `concerns.rs` wakes the sessions that a change concerns, `programmed.rs` knows
-//! which nodes have carried it out, `usage.rs` what their tasks use, and `clocks.rs` records how far the clocks of nodes are off.
+//! which nodes have carried it out, `usage.rs` what their tasks use, and `clocks.rs` records how far the clocks of
+//! nodes are off.
 
 mod assignment_stream;
 mod assignments;

@@ -22,9 +22,9 @@ pub(crate) fn wanted_holders(image: &Image, view: &Tables) -> usize {
     view.nodes().filter(|node| node.state == NodeState::Ready && sources.suit(node)).take(IMAGE_HOLDERS).count().max(1)
 }
 
-/// The architectures of the nodes that hold an image. Each of them has the blobs for its own alone, so only nodes of the same
-/// architecture can fetch the image from it. A node of another one pulls its part of an index from the registry when it has a
-/// task of that image.
+/// The architectures of the nodes that hold an image. Each of them has the blobs for its own alone, so only nodes of
+/// the same architecture can fetch the image from it. A node of another one pulls its part of an index from the
+/// registry when it has a task of that image.
 struct Sources<'v>(BTreeSet<&'v str>);
 
 impl<'v> Sources<'v> {

@@ -59,8 +59,8 @@ impl Plan {
         self.retry_at = Some(self.retry_at.map_or(at, |known| known.min(at)));
     }
 
-    /// Whether the driver takes so many further changes together. It does if the plan has no others, however many they are:
-    /// they are right by themselves, and never fit better.
+    /// Whether the driver takes so many further changes together. As the first changes of a plan they are always taken,
+    /// however many they are: waiting for a later pass would not give them more room.
     pub(crate) fn has_room_for(&self, changes: usize, cx: &PlanContext) -> bool {
         self.changes.is_empty() || self.changes.len() + changes <= cx.room
     }
@@ -79,7 +79,8 @@ pub(crate) struct PlanContext {
     pub(crate) now: Timestamp,
     /// What the wall clock shows, for times that people have set. It may be wrong, and may step forwards and backwards.
     pub(crate) wall: Timestamp,
-    /// Since when this manager leads. Nobody has watched before.
+    /// Since when this manager leads. What needed a leader to notice it, such as a deadline, can't have been noticed
+    /// earlier.
     pub(crate) led_since: Timestamp,
     /// Source of new ids; seeded, so that a run can be replayed.
     pub(crate) rng: StdRng,

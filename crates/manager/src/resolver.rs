@@ -92,16 +92,16 @@ impl Resolver {
         async move { asked.await.unwrap_or_else(|error| Err(error.to_string())) }.boxed().shared()
     }
 
-    /// Asks for the digest, unless it is known, and then for the platforms, unless the cluster knows them: registries such as
-    /// Docker Hub count the second question against their limits. What is found out is in `known`, also if the wait for the
-    /// rest is given up.
+    /// Asks for the digest, unless it is known, and then for the platforms, unless the cluster knows them: registries
+    /// such as Docker Hub count the second question against their limits. What is found out is in `known`, also if the
+    /// wait for the rest is given up.
     async fn look_up(&self, reference: ImageRef, view: &Tables, known: &mut Option<Pin>) -> Answer {
         let (turn, login) = (self.turns.acquire().await, credentials(&reference, view));
         let digest = match known {
             Some(pin) => pin.digest.clone(),
             None => self.registries.digest(reference.clone(), login.clone()).await?,
         };
-        // Others need their digests more than this one its platforms.
+        // The turn goes to the next lookup, because a digest is needed more urgently than platforms.
         drop(turn);
         let pin = known.insert(Pin::known(&digest, view));
         if !pin.platforms.is_empty() {

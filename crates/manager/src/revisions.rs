@@ -62,7 +62,7 @@ pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan
         plan.expect(Kind::Network, network.network.as_str());
     }
     for name in restored.spec.volumes() {
-        // It changes, so a removal that was planned before fails.
+        // This write changes the volume's version, so that a removal which was planned before meets a conflict.
         plan.put(Volume::clone(view.volume_by_name(name)?));
     }
     if missing(&restored.values, view).is_some() {
@@ -70,7 +70,7 @@ pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan
     }
     let ids: BTreeSet<&ValueId> = restored.values.iter().map(|pin| &pin.value).collect();
     for id in ids {
-        // They change for the same reason.
+        // Written for the same reason as the volumes above.
         if let Some(secret) = view.get::<StoredSecret>(id.as_str()) {
             plan.put(StoredSecret::clone(secret));
         } else if let Some(config) = view.get::<StoredConfig>(id.as_str()) {

@@ -153,7 +153,7 @@ fn waiting_with(volume: &Volume, view: &Tables) -> Vec<Key> {
     view.services_waiting().filter(uses).map(Key::of).collect()
 }
 
-/// Whether no task can notice the difference.
+/// Whether the node still takes the same tasks: nothing changed that a filter reads.
 fn offers_the_same(old: &Node, new: &Node) -> bool {
     let offer = |node: &Node| (node.state, node.spec.availability, node.role);
     offer(old) == offer(new) && old.spec.labels == new.spec.labels && old.description == new.description

@@ -2,8 +2,8 @@
 //! Control API and the plans for updates are made.
 //!
 //! A spec names a secret, and the version lies beside it, as the digest of its image does. So another version is another
-//! revision of the service: it rolls by the update policy, and a rollback brings the version back. A version is kept as long as
-//! a service, one of its earlier specs that are kept, or a task has it.
+//! revision of the service: it rolls by the update policy, and a rollback brings the version back. A version is kept as
+//! long as a service, one of its earlier specs that are kept, or a task has it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,9 +27,9 @@ pub(crate) fn pinned(service: &Service) -> impl Iterator<Item = (&ValueUse, &Pin
     service.spec.values().map(|(_, it)| it).zip(&service.values)
 }
 
-/// Returns the pins for a spec. `known` looks up a secret or config by its name. A use that follows the newest version keeps the
-/// one that the service has now (`before`), so that only an update of the secret changes it, unless a user replaces all
-/// tasks anyway.
+/// Returns the pins for a spec. `known` looks up a secret or config by its name. A use that follows the newest version
+/// keeps the one that the service has now (`before`), so that only an update of the secret changes it, unless a user
+/// replaces all tasks anyway.
 ///
 /// # Errors
 /// A secret, a config or a version does not exist.

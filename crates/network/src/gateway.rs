@@ -83,8 +83,8 @@ pub struct Gateway {
     machines: BTreeSet<IpAddr>,
     /// Connections that can no longer be right.
     outdated: BTreeSet<Selection>,
-    /// Those that were ended, and that the next audit ends again: a packet that was on its way to a target that has just gone
-    /// may have begun a connection after the others were ended.
+    /// Those that were ended, and that the next audit ends again: a packet that was on its way to a target that has
+    /// just gone may have begun a connection after the others were ended.
     ended: BTreeSet<Selection>,
     /// Chains to which no port leads any more: those that the next audit removes, and those that the one after it does.
     retired: [BTreeSet<String>; 2],

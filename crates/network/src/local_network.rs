@@ -1,4 +1,5 @@
-//! A network as this machine has it: the one door to the modules that make its parts.
+//! A network as this machine has it. Other crates make, change and remove networks only through this module, which calls
+//! those that make the parts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -57,8 +58,8 @@ impl LocalNetwork {
     /// own namespace, which a network of links of the machine (macvlan) does not have.
     ///
     /// # Errors
-    /// The spec is contradictory, no link has the underlay's address, or the kernel refuses. What has been made remains, for the
-    /// next call or for [`remove_network`].
+    /// The spec is contradictory, no link has the underlay's address, or the kernel refuses. What has been made
+    /// remains, for the next call or for [`remove_network`].
     pub fn ensure(node: &Namespace, file: &Path, spec: LocalNetworkSpec) -> Result<Self, NetworkError> {
         let mut network = Self {
             node: Connection::open(node)?,

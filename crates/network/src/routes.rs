@@ -114,8 +114,8 @@ fn describe(route: &Route) -> RouteMessage {
     };
     message.attributes.push(RouteAttribute::Oif(route.link));
     if own && route.destination.addr().is_ipv6() {
-        // With IPv6, a route replaces another one of the same destination and metric, whatever its link is. Several links may
-        // have a route to the same address, so each has a metric of its own.
+        // With IPv6, a route replaces another one of the same destination and metric, whatever its link is. Several
+        // links may have a route to the same address, so each has a metric of its own.
         message.attributes.push(RouteAttribute::Priority(OWN_METRIC + route.link));
     }
     if route.destination.prefix_len() > 0 {

@@ -134,9 +134,9 @@ impl StationTables {
             (AddressFamily::Bridge, None) if permanent => None,
             (AddressFamily::Bridge, None) => Some(StationEntry::Port(mac?, header.ifindex)),
             (AddressFamily::Bridge, Some(vtep)) => Some(StationEntry::Machine(mac?, header.ifindex, vtep)),
-            // Others come and go with the traffic.
+            // Entries that are not permanent come and go with the traffic.
             (_, address) if permanent && header.ifindex == self.bridge => {
-                // The mesh has its own.
+                // The mesh programs its placeholder itself.
                 Some(StationEntry::Neighbour(address?, mac.filter(|mac| *mac != PLACEHOLDER)?))
             }
             _ => None,

@@ -116,8 +116,8 @@ impl Tunnels {
     /// has left and `spec` does not name is removed.
     ///
     /// # Errors
-    /// No link of the host has the local address, the kernel has no WireGuard, or it refuses. What has been made remains, for the
-    /// next call or for [`crate::remove_network`].
+    /// No link of the host has the local address, the kernel has no WireGuard, or it refuses. What has been made
+    /// remains, for the next call or for [`crate::remove_network`].
     pub fn ensure(host: &Namespace, file: &Path, spec: TunnelsSpec) -> Result<Self, NetworkError> {
         let namespace = Namespace::make(file)?;
         let (inside, changes) = namespace.enter(|| Ok((Connection::open_here()?, set_here(PARAMETERS)?)))?;

@@ -1,7 +1,8 @@
 //! The VXLAN link of an overlay (RFC 7348): the port of its bridge that leads to other machines.
 //!
 //! The link is made in the machine's namespace, where its UDP socket stays, and is in the network's namespace from the
-//! start. It sends only to stations that its table names, and nothing to all machines: frames for others are dropped. ARP and neighbour solicitations for remote stations are answered by the bridge.
+//! start. It sends only to stations that its table names, and nothing to all machines: frames for others are dropped.
+//! ARP and neighbour solicitations for remote stations are answered by the bridge.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsRawFd;

@@ -143,8 +143,8 @@ impl Device {
         self.peers.get(&key).is_some_and(|it| it.is_kept_alive && it.allowed == [parts(allowed(key).as_bytes())])
     }
 
-    /// Adds a peer as the kernel tells it. A peer at the end of a message may be continued in the next one, which repeats its
-    /// key alone.
+    /// Adds a peer as the kernel tells it. A peer at the end of a message may be continued in the next one, which
+    /// repeats its key alone.
     fn add_peer(&mut self, peer: &[u8]) {
         let Some(key) = find(peer, peer::PUBLIC_KEY).and_then(|it| it.try_into().ok()).map(PublicKey) else { return };
         let known = self.peers.entry(key).or_default();

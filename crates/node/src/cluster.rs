@@ -151,7 +151,7 @@ impl Membership {
     pub(crate) async fn stop(self) {
         if let Some(manager) = &self.manager
             && manager.leadership().is_self
-            // Faster for everybody than an election.
+            // With a handover the next leader serves sooner than after an election.
             && manager.raft().hand_over(|_| true).await.is_some()
         {
             let mut leadership = manager.raft().leadership();

@@ -210,7 +210,8 @@ fn placement(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
     keys.finish()
 }
 
-/// Reads the platform on which a service is to run, as constraints. Of the images of an index, each node takes its own anyway.
+/// Reads the platform on which a service is to run, as constraints. Of the images of an index, each node takes its own
+/// anyway.
 fn platform(node: &Node) -> Result<Vec<Constraint>, Fault> {
     let text = node.text()?;
     let parts: Vec<&str> = text.split('/').collect();

@@ -102,7 +102,7 @@ impl NodeFacts {
         tokio::select! {
             Ok(()) = self.network.changed() => {}
             Ok(()) = self.cdi_devices.changed() => {}
-            // Nobody is left who could say so.
+            // Both senders are gone, so nothing will change any more.
             else => std::future::pending().await,
         }
     }

@@ -151,8 +151,8 @@ impl Drop for Monitor {
     }
 }
 
-/// The health of each container that has been checked, for those who ask this node. The leader is told only of changes of the
-/// state. Clones are the same board.
+/// The health of each container that has been checked, for those who ask this node. The leader is told only of changes
+/// of the state. Clones are the same board.
 #[derive(Clone, Debug, Default)]
 pub struct HealthBoard(Arc<Mutex<BTreeMap<TaskId, Health>>>);
 

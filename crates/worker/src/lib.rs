@@ -20,10 +20,11 @@
 //!
 //! This logic does not depend on containers, disks or the machine's clock. [`start_agent`] starts it over five traits:
 //! [`Executor`] runs tasks, [`NodeServices`] holds images and opens streams, [`NodeNetworks`] makes networks,
-//! [`TaskRecords`] and [`WorkerState`] keep what outlives the daemon. [`Worker`] provides the real implementations: containers (`executor/container.rs`: image
-//! from `images.rs`, container from `translate.rs` and the runtime), and files. The feature `fake` adds
-//! implementations in memory, for tests and a simulator: `FakeExecutor` on a `FakeMachine`, `FakeServices`,
-//! `FakeNetworks`, `MemoryRecords`, `MemoryState`. Every future that the logic spawns ends with its [`AgentHandle`].
+//! [`TaskRecords`] and [`WorkerState`] keep what outlives the daemon. [`Worker`] provides the real implementations:
+//! containers (`executor/container.rs`: image from `images.rs`, container from `translate.rs` and the runtime), and
+//! files. The feature `fake` adds implementations in memory, for tests and a simulator: `FakeExecutor` on a
+//! `FakeMachine`, `FakeServices`, `FakeNetworks`, `MemoryRecords`, `MemoryState`. Every future that the logic spawns
+//! ends with its [`AgentHandle`].
 
 mod agent;
 mod agent_handle;

@@ -1,5 +1,6 @@
-//! The latest status of each task and the reports on images and volumes, kept until the leader has acknowledged them. Changes
-//! while a batch is in flight go into the next batch, once. Task runners and images report here, and the agent sends.
+//! The latest status of each task and the reports on images and volumes, kept until the leader has acknowledged them.
+//! Changes while a batch is in flight go into the next batch, once. Task runners and images report here, and the agent
+//! sends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};

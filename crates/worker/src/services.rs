@@ -33,7 +33,8 @@ pub trait NodeServices: fmt::Debug + Send + Sync {
     /// Removes images that the cluster no longer needs, each once no task of this node uses it.
     fn drop_images(&self, digests: Vec<String>) -> BoxFuture<'static, ()>;
 
-    /// Removes the data of a volume that a user has removed, once no task of this node uses it; resolves when nothing is left.
+    /// Removes the data of a volume that a user has removed, once no task of this node uses it; resolves when nothing
+    /// is left.
     fn drop_volume(&self, volume: VolumeId) -> BoxFuture<'static, ()>;
 
     /// Opens a stream to the leader and serves it until it ends: exec, logs, a forwarded connection or a report.

@@ -1,6 +1,7 @@
-//! Exec, logs, forwarded connections, checks of networks and the health of tasks: opens the stream that the leader requested, and copies data
-//! between it and the task. Flow control extends from the user's terminal to the process: a process whose output is not read
-//! is blocked. This is the gRPC edge of `Streams.Data`; the requests themselves come from `session.rs`.
+//! Exec, logs, forwarded connections, checks of networks and the health of tasks: opens the stream that the leader
+//! requested, and copies data between it and the task. Flow control extends from the user's terminal to the process: a
+//! process whose output is not read is blocked. This is the gRPC edge of `Streams.Data`; the requests themselves come
+//! from `session.rs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

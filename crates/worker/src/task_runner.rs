@@ -339,7 +339,8 @@ impl TaskRunner {
         named.or_else(|| self.status.image_digest.clone())
     }
 
-    /// Ends the container, and waits until what it has sent has arrived. Returns how it ended and how long it ran; `None` if there was none.
+    /// Ends the container, and waits until what it has sent has arrived. Returns how it ended and how long it ran;
+    /// `None` if there was none.
     async fn stop_container(&mut self) -> Option<(ExitStatus, Duration)> {
         self.health = None;
         let TaskContainer::Runs { mut running, found } = std::mem::replace(&mut self.container, TaskContainer::Absent)

@@ -1,5 +1,5 @@
-//! Encrypted networks between the nodes of a real cluster. They need a kernel with WireGuard, which tests/guest/run.sh boots:
-//! elsewhere these tests are ignored.
+//! Encrypted networks between the nodes of a real cluster. They need a kernel with WireGuard, which tests/guest/run.sh
+//! boots: elsewhere these tests are ignored.
 #![allow(unsafe_code, reason = "the standard library has neither packet sockets nor namespaces")]
 
 use std::fs::File;

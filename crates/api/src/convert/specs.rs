@@ -195,7 +195,8 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             dns: Some((&spec.dns).into()),
             hosts: spec.hosts.iter().map(Into::into).collect(),
             healthcheck: Some((&spec.healthcheck).into()),
-            // What has its default is left out, so that a spec of an older build has the same bytes, and digest, in this one.
+            // What has its default is left out, so that a spec of an older build has the same bytes, and digest, in
+            // this one.
             update: (spec.update != UpdatePolicy::default()).then(|| (&spec.update).into()),
             rollback: (spec.rollback != UpdatePolicy::default()).then(|| (&spec.rollback).into()),
             stopped: spec.stopped,

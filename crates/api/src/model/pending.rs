@@ -194,8 +194,17 @@ mod tests {
         assert_eq!(PendingReason::NeedsRoom(counts.clone()).to_string(), text);
         let awaits = PendingReason::AwaitsRoom { node_id: "n".into(), node: "w1".into(), refused: counts };
         assert_eq!(awaits.to_string(), format!("{text}; it gets the room of tasks that are being stopped on w1"));
+        assert!(Filter::ALL.windows(2).all(|pair| pair[0].as_str() < pair[1].as_str()));
+    }
+
+    #[test]
+    fn a_reason_without_counts_is_a_sentence() {
         assert_eq!(PendingReason::NoNode.to_string(), "there is no node");
         assert_eq!(PendingReason::NoAddress("back".into()).to_string(), "no address is free in network back");
+    }
+
+    #[test]
+    fn a_task_whose_data_is_elsewhere_says_where() {
         let at = |node: &str, is_gone| VolumeAt { volume: "db".into(), node: node.into(), is_gone };
         let refused = BTreeMap::from([(Filter::Drained, 1), (Filter::Volume, 2)]);
         let reason =
@@ -204,12 +213,15 @@ mod tests {
         assert_eq!(reason(at("w1", false)).to_string(), format!("{text}; the data of volume `db` is on node w1"));
         let gone = "; the data of volume `db` was on node w1, which was removed";
         assert_eq!(reason(at("w1", true)).to_string(), format!("{text}{gone}"));
+    }
+
+    #[test]
+    fn a_task_of_another_platform_names_those_of_its_image() {
         let image = |count| (0..count).filter_map(|it| Platform::new("linux", &format!("a{it}"), None)).collect();
         let refused = BTreeMap::from([(Filter::NotReady, 1), (Filter::Platform, 2)]);
         let reason = |image| PendingReason::OtherPlatforms { image, refused: refused.clone(), needs_room: false };
         let text = "no node fits: 1 of 3 not ready, 2 of 3 of another platform than the image's (linux/a0, linux/a1)";
         assert_eq!(reason(image(2)).to_string(), text);
         assert!(reason(image(10)).to_string().ends_with("linux/a7, 2 more)"));
-        assert!(Filter::ALL.windows(2).all(|pair| pair[0].as_str() < pair[1].as_str()));
     }
 }

@@ -1,4 +1,5 @@
-//! Streams between a user and a task, and from a task's node to the leader: what a stream is opened for, and the frames that travel on it.
+//! Streams between a user and a task, and from a task's node to the leader: what a stream is opened for, and the frames
+//! that travel on it.
 
 use std::num::NonZeroU16;
 

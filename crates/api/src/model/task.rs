@@ -176,8 +176,8 @@ impl Task {
         !self.status.state.is_terminal() && !self.desired_state.is_stopping()
     }
 
-    /// Returns whether the task does its work, so that new connections may go to it: it runs, is not unhealthy, and is not to
-    /// be stopped.
+    /// Returns whether the task does its work, so that new connections may go to it: it runs, is not unhealthy, and is
+    /// not to be stopped.
     pub fn is_serving(&self) -> bool {
         self.status.state == TaskState::Running && !self.status.is_unhealthy() && self.is_live()
     }

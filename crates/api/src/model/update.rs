@@ -159,8 +159,8 @@ impl UpdatePolicy {
         self.failure_action == FailureAction::Continue || self.max_failure_ratio.covers(failed, tasks)
     }
 
-    /// Returns how long a task whose service has this health check may take until it serves. `health`: its own, which is known
-    /// once it runs, and with it the settings of the image.
+    /// Returns how long a task whose service has this health check may take until it serves. `health`: its own, which
+    /// is known once it runs, and with it the settings of the image.
     pub fn deadline(&self, check: &HealthSpec, health: Option<&Health>) -> Duration {
         let found_out = || match (&check.test, health) {
             (Some(HealthTest::None), _) => Duration::ZERO,

@@ -1,7 +1,8 @@
 //! Secrets and configs: values that users store once, and that tasks get as files in memory or as variables.
 //!
-//! Both are the same but for who may see them. The object of a secret or config describes its versions, and the bytes of each
-//! version are an object of their own ([`ValueData`]), so that no list, event or answer about a secret has them.
+//! Both are the same but for who may see them. The object of a secret or config describes its versions, and the bytes
+//! of each version are an object of their own ([`ValueData`]), so that no list, event or answer about a secret has
+//! them.
 
 use std::collections::BTreeMap;
 use std::fmt;

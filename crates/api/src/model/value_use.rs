@@ -126,8 +126,8 @@ pub fn folder_of(path: &str) -> Option<(&'static str, &str)> {
         .find_map(|folder| Some((folder, path.strip_prefix(folder)?.strip_prefix('/')?)))
 }
 
-/// Returns what is wrong with the uses together, each with its index: two files at one path, a file where another one needs a
-/// folder, and a variable that is there twice.
+/// Returns what is wrong with the uses together, each with its index: two files at one path, a file where another one
+/// needs a folder, and a variable that is there twice.
 pub fn clashes<'a>(uses: impl Iterator<Item = (ValueKind, &'a ValueUse)>) -> Vec<(usize, &'static str, String)> {
     let (mut paths, mut variables) = (BTreeMap::new(), BTreeMap::new());
     let mut found = Vec::new();

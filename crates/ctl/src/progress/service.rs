@@ -323,7 +323,7 @@ mod tests {
         assert!(
             ended(&left, true).starts_with("service web: the update has ended, and 1 of 3 tasks have their old spec")
         );
-        // The service was rolled back before this change, which has come to be.
+        // The service was rolled back before this change, which has taken effect.
         let mut scaled = of(RolledBack, 0);
         scaled.tasks.converged = true;
         assert_eq!(ended(&scaled, false), "Break(())");

@@ -14,7 +14,7 @@ use flota_raft_store::faults::{self, Fault};
 const TOLERANCE: u128 = 10;
 /// At one look, the number of tasks at most doubles, or grows by this.
 const LEAST_GROWTH: u64 = 4;
-/// A window begins anew after a gap of so many seconds without a measurement, because nobody knows what the load was then.
+/// A window begins anew after so long a gap without a measurement, because the load during the gap is not known.
 const GAP: Duration = Duration::from_secs(60);
 
 /// The number of tasks that a load needs, and why.
@@ -97,7 +97,8 @@ fn metrics(policy: &ScalePolicy, tasks: &[TaskUsage]) -> Vec<Metric> {
 /// What the load of one service has needed of late, with the number of tasks that it has now.
 #[derive(Debug, Default)]
 pub(super) struct Window {
-    /// The number of tasks that it is about. Another number, whoever has set it, begins a new window.
+    /// The number of tasks that the service had during the window. When it changes, for whatever reason, a new window
+    /// begins.
     replicas: u64,
     /// In the order of their times, without a gap.
     needs: VecDeque<(Instant, Needs)>,

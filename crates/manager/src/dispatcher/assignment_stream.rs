@@ -23,8 +23,8 @@ use super::programmed::{Programmed, Withdrawal};
 use super::sessions::{SessionOutbox, Sessions, outgoing};
 use crate::replica::Replica;
 
-/// Sends the node's networks, its assignments and the addresses of the managers for as long as the session lasts. Returns when the
-/// node was removed. `held` are the images that the node reported.
+/// Sends the node's networks, its assignments and the addresses of the managers for as long as the session lasts.
+/// Returns when the node was removed. `held` are the images that the node reported.
 ///
 /// # Errors
 /// The worker has closed the session.

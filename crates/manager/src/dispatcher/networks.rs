@@ -103,7 +103,7 @@ impl ToldNetworks {
     }
 }
 
-/// Adds all of a network.
+/// Adds a network with its services and endpoints, for a node that knows nothing of it yet.
 fn add_network(network: &Network, node: &NodeId, view: &Tables, update: &mut NetworkUpdate) {
     update.networks.push(config(network));
     if network.is_ingress() {

@@ -21,9 +21,10 @@ struct Entry<'a> {
     groups: Vec<String>,
 }
 
-/// Returns the slots in the order in which they are kept. Assigned ones come first, then running ones. Of these, the first of
-/// each group of the spread comes before the second of any, level by level, and so does the first of each node; to pack,
-/// those on the nodes with most of them come first. Then come those on nodes with few tasks in all, and lower numbers.
+/// Returns the slots in the order in which they are kept. Assigned ones come first, then running ones. Of these, the
+/// first of each group of the spread comes before the second of any, level by level, and so does the first of each
+/// node; to pack, those on the nodes with most of them come first. Then come those on nodes with few tasks in all, and
+/// lower numbers.
 pub(super) fn keep_order<'a>(
     spec: &ServiceSpec,
     slots: impl Iterator<Item = (u64, &'a Slot)>,

@@ -32,12 +32,14 @@ pub(super) enum Move {
     StartPrepared(u64),
     /// Stop the task of this slot; its successor runs once it has ended.
     Replace(u64),
-    /// Look again after [`LOOK_AFTER`]: a slot that does not serve holds up the others. The end of that is no change of a slot
-    /// that moves, so nothing else would continue the moves.
+    /// Look again after [`LOOK_AFTER`]: a slot that does not serve holds up the others. The end of that is no change of
+    /// a slot that moves, so nothing else would continue the moves.
     Look,
 }
 
-/// Whether the task has to leave its node, which is drained, does not meet its constraints, or has tasks of a service from which its own keeps apart, and which can still stop it in order.
+/// Whether the task has to leave its node: a user has moved it, the node is drained, it does not meet the constraints of the
+/// service, or it has tasks of another service that must be on other nodes. A task on a node that is down is replaced
+/// instead.
 pub(super) fn is_leaving(task: &Task, view: &Tables) -> bool {
     let service = view.service(&task.service_id);
     let suits = |service: &Arc<Service>, node: &Node| {

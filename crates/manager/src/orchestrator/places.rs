@@ -27,7 +27,7 @@ pub(super) fn places<'a>(service: &Service, slots: &'a BTreeMap<u64, Slot>, view
     let counted = slots.iter().filter(|(_, slot)| slot.counts()).map(|(number, slot)| (*number, slot));
     let (mode, count) = (&service.spec.mode, service.replicas().unwrap_or_default());
     let (kept, surplus) = match mode {
-        // What is done stays done.
+        // A stopped job keeps its results, so that its work is not done again after a start.
         _ if service.spec.stopped => counted.partition(|(_, slot)| mode.is_job() && slot.is_done()),
         // Not called for the mode cron, whose slots belong to runs.
         ServiceMode::Replicated { .. } | ServiceMode::ReplicatedJob { .. } | ServiceMode::Cron { .. } => {

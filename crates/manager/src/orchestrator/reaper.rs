@@ -1,5 +1,6 @@
 //! Deletes tasks whose removal was requested and that have ended, tasks of removed nodes, and old history. The history
-//! of a slot is its newest task, its last failure, and the last one that was preempted; of the mode cron, those of each run that is kept.
+//! of a slot is its newest task, its last failure, and the last one that was preempted; of the mode cron, those of each
+//! run that is kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -77,7 +78,7 @@ fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
     for task in slot {
         let unassigned = task.node_id.is_none();
         let ended = task.status.state.is_terminal() || unassigned;
-        // What is done stays done.
+        // The result of a job is kept, so that its work is not done again.
         let is_result = task.has_done_its_work()
             && view.service(&task.service_id).is_some_and(|service| {
                 let is_present = service.spec_version == task.spec_version || service.cron.run(task.run).is_some();

@@ -259,8 +259,8 @@ fn record_failures(
     true
 }
 
-/// Returns the status of an update that goes on now: it had ended before nodes were there that have tasks of an earlier spec,
-/// or an older build has begun it and did not note whether it had ended.
+/// Returns the status of an update that goes on now: it had ended before nodes were there that have tasks of an earlier
+/// spec, or an older build has begun it and did not note whether it had ended.
 fn caught_up(service: &Service, kept: &BTreeMap<u64, &Slot>, view: &Tables) -> Option<UpdateStatus> {
     let update = &service.update;
     let may_be_late = service.spec.mode == (ServiceMode::Global {}) || service.spec_set_at == Timestamp::default();

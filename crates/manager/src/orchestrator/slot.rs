@@ -97,8 +97,8 @@ impl Slot {
         self.tasks.last()
     }
 
-    /// Whether the last task before this one that had a node was stopped for one of a higher priority, and the slot has waited
-    /// for room since.
+    /// Whether the last task before this one that had a node was stopped for one of a higher priority, and the slot has
+    /// waited for room since.
     pub(super) fn is_preempted_before(&self, task: &Task) -> bool {
         let mut before = self.tasks.iter().rev().skip_while(|it| it.id != task.id).skip(1);
         before.find(|it| it.node_id.is_some()).is_some_and(|it| it.preempted_by.is_some())

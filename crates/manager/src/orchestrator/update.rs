@@ -145,8 +145,8 @@ impl<'a> Survey<'a> {
             self.outlook.steps.push(Step::StartPrepared(number));
             return;
         }
-        // The old task is stopped early only if that gives its successor room, or if it has no node itself. It would take the
-        // next one that there is, while the time runs in which the new one has to serve.
+        // The old task is stopped early only if that gives its successor room, or if it has no node itself. It would
+        // take the next one that there is, while the time runs in which the new one has to serve.
         let needs_room = successor.pending_reason.as_ref().is_some_and(PendingReason::needs_room);
         let does_nothing = slot.current().is_some_and(|task| task.node_id.is_none());
         if successor.status.state == TaskState::Ready || needs_room || does_nothing {
@@ -200,8 +200,8 @@ pub(super) fn is_outdated(slot: &Slot) -> bool {
     slot.current().is_some_and(|task| !slot.is_present(task))
 }
 
-/// Whether the slot belongs to a node that takes no tasks now, or that is lost and keeps it. Its task stays as it is until the
-/// node does.
+/// Whether the slot belongs to a node that takes no tasks now, or that is lost and keeps it. Its task stays as it is
+/// until the node does.
 pub(super) fn waits_for_node(eligible: &Eligibility, slot: &Slot, view: &Tables) -> bool {
     let takes = |id: &NodeId| view.node(id).is_some_and(|node| eligible.takes(node));
     let is_lost = |task: &Task| view.node_of(task).is_some_and(|node| node.state == NodeState::Down);

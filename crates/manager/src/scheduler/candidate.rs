@@ -47,7 +47,7 @@ pub(super) struct Candidate<'a> {
     claimed: Vec<GenericResource>,
     /// Tasks that this plan stops.
     leaving: Vec<TaskId>,
-    /// Tasks that are taken to have ended.
+    /// Tasks whose resources count as free.
     without: Vec<TaskId>,
 }
 
@@ -82,8 +82,8 @@ pub(super) fn without_replaced<'a>(tasks: &[&Arc<Task>], service: &ServiceId, vi
 }
 
 impl<'a> Candidate<'a> {
-    /// A node with the tasks that it has in the tables, and with those of other services of the same priority or a higher one
-    /// that wait for room there as if they had it.
+    /// A node with the tasks that it has in the tables, and with those of other services of the same priority or a
+    /// higher one that wait for room there as if they had it.
     pub(super) fn new(node: &'a Arc<Node>, service: &ServiceId, view: &Tables) -> Self {
         let mut it = Self {
             node,
@@ -208,7 +208,7 @@ impl<'a> Candidate<'a> {
         devices
     }
 
-    /// The node as it is once this task of it has ended.
+    /// Returns the node without what this task of it holds.
     pub(super) fn without(mut self, task: &Task, view: &Tables) -> Self {
         let held = view.spec_of(task).map(|spec| spec.reservations).unwrap_or_default();
         self.load.reserved = self.load.reserved.minus(&held);
@@ -216,7 +216,7 @@ impl<'a> Candidate<'a> {
         self
     }
 
-    /// The node as it is if this task, which was taken to have ended, has not.
+    /// Undoes [`Candidate::without`] for this task.
     pub(super) fn with(mut self, task: &Task, view: &Tables) -> Self {
         let held = view.spec_of(task).map(|spec| spec.reservations).unwrap_or_default();
         self.load.reserved = self.load.reserved.plus(&held);

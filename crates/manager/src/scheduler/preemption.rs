@@ -55,8 +55,8 @@ impl<'a> Preemption<'a> {
         (priority > lowest).then_some(Self { service, priority, view, offers: None, last: None })
     }
 
-    /// Returns where the task gets room: where it waits for it already, or else where that costs least. `only` is the one node
-    /// on which it can run, if there is only one.
+    /// Returns where the task gets room: where it waits for it already, or else where that costs least. `only` is the
+    /// one node on which it can run, if there is only one.
     pub(super) fn find(&mut self, task: &Task, only: Option<&NodeId>, nodes: &Ranking<'a>) -> Option<Room<'a>> {
         // A move to a better node is given up if there is no room.
         let mut slot = self.view.tasks_of_slot(&task.service_id, task.slot);

@@ -43,7 +43,7 @@ pub struct DnsServer {
 }
 
 impl DnsServer {
-    /// Starts the server's thread in the namespace of the caller. It serves nobody yet.
+    /// Starts the server's thread in the namespace of the caller. It answers no queries until it is given networks.
     ///
     /// `resolv_conf` is the file that names the machine's resolvers. It is read again when it changes.
     ///

@@ -50,7 +50,8 @@ pub(super) fn restore(former: &Path) -> Result<(), NetworkError> {
 /// Returns what a router's parameters are.
 fn wanted() -> Vec<(String, &'static str)> {
     let interfaces = std::fs::read_dir(Path::new(PARAMETERS).join("net/ipv6/conf")).into_iter().flatten().flatten();
-    // A router ignores router advertisements (1) unless told to obey them nevertheless (2), and so would lose its own routes.
+    // A router ignores router advertisements (1) unless told to obey them nevertheless (2), and so would lose its own
+    // routes.
     let obeying = interfaces.map(|entry| format!("net/ipv6/conf/{}/accept_ra", entry.file_name().to_string_lossy()));
     let obeying = obeying.filter(|name| parameter(name).is_some_and(|value| value == "1"));
     let forwarding = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"].map(|name| (name.to_owned(), "1"));

@@ -141,9 +141,9 @@ impl Uplink {
             let way = Way::Gateway(network_address(IpVersion::of(subnet.addr())));
             Route { destination: subnet.trunc(), link, way }
         };
-        // Replies to ::1 come from the network, and the kernel takes packets to that address only by a route of the interface
-        // on which they arrive (`rt6_need_strict` in net/ipv6/route.c). Nobody else can send them: those whose destination
-        // is ::1 on the wire are dropped before.
+        // Replies to ::1 come from the network, and the kernel takes packets to that address only by a route of the
+        // interface on which they arrive (`rt6_need_strict` in net/ipv6/route.c). Nobody else can send them: those
+        // whose destination is ::1 on the wire are dropped before.
         let loopback = Route { destination: IpAddr::from(Ipv6Addr::LOCALHOST).into(), link, way: Way::Own };
         self.subnets.iter().map(to).chain(self.has(IpVersion::V6).then_some(loopback)).collect()
     }

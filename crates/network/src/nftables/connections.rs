@@ -108,9 +108,9 @@ impl Connections {
 
     /// Returns whether the connection was still there.
     ///
-    /// The kernel is told which one by the addresses and ports of its replies, because these include the address to which the
-    /// connection was sent. A new connection of the client may have the same original tuple and even the same id, because the kernel makes ids of that tuple and of addresses in
-    /// memory, which it uses again.
+    /// The kernel is told which one by the addresses and ports of its replies, because these include the address to
+    /// which the connection was sent. A new connection of the client may have the same original tuple and even the same
+    /// id, because the kernel makes ids of that tuple and of addresses in memory, which it uses again.
     fn forget(&mut self, family: u8, connection: &[u8]) -> Result<bool, NetworkError> {
         // Without a tuple, the kernel would forget all connections.
         let Some(replies) = attributes::find(connection, TUPLE_REPLY) else { return Ok(false) };

@@ -1,5 +1,5 @@
-//! Every metric of a node, with its unit in its name. All are read when they are asked for: nothing is counted for their sake
-//! but what the parts count themselves.
+//! Every metric of a node, with its unit in its name. All are read when they are asked for: nothing is counted for
+//! their sake but what the parts count themselves.
 
 use std::collections::BTreeMap;
 use std::fmt;

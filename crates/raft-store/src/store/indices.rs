@@ -1,6 +1,6 @@
 //! Indices over the tables: the tasks of a service, of a slot and of a node, those that wait or have failed, what
-//! unfinished tasks use, which specs depend on a service, who holds which image, who may have data of a removed volume, and which nodes are managers.
-//! Those of networks are in `networks.rs`.
+//! unfinished tasks use, which specs depend on a service, who holds which image, who may have data of a removed volume,
+//! and which nodes are managers. Those of networks are in `networks.rs`.
 //!
 //! [`super::Tables::put`] and [`super::Tables::remove`] keep them up to date, so a change costs what it touches. They
 //! follow from the objects, so they are neither in the digest nor in a snapshot.

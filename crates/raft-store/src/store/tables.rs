@@ -313,8 +313,8 @@ impl Tables {
         self.object(kind, id).map(|object| object.meta().version)
     }
 
-    /// Inserts or replaces an object and updates all indices. Planners use it for their overlays, and it leaves the digest as
-    /// it is; the tables of the store change only through `apply`.
+    /// Inserts or replaces an object and updates all indices. Planners use it for their overlays, and it leaves the
+    /// digest as it is; the tables of the store change only through `apply`.
     pub fn put(&mut self, object: Object) {
         self.replace(object);
     }

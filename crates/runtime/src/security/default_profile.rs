@@ -1,7 +1,8 @@
 //! The profile of a container that has none: Docker's default (moby/profiles, seccomp/default_linux.go).
 //!
-//! Calls that are not named fail with EPERM, and newer ones with ENOSYS ([`super::seccomp`]). Calls that require a capability in the kernel anyway are allowed with it.
-//! The profile's condition for ptrace, kernel 4.8 or newer, always holds where Flota runs.
+//! Calls that are not named fail with EPERM, and newer ones with ENOSYS ([`super::seccomp`]). Calls that require a
+//! capability in the kernel anyway are allowed with it. The profile's condition for ptrace, kernel 4.8 or newer, always
+//! holds where Flota runs.
 
 use crate::oci::{Argument, Seccomp, SyscallRule};
 

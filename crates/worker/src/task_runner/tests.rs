@@ -108,7 +108,8 @@ async fn a_container_that_stops_within_its_grace_is_not_killed() {
     assert_about(&[begin.elapsed().as_millis()], &[3_000]);
 }
 
-/// Asserts that a task's end is reported, and what it has on the machine removed, when what its program has sent has arrived.
+/// Asserts that a task's end is reported, and what it has on the machine removed, when what its program has sent has
+/// arrived.
 async fn assert_end_follows_flush(program: FakeProgram, desired: DesiredState, end: TaskState) {
     let node = Node::with(FakeProgram { flush_delay: SECOND, ..program });
     let mut daemon = node.daemon();

@@ -156,8 +156,8 @@ fn tasks_that_are_being_stopped_are_awaited_before_others_go_and_hold_their_room
     assert_eq!(steps(&cluster, "high"), ["p waits on b"], "the node may come back, and the counts say how it is");
     cluster.put(node("b").into_object());
     assert_eq!(steps(&cluster, "high"), [""; 0]);
-    // What the task leaves is for the one that waits for it, and for those that are more important. Its equal gets the room of
-    // another one there.
+    // What the task leaves is for the one that waits for it, and for those that are more important. Its equal gets the
+    // room of another one there.
     cluster.put(
         Task { slot: 4, status: TaskStatus { state: TaskState::Shutdown, ..stopping.status.clone() }, ..stopping }
             .into_object(),

@@ -192,9 +192,9 @@ impl RaftLogReader<TypeConfig> for LogStore {
         futures::stream::iter(slots.into_iter().filter_map(move |slot| log.entry(slot).transpose()))
     }
 
-    // Limits the size of one message: many small entries together may be too large. Nothing is sent if the first entry was purged:
-    // the library purges what a follower still lacks once its replication has failed, and the stream that has failed may read once
-    // more. It would send later entries as if they followed the last one that it has sent.
+    // Limits the size of one message: many small entries together may be too large. Nothing is sent if the first entry
+    // was purged: the library purges what a follower still lacks once its replication has failed, and the stream that
+    // has failed may read once more. It would send later entries as if they followed the last one that it has sent.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<RaftEntry>, io::Error> {
         let slots = self.index().range(start..end);
         let (mut found, mut bytes) = (Vec::new(), 0);

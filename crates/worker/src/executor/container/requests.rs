@@ -21,8 +21,8 @@ const PAGE_BOUND: usize = 4 << 20;
 /// Longest line of a page in bytes.
 const LINE_BOUND: usize = 16 << 10;
 
-/// Calls `each` with the lines of a page of the container. Lines that are too long are left out, and so is what is beyond the
-/// bound of a page.
+/// Calls `each` with the lines of a page of the container. Lines that are too long are left out, and so is what is
+/// beyond the bound of a page.
 ///
 /// # Errors
 /// The container does not answer, or with another status than 200, or the page breaks off.
@@ -80,7 +80,7 @@ impl Lines {
     }
 }
 
-/// Sends a GET request to a port of the container, and takes what is wanted of its response.
+/// Sends a GET request to a port of the container, and returns what `take` makes of the response.
 ///
 /// # Errors
 /// The container does not answer, or what `take` says.

@@ -1,9 +1,9 @@
 //! The step that provides a task's secrets and configs as files in memory.
 //!
-//! All are in one file system of the kind ramfs, with a folder for each task. Its pages are never swapped and never written to a
-//! disk, by any kernel. (tmpfs has the option `noswap` only since Linux 6.3.) It has no bound of its own, but only the
-//! daemon writes to it, and containers see it read-only. Supervisors have copies of this node's mounts, so it is one file system
-//! for all tasks: what is removed from it is gone for every copy.
+//! All are in one file system of the kind ramfs, with a folder for each task. Its pages are never swapped and never
+//! written to a disk, by any kernel. (tmpfs has the option `noswap` only since Linux 6.3.) It has no bound of its own,
+//! but only the daemon writes to it, and containers see it read-only. Supervisors have copies of this node's mounts, so
+//! it is one file system for all tasks: what is removed from it is gone for every copy.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

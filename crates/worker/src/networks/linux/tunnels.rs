@@ -141,7 +141,8 @@ impl TunnelState {
 }
 
 impl LinuxKernel {
-    /// Makes the tunnels, for all encrypted networks of the view: those of an earlier daemon must lose no member that they have.
+    /// Makes the tunnels, for all encrypted networks of the view: those of an earlier daemon must lose no member that
+    /// they have.
     pub(super) fn ensure_tunnels(&mut self, view: &View, local: IpAddr) -> Result<&Tunnels, KernelError> {
         if self.tunnels.made.is_none() {
             for network in view.networks.values().filter(|it| it.config.encrypted) {
@@ -229,7 +230,8 @@ mod tests {
         SocketAddr::new([198, 18, 0, node].into(), 51_820)
     }
 
-    /// Takes what the kernel would be told: keys with the nodes that they lead to, and the number of senders that come and go.
+    /// Takes what the kernel would be told: keys with the nodes that they lead to, and the number of senders that come
+    /// and go.
     fn told(state: &mut TunnelState) -> (Vec<(u8, Option<SocketAddr>)>, usize, usize) {
         let change = std::mem::take(&mut state.pending);
         let comes = change.senders.values().filter(|it| **it).count();
