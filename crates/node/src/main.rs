@@ -11,6 +11,7 @@ mod daemon;
 mod join;
 mod local;
 mod node;
+mod port;
 mod registries;
 mod renewal;
 mod rpc;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::{Clock, Random};
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{Platform, RegistryCredentials};
+use flota_api::model::{Platform, RegistryCredentials, Role};
 use flota_api::proto::images::image_store_server::ImageStoreServer;
 use flota_api::seal::Sealer;
 use flota_identity::{Dialer, Identity};
@@ -157,6 +157,11 @@ impl Worker {
     /// Becomes true when the cluster has removed this node.
     pub fn removed(&self) -> watch::Receiver<bool> {
         self.agent.removed()
+    }
+
+    /// The role that the cluster gives this node, as the leader said last; `None` before the first session.
+    pub fn role(&self) -> watch::Receiver<Option<Role>> {
+        self.agent.role()
     }
 
     /// Imports an archive as an image. Returns it with the given name, or else the names in the archive, made whole.
