@@ -5,10 +5,11 @@ use clap::ValueEnum;
 use flota_api::model;
 use flota_api::proto::control::{ChangeRoleRequest, ListRequest};
 use flota_api::proto::types;
+use flota_api::reason::Reason;
 
 use super::{get_row, list, parsed};
 use crate::client::{Client, request_id};
-use crate::error::named;
+use crate::error::{named, reason};
 use crate::printer;
 use crate::progress::{self, WaitOptions};
 
@@ -41,13 +42,24 @@ pub(super) async fn run(
         change(client, name, role).await?;
         let what = if role == model::Role::Manager { "promotion" } else { "demotion" };
         progress::until(wait, what, || async move {
-            let row = get_row(client, name).await?;
+            let row = match get_row(client, name).await {
+                Err(error) if role == model::Role::Worker && is_no_manager(&error) => return Ok(None),
+                row => row?,
+            };
             Ok(row.role_change.map(|change| format!("{name} is {} ({change})", row.node.role)))
         })
         .await?;
         printer::line(name);
     }
-    advise(client).await
+    match advise(client).await {
+        Err(error) if role == model::Role::Worker && is_no_manager(&error) => Ok(()),
+        advised => advised,
+    }
+}
+
+/// Whether every node that was asked is no manager. After a demotion that was accepted there, it is the demoted one.
+fn is_no_manager(error: &anyhow::Error) -> bool {
+    reason(error) == Some(Reason::NotAManager)
 }
 
 /// Gives a node a role. Returns before it has taken it.
