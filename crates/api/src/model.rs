@@ -60,7 +60,8 @@ pub use network::{
     NetworkDriver, NetworkSpec, NodePort, Protocol, PublishMode, PublishedPort, Subnet, SubnetSpec, VirtualIp,
 };
 pub use node::{
-    Availability, Balancer, ListeningTask, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role, RoleChange,
+    Availability, Balancer, ListeningTask, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role,
+    RoleChange,
 };
 pub use pending::{Filter, PendingReason, VolumeAt};
 pub use pinned_image::PinnedImage;

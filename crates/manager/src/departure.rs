@@ -54,9 +54,8 @@ impl Quorum {
     /// Whether the voters other than this one have a majority that answers and has every entry.
     pub(crate) fn goes_on_without(&self, raft_id: u64) -> bool {
         let left = self.voters.iter().filter(|id| **id != raft_id);
-        let (left, caught_up) = left.fold((0, 0), |(left, caught_up), id| {
-            (left + 1, caught_up + usize::from(self.caught_up.contains(id)))
-        });
+        let (left, caught_up) =
+            left.fold((0, 0), |(left, caught_up), id| (left + 1, caught_up + usize::from(self.caught_up.contains(id))));
         caught_up > left / 2
     }
 }

@@ -25,8 +25,8 @@ use crate::dispatcher::{Dispatcher, DispatcherService};
 use crate::forward::{Forward, LeaderChannel};
 use crate::leader;
 use crate::replica::Replica;
-use crate::rights;
 use crate::resolver::{self, DigestLookup, Resolver};
+use crate::rights;
 use crate::streams::{StreamBroker, StreamsService};
 use crate::term_clock::TermClock;
 

@@ -107,7 +107,8 @@ async fn apply(raft: &RaftNode, change: Option<&MembershipChange>) -> Result<(),
         None => raft.finish_change().await?,
         Some(MembershipChange::Add(id, address)) => raft.add_member(*id, address).await?,
         Some(MembershipChange::Remove(id)) => {
-            if raft.members().iter().any(|it| it.id == *id && it.votes) && !Quorum::of(raft).await.goes_on_without(*id) {
+            if raft.members().iter().any(|it| it.id == *id && it.votes) && !Quorum::of(raft).await.goes_on_without(*id)
+            {
                 return Err(ChangeError::NoMajority(*id));
             }
             raft.remove_member(*id).await?;

@@ -204,7 +204,11 @@ impl Membership {
 
     /// Begins to renew the node's certificate. Its identity must be on disk.
     /// Returns the role in the certificate, and each change of it.
-    pub(crate) fn begin_renewals(&self, state: &StateDir, manager: watch::Receiver<ManagerState>) -> watch::Receiver<Role> {
+    pub(crate) fn begin_renewals(
+        &self,
+        state: &StateDir,
+        manager: watch::Receiver<ManagerState>,
+    ) -> watch::Receiver<Role> {
         let (certified, role) = watch::channel(self.certified_role());
         let renewals = Renewals {
             credentials: self.credentials.clone(),

@@ -315,7 +315,10 @@ async fn follow_role(node: Weak<Node>, id: NodeId, mut certified: watch::Receive
             match taken {
                 Ok(()) => std::future::pending().await,
                 Err(error) => {
-                    tracing::warn!(error = format!("{error:#}"), "failed to take the role of the certificate; retrying");
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "failed to take the role of the certificate; retrying"
+                    );
                     tokio::time::sleep(ROLE_PAUSE).await;
                 }
             }

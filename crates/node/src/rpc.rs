@@ -229,7 +229,12 @@ mod tests {
         let mut is_served = async |id: &str, path: &str| {
             let address = ([127, 0, 0, 1], 1).into();
             let mut request = Request::builder().uri(path).body(Body::empty()).expect("a request");
-            request.extensions_mut().insert(Peer::Node { id: id.into(), role: Role::Manager, address, key: String::new() });
+            request.extensions_mut().insert(Peer::Node {
+                id: id.into(),
+                role: Role::Manager,
+                address,
+                key: String::new(),
+            });
             let response = port.call(request).await.expect("it is infallible");
             Status::from_header_map(response.headers()).is_none()
         };

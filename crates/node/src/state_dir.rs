@@ -128,9 +128,8 @@ impl StateDir {
         // The key first: the rest can't be read without it.
         remove(&self.root.join(STORE_KEY))?;
         remove(&self.root.join("raft-id"))?;
-        let is_damaged = |path: &PathBuf| {
-            path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(DAMAGED.as_bytes()))
-        };
+        let is_damaged =
+            |path: &PathBuf| path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(DAMAGED.as_bytes()));
         let damaged = fs_err::read_dir(&self.root)?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_damaged);
         for path in damaged.chain([self.raft()].into_iter().filter(|path| path.exists())) {
             fs_err::remove_dir_all(path)?;

@@ -14,10 +14,10 @@ use flota_api::Malformed;
 use flota_api::defaults::{MESSAGE_BOUND, SESSION_FORMAT};
 use flota_api::model::{Assignment, ServiceSpec, TaskStatus};
 use flota_api::proto::dispatcher as pd;
-use flota_api::proto::types as pt;
 use flota_api::proto::dispatcher::dispatcher_client::DispatcherClient;
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::worker_message::Message as ToManager;
+use flota_api::proto::types as pt;
 use flota_api::version::Timestamp;
 
 use crate::messages::{

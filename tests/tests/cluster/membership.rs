@@ -39,7 +39,8 @@ fn node_asks_for_itself_alone() {
     script(1, |it| {
         let worker = &it.cluster().workers[0];
         let (id, address) = (worker.node_id.clone(), worker.host.address());
-        let peer = Peer::Node { id: id.clone(), role: Role::Worker, address: address.parse().unwrap(), key: String::new() };
+        let peer =
+            Peer::Node { id: id.clone(), role: Role::Worker, address: address.parse().unwrap(), key: String::new() };
         let other = it.cluster().managers[0].node_id.to_string();
         for node_id in [other, id.to_string()] {
             let request = JoinRaftRequest { node_id, address: address.clone() };

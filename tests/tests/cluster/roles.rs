@@ -19,12 +19,8 @@ const CONTROL: &str = "/flota.control.Control/ListNodes";
 
 /// The role in which each manager that runs lets a node call, which shows a manager's certificate; `None` if not at all.
 fn rights(cluster: &SimCluster, node: &str) -> Vec<Option<Role>> {
-    let peer = Peer::Node {
-        id: node.into(),
-        role: Role::Manager,
-        address: ([127, 0, 0, 1], 1).into(),
-        key: String::new(),
-    };
+    let peer =
+        Peer::Node { id: node.into(), role: Role::Manager, address: ([127, 0, 0, 1], 1).into(), key: String::new() };
     let role = |peer: Peer| match peer {
         Peer::Node { role, .. } => Some(role),
         _ => None,

@@ -55,17 +55,17 @@ fn managers_change_while_their_containers_run_on_and_a_demoted_one_erases_its_st
     assert_eq!((promoted.code, promoted.stdout.trim()), (0, "w2"), "{}", promoted.stderr);
     assert!(!promoted.stderr.contains("warning"), "{}", promoted.stderr);
     let expected = |roles: [(&str, &str); 3]| roles.map(|(name, role)| (name.to_owned(), role.to_owned())).into();
-    cluster.wait("three managers", |it| roles(it, "w1") == expected([
-        ("m1", "manager  ready"), ("w1", "manager  ready"), ("w2", "manager  ready"),
-    ]));
+    cluster.wait("three managers", |it| {
+        roles(it, "w1") == expected([("m1", "manager  ready"), ("w1", "manager  ready"), ("w2", "manager  ready")])
+    });
     assert!(!of_managers(&cluster, "w1").is_empty());
 
     // The leader: another one carries out its demotion.
     let demoted = cluster.ctl_on("w1", "node demote m1");
     assert_eq!((demoted.code, demoted.stdout.trim()), (0, "m1"), "{}", demoted.stderr);
-    cluster.wait("it is a worker", |it| roles(it, "w1") == expected([
-        ("m1", "worker  ready"), ("w1", "manager  ready"), ("w2", "manager  ready"),
-    ]));
+    cluster.wait("it is a worker", |it| {
+        roles(it, "w1") == expected([("m1", "worker  ready"), ("w1", "manager  ready"), ("w2", "manager  ready")])
+    });
     cluster.wait("it has erased its store", |it| of_managers(it, "m1").is_empty());
     let refused = cluster.ctl("service ls");
     assert!(refused.code != 0 && refused.stderr.contains("not a manager"), "{}", refused.stderr);

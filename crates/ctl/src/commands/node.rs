@@ -164,19 +164,19 @@ pub(crate) async fn list(client: &Client, request: ListRequest) -> anyhow::Resul
 }
 
 /// A node with what only the managers know of it.
-struct Row {
+struct ListedNode {
     node: model::Node,
     leader: bool,
     role_change: Option<model::RoleChange>,
 }
 
-fn parsed(row: NodeRow) -> anyhow::Result<Row> {
+fn parsed(row: NodeRow) -> anyhow::Result<ListedNode> {
     let (leader, role_change) = (row.leader, row.role_change().into());
     let node = row.node.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a node"))?;
-    Ok(Row { node: model::Node::try_from(node)?, leader, role_change })
+    Ok(ListedNode { node: model::Node::try_from(node)?, leader, role_change })
 }
 
-fn row(Row { node, leader, role_change }: &Row) -> Value {
+fn row(ListedNode { node, leader, role_change }: &ListedNode) -> Value {
     json!({
         "id": node.id, "name": node.description.hostname, "role": node.role, "leader": leader,
         "roleChange": role_change.map_or("", model::RoleChange::as_str), "state": node.state,
@@ -191,7 +191,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for node in nodes.nodes {
         let parsed = parsed(node)?;
-        let Row { node, leader, role_change } = &parsed;
+        let ListedNode { node, leader, role_change } = &parsed;
         let clock = (!node.clock_offset.is_zero()).then(|| format!("its clock is {}", node.clock_offset));
         let notes: Vec<_> = node.state_reason.map(|reason| reason.to_string()).into_iter().chain(clock).collect();
         let state = match notes.as_slice() {
@@ -219,7 +219,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn get_row(client: &Client, name: &str) -> anyhow::Result<Row> {
+async fn get_row(client: &Client, name: &str) -> anyhow::Result<ListedNode> {
     let request = GetRequest { name: name.to_owned() };
     parsed(client.read(request, |mut control, request| async move { control.get_node(request).await }).await?)
 }

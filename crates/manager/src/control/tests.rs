@@ -2,8 +2,7 @@
 
 use flota_api::model::{
     Cluster, Image, LogRange, NetworkSpec, Node, NodeCertificate, NodeState, Program, Rebalance, Role, RoleChange,
-    Service, ServiceMode,
-    ServiceSpec, Stack, StackSpec, Task, TaskStatus,
+    Service, ServiceMode, ServiceSpec, Stack, StackSpec, Task, TaskStatus,
 };
 use flota_api::reason::{Detail, Reason};
 use flota_api::state::TaskState;
