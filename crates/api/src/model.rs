@@ -61,6 +61,7 @@ pub use network::{
 };
 pub use node::{
     Availability, Balancer, ListeningTask, Node, NodeDescription, NodeSpec, NodeState, NodeStateReason, Role,
+    RoleChange,
 };
 pub use pending::{Filter, PendingReason, VolumeAt};
 pub use pinned_image::PinnedImage;

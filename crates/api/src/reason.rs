@@ -92,6 +92,8 @@ reasons! {
     EventsGone,
     /// The reader was so slow that events were dropped that it had not read.
     ReaderTooSlow,
+    /// The node can't become a manager now.
+    NodeNotReady,
 }
 
 impl Reason {
@@ -126,7 +128,8 @@ impl Reason {
             | Self::Denied
             | Self::BadToken
             | Self::EventsGone
-            | Self::ReaderTooSlow => true,
+            | Self::ReaderTooSlow
+            | Self::NodeNotReady => true,
         }
     }
 

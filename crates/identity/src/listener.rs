@@ -3,6 +3,7 @@
 //! certificate, and those of each node, are bounded. Only a manager's connection, after its
 //! handshake, reaches Raft's thread.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,6 +26,7 @@ use crate::certificate::{RAFT_NAME, Subject};
 use crate::credentials::Credentials;
 use crate::peer::Peer;
 use crate::refusal::in_words;
+use crate::sha256_hex;
 use crate::sources::{Place, Source, Sources};
 
 use flota_api::id::ClusterId;
@@ -33,13 +36,25 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest number of concurrent handshakes; further connections wait in the kernel's queue.
 const HANDSHAKES: usize = 1_024;
 
-/// A TLS connection with the identity of its peer.
-#[derive(Debug)]
+/// A TLS connection with the identity of its peer. It breaks when its node loses rights ([`Sources::end`]).
 pub struct PeerStream {
     stream: TlsStream<TcpStream>,
     peer: Peer,
+    ends: BoxFuture<'static, ()>,
     /// The place of the connection among those of its node or address.
     _place: Place,
+}
+
+impl fmt::Debug for PeerStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerStream").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl PeerStream {
+    fn new(stream: TlsStream<TcpStream>, peer: Peer, place: Place) -> Self {
+        Self { stream, peer, ends: place.ends(), _place: place }
+    }
 }
 
 impl Connected for PeerStream {
@@ -51,6 +66,10 @@ impl Connected for PeerStream {
 
 impl AsyncRead for PeerStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // The server always reads, so it is woken here.
+        if self.ends.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the node has lost rights")));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -148,7 +167,7 @@ impl Door {
             let stream = start.into_stream(Arc::clone(&settings.server)).await.map_err(in_words)?;
             let peer = identify(&stream, address, cluster)?;
             let place = self.place(&peer, address)?;
-            drop(self.sender.send(Ok(PeerStream { stream, peer, _place: place })).await);
+            drop(self.sender.send(Ok(PeerStream::new(stream, peer, place))).await);
             return Ok(());
         };
         let mut stream = start.into_stream(Arc::clone(&settings.raft)).await.map_err(in_words)?;
@@ -158,7 +177,7 @@ impl Door {
         }
         let place = self.place(&peer, address)?;
         move_to(raft, &mut stream)?;
-        drop(self.raft_sender.send(Ok(PeerStream { stream, peer, _place: place })).await);
+        drop(self.raft_sender.send(Ok(PeerStream::new(stream, peer, place))).await);
         Ok(())
     }
 
@@ -186,11 +205,11 @@ fn move_to(runtime: &Handle, stream: &mut TlsStream<TcpStream>) -> io::Result<()
 fn identify(stream: &TlsStream<TcpStream>, address: SocketAddr, cluster: &ClusterId) -> io::Result<Peer> {
     let certificates = stream.get_ref().1.peer_certificates();
     let Some(leaf) = certificates.and_then(|chain| chain.first()) else { return Ok(Peer::Anonymous { address }) };
-    let Subject { node_id: id, role, cluster_id, .. } = Subject::read(leaf).map_err(io::Error::other)?;
+    let Subject { node_id: id, role, cluster_id, public_key, .. } = Subject::read(leaf).map_err(io::Error::other)?;
     if cluster_id != *cluster {
         return Err(io::Error::other(format!("the certificate is of the cluster {cluster_id}")));
     }
-    Ok(Peer::Node { id, role, address })
+    Ok(Peer::Node { id, role, address, key: sha256_hex(&public_key) })
 }
 
 #[cfg(test)]

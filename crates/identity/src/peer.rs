@@ -18,6 +18,8 @@ pub enum Peer {
         role: Role,
         /// Its address.
         address: SocketAddr,
+        /// The key of its certificate: SHA-256 in hexadecimal digits.
+        key: String,
     },
     /// A caller without a certificate, which may only request one.
     Anonymous {
@@ -82,8 +84,8 @@ mod tests {
     #[test]
     fn each_caller_may_call_its_methods_and_no_others() {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let worker = Peer::Node { id: "w".into(), role: Role::Worker, address };
-        let manager = Peer::Node { id: "m".into(), role: Role::Manager, address };
+        let worker = Peer::Node { id: "w".into(), role: Role::Worker, address, key: String::new() };
+        let manager = Peer::Node { id: "m".into(), role: Role::Manager, address, key: String::new() };
         let anonymous = Peer::Anonymous { address };
         let expected = |path| [&Peer::Local, &manager, &worker, &anonymous].map(|peer| may_call(peer, path));
         assert_eq!(expected("/flota.node.LocalNode/Init"), [true, false, false, false]);

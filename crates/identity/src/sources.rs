@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flota_api::id::NodeId;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Handshakes in progress, open connections without a certificate, and open connections of one node, each by itself. A
@@ -66,13 +68,27 @@ impl Count {
 
 /// The sources that hold something open or have made calls. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Sources(Arc<Mutex<HashMap<Source, Count>>>);
+pub struct Sources(Arc<Mutex<HashMap<Source, Count>>>, OpenNodes);
+
+/// For each node that has connected, what tells its open connections to end by being dropped.
+type OpenNodes = Arc<Mutex<HashMap<NodeId, watch::Sender<()>>>>;
 
 /// A place that a source takes up; dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct Place {
     sources: Sources,
     source: Source,
+    /// `None` unless the source is a node.
+    open: Option<watch::Receiver<()>>,
+}
+
+impl Place {
+    /// Returns a future that resolves when the connection must end, because its node has lost rights.
+    pub(crate) fn ends(&self) -> BoxFuture<'static, ()> {
+        let Some(mut open) = self.open.clone() else { return Box::pin(std::future::pending()) };
+        // Nothing is ever sent.
+        Box::pin(async move { while open.changed().await.is_ok() {} })
+    }
 }
 
 impl Drop for Place {
@@ -108,7 +124,24 @@ impl Sources {
             count.open += usize::from(is_free);
             is_free
         });
-        taken.then(|| Place { sources: self.clone(), source })
+        taken.then(|| {
+            let open = match &source {
+                Source::Node(id) => {
+                    let mut nodes = self.1.lock().expect("no holder panics");
+                    Some(nodes.entry(id.clone()).or_insert_with(|| watch::Sender::new(())).subscribe())
+                }
+                _ => None,
+            };
+            Place { sources: self.clone(), source, open }
+        })
+    }
+
+    /// Ends the connections that this node has open, with everything on them. It may connect again.
+    ///
+    /// # Panics
+    /// Panics if another thread has panicked here.
+    pub fn end(&self, node: &NodeId) {
+        self.1.lock().expect("no holder panics").remove(node);
     }
 
     /// Whether the address may make a call without a certificate now. It then counts as made.
@@ -173,6 +206,18 @@ mod tests {
             places.pop();
             assert!(sources.take(source.clone()).is_some(), "{source:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_loses_rights_loses_its_connections_and_may_connect_again() {
+        let sources = Sources::default();
+        let take = |id: &str| sources.take(Source::Node(id.into())).expect("it is free");
+        let (first, second, other) = (take("a"), take("a"), take("b"));
+        let is_open = |place: &Place| futures::FutureExt::now_or_never(place.ends()).is_none();
+        assert!([&first, &second, &other].into_iter().all(is_open));
+        sources.end(&"a".into());
+        assert!(!is_open(&first) && !is_open(&second) && is_open(&other));
+        assert!(is_open(&take("a")), "it connects again");
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,6 +20,7 @@ mod pins;
 mod progress;
 mod reference;
 mod registries;
+mod roles;
 mod services;
 mod stacks;
 mod streams;
@@ -30,6 +31,7 @@ mod validate;
 mod values;
 mod volumes;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +40,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::Random;
-use flota_raft_store::raft::RaftNode;
+use flota_raft_store::raft::{self, RaftNode};
 use flota_raft_store::{ProposeError, Store, Transaction, View};
 
 use crate::departure::Quorum;
@@ -96,6 +98,10 @@ pub(crate) trait Member: Consensus + Clone + Send + Sync + 'static {
     fn quorum(&self) -> impl Future<Output = Quorum> + Send;
     /// Waits until a manager does not vote any more.
     fn gone(&self, raft_id: u64) -> impl Future<Output = Result<(), ProposeError>> + Send;
+    /// The managers that Raft has.
+    fn members(&self) -> Vec<raft::Member>;
+    /// Asks one of these managers, by its Raft id, to lead. Returns before it leads.
+    fn hand_over(&self, to: BTreeSet<u64>) -> impl Future<Output = ()> + Send;
 }
 
 impl Member for RaftNode {
@@ -122,6 +128,16 @@ impl Member for RaftNode {
     async fn gone(&self, raft_id: u64) -> Result<(), ProposeError> {
         // The change of the set goes on, and a retry waits for it again.
         Self::gone(self, raft_id).await.map_err(|_| ProposeError::Unknown)
+    }
+
+    fn members(&self) -> Vec<raft::Member> {
+        Self::members(self)
+    }
+
+    async fn hand_over(&self, to: BTreeSet<u64>) {
+        if Self::hand_over(self, |id| to.contains(&id)).await.is_none() {
+            tracing::warn!("no manager answers that could lead instead of this one");
+        }
     }
 }
 

@@ -50,6 +50,14 @@ impl Quorum {
         let voters = raft.members().into_iter().filter(|member| member.votes).map(|member| member.id).collect();
         Self { voters, caught_up: raft.caught_up_voters().await }
     }
+
+    /// Whether the voters other than this one have a majority that answers and has every entry.
+    pub(crate) fn goes_on_without(&self, raft_id: u64) -> bool {
+        let left = self.voters.iter().filter(|id| **id != raft_id);
+        let (left, caught_up) =
+            left.fold((0, 0), |(left, caught_up), id| (left + 1, caught_up + usize::from(self.caught_up.contains(id))));
+        caught_up > left / 2
+    }
 }
 
 /// Returns the Raft ids of the managers that vote and stay if `node` departs.
@@ -138,6 +146,19 @@ mod tests {
         assert_eq!(departure(5, &[1, 2, 3, 4, 5], &[1, 2, 3]), refused(4, 3, &["m4", "m5"]));
         assert_eq!(departure(4, &[1, 2, 3, 4], &[1, 2, 3]), Ok(vec![2, 3, 4]));
         assert_eq!(departure(1, &[1], &[1]), Err(DepartureError::Last));
+    }
+
+    #[test]
+    fn a_removal_that_would_leave_no_majority_is_not_begun() {
+        let without = |id: u64, voters: &[u64], caught_up: &[u64]| {
+            let set = |ids: &[u64]| ids.iter().copied().collect();
+            Quorum { voters: set(voters), caught_up: set(caught_up) }.goes_on_without(id)
+        };
+        assert!(without(3, &[1, 2, 3], &[1, 2]));
+        assert!(!without(2, &[1, 2, 3], &[1, 2]), "of 1 and 3, one is dead");
+        assert!(without(2, &[1, 2], &[1]));
+        assert!(!without(1, &[1], &[1]), "nobody is left");
+        assert!(!without(5, &[1, 2, 3, 4, 5], &[1, 2, 5]), "half is not more than half");
     }
 
     #[test]

@@ -116,7 +116,7 @@ async fn prove_term(raft: &RaftNode) -> Result<(), ProposeError> {
 }
 
 fn begin(Parts { replica, dispatcher, threads, counters }: &Parts, scope: &CancellationToken) -> JoinSet<()> {
-    let Replica { store, raft, clock, random, .. } = replica;
+    let Replica { store, clock, random, .. } = replica;
     clock.begin(store.view().time);
     dispatcher.begin_term();
     let driver = Driver::new(store.clone(), replica.proposer(), (clock.clone(), random.fork()), pipeline());
@@ -129,7 +129,7 @@ fn begin(Parts { replica, dispatcher, threads, counters }: &Parts, scope: &Cance
     }
     work.spawn(dispatcher.clone().run(scope.clone()));
     work.spawn(autoscaler::run(replica.clone(), dispatcher.usage().clone(), scope.clone()));
-    work.spawn(roles::run(store.clone(), raft.clone(), scope.clone()));
+    work.spawn(roles::run(replica.clone(), scope.clone()));
     work
 }
 

@@ -15,7 +15,7 @@ use flota_api::proto::ca::{RenewCertificateRequest, RenewCertificateResponse};
 use flota_api::proto::control::control_server::ControlServer;
 use flota_api::proto::dispatcher::dispatcher_server::DispatcherServer;
 use flota_api::proto::streams::streams_server::StreamsServer;
-use flota_identity::Dialer;
+use flota_identity::{Dialer, Peer};
 use flota_raft_store::Store;
 use flota_raft_store::raft::{Leadership, RaftNode, Threads};
 
@@ -27,6 +27,7 @@ use crate::forward::{Forward, LeaderChannel};
 use crate::leader;
 use crate::replica::Replica;
 use crate::resolver::{self, DigestLookup, Resolver};
+use crate::rights;
 use crate::streams::{StreamBroker, StreamsService};
 use crate::term_clock::TermClock;
 
@@ -115,6 +116,15 @@ impl Manager {
     /// Returns whether this node was removed from the cluster, although its certificate is still valid.
     pub fn is_revoked(&self, node: &NodeId) -> bool {
         self.replica.store.view().cluster().is_some_and(|cluster| cluster.revoked.iter().any(|it| it.node_id == *node))
+    }
+
+    /// Returns the caller of the method at `path` with the role that the store gives it; `None` if it may do nothing. Callers
+    /// that are not nodes are as they were.
+    pub fn rightful(&self, peer: &Peer, path: &str) -> Option<Peer> {
+        let Peer::Node { id, address, key, .. } = peer else { return Some(peer.clone()) };
+        let is_member = |raft_id| self.replica.raft.members().iter().any(|member| member.id == raft_id);
+        let role = rights::role_for(&self.replica.store.view(), peer, path, is_member)?;
+        Some(Peer::Node { id: id.clone(), role, address: *address, key: key.clone() })
     }
 
     /// Signs this manager's own request for another certificate with its copy of the store, because no leader can.

@@ -1,6 +1,8 @@
 //! Makes Raft's membership follow the node objects: it adds managers that have a Raft id, and removes Raft ids without
-//! a manager. It acts on the outside world, so it is not a control loop. It compares at every change and once a second,
-//! and the leader runs it.
+//! a manager. It also replaces managers that have been dead for too long. It acts on the outside world, so it is not a
+//! control loop. It compares at every change and once a second, and the leader runs it.
+//!
+//! Changes are made one at a time. None is begun that would leave the cluster without a majority that answers.
 
 use std::time::Duration;
 
@@ -8,7 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::model::Role;
 use flota_raft_store::raft::{Member, MembershipError, RaftNode};
-use flota_raft_store::{Store, Tables};
+use flota_raft_store::{ProposeError, Tables, WriteTx};
+
+use crate::departure::Quorum;
+use crate::promotion;
+use crate::replica::Replica;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -17,6 +23,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 enum MembershipChange {
     Add(u64, String),
     Remove(u64),
+}
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+enum ChangeError {
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    #[error("without the manager with Raft id {0}, no majority of the others would answer and be up to date")]
+    NoMajority(u64),
 }
 
 /// Returns the changes that are needed. They are made one at a time, because each must be committed before the next.
@@ -35,7 +50,8 @@ fn changes(view: &Tables, members: &[Member], own: u64) -> Vec<MembershipChange>
 }
 
 /// Runs until leadership ends.
-pub(crate) async fn run(store: Store, raft: RaftNode, scope: CancellationToken) {
+pub(crate) async fn run(replica: Replica, scope: CancellationToken) {
+    let Replica { store, raft, .. } = &replica;
     let mut reported = None;
     // Changes that failed since the last round. They wait, so that one manager that does not answer can't block the
     // others.
@@ -45,7 +61,7 @@ pub(crate) async fn run(store: Store, raft: RaftNode, scope: CancellationToken) 
         let needed = changes(&view, &raft.members(), raft.id());
         let change = needed.into_iter().find(|change| !failed.contains(change));
         let step = async {
-            match (apply(&raft, change.as_ref()).await, change) {
+            match (apply(raft, change.as_ref()).await, change) {
                 (Ok(()), Some(change)) => {
                     tracing::info!(?change, "the set of managers changed");
                     return;
@@ -62,6 +78,9 @@ pub(crate) async fn run(store: Store, raft: RaftNode, scope: CancellationToken) 
                         return;
                     }
                 }
+            }
+            if let Err(error) = replace_dead(&replica).await {
+                tracing::warn!(%error, "a dead manager could not be replaced yet");
             }
             tokio::select! {
                 biased;
@@ -83,12 +102,45 @@ pub(crate) async fn run(store: Store, raft: RaftNode, scope: CancellationToken) 
 }
 
 /// Makes one change, or completes one that an earlier leader began.
-async fn apply(raft: &RaftNode, change: Option<&MembershipChange>) -> Result<(), MembershipError> {
+async fn apply(raft: &RaftNode, change: Option<&MembershipChange>) -> Result<(), ChangeError> {
     match change {
-        None => raft.finish_change().await,
-        Some(MembershipChange::Add(id, address)) => raft.add_member(*id, address).await,
-        Some(MembershipChange::Remove(id)) => raft.remove_member(*id).await,
+        None => raft.finish_change().await?,
+        Some(MembershipChange::Add(id, address)) => raft.add_member(*id, address).await?,
+        Some(MembershipChange::Remove(id)) => {
+            if raft.members().iter().any(|it| it.id == *id && it.votes) && !Quorum::of(raft).await.goes_on_without(*id)
+            {
+                return Err(ChangeError::NoMajority(*id));
+            }
+            raft.remove_member(*id).await?;
+        }
     }
+    Ok(())
+}
+
+/// Gives the role of a manager that has been dead for too long to another node, if one may have it and the voters that are
+/// left have a majority that answers.
+async fn replace_dead(replica: &Replica) -> Result<(), ProposeError> {
+    let Replica { store, raft, clock, .. } = replica;
+    if promotion::replacement(&store.view(), &raft.members(), |_| false, clock.now()).is_none() {
+        return Ok(());
+    }
+    let quorum = Quorum::of(raft).await;
+    let replaced = replica.write_if_needed(|view| {
+        let answers = |id| quorum.caught_up.contains(&id);
+        let replacement = promotion::replacement(&view, &raft.members(), answers, clock.now())?;
+        if !promotion::is_safe(&view, &quorum, &replacement) {
+            return None;
+        }
+        let mut tx = WriteTx::new(view.clone(), None);
+        promotion::demote(&mut tx, &view, &replacement.dead, clock.wall().now());
+        promotion::promote(&mut tx, &replacement.by);
+        Some((tx.finish(), replacement))
+    });
+    if let Some(promotion::Replacement { dead, by }) = replaced.await? {
+        let (dead, by) = (&dead.description.hostname, &by.description.hostname);
+        tracing::warn!(node.name = dead, by, "a manager was down for too long: another node replaces it");
+    }
+    Ok(())
 }
 
 /// Whether the store has a manager with this Raft id.

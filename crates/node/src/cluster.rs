@@ -5,15 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::{Clock, Random};
-use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::model::Role;
-use flota_api::proto::raft::raft_transport_server::RaftTransportServer;
-use flota_identity::{CONNECTION_WINDOW, Credentials, Dialer, Identity, STREAM_WINDOW, Sources};
+use flota_identity::{Credentials, Dialer, Identity};
 use flota_manager::{Manager, ManagerOptions, RaftDial, TermClock};
 use flota_raft_store::Store;
 use flota_raft_store::raft::{
@@ -22,18 +19,14 @@ use flota_raft_store::raft::{
 use flota_worker::{Worker, WorkerOptions};
 
 use crate::config::Config;
-use crate::join;
 use crate::registries::NodeRegistries;
 use crate::renewal::Renewals;
-use crate::rpc::Authorize;
+use crate::rpc::ManagerState;
 use crate::state_dir::StateDir;
+use crate::{join, port};
 
 /// Joining fails if a new manager is not a voter within this time.
 const VOTER_WAIT: Duration = Duration::from_secs(30);
-/// Interval and timeout of HTTP/2 keepalive: a peer that does not answer is dropped after twice this time.
-const KEEPALIVE: Duration = Duration::from_secs(2);
-/// Largest number of concurrent calls on one connection.
-const STREAMS: u32 = 1_024;
 
 /// A running membership in a cluster.
 #[derive(Debug)]
@@ -44,9 +37,31 @@ pub(crate) struct Membership {
     pub(crate) dialer: Dialer,
     pub(crate) address: String,
     pub(crate) worker: Arc<Worker>,
-    pub(crate) manager: Option<Manager>,
+    serving: Serving,
+    /// Ends everything.
     shutdown: CancellationToken,
-    server: tokio::task::JoinHandle<()>,
+}
+
+/// What the node serves in its role. It is replaced when the role changes, while the worker goes on.
+#[derive(Debug)]
+struct Serving {
+    manager: Option<Manager>,
+    /// Ends the manager and the port.
+    shutdown: CancellationToken,
+    port: tokio::task::JoinHandle<()>,
+}
+
+impl Serving {
+    /// Ends the manager and closes the port.
+    async fn end(&mut self) {
+        self.shutdown.cancel();
+        if let Some(manager) = self.manager.take() {
+            manager.raft().shutdown().await;
+        }
+        // Streams may be open for ever, so the server would not end by itself.
+        self.port.abort();
+        let _ = (&mut self.port).await;
+    }
 }
 
 /// Where a manager's store comes from.
@@ -55,6 +70,9 @@ pub(crate) enum Begin {
     New(Box<flota_raft_store::Transaction>),
     /// The disk, or, for a new manager, the other managers, whose addresses these are.
     Follow(Vec<String>),
+    /// As `Follow`, but the manager is started later ([`Membership::begin_managing`]): it has no Raft id yet, and the node may
+    /// learn first that it is to be no manager.
+    Later(Vec<String>),
 }
 
 /// The parts that init, join and resume need.
@@ -73,20 +91,20 @@ impl Membership {
         let Parts { config, state, identity, address, fatal } = parts;
         let shutdown = CancellationToken::new();
         let guard = shutdown.clone().drop_guard();
+        let serving_ends = shutdown.child_token();
         let credentials = Credentials::new(identity.clone(), Clock::system());
         let credentials = credentials.context("failed to use the node's certificate")?;
         let dialer = Dialer::new(credentials.clone());
-        let listener = TcpListener::bind(config.listen).await;
-        let listener = listener.with_context(|| format!("failed to listen at {}", config.listen))?;
+        let listener = port::bind(config.listen).await?;
         let known = match &store {
             Begin::New(_) => vec![address.clone()],
-            Begin::Follow(managers) => managers.clone(),
+            Begin::Follow(managers) | Begin::Later(managers) => managers.clone(),
         };
-        let manager = match identity.role {
-            Role::Manager => {
-                Some(start_manager(config, state, &identity, &dialer, &address, store, (&shutdown, fatal)).await?)
+        let manager = match (identity.role, store) {
+            (Role::Manager, Begin::Later(_)) | (Role::Worker, _) => None,
+            (Role::Manager, store) => {
+                Some(start_manager(config, state, &identity, &dialer, &address, store, (&serving_ends, fatal)).await?)
             }
-            Role::Worker => None,
         };
         let worker = Worker::start(
             WorkerOptions {
@@ -105,21 +123,104 @@ impl Membership {
             },
             shutdown.clone(),
         )?;
-        let server = serve(listener, &credentials, manager.as_ref(), &worker, shutdown.clone());
+        let port = port::serve(listener, &credentials, manager.as_ref(), &worker, serving_ends.clone());
         guard.disarm();
-        Ok(Self { identity, credentials, dialer, address, worker: Arc::new(worker), manager, shutdown, server })
+        let serving = Serving { manager, shutdown: serving_ends, port };
+        Ok(Self { identity, credentials, dialer, address, worker: Arc::new(worker), serving, shutdown })
+    }
+
+    /// Returns this node's manager, if it has one.
+    pub(crate) fn manager(&self) -> Option<&Manager> {
+        self.serving.manager.as_ref()
+    }
+
+    /// Returns the role in which this node works.
+    pub(crate) fn role(&self) -> Role {
+        if self.serving.manager.is_some() { Role::Manager } else { Role::Worker }
+    }
+
+    /// Returns the role that the node's certificate gives it.
+    pub(crate) fn certified_role(&self) -> Role {
+        self.credentials.identity().role
+    }
+
+    /// Starts this node's manager, which the others then bring up to date, while its containers run on.
+    ///
+    /// # Errors
+    /// No manager gives it a Raft id, or its store can't be opened. Nothing has changed then. If the port can't be opened
+    /// again, `fatal` is cancelled.
+    pub(crate) async fn begin_managing(
+        &mut self,
+        config: &Config,
+        state: &StateDir,
+        fatal: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let shutdown = self.shutdown.child_token();
+        let guard = shutdown.clone().drop_guard();
+        let (identity, store) = (self.credentials.identity(), Begin::Follow(state.known_managers()));
+        let tokens = (&shutdown, fatal.clone());
+        let manager = start_manager(config, state, &identity, &self.dialer, &self.address, store, tokens).await?;
+        self.serving.end().await;
+        guard.disarm();
+        self.serve(config, Some(manager), shutdown, fatal).await
+    }
+
+    /// Stops this node's manager and erases what only managers have, while its containers run on.
+    ///
+    /// # Errors
+    /// The files can't be removed. If the port can't be opened again, `fatal` is cancelled.
+    pub(crate) async fn end_managing(
+        &mut self,
+        config: &Config,
+        state: &StateDir,
+        fatal: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        self.serving.end().await;
+        let forgotten = state.forget_store();
+        self.serve(config, None, self.shutdown.child_token(), fatal).await?;
+        forgotten.context("failed to erase the store")
+    }
+
+    /// Opens the port again for the node's new role.
+    async fn serve(
+        &mut self,
+        config: &Config,
+        manager: Option<Manager>,
+        shutdown: CancellationToken,
+        fatal: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let listener = match port::bind_again(config.listen).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "the node can't be reached any more: its daemon stops");
+                fatal.cancel();
+                return Err(error);
+            }
+        };
+        let port = port::serve(listener, &self.credentials, manager.as_ref(), &self.worker, shutdown.clone());
+        self.serving = Serving { manager, shutdown, port };
+        Ok(())
     }
 
     /// Begins to renew the node's certificate. Its identity must be on disk.
-    pub(crate) fn begin_renewals(&self, state: &StateDir) {
+    /// Returns the role in the certificate, and each change of it.
+    pub(crate) fn begin_renewals(
+        &self,
+        state: &StateDir,
+        manager: watch::Receiver<ManagerState>,
+    ) -> watch::Receiver<Role> {
+        let (certified, role) = watch::channel(self.certified_role());
         let renewals = Renewals {
             credentials: self.credentials.clone(),
             folder: state.identity(),
-            managers: state.worker().join("managers"),
-            manager: self.manager.clone(),
+            managers: state.managers_file(),
+            manager,
+            wanted: self.worker.role(),
+            certified,
             random: Random::from_os(),
         };
         tokio::spawn(renewals.run(self.shutdown.clone()));
+        role
     }
 
     /// Waits until this manager is a voter. Returns immediately on a worker.
@@ -127,7 +228,7 @@ impl Membership {
     /// # Errors
     /// It is not a voter within 30 s.
     pub(crate) async fn wait_until_voter(&self) -> anyhow::Result<()> {
-        let Some(manager) = &self.manager else { return Ok(()) };
+        let Some(manager) = self.manager() else { return Ok(()) };
         let mut leadership = manager.raft().leadership();
         let own = manager.raft().id();
         let votes = async {
@@ -148,8 +249,8 @@ impl Membership {
     }
 
     /// Stops everything but the containers. A leader hands over leadership first.
-    pub(crate) async fn stop(self) {
-        if let Some(manager) = &self.manager
+    pub(crate) async fn stop(mut self) {
+        if let Some(manager) = self.manager()
             && manager.leadership().is_self
             // With a handover the next leader serves sooner than after an election.
             && manager.raft().hand_over(|_| true).await.is_some()
@@ -159,12 +260,7 @@ impl Membership {
         }
         self.worker.stop().await;
         self.shutdown.cancel();
-        if let Some(manager) = self.manager {
-            manager.raft().shutdown().await;
-        }
-        // Streams may be open for ever, so the server would not end by itself.
-        self.server.abort();
-        let _ = self.server.await;
+        self.serving.end().await;
     }
 }
 
@@ -179,7 +275,7 @@ async fn start_manager(
     (shutdown, fatal): (&CancellationToken, CancellationToken),
 ) -> anyhow::Result<Manager> {
     let store = Store::default();
-    let (random, sealer) = (Random::from_os(), state.sealer()?);
+    let (random, sealer) = (Random::from_os(), state.store_sealer()?);
     // One clock for Raft and the planners: if the wall clock steps, entries must not get times that planners see as the
     // future.
     let clock = TermClock::new(Clock::system());
@@ -212,7 +308,7 @@ async fn start_manager(
             state.write("raft-id", "1")?;
             raft
         }
-        Begin::Follow(managers) => {
+        Begin::Follow(managers) | Begin::Later(managers) => {
             let new_id = async || new_raft_id(state, dialer, identity, address, &managers).await;
             match state.read("raft-id").and_then(|text| text.parse().ok()) {
                 // It is new, or has lost its id, and then its log may lack what it had acknowledged.
@@ -251,56 +347,6 @@ async fn new_raft_id(
     }
     state.write("raft-id", &id.to_string())?;
     Ok(id)
-}
-
-/// Serves the node's port.
-fn serve(
-    listener: TcpListener,
-    credentials: &Credentials,
-    manager: Option<&Manager>,
-    worker: &Worker,
-    shutdown: CancellationToken,
-) -> tokio::task::JoinHandle<()> {
-    let raft = manager.map(|manager| manager.raft().runtime());
-    let sources = Sources::default();
-    let (incoming, raft_incoming) =
-        flota_identity::incoming(listener, credentials.clone(), raft.clone(), sources.clone());
-    let known = manager.cloned();
-    let mut server = tonic::transport::Server::builder()
-        .max_concurrent_streams(Some(STREAMS))
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .layer(tower::layer::layer_fn(move |inner| Authorize::port(inner, known.clone(), sources.clone())));
-    let mut router = server.clone().add_service(worker.image_server());
-    if let Some(manager) = manager {
-        router = router
-            .add_service(manager.ca())
-            .add_service(manager.control())
-            .add_service(manager.dispatcher())
-            .add_service(manager.streams());
-    }
-    if let (Some(manager), Some(raft)) = (manager, raft) {
-        let transport = RaftTransportServer::new(manager.raft().transport())
-            .max_decoding_message_size(MESSAGE_BOUND)
-            .max_encoding_message_size(MESSAGE_BOUND);
-        // On Raft's own threads, so that neither requests nor image transfers delay a heartbeat.
-        let served = server
-            .add_service(transport)
-            .serve_with_incoming_shutdown(ReceiverStream::new(raft_incoming), shutdown.clone().cancelled_owned());
-        raft.spawn(async move {
-            if let Err(error) = served.await {
-                tracing::error!(%error, "failed to serve Raft connections");
-            }
-        });
-    }
-    let served = router.serve_with_incoming_shutdown(ReceiverStream::new(incoming), shutdown.cancelled_owned());
-    tokio::spawn(async move {
-        if let Err(error) = served.await {
-            tracing::error!(%error, "failed to serve connections of nodes");
-        }
-    })
 }
 
 /// The node's address after a restart: the previous one if this machine still has it, else as for a new node.

@@ -13,6 +13,7 @@ mod local;
 mod metrics;
 mod node;
 mod observed;
+mod port;
 mod registries;
 mod renewal;
 mod rpc;

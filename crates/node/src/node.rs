@@ -1,6 +1,6 @@
 //! This node's membership in a cluster: init, join, resume after a start, leave.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -10,6 +10,7 @@ use tonic::Status;
 
 use flota_api::clock::Clock;
 use flota_api::defaults::CERTIFICATE_LIFE;
+use flota_api::id::NodeId;
 use flota_api::model::{AddressPool, Role};
 use flota_api::proto::ca::LeaveRaftRequest;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
@@ -30,6 +31,9 @@ use crate::{cluster, join, rpc};
 const LEAVE_WAIT: Duration = Duration::from_secs(15);
 /// How long one manager is given to answer before the next one is tried.
 const LEAVE_TRY_WAIT: Duration = Duration::from_secs(5);
+
+/// Pause before another try to take a new role.
+const ROLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The node: its settings, its state on disk, and its membership.
 #[derive(Debug)]
@@ -94,26 +98,35 @@ impl Node {
         };
         if identity.role == Role::Worker {
             self.manager.send_replace(ManagerState::Absent);
+            // A crash during a demotion may have left files.
+            self.state.forget_store()?;
         }
-        let managers = std::fs::read_to_string(self.state.worker().join("managers")).unwrap_or_default();
-        let managers = managers.lines().map(str::to_owned).collect();
+        let managers = self.state.known_managers();
         let address = address_again(&self.state, self.config.listen)?;
         self.state.write("address", &address)?;
         let parts = Parts { config: &self.config, state: &self.state, identity, address, fatal: self.fatal.clone() };
-        let membership = Membership::start(parts, Begin::Follow(managers)).await?;
+        // A crash during a promotion, or a loss of the file, leaves no id. The others may have decided otherwise since, so the
+        // worker starts first, and hears of it.
+        let has_id = self.state.read("raft-id").is_some();
+        let store = if has_id { Begin::Follow(managers) } else { Begin::Later(managers) };
+        let membership = Membership::start(parts, store).await?;
         self.install(current, membership);
         Ok(())
     }
 
     /// Publishes a membership, and ends it when the cluster removes this node.
     fn install(self: &Arc<Self>, current: &mut Option<Membership>, membership: Membership) {
-        membership.begin_renewals(&self.state);
-        let manager = membership.manager.clone().map(Box::new);
-        self.manager.send_replace(manager.map_or(ManagerState::Absent, ManagerState::Running));
+        self.manager.send_replace(match membership.manager() {
+            Some(manager) => ManagerState::Running(Box::new(manager.clone())),
+            None if membership.certified_role() == Role::Manager => ManagerState::Starting,
+            None => ManagerState::Absent,
+        });
+        let certified = membership.begin_renewals(&self.state, self.manager_state());
         let mut removed = membership.worker.removed();
         let id = membership.identity.node_id.clone();
         *current = Some(membership);
         let node = Arc::downgrade(self);
+        tokio::spawn(follow_role(Weak::clone(&node), id.clone(), certified));
         tokio::spawn(async move {
             if removed.wait_for(|removed| *removed).await.is_err() {
                 return;
@@ -127,6 +140,28 @@ impl Node {
                 }
             }
         });
+    }
+
+    /// Starts or stops this node's manager if its certificate says so.
+    async fn take_role(&self, membership: &mut Membership) -> anyhow::Result<()> {
+        match (membership.certified_role(), membership.role()) {
+            (Role::Manager, Role::Worker) => {
+                membership.begin_managing(&self.config, &self.state, &self.fatal).await?;
+                if let Some(manager) = membership.manager() {
+                    self.manager.send_replace(ManagerState::Running(Box::new(manager.clone())));
+                }
+                tracing::info!("this node is a manager now");
+            }
+            (Role::Worker, Role::Manager) => {
+                self.manager.send_replace(ManagerState::Absent);
+                membership.end_managing(&self.config, &self.state, &self.fatal).await?;
+                tracing::info!("this node is a manager no more, and has erased its copy of the store");
+            }
+            // A manager that could not be started is wanted no more.
+            (Role::Worker, Role::Worker) => drop(self.manager.send_replace(ManagerState::Absent)),
+            (Role::Manager, Role::Manager) => {}
+        }
+        Ok(())
     }
 
     /// `ctl swarm init`. Networks get their subnets from the pools, or from the default ones. Certificates are valid for
@@ -185,7 +220,7 @@ impl Node {
     ) -> anyhow::Result<()> {
         let (joins, managers) = match &store {
             Begin::New(_) => (None, Vec::new()),
-            Begin::Follow(managers) => (Some(identity.clone()), managers.clone()),
+            Begin::Follow(managers) | Begin::Later(managers) => (Some(identity.clone()), managers.clone()),
         };
         let parts = Parts { config: &self.config, state: &self.state, identity, address, fatal: self.fatal.clone() };
         let begun = async {
@@ -227,18 +262,14 @@ impl Node {
     pub(crate) async fn leave(&self, force: bool) -> anyhow::Result<()> {
         let mut current = self.membership.lock().await;
         let Some(membership) = current.as_ref() else { bail!("this node belongs to no cluster") };
-        if membership.identity.role == Role::Manager && !force {
+        if membership.role() == Role::Manager && !force {
             bail!("this node is a manager, and the cluster would lose it; use --force to leave anyway");
         }
-        let managers: Vec<String> = match &membership.manager {
+        let managers: Vec<String> = match membership.manager() {
             Some(manager) => manager.raft().members().into_iter().map(|member| member.address).collect(),
-            None => std::fs::read_to_string(self.state.worker().join("managers"))
-                .unwrap_or_default()
-                .lines()
-                .map(str::to_owned)
-                .collect(),
+            None => self.state.known_managers(),
         };
-        let alone = managers.len() == 1 && membership.manager.is_some();
+        let alone = managers.len() == 1 && membership.manager().is_some();
         if !alone {
             match leave_cluster(&membership.dialer, &membership.identity, &managers, force).await {
                 Left::Done => {}
@@ -283,12 +314,41 @@ impl Node {
         Ok(NodeInfo {
             node_id: membership.map(|it| it.identity.node_id.to_string()).unwrap_or_default(),
             cluster_id: membership.map(|it| it.identity.cluster_id.to_string()).unwrap_or_default(),
-            role: membership.map_or(0, |it| flota_api::proto::types::Role::from(it.identity.role).into()),
+            role: membership.map_or(0, |it| flota_api::proto::types::Role::from(it.role()).into()),
             address: membership.map(|it| it.address.clone()).unwrap_or_default(),
             hostname: flota_worker::describe().hostname,
             version: flota_api::VERSION.into(),
-            store: membership.and_then(|it| it.manager.as_ref()).map(|manager| statistics(manager.raft())),
+            store: membership.and_then(Membership::manager).map(|manager| statistics(manager.raft())),
         })
+    }
+}
+
+/// Follows the role in the node's certificate until the node belongs to this membership no more.
+async fn follow_role(node: Weak<Node>, id: NodeId, mut certified: watch::Receiver<Role>) {
+    loop {
+        certified.mark_unchanged();
+        let Some(strong) = node.upgrade() else { return };
+        let mut current = strong.membership.lock().await;
+        let Some(membership) = current.as_mut().filter(|it| it.identity.node_id == id) else { return };
+        let taken = strong.take_role(membership).await;
+        drop(current);
+        drop(strong);
+        let retry = async {
+            match taken {
+                Ok(()) => std::future::pending().await,
+                Err(error) => {
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "failed to take the role of the certificate; retrying"
+                    );
+                    tokio::time::sleep(ROLE_PAUSE).await;
+                }
+            }
+        };
+        tokio::select! {
+            changed = certified.changed() => if changed.is_err() { return },
+            () = retry => {}
+        }
     }
 }
 

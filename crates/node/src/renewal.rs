@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rand::Rng;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::Random;
+use flota_api::model::Role;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::ca::{RenewCertificateRequest, RenewCertificateResponse};
 use flota_api::reason::Reason;
@@ -20,6 +22,7 @@ use flota_identity::{
 use flota_manager::Manager;
 
 use crate::join::why;
+use crate::rpc::ManagerState;
 
 /// The part of its life after which a certificate is renewed is chosen between these, so that nodes that joined together do
 /// not all renew at once.
@@ -78,8 +81,12 @@ impl Schedule {
     /// Returns the time until the renewal is due; zero if it is.
     fn wait(&self, now: Timestamp) -> Duration {
         let due = self.begins + self.life.mul_f64(self.point);
-        let pause = self.pause_until.map_or(Duration::ZERO, |until| now.until(until).min(MOST_PAUSE));
-        now.until(due).max(pause)
+        now.until(due).max(self.pause(now))
+    }
+
+    /// Returns the time for which a failure still holds up the next try.
+    fn pause(&self, now: Timestamp) -> Duration {
+        self.pause_until.map_or(Duration::ZERO, |until| now.until(until).min(MOST_PAUSE))
     }
 
     /// Returns whether the certificate has expired, by this node's clock.
@@ -105,25 +112,44 @@ pub(crate) struct Renewals {
     /// The file with the addresses of the managers, which the worker writes.
     pub(crate) managers: PathBuf,
     /// This node's own manager.
-    pub(crate) manager: Option<Manager>,
+    pub(crate) manager: watch::Receiver<ManagerState>,
+    /// The role that the cluster gives this node; `None` as long as it is not known.
+    pub(crate) wanted: watch::Receiver<Option<Role>>,
+    /// Told the role in each certificate that is in use.
+    pub(crate) certified: watch::Sender<Role>,
     pub(crate) random: Random,
 }
 
 impl Renewals {
-    /// Renews the certificate each time that it is due, until `shutdown` is cancelled.
+    /// Returns whether the cluster gives this node another role than its certificate does.
+    fn has_other_role(&self) -> bool {
+        self.wanted.borrow().is_some_and(|wanted| wanted != self.credentials.identity().role)
+    }
+
+    /// Returns this node's own manager, if it runs.
+    fn own_manager(&self) -> Option<Manager> {
+        self.manager.borrow().clone().running().ok()
+    }
+
+    /// Renews the certificate each time that it is due, or the node has another role, until `shutdown` is cancelled.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut wanted = self.wanted.clone();
         let clock = self.credentials.clock().clone();
         let draw = |validity: Validity, begins| self.random.draw(|rng| Schedule::new(validity, begins, rng));
         let validity = self.credentials.identity().validity;
         let mut schedule = draw(validity, validity.issued_at);
         let mut was_logged_as_expired = false;
         loop {
-            let wait = schedule.wait(clock.now());
+            let wait = |schedule: &Schedule| match self.has_other_role() {
+                true => schedule.pause(clock.now()),
+                false => schedule.wait(clock.now()),
+            };
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(wait.min(LOOK_EVERY)) => {}
+                Ok(()) = wanted.changed() => {}
+                () = tokio::time::sleep(wait(&schedule).min(LOOK_EVERY)) => {}
             }
-            if !schedule.wait(clock.now()).is_zero() {
+            if !wait(&schedule).is_zero() {
                 continue;
             }
             let has_expired = schedule.has_expired(clock.now());
@@ -137,7 +163,13 @@ impl Renewals {
                     self.credentials.install(settings);
                     schedule = draw(validity, clock.now());
                     was_logged_as_expired = false;
-                    tracing::info!(expires_at = %validity.expires_at, "the node's certificate was renewed");
+                    let role = self.credentials.identity().role;
+                    tracing::info!(%role, expires_at = %validity.expires_at, "the node's certificate was renewed");
+                    self.certified.send_if_modified(|known| std::mem::replace(known, role) != role);
+                    if self.has_other_role() {
+                        // What the leader said last is not the newest: its next message is waited for.
+                        self.random.draw(|rng| schedule.failed(clock.now(), rng));
+                    }
                 }
                 // Each further failure of the same certificate would say the same.
                 Err(error) => {
@@ -159,7 +191,7 @@ impl Renewals {
         let present = self.credentials.identity();
         let key = KeyPair::generate()?;
         let asked = self.ask(&renewal_request(&present, &key)?).await;
-        let (answer, key) = match (asked, &self.manager) {
+        let (answer, key) = match (asked, &self.own_manager()) {
             (Err(RenewError::Unanswered(why)), Some(manager)) if has_expired => {
                 // Perhaps all managers were off for longer than their certificates lived, so none can answer another. The
                 // key stays, since no leader can take note of another one.
@@ -174,7 +206,7 @@ impl Renewals {
         };
         let trusted = answer.ca_der.into_iter().map(Into::into).collect();
         let next = Identity::new(answer.certificate_der.into(), key.to_der(), trusted)?;
-        if (&next.node_id, &next.cluster_id, next.role) != (&present.node_id, &present.cluster_id, present.role) {
+        if (&next.node_id, &next.cluster_id) != (&present.node_id, &present.cluster_id) {
             return Err(RenewError::OtherNode(format!("{next:?}")));
         }
         // Only a certificate that can be used is written.
@@ -188,7 +220,8 @@ impl Renewals {
     /// Sends the request to one manager after the other, until one answers or refuses.
     async fn ask(&self, request: &RenewCertificateRequest) -> Result<RenewCertificateResponse, RenewError> {
         let mut last = RenewError::NoManager;
-        if let Some(manager) = &self.manager {
+        // The manager of a node that is demoted may know no leader any more.
+        if let Some(manager) = self.own_manager().filter(|_| !self.has_other_role()) {
             // The leader serves itself. A follower forwards it, if its own certificate still lets it.
             let mut own = NodeCaClient::new(manager.ca());
             match tokio::time::timeout(ANSWER_WAIT, own.renew_certificate(request.clone())).await {
@@ -215,7 +248,7 @@ impl Renewals {
 
     /// Returns the addresses of the other managers.
     fn managers(&self) -> Vec<String> {
-        let Some(manager) = &self.manager else {
+        let Some(manager) = self.own_manager() else {
             let text = std::fs::read_to_string(&self.managers).unwrap_or_default();
             return text.lines().map(str::to_owned).collect();
         };

@@ -16,7 +16,6 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::{Service, ServiceExt};
 
-use flota_api::id::NodeId;
 use flota_api::model::Role;
 use flota_api::reason::Reason;
 use flota_identity::{Peer, Sources, may_call};
@@ -27,8 +26,8 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + 
 /// The method with which a machine joins.
 const JOIN: &str = "/flota.ca.NodeCa/IssueCertificate";
 
-/// Returns whether a node's certificate is revoked.
-type Revoked = Arc<dyn Fn(&NodeId) -> bool + Send + Sync>;
+/// Returns the caller of the method at the path with the role that the store gives it; `None` if it may do nothing.
+type Rightful = Arc<dyn Fn(&Peer, &str) -> Option<Peer> + Send + Sync>;
 
 /// Passes a call on only if the table allows it.
 #[derive(Clone)]
@@ -36,7 +35,7 @@ pub(crate) struct Authorize<S> {
     inner: S,
     /// The identity of all callers of this listener, if the connections do not have their own.
     peer: Option<Peer>,
-    is_revoked: Revoked,
+    rightful: Rightful,
     /// Counts the calls of peers without a certificate.
     sources: Sources,
 }
@@ -50,22 +49,35 @@ impl<S> fmt::Debug for Authorize<S> {
 impl<S> Authorize<S> {
     /// For the local socket, whose callers are all this machine's root.
     pub(crate) fn local(inner: S) -> Self {
-        Self { inner, peer: Some(Peer::Local), is_revoked: Arc::new(|_| false), sources: Sources::default() }
+        let rightful: Rightful = Arc::new(|peer, _| Some(peer.clone()));
+        Self { inner, peer: Some(Peer::Local), rightful, sources: Sources::default() }
     }
 
     /// For the node's port. A worker's port has no `manager`: it serves only images, and demands a grant for each.
     pub(crate) fn port(inner: S, manager: Option<Manager>, sources: Sources) -> Self {
-        let is_revoked = move |id: &NodeId| manager.as_ref().is_some_and(|manager| manager.is_revoked(id));
-        Self { inner, peer: None, is_revoked: Arc::new(is_revoked), sources }
+        let rightful = move |peer: &Peer, path: &str| match &manager {
+            Some(manager) => manager.rightful(peer, path),
+            None => Some(peer.clone()),
+        };
+        Self { inner, peer: None, rightful: Arc::new(rightful), sources }
     }
 
-    fn allows(&self, request: &Request<Body>) -> bool {
+    /// Whether the caller may make this call. It then appears to the service with the role that it has now.
+    fn allows(&self, request: &mut Request<Body>) -> bool {
         let Some(peer) = request.extensions().get::<Peer>() else { return false };
         let path = request.uri().path();
         // A removed node may still open a session, because there it learns that it was removed, and repeat a request to
-        // leave whose answer was lost.
+        // leave whose answer was lost. It speaks for itself alone, as a worker does.
         let is_farewell = path.starts_with("/flota.dispatcher.Dispatcher/") || path == "/flota.ca.NodeCa/LeaveRaft";
-        may_call(peer, path) && (is_farewell || !peer.node_id().is_some_and(|id| (self.is_revoked)(id)))
+        let rightful = (self.rightful)(peer, path).or_else(|| match peer {
+            Peer::Node { id, address, key, .. } if is_farewell => {
+                Some(Peer::Node { id: id.clone(), role: Role::Worker, address: *address, key: key.clone() })
+            }
+            _ => None,
+        });
+        let Some(rightful) = rightful.filter(|peer| may_call(peer, path)) else { return false };
+        request.extensions_mut().insert(rightful);
+        true
     }
 
     /// Whether the caller has a certificate, or its address has not made too many calls without one.
@@ -112,7 +124,7 @@ where
         if let Some(peer) = &self.peer {
             request.extensions_mut().insert(peer.clone());
         }
-        let refused = if !self.allows(&request) {
+        let refused = if !self.allows(&mut request) {
             Reason::Denied.attach(Status::permission_denied("this caller may not call this method"))
         } else if !self.is_in_time(&request) {
             let text = "too many calls without a certificate come from this address; try again later";
@@ -198,24 +210,41 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_removed_node_may_say_farewell_and_call_nothing_else() {
-        let served = tower::service_fn(|_: Request<Body>| async { Ok(Response::new(Body::empty())) });
-        let is_revoked: Revoked = Arc::new(|id| id.as_str() == "removed");
-        let mut port = Authorize { inner: served, peer: None, is_revoked, sources: Sources::default() };
+    async fn a_removed_node_may_say_farewell_and_a_demoted_one_what_workers_may() {
+        // A service may look at the role of its caller, so that is the one that the store gives.
+        let served = tower::service_fn(|request: Request<Body>| async move {
+            let peer = request.extensions().get::<Peer>().expect("a caller");
+            let is_member = peer.node_id().is_some_and(|id| id.as_str() == "member");
+            assert_eq!(matches!(peer, Peer::Node { role: Role::Manager, .. }), is_member, "{peer:?}");
+            Ok(Response::new(Body::empty()))
+        });
+        let rightful: Rightful = Arc::new(|peer, _| match peer {
+            Peer::Node { id, .. } if id.as_str() == "removed" => None,
+            Peer::Node { id, address, key, .. } if id.as_str() == "demoted" => {
+                Some(Peer::Node { id: id.clone(), role: Role::Worker, address: *address, key: key.clone() })
+            }
+            _ => Some(peer.clone()),
+        });
+        let mut port = Authorize { inner: served, peer: None, rightful, sources: Sources::default() };
         let mut is_served = async |id: &str, path: &str| {
             let address = ([127, 0, 0, 1], 1).into();
             let mut request = Request::builder().uri(path).body(Body::empty()).expect("a request");
-            request.extensions_mut().insert(Peer::Node { id: id.into(), role: Role::Manager, address });
+            request.extensions_mut().insert(Peer::Node {
+                id: id.into(),
+                role: Role::Manager,
+                address,
+                key: String::new(),
+            });
             let response = port.call(request).await.expect("it is infallible");
             Status::from_header_map(response.headers()).is_none()
         };
         for path in ["/flota.control.Control/ListNodes", "/flota.raft.RaftTransport/Vote", "/flota.ca.NodeCa/JoinRaft"]
         {
             assert!(is_served("member", path).await, "{path}");
-            assert!(!is_served("removed", path).await, "{path}");
+            assert!(!is_served("removed", path).await && !is_served("demoted", path).await, "{path}");
         }
         for path in ["/flota.dispatcher.Dispatcher/Session", "/flota.ca.NodeCa/LeaveRaft"] {
-            assert!(is_served("removed", path).await, "{path}");
+            assert!(is_served("removed", path).await && is_served("demoted", path).await, "{path}");
         }
     }
 
@@ -226,8 +255,8 @@ mod tests {
             let refused = || Reason::BadToken.attach(Status::unauthenticated("it is wrong")).into_http();
             Ok(if is_wrong { refused() } else { Response::new(Body::empty()) })
         });
-        let is_revoked: Revoked = Arc::new(|_| false);
-        let mut port = Authorize { inner: served, peer: None, is_revoked, sources: Sources::default() };
+        let rightful: Rightful = Arc::new(|peer, _| Some(peer.clone()));
+        let mut port = Authorize { inner: served, peer: None, rightful, sources: Sources::default() };
         let mut answer = async |peer: Peer, is_wrong: bool| {
             let mut request = Request::builder().uri(JOIN).body(Body::empty()).expect("a request");
             request.extensions_mut().insert(peer);
@@ -249,7 +278,8 @@ mod tests {
         }
         assert_eq!(answer(stranger(2), false).await, None);
         // A follower has counted for the machines whose tries it forwards.
-        let follower = Peer::Node { id: "m".into(), role: Role::Manager, address: ([10, 0, 0, 3], 1).into() };
+        let (address, key) = (([10, 0, 0, 3], 1).into(), String::new());
+        let follower = Peer::Node { id: "m".into(), role: Role::Manager, address, key };
         for _ in 0..50 {
             assert_eq!(answer(follower.clone(), true).await, Some(Reason::BadToken));
         }

@@ -9,10 +9,11 @@ use nix::fcntl::{Flock, FlockArg};
 use flota_api::seal::Sealer;
 
 const DATA_KEY: &str = "data.key";
+const STORE_KEY: &str = "raft.key";
 /// Beginning of the names of damaged Raft folders.
 const DAMAGED: &str = "raft.damaged.";
 
-/// The data folder: `identity/`, `raft/`, `raft.damaged.N/`, `worker/`, `data.key`, `address`, `raft-id`, `lock`.
+/// The data folder: `identity/`, `raft/`, `raft.damaged.N/`, `worker/`, `data.key`, `raft.key`, `address`, `raft-id`, `lock`.
 #[derive(Debug)]
 pub(crate) struct StateDir {
     root: PathBuf,
@@ -44,12 +45,33 @@ impl StateDir {
         flota_identity::sealer(&self.root.join(DATA_KEY)).context("failed to read the data key")
     }
 
+    /// Returns a sealer with the key of the manager's copy of the store, which is made with the first one. It is another than
+    /// the data key, because a demoted manager keeps its tasks and nothing of the store.
+    pub(crate) fn store_sealer(&self) -> anyhow::Result<Sealer> {
+        // A build that knew one key for everything has made the copy.
+        if self.raft().exists() && !self.root.join(STORE_KEY).exists() {
+            return self.sealer();
+        }
+        flota_identity::sealer(&self.root.join(STORE_KEY)).context("failed to read the key of the store")
+    }
+
     pub(crate) fn raft(&self) -> PathBuf {
         self.root.join("raft")
     }
 
     pub(crate) fn worker(&self) -> PathBuf {
         self.root.join("worker")
+    }
+
+    /// The file with the addresses of the managers, which the worker writes.
+    pub(crate) fn managers_file(&self) -> PathBuf {
+        self.worker().join("managers")
+    }
+
+    /// Returns the addresses of the managers that the worker knows; none if it knows none.
+    pub(crate) fn known_managers(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.managers_file()).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
     }
 
     /// Reads a small file of the folder, without surrounding white space. `None` if it is missing or empty.
@@ -88,15 +110,29 @@ impl StateDir {
         // the rest can't be read. A manager's store has the key of the cluster's CA.
         flota_identity::remove(&self.identity())?;
         remove(&self.root.join(DATA_KEY))?;
-        let folders = ["raft", "worker/task-db", "worker/tasks"].map(|name| self.root.join(name));
-        let damaged = fs_err::read_dir(&self.root)?.filter_map(|entry| Some(entry.ok()?.path()));
-        let damaged = damaged
-            .filter(|path| path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(DAMAGED.as_bytes())));
-        for path in folders.into_iter().chain(damaged).filter(|path| path.exists()) {
-            fs_err::remove_dir_all(path)?;
+        self.forget_store()?;
+        for path in ["worker/task-db", "worker/tasks"].map(|name| self.root.join(name)) {
+            if path.exists() {
+                fs_err::remove_dir_all(path)?;
+            }
         }
-        for name in ["address", "raft-id", "worker/managers", "worker/newest", "worker/networks"] {
+        for name in ["address", "worker/managers", "worker/newest", "worker/networks"] {
             let _ = std::fs::remove_file(self.root.join(name));
+        }
+        Ok(())
+    }
+
+    /// Removes what only a manager has: its copy of the store, with that of every earlier Raft id, and the key to it. Does
+    /// nothing on a worker.
+    pub(crate) fn forget_store(&self) -> anyhow::Result<()> {
+        // The key first: the rest can't be read without it.
+        remove(&self.root.join(STORE_KEY))?;
+        remove(&self.root.join("raft-id"))?;
+        let is_damaged =
+            |path: &PathBuf| path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(DAMAGED.as_bytes()));
+        let damaged = fs_err::read_dir(&self.root)?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_damaged);
+        for path in damaged.chain([self.raft()].into_iter().filter(|path| path.exists())) {
+            fs_err::remove_dir_all(path)?;
         }
         Ok(())
     }
@@ -114,6 +150,38 @@ fn remove(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_demoted_manager_keeps_what_its_tasks_need_and_nothing_that_opens_its_store() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = StateDir::open(dir.path()).expect("it is unlocked");
+        let (of_tasks, of_store) = (state.sealer().expect("a key"), state.store_sealer().expect("another key"));
+        let task = of_tasks.seal(b"place", b"a task");
+        let sealed = of_store.seal(b"place", b"the key of the CA");
+        assert!(of_tasks.open(b"place", &sealed).is_err(), "the key that stays does not open it");
+        fs_err::create_dir_all(dir.path().join("raft")).expect("a folder");
+        fs_err::create_dir_all(dir.path().join("raft.damaged.1")).expect("a folder");
+        state.write("raft-id", "7").expect("it is written");
+        let again = state.store_sealer().expect("the same key");
+        assert!(again.open(b"place", &sealed).is_ok());
+        for _ in 0..2 {
+            state.forget_store().expect("everything can be removed, or is gone");
+            for name in ["raft", "raft.damaged.1", "raft-id", "raft.key"] {
+                assert!(!dir.path().join(name).exists(), "{name}");
+            }
+        }
+        assert!(state.sealer().expect("the key is there").open(b"place", &task).is_ok());
+        assert!(state.store_sealer().expect("a new key").open(b"place", &sealed).is_err());
+    }
+
+    #[test]
+    fn the_store_of_a_build_with_one_key_is_still_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = StateDir::open(dir.path()).expect("it is unlocked");
+        let sealed = state.sealer().expect("a key").seal(b"place", b"an entry");
+        fs_err::create_dir_all(dir.path().join("raft")).expect("a folder");
+        assert!(state.store_sealer().expect("the key is there").open(b"place", &sealed).is_ok());
+    }
 
     #[test]
     fn a_cluster_that_is_forgotten_leaves_nothing_that_opens_its_store() {

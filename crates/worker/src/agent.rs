@@ -15,7 +15,7 @@ use flota_api::clock::{Clock, Random};
 use flota_api::clock_offset::ClockOffset;
 use flota_api::defaults::{HEARTBEAT, NEW_EPOCH_GRACE};
 use flota_api::id::VolumeId;
-use flota_api::model::{CdiName, NodeDescription, TaskUsage};
+use flota_api::model::{CdiName, NodeDescription, Role, TaskUsage};
 use flota_api::version::Timestamp;
 use flota_identity::Dialer;
 
@@ -64,6 +64,8 @@ pub(crate) struct Agent {
     pub(crate) departure: watch::Receiver<Option<Departure>>,
     /// Set when the cluster has removed this node.
     pub(crate) removed: watch::Sender<bool>,
+    /// The role that the leader said last; `None` if none has said it since the start.
+    pub(crate) role: watch::Sender<Option<Role>>,
     /// How far the leader's clock is off.
     pub(crate) clock_offset: ClockOffset,
     /// Volumes that are being dropped.
@@ -289,7 +291,12 @@ impl Agent {
             FromLeader::OpenStream(open) => {
                 self.spawned.spawn(self.services.open_stream(link.channel.clone(), open));
             }
-            FromLeader::Managers(managers) => self.managers.set(managers, link.address),
+            FromLeader::Managers(managers, role) => {
+                self.managers.set(managers, link.address);
+                if role.is_some() {
+                    self.role.send_replace(role);
+                }
+            }
             FromLeader::Heartbeat(now) => self.compare_clocks(now),
             FromLeader::Removed => {
                 tracing::warn!("the cluster has removed this node");

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::{Clock, Random};
 use flota_api::clock_offset::ClockOffset;
-use flota_api::model::{CdiName, NodeDescription};
+use flota_api::model::{CdiName, NodeDescription, Role};
 use flota_identity::Dialer;
 
 use crate::agent::Agent;
@@ -77,6 +77,7 @@ pub struct AgentHandle {
     records: Arc<dyn TaskRecords>,
     departure: watch::Sender<Option<Departure>>,
     removed: watch::Receiver<bool>,
+    role: watch::Receiver<Option<Role>>,
     /// Cancelled when the agent has ended.
     ended: CancellationToken,
 }
@@ -113,6 +114,7 @@ pub(crate) fn start_reporting_to(
     spawned.spawn(measure(executor, pool.clone(), measured));
     let (departure, departure_receiver) = watch::channel(None);
     let (removed_sender, removed) = watch::channel(false);
+    let (role_sender, role) = watch::channel(None);
     let agent = Agent {
         node_id: options.node_id,
         address: options.address,
@@ -131,6 +133,7 @@ pub(crate) fn start_reporting_to(
         contact,
         departure: departure_receiver,
         removed: removed_sender,
+        role: role_sender,
         clock_offset: ClockOffset::default(),
         dropping: Arc::default(),
         usage,
@@ -144,13 +147,18 @@ pub(crate) fn start_reporting_to(
         let _guard = guard;
         agent.run(shutdown).await;
     });
-    AgentHandle { pool, spawned, records: options.records, departure, removed, ended }
+    AgentHandle { pool, spawned, records: options.records, departure, removed, role, ended }
 }
 
 impl AgentHandle {
     /// Becomes true when the cluster has removed this node.
     pub fn removed(&self) -> watch::Receiver<bool> {
         self.removed.clone()
+    }
+
+    /// The role that the cluster gives this node, as the leader said last; `None` before the first session.
+    pub fn role(&self) -> watch::Receiver<Option<Role>> {
+        self.role.clone()
     }
 
     /// Stops every task within its grace period, because the machine goes down, and tells the leader.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flota_api::id::{TaskId, ValueDataId, VolumeId};
 use flota_api::model::{
-    Assignment, ImageSource, NetworkUpdate, NodeDescription, StreamRequest, TaskStatus, TaskUsage, ValueBytes,
+    Assignment, ImageSource, NetworkUpdate, NodeDescription, Role, StreamRequest, TaskStatus, TaskUsage, ValueBytes,
 };
 use flota_api::version::{Timestamp, Version};
 
@@ -40,8 +40,8 @@ pub(crate) enum FromLeader {
     /// The leader has stored the batch with this number.
     StatusAck(u64),
     OpenStream(OpenStream),
-    /// Addresses of all managers.
-    Managers(Vec<String>),
+    /// Addresses of all managers, and the role of this node, if the leader says it.
+    Managers(Vec<String>, Option<Role>),
     /// The answer to a heartbeat, with the leader's clock, if it states it.
     Heartbeat(Option<Timestamp>),
     /// The cluster has removed this node.

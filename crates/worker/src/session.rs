@@ -17,6 +17,7 @@ use flota_api::proto::dispatcher as pd;
 use flota_api::proto::dispatcher::dispatcher_client::DispatcherClient;
 use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::worker_message::Message as ToManager;
+use flota_api::proto::types as pt;
 use flota_api::version::Timestamp;
 
 use crate::messages::{
@@ -157,7 +158,11 @@ fn from_leader(message: FromManager) -> Result<FromLeader, SessionError> {
         FromManager::OpenStream(it) => {
             FromLeader::OpenStream(OpenStream { id: it.id, request: it.request.and_then(|it| it.try_into().ok()) })
         }
-        FromManager::Managers(it) => FromLeader::Managers(it.managers.into_iter().map(|it| it.address).collect()),
+        FromManager::Managers(it) => {
+            // One that this build does not know changes nothing.
+            let role = it.role.and_then(|role| pt::Role::try_from(role).ok()).map(Into::into);
+            FromLeader::Managers(it.managers.into_iter().map(|it| it.address).collect(), role)
+        }
         FromManager::Heartbeat(it) => FromLeader::Heartbeat(it.now.map(Timestamp)),
         FromManager::Removed(_) => FromLeader::Removed,
     })

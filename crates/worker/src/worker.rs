@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::{Clock, Random};
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{Platform, RegistryCredentials};
+use flota_api::model::{Platform, RegistryCredentials, Role};
 use flota_api::proto::images::image_store_server::ImageStoreServer;
 use flota_api::seal::Sealer;
 use flota_identity::{Dialer, Identity};
@@ -177,6 +177,11 @@ impl Worker {
     pub async fn count_images(&self) -> usize {
         let store = self.images.store.clone();
         tokio::task::spawn_blocking(move || store.images().len()).await.unwrap_or_default()
+    }
+
+    /// The role that the cluster gives this node, as the leader said last; `None` before the first session.
+    pub fn role(&self) -> watch::Receiver<Option<Role>> {
+        self.agent.role()
     }
 
     /// Imports an archive as an image. Returns it with the given name, or else the names in the archive, made whole.

@@ -3,6 +3,7 @@
 use tonic::Status;
 
 use flota_api::model::Role;
+use flota_api::proto::control::ChangeRoleRequest;
 use flota_identity::{JoinToken, Peer};
 
 use super::host::USER;
@@ -56,6 +57,39 @@ impl Script {
             return Ok(worker);
         }
         let (peer, node) = (peer(host, &node_id, role), node_id.clone());
+        let raft_id = self.request_as(peer, self.leader(), move |channel| join_raft(channel, host, node))?;
+        self.cluster().seat_manager(manager, node_id, raft_id);
+        Ok(manager)
+    }
+
+    /// Asks the leader to give a node this role, by the node's name.
+    ///
+    /// # Errors
+    /// The error that the leader answers.
+    ///
+    /// # Panics
+    /// No manager leads.
+    pub fn change_role(&mut self, node: &str, role: Role) -> Result<(), Status> {
+        let request_id = format!("{node} becomes a {role} at {}", self.cluster().world.now());
+        let role = flota_api::proto::types::Role::from(role).into();
+        let request = ChangeRoleRequest { request_id, node: node.into(), role };
+        self.request(self.leader(), |mut client| async move { client.change_role(request).await.map(drop) })
+    }
+
+    /// Asks the leader for a Raft id for the node of a worker that was promoted, as the node itself does once it has its new
+    /// certificate. Returns the number of the manager, whose process is not started yet. Its machine stands beside that of
+    /// the worker.
+    ///
+    /// # Errors
+    /// The error that the leader answers.
+    ///
+    /// # Panics
+    /// No manager leads.
+    pub fn seat_promoted(&mut self, worker: usize) -> Result<usize, Status> {
+        let cluster = self.cluster();
+        let manager = cluster.managers.len();
+        let (host, node_id) = (cluster.manager_host(manager), cluster.workers[worker].node_id.clone());
+        let (peer, node) = (peer(host, &node_id, Role::Manager), node_id.clone());
         let raft_id = self.request_as(peer, self.leader(), move |channel| join_raft(channel, host, node))?;
         self.cluster().seat_manager(manager, node_id, raft_id);
         Ok(manager)

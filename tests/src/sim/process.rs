@@ -65,7 +65,7 @@ pub(super) struct ManagerProcess {
 /// Returns the identity with which a node appears to the hosts that it connects to.
 pub(super) fn peer(host: Host, node_id: &NodeId, role: Role) -> Peer {
     let address: SocketAddr = host.address().parse().expect("it is an address");
-    Peer::Node { id: node_id.clone(), role, address }
+    Peer::Node { id: node_id.clone(), role, address, key: String::new() }
 }
 
 /// Runs a manager until it fails.

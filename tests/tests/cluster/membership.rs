@@ -6,29 +6,9 @@ use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::control::RemoveRequest;
 use flota_api::reason::Reason;
 use flota_identity::Peer;
-use flota_tests::sim::cluster::SimCluster;
 use flota_tests::sim::script::{Script, script, script_with, spec};
 
-use super::{Seen, another_leads, containers, seen};
-
-/// Raft ids of those that vote and of those that do not, as the leader knows them.
-fn members(cluster: &SimCluster) -> Result<(Vec<u64>, Vec<u64>), String> {
-    let leader = cluster.leader().and_then(|number| cluster.managers[number].manager()).ok_or("no manager leads")?;
-    if leader.raft().is_changing() {
-        return Err("the set changes".into());
-    }
-    let (votes, learns): (Vec<_>, Vec<_>) = leader.raft().members().into_iter().partition(|member| member.votes);
-    let ids = |members: Vec<flota_raft_store::raft::Member>| members.iter().map(|member| member.id).collect();
-    Ok((ids(votes), ids(learns)))
-}
-
-/// Whether exactly these managers vote and none only learns.
-fn voters(expected: &'static [u64]) -> impl Fn(&SimCluster) -> Seen {
-    move |cluster| {
-        let members = members(cluster)?;
-        seen(members.0 == expected && members.1.is_empty(), members)
-    }
-}
+use super::{another_leads, containers, members, seen, voters};
 
 #[test]
 fn machine_that_joins_as_a_worker_gets_tasks() {
@@ -59,7 +39,8 @@ fn node_asks_for_itself_alone() {
     script(1, |it| {
         let worker = &it.cluster().workers[0];
         let (id, address) = (worker.node_id.clone(), worker.host.address());
-        let peer = Peer::Node { id: id.clone(), role: Role::Worker, address: address.parse().unwrap() };
+        let peer =
+            Peer::Node { id: id.clone(), role: Role::Worker, address: address.parse().unwrap(), key: String::new() };
         let other = it.cluster().managers[0].node_id.to_string();
         for node_id in [other, id.to_string()] {
             let request = JoinRaftRequest { node_id, address: address.clone() };

@@ -21,6 +21,7 @@ mod moves;
 mod networks;
 mod nodes;
 mod pins;
+mod roles;
 mod scaling;
 mod services;
 mod sessions;
@@ -99,5 +100,24 @@ fn tasks_are(service: &'static str, count: usize, state: TaskState) -> impl Fn(&
         let tasks = tasks_of(cluster, service)?;
         let is = |task: &&Task| task.status.state == state;
         seen(tasks.iter().filter(is).count() == count, tasks.iter().map(|task| task.status.state).collect::<Vec<_>>())
+    }
+}
+
+/// Raft ids of those that vote and of those that do not, as the leader knows them.
+fn members(cluster: &SimCluster) -> Result<(Vec<u64>, Vec<u64>), String> {
+    let leader = cluster.leader().and_then(|number| cluster.managers[number].manager()).ok_or("no manager leads")?;
+    if leader.raft().is_changing() {
+        return Err("the set changes".into());
+    }
+    let (votes, learns): (Vec<_>, Vec<_>) = leader.raft().members().into_iter().partition(|member| member.votes);
+    let ids = |members: Vec<flota_raft_store::raft::Member>| members.iter().map(|member| member.id).collect();
+    Ok((ids(votes), ids(learns)))
+}
+
+/// Whether exactly these managers vote and none only learns.
+fn voters(expected: &'static [u64]) -> impl Fn(&SimCluster) -> Seen {
+    move |cluster| {
+        let members = members(cluster)?;
+        seen(members.0 == expected && members.1.is_empty(), members)
     }
 }

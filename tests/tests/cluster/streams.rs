@@ -291,7 +291,7 @@ fn data_stream_whose_first_frame_does_not_come_is_closed() {
     script(1, |it| {
         let worker = &it.cluster().workers[0];
         let (id, address) = (worker.node_id.clone(), worker.host.address().parse().unwrap());
-        let peer = Peer::Node { id, role: Role::Worker, address };
+        let peer = Peer::Node { id, role: Role::Worker, address, key: String::new() };
         let late = it.request_as(peer, it.leader(), |channel| async move {
             StreamsClient::new(channel).data(futures::stream::pending::<Frame>()).await.map(drop)
         });

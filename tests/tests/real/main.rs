@@ -24,6 +24,7 @@ mod platforms;
 mod port_forward;
 mod registries;
 mod retries;
+mod roles;
 mod runtimes;
 mod scaling;
 mod secrets;

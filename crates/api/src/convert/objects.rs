@@ -56,6 +56,8 @@ impl From<&Cluster> for po::Cluster {
             heartbeat_ms: it.heartbeat.map_or(0, millis),
             heartbeats_missed: it.heartbeats_missed.map_or(0, NonZeroU64::get),
             certificate_life_ms: it.certificate_life.map_or(0, millis),
+            retired: it.retired.iter().map(Into::into).collect(),
+            dead_manager_after_ms: it.dead_manager_after.map_or(0, millis),
         }
     }
 }
@@ -88,6 +90,8 @@ impl TryFrom<po::Cluster> for Cluster {
             heartbeat: unless_zero(it.heartbeat_ms),
             heartbeats_missed: NonZeroU64::new(it.heartbeats_missed),
             certificate_life: unless_zero(it.certificate_life_ms),
+            retired: it.retired.into_iter().map(Into::into).collect(),
+            dead_manager_after: unless_zero(it.dead_manager_after_ms),
         })
     }
 }

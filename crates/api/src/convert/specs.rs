@@ -72,7 +72,11 @@ impl From<Option<pt::Resources>> for Limits {
 
 impl From<&NodeSpec> for ps::NodeSpec {
     fn from(spec: &NodeSpec) -> Self {
-        Self { labels: spec.labels.clone().into_iter().collect(), availability: spec.availability.number() }
+        Self {
+            labels: spec.labels.clone().into_iter().collect(),
+            availability: spec.availability.number(),
+            manager_candidate: spec.manager_candidate,
+        }
     }
 }
 
@@ -82,6 +86,7 @@ impl TryFrom<ps::NodeSpec> for NodeSpec {
         Ok(Self {
             labels: spec.labels.into_iter().collect(),
             availability: FromNumber::from_number(spec.availability)?,
+            manager_candidate: spec.manager_candidate,
         })
     }
 }

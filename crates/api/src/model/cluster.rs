@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::certificate::NodeCertificate;
 use super::network::AddressPool;
 use super::{seconds_or_zero, text_or_empty};
 use crate::defaults::CERTIFICATE_LIFE;
@@ -101,12 +102,22 @@ pub struct Cluster {
     /// Validity of the certificates that nodes get from now on; the default if `None`.
     #[serde(serialize_with = "seconds_or_zero")]
     pub certificate_life: Option<Duration>,
+    /// Certificates that made managers of nodes which were demoted since, until these expire. Their holders are workers.
+    pub retired: Vec<NodeCertificate>,
+    /// How long a manager may be down before another node replaces it; for ever if `None`.
+    #[serde(serialize_with = "seconds_or_zero")]
+    pub dead_manager_after: Option<Duration>,
 }
 
 impl Cluster {
     /// Returns the validity of a certificate that is issued now.
     pub fn certificate_life(&self) -> Duration {
         self.certificate_life.unwrap_or(CERTIFICATE_LIFE)
+    }
+
+    /// Returns whether a certificate with this key no longer makes its node a manager, whatever is in it.
+    pub fn is_retired(&self, key: &str) -> bool {
+        self.retired.iter().any(|it| it.key == key)
     }
 }
 

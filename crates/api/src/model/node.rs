@@ -33,6 +33,15 @@ states! {
     }
 }
 states! {
+    /// How far a node is from its role.
+    RoleChange {
+        /// It is to be a manager, and does not vote yet.
+        Promoting = "promoting",
+        /// It is to be a manager no more, and still votes or has what managers have.
+        Demoting = "demoting",
+    }
+}
+states! {
     /// What spreads the connections of tasks to virtual IPs.
     Balancer {
         /// Programs of BPF at the control group of all tasks.
@@ -94,11 +103,13 @@ pub struct NodeSpec {
     pub labels: BTreeMap<String, String>,
     /// Whether the scheduler may place tasks on it.
     pub availability: Availability,
+    /// Whether it may become a manager by itself, in the place of one that is dead.
+    pub manager_candidate: bool,
 }
 
 impl Default for NodeSpec {
     fn default() -> Self {
-        Self { labels: BTreeMap::new(), availability: Availability::Active }
+        Self { labels: BTreeMap::new(), availability: Availability::Active, manager_candidate: false }
     }
 }
 

@@ -1,6 +1,7 @@
 //! `ctl node …` manages the machines of the cluster.
 
 mod rebalance;
+mod role;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ use crate::error::{named, reason};
 use crate::parse;
 use crate::printer::{self, ListOptions};
 use crate::progress::{self, WaitOptions};
+use role::Role;
 
 /// Largest number of tries. A lost try means that another change won; ten in a row indicate a bug.
 const TRIES: u32 = 10;
@@ -33,7 +35,7 @@ pub(crate) enum Node {
         #[arg(long)]
         pretty: bool,
     },
-    /// Change labels or availability
+    /// Change labels, availability or role
     Update {
         /// Node: name, id, or beginning of an id
         node: String,
@@ -46,6 +48,26 @@ pub(crate) enum Node {
         /// Availability to set: active, pause or drain
         #[arg(long)]
         availability: Option<String>,
+        /// Allow that the node becomes a manager by itself, in the place of one that is dead
+        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+        manager_candidate: Option<bool>,
+        /// Role to give: worker or manager
+        #[arg(long)]
+        role: Option<Role>,
+    },
+    /// Make nodes managers, while their tasks run on
+    Promote {
+        /// Nodes: name, id, or beginning of an id
+        nodes: Vec<String>,
+        #[command(flatten)]
+        wait: WaitOptions,
+    },
+    /// Make managers workers, while their tasks run on
+    Demote {
+        /// Nodes: name, id, or beginning of an id
+        nodes: Vec<String>,
+        #[command(flatten)]
+        wait: WaitOptions,
     },
     /// Move tasks elsewhere, and take no new ones
     Drain {
@@ -78,17 +100,28 @@ pub(crate) async fn run(verb: Node, client: &Client) -> anyhow::Result<()> {
     match verb {
         Node::Ls(options) => ls(client, &options).await,
         Node::Inspect { nodes, pretty } => inspect(client, &nodes, pretty).await,
-        Node::Update { node, label_add, label_rm, availability } => {
+        Node::Update { node, label_add, label_rm, availability, manager_candidate, role } => {
             let change = |spec: &mut model::NodeSpec| {
                 spec.labels.extend(label_add.iter().cloned());
                 label_rm.iter().for_each(|label| drop(spec.labels.remove(label)));
                 if let Some(text) = &availability {
                     spec.availability = availability_of(text)?;
                 }
+                spec.manager_candidate = manager_candidate.unwrap_or(spec.manager_candidate);
                 Ok(())
             };
-            update(client, &node, change).await
+            // A role that is refused leaves the rest as it is.
+            if let Some(role) = role {
+                role::change(client, &node, role.into()).await?;
+            }
+            update(client, &node, change).await?;
+            match role {
+                Some(_) => role::advise(client).await,
+                None => Ok(()),
+            }
         }
+        Node::Promote { nodes, wait } => role::run(client, &nodes, model::Role::Manager, &wait).await,
+        Node::Demote { nodes, wait } => role::run(client, &nodes, model::Role::Worker, &wait).await,
         Node::Drain { nodes, wait } => {
             set(client, &nodes, model::Availability::Drain).await?;
             drained(client, &nodes, &wait).await
@@ -97,6 +130,7 @@ pub(crate) async fn run(verb: Node, client: &Client) -> anyhow::Result<()> {
         Node::Rebalance { wait } => rebalance::run(client, &wait).await,
         Node::Rm { nodes, force } => {
             named(&nodes)?;
+            let managers = role::managers(client).await?;
             for name in nodes {
                 let request = RemoveRequest { request_id: request_id(), name: name.clone(), force };
                 client
@@ -104,7 +138,10 @@ pub(crate) async fn run(verb: Node, client: &Client) -> anyhow::Result<()> {
                     .await?;
                 printer::line(&name);
             }
-            Ok(())
+            match role::managers(client).await? == managers {
+                true => Ok(()),
+                false => role::advise(client).await,
+            }
         }
     }
 }
@@ -126,14 +163,23 @@ pub(crate) async fn list(client: &Client, request: ListRequest) -> anyhow::Resul
         .await
 }
 
-fn parsed(row: NodeRow) -> anyhow::Result<(model::Node, bool)> {
-    let node = row.node.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a node"))?;
-    Ok((model::Node::try_from(node)?, row.leader))
+/// A node with what only the managers know of it.
+struct ListedNode {
+    node: model::Node,
+    leader: bool,
+    role_change: Option<model::RoleChange>,
 }
 
-fn row(node: &model::Node, leader: bool) -> Value {
+fn parsed(row: NodeRow) -> anyhow::Result<ListedNode> {
+    let (leader, role_change) = (row.leader, row.role_change().into());
+    let node = row.node.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a node"))?;
+    Ok(ListedNode { node: model::Node::try_from(node)?, leader, role_change })
+}
+
+fn row(ListedNode { node, leader, role_change }: &ListedNode) -> Value {
     json!({
-        "id": node.id, "name": node.description.hostname, "role": node.role, "leader": leader, "state": node.state,
+        "id": node.id, "name": node.description.hostname, "role": node.role, "leader": leader,
+        "roleChange": role_change.map_or("", model::RoleChange::as_str), "state": node.state,
         "stateReason": node.state_reason.map_or("", model::NodeStateReason::as_str), "stateSince": node.state_since,
         "availability": node.spec.availability, "address": node.address, "version": node.description.program_version,
     })
@@ -144,14 +190,19 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     printer::age(nodes.header);
     let mut rows = Vec::new();
     for node in nodes.nodes {
-        let (node, leader) = parsed(node)?;
+        let parsed = parsed(node)?;
+        let ListedNode { node, leader, role_change } = &parsed;
         let clock = (!node.clock_offset.is_zero()).then(|| format!("its clock is {}", node.clock_offset));
         let notes: Vec<_> = node.state_reason.map(|reason| reason.to_string()).into_iter().chain(clock).collect();
         let state = match notes.as_slice() {
             [] => node.state.to_string(),
             notes => format!("{} ({})", node.state, notes.join(", ")),
         };
-        let role = if leader { "leader".to_owned() } else { node.role.to_string() };
+        let role = match role_change {
+            _ if *leader => "leader".to_owned(),
+            Some(change) => format!("{} ({change})", node.role),
+            None => node.role.to_string(),
+        };
         let cells = vec![
             printer::short_id(node.id.as_str(), &options.rows),
             node.description.hostname.clone(),
@@ -161,17 +212,20 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
             node.address.clone(),
             node.description.program_version.clone(),
         ];
-        rows.push((row(&node, leader), cells));
+        rows.push((row(&parsed), cells));
     }
     rows.sort_by(|left, right| left.1[1].cmp(&right.1[1]));
     printer::rows(&options.rows, &["ID", "NAME", "STATE", "AVAILABILITY", "ROLE", "ADDRESS", "VERSION"], rows);
     Ok(())
 }
 
-async fn get(client: &Client, name: &str) -> anyhow::Result<model::Node> {
+async fn get_row(client: &Client, name: &str) -> anyhow::Result<ListedNode> {
     let request = GetRequest { name: name.to_owned() };
-    let row = client.read(request, |mut control, request| async move { control.get_node(request).await }).await?;
-    Ok(parsed(row)?.0)
+    parsed(client.read(request, |mut control, request| async move { control.get_node(request).await }).await?)
+}
+
+async fn get(client: &Client, name: &str) -> anyhow::Result<model::Node> {
+    Ok(get_row(client, name).await?.node)
 }
 
 /// Returns the tasks on a node.

@@ -41,6 +41,9 @@ pub(crate) struct Defaults {
     /// Validity of the certificates that nodes get from then on (default 90 days)
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     cert_expiry: Option<Duration>,
+    /// Time after which a manager that is down is replaced by a node that may be one; 0 for never (default)
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    dead_manager_after: Option<Duration>,
 }
 
 fn millis(time: Duration) -> u64 {
@@ -55,6 +58,7 @@ impl Defaults {
             heartbeat_ms: self.dispatcher_heartbeat.map(millis),
             heartbeats_missed: self.missed_heartbeats,
             certificate_life_ms: self.cert_expiry.map(millis),
+            dead_manager_after_ms: self.dead_manager_after.map(millis),
             ..UpdateClusterRequest::default()
         };
         let is_given = request != UpdateClusterRequest::default();
@@ -131,7 +135,7 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
         }
         Swarm::Update { defaults } => {
             let none = || {
-                Usage("no change is given: use --no-new-privileges, --rebalance, --dispatcher-heartbeat, --missed-heartbeats or --cert-expiry".into())
+                Usage("no change is given: use --no-new-privileges, --rebalance, --dispatcher-heartbeat, --missed-heartbeats, --cert-expiry or --dead-manager-after".into())
             };
             update(client, defaults.request().ok_or_else(none)?).await?;
             line("Cluster updated.");

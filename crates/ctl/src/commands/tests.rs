@@ -36,7 +36,7 @@ fn node(devices: &[&str]) -> NodeRow {
     let device = |id: &&str| model::NodeDevice { kind: "gpu".into(), id: (*id).into(), paths: Vec::new() };
     let mut node = model::Node { id: "n1".into(), ..model::Node::default() };
     node.description.devices = devices.iter().map(device).collect();
-    NodeRow { node: Some((&node).into()), leader: false }
+    NodeRow { node: Some((&node).into()), leader: false, ..NodeRow::default() }
 }
 
 fn stack() -> StackRow {

@@ -65,11 +65,15 @@ impl Listener {
     }
 
     async fn start_with(credentials: Credentials) -> Self {
+        Self::start_counting(credentials, Sources::default()).await
+    }
+
+    async fn start_counting(credentials: Credentials, sources: Sources) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback is there");
         let address = listener.local_addr().expect("it is bound").to_string();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("made");
         let raft = Some(runtime.handle().clone());
-        let (others, raft) = incoming(listener, credentials.clone(), raft, Sources::default());
+        let (others, raft) = incoming(listener, credentials.clone(), raft, sources);
         Self { address, credentials, others, raft, runtime }
     }
 
@@ -101,6 +105,28 @@ async fn a_managers_raft_connection_runs_on_rafts_runtime() {
     assert!(is_answered(client).await);
     served.await.expect("it does not panic");
     assert!(listener.others.try_recv().is_err(), "it arrives once");
+    listener.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_loses_rights_loses_what_it_has_open_on_either_runtime() {
+    let (cluster, sources) = (Cluster::new(), Sources::default());
+    let manager = credentials(cluster.identity("m", Role::Manager));
+    let mut listener = Listener::start_counting(manager, sources.clone()).await;
+    let dialer = cluster.dialer("other", Role::Manager);
+    let _raft = dialer.connect(&listener.address, RAFT_NAME).await.expect("welcome");
+    let mut raft = listener.raft.recv().await.expect("it arrives").expect("it is whole");
+    let _session = dialer.connect(&listener.address, NODE_NAME).await.expect("welcome");
+    let mut session = listener.others.recv().await.expect("it arrives").expect("it is whole");
+    let (sent, waits) = tokio::sync::oneshot::channel();
+    let reads = listener.runtime.spawn(async move {
+        sent.send(()).expect("it is waited for");
+        raft.read_u8().await.map_err(|error| error.kind())
+    });
+    waits.await.expect("it reads");
+    sources.end(&"other".into());
+    assert_eq!(reads.await.expect("it does not panic"), Err(std::io::ErrorKind::ConnectionAborted));
+    assert_eq!(session.read_u8().await.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionAborted));
     listener.end();
 }
 

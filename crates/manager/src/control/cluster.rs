@@ -10,6 +10,7 @@ use flota_raft_store::{Tables, WriteTx};
 
 use super::error::{ControlError, Violation};
 use super::{Control, Member};
+use crate::promotion::LEAST_DEAD_MANAGER_AFTER;
 
 /// The cluster with its join tokens.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub(crate) struct ClusterDefaults {
     pub(crate) heartbeats_missed: Option<u64>,
     /// Validity of the certificates that nodes get from now on.
     pub(crate) certificate_life: Option<Duration>,
+    /// How long a manager may be down before another node replaces it; for ever if zero.
+    pub(crate) dead_manager_after: Option<Duration>,
 }
 
 /// The periods of heartbeats that can be chosen. A lost node is to be found within minutes.
@@ -74,6 +77,10 @@ impl ClusterDefaults {
         if let Some(why) = self.certificate_life.and_then(|it| check_certificate_life(it).err()) {
             found.push(Violation { field: "cert_expiry".into(), why });
         }
+        if self.dead_manager_after.is_some_and(|it| !it.is_zero() && it < LEAST_DEAD_MANAGER_AFTER) {
+            let why = format!("it is at least {LEAST_DEAD_MANAGER_AFTER:?}, or 0 if no manager is to be replaced");
+            found.push(Violation { field: "dead_manager_after".into(), why });
+        }
         if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
     }
 }
@@ -108,6 +115,8 @@ impl<M: Member> Control<M> {
             let heartbeat = defaults.heartbeat.or(cluster.heartbeat);
             let heartbeats_missed = defaults.heartbeats_missed.map_or(cluster.heartbeats_missed, NonZeroU64::new);
             let certificate_life = defaults.certificate_life.or(cluster.certificate_life);
+            let dead_manager_after = defaults.dead_manager_after.or(cluster.dead_manager_after);
+            let dead_manager_after = dead_manager_after.filter(|it| !it.is_zero());
             let mut tx = WriteTx::new(view, request_id);
             tx.update(Cluster {
                 no_new_privileges,
@@ -115,6 +124,7 @@ impl<M: Member> Control<M> {
                 heartbeat,
                 heartbeats_missed,
                 certificate_life,
+                dead_manager_after,
                 ..cluster
             });
             Ok((tx.finish(), ()))

@@ -9,6 +9,7 @@ use flota_api::reason::Candidate;
 use flota_raft_store::ProposeError;
 
 use crate::departure::DepartureError;
+use crate::promotion::PromotionError;
 use crate::streams::{BrokenStream, OpenError};
 
 /// A value that breaks a rule: `field: why`.
@@ -164,6 +165,14 @@ pub(crate) enum ControlError {
         node: String,
         /// The reason.
         error: DepartureError,
+    },
+    /// The node can't become a manager.
+    #[error("node `{node}` can't become a manager: {error}")]
+    Promotion {
+        /// Its name.
+        node: String,
+        /// The reason.
+        error: PromotionError,
     },
     /// The task's container can't be reached.
     #[error(transparent)]

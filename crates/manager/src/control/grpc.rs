@@ -102,6 +102,7 @@ impl Api for ControlService {
             heartbeat: request.heartbeat_ms.map(Duration::from_millis),
             heartbeats_missed: request.heartbeats_missed,
             certificate_life: request.certificate_life_ms.map(Duration::from_millis),
+            dead_manager_after: request.dead_manager_after_ms.map(Duration::from_millis),
         };
         let key = request_key("update_cluster", &request.request_id);
         reply(self.control.update_cluster(key.as_deref(), defaults).await)
@@ -131,6 +132,13 @@ impl Api for ControlService {
             .update_node(request_key("update_node", &request_id).as_deref(), &node, version(expected), &spec)
             .await?;
         Ok(Response::new(updated.as_ref().into()))
+    }
+
+    async fn change_role(&self, request: Request<pc::ChangeRoleRequest>) -> Reply<po::Node> {
+        let pc::ChangeRoleRequest { request_id, node, role: wanted } = request.into_inner();
+        let key = request_key("change_role", &request_id);
+        let changed = self.control.change_role(key.as_deref(), &node, role(wanted)?).await?;
+        Ok(Response::new(changed.as_ref().into()))
     }
 
     async fn remove_node(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {

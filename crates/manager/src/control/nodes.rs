@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use flota_api::id::NodeId;
-use flota_api::model::{Node, NodeSpec, NodeState, Role};
+use flota_api::model::{Node, NodeSpec, NodeState, Role, RoleChange};
 use flota_api::object::Kind;
 use flota_api::version::Version;
-use flota_raft_store::WriteTx;
+use flota_raft_store::{View, WriteTx, raft};
 
 use super::error::{ControlError, NodeHold};
 use super::filter::{self, Field, Filter};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member};
-use crate::{departure, write};
+use crate::{departure, promotion, write};
 
 /// A node, and whether it leads.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct NodeSummary {
     pub(crate) node: Arc<Node>,
     /// Whether it is the leader of the managers.
     pub(crate) leader: bool,
+    /// How far it is from its role; `None` if it has taken it.
+    pub(crate) role_change: Option<RoleChange>,
 }
 
 const FIELDS: &[Field<NodeSummary>] = &[
@@ -28,6 +30,7 @@ const FIELDS: &[Field<NodeSummary>] = &[
     ("name", |row| Some(row.node.description.hostname.clone())),
     ("role", |row| Some(row.node.role.to_string())),
     ("leader", |row| Some(row.leader.to_string())),
+    ("roleChange", |row| Some(row.role_change.map_or_else(String::new, |change| change.to_string()))),
     ("state", |row| Some(row.node.state.to_string())),
     ("stateReason", |row| Some(row.node.state_reason.map_or_else(String::new, |reason| reason.to_string()))),
     ("availability", |row| Some(row.node.spec.availability.to_string())),
@@ -36,15 +39,15 @@ const FIELDS: &[Field<NodeSummary>] = &[
 ];
 
 impl<M: Member> Control<M> {
-    fn node_summary(&self, node: &Arc<Node>) -> NodeSummary {
+    fn node_summary(&self, view: &View, members: &[raft::Member], node: &Arc<Node>) -> NodeSummary {
         let leader = node.raft_id.is_some() && node.raft_id == self.member.leader();
-        NodeSummary { node: Arc::clone(node), leader }
+        NodeSummary { node: Arc::clone(node), leader, role_change: promotion::role_change(view, node, members) }
     }
 
     /// Returns the node that `reference` identifies.
     pub(crate) async fn get_node(&self, reference: &str) -> Result<NodeSummary, ControlError> {
         let view = self.proven_view().await?;
-        resolve(&view, reference).map(|node| self.node_summary(node))
+        resolve(&view, reference).map(|node| self.node_summary(&view, &self.member.members(), node))
     }
 
     /// Returns the nodes that pass every filter.
@@ -54,7 +57,8 @@ impl<M: Member> Control<M> {
         filters: &[Filter],
     ) -> Result<Listing<NodeSummary>, ControlError> {
         let (view, age) = self.view(freshness).await?;
-        let rows = view.nodes().map(|node| self.node_summary(node));
+        let members = self.member.members();
+        let rows = view.nodes().map(|node| self.node_summary(&view, &members, node));
         Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
     }
 

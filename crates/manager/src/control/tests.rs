@@ -1,11 +1,12 @@
 //! Tests the operations on a store in memory: their refusals and their answers.
 
 use flota_api::model::{
-    Cluster, Image, LogRange, NetworkSpec, Node, NodeState, Program, Rebalance, Role, Service, ServiceMode,
-    ServiceSpec, Stack, StackSpec, Task, TaskStatus,
+    Cluster, Image, LogRange, NetworkSpec, Node, NodeCertificate, NodeState, Program, Rebalance, Role, RoleChange,
+    Service, ServiceMode, ServiceSpec, Stack, StackSpec, Task, TaskStatus,
 };
 use flota_api::reason::{Detail, Reason};
 use flota_api::state::TaskState;
+use flota_api::version::Timestamp;
 use flota_raft_store::{ProposeError, WriteTx};
 use futures::stream;
 use tonic::Status;
@@ -202,6 +203,47 @@ async fn a_manager_without_which_no_majority_answers_is_not_removed() {
     assert_eq!(control.store.view().version, before, "nothing was written");
     control.remove_node(None, "m3", true).await.expect("it is missed by nobody");
     control.remove_node(None, "m2", true).await.expect("the leader goes on alone");
+}
+
+#[tokio::test]
+async fn a_manager_is_demoted_only_if_the_others_have_a_majority_that_answers() {
+    let control = cluster().await;
+    // It votes, and does not answer.
+    let certificates = vec![NodeCertificate { key: "k".into(), expires_at: Timestamp(2_000) }];
+    control.put(Node { certificates, ..node("n4", "m3", Role::Manager, SILENT_RAFT_ID) }).await;
+    let before = control.store.view().version;
+    assert_eq!(refusal(control.change_role(None, "m2", Role::Worker).await), Some(Reason::MajorityNeeded));
+    // The leader would leave the same two behind, so it hands nothing over.
+    assert_eq!(refusal(control.change_role(None, "m1", Role::Worker).await), Some(Reason::MajorityNeeded));
+    assert_eq!(control.store.view().version, before, "nothing was written");
+    let demoted = control.change_role(None, "m3", Role::Worker).await.expect("it is missed by nobody");
+    assert_eq!((demoted.role, demoted.raft_id), (Role::Worker, Some(SILENT_RAFT_ID)), "it votes until it is taken out");
+    assert!(control.store.view().cluster().expect("a cluster").is_retired("k"));
+    let again = control.change_role(None, "m3", Role::Worker).await.expect("twice is as good as once");
+    assert_eq!(again.meta.version, demoted.meta.version);
+}
+
+#[tokio::test]
+async fn a_leader_hands_over_before_it_is_demoted_and_the_request_can_be_repeated() {
+    let control = cluster().await;
+    let before = control.store.view().version;
+    let key = Some("demote");
+    assert_eq!(refusal(control.change_role(key, "m1", Role::Worker).await), Some(Reason::LeadershipMoved));
+    assert_eq!(control.store.view().version, before, "the request is not taken for one that was refused");
+}
+
+#[tokio::test]
+async fn a_worker_that_is_ready_is_promoted_and_asks_for_a_raft_id_of_its_own() {
+    let control = cluster().await;
+    let promoted = control.change_role(None, "w1", Role::Manager).await.expect("it is ready");
+    assert_eq!((promoted.role, promoted.raft_id), (Role::Manager, None));
+    let row = control.get_node("w1").await.expect("it is there");
+    assert_eq!(row.role_change, Some(RoleChange::Promoting));
+    let down = Node { state: NodeState::Down, ..node("n5", "w2", Role::Worker, 0) };
+    control.put(down).await;
+    let before = control.store.view().version;
+    assert_eq!(refusal(control.change_role(None, "w2", Role::Manager).await), Some(Reason::NodeNotReady));
+    assert_eq!(control.store.view().version, before, "nothing was written");
 }
 
 #[tokio::test]

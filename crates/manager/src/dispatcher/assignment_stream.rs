@@ -13,6 +13,7 @@ use flota_api::model::{Node, Task};
 use flota_api::object::Kind;
 use flota_api::proto::dispatcher::manager_message::Message;
 use flota_api::proto::dispatcher::{Managers, Peer};
+use flota_api::proto::types as pt;
 use flota_api::version::Timestamp;
 use flota_raft_store::{Store, Tables};
 
@@ -88,7 +89,7 @@ impl Session {
         let view = store.view();
         let node = view.node(node_id)?;
         let mut messages = Vec::new();
-        let managers = current_managers(&view);
+        let managers = current_managers(&view, node);
         if managers != self.managers {
             self.managers = managers;
             messages.push(Message::Managers(self.managers.clone()));
@@ -130,7 +131,10 @@ async fn send(outbox: &SessionOutbox, message: Message) -> Result<(), Status> {
     outbox.send(outgoing(message)).await.map_err(|_| Status::cancelled("the worker has disconnected"))
 }
 
-fn current_managers(view: &Tables) -> Managers {
+/// Returns the managers that can be called, and the role of the node that is told.
+fn current_managers(view: &Tables, told: &Node) -> Managers {
     let peer = |node: &Arc<Node>| Peer { node_id: node.id.to_string(), address: node.address.clone() };
-    Managers { managers: view.managers().map(peer).collect() }
+    // One that was promoted has no Raft id before its manager starts.
+    let managers = view.managers().filter(|node| node.raft_id.is_some()).map(peer).collect();
+    Managers { managers, role: Some(pt::Role::from(told.role).into()) }
 }

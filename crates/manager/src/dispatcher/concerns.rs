@@ -76,7 +76,7 @@ fn concern(events: &[Event], view: &Tables) -> Concern {
             Event::Updated { old: Object::Task(old), new: Object::Task(new) } if is_only_reported(old, new) => {}
             Event::Updated { old: Object::Node(old), new: Object::Node(new) } => {
                 let is_down = |node: &Node| node.state == NodeState::Down;
-                if old.address != new.address || old.role != new.role {
+                if old.address != new.address || old.role != new.role || old.raft_id != new.raft_id {
                     include_node(&mut concern, old, view);
                     include_node(&mut concern, new, view);
                 } else if is_down(old) != is_down(new) {

@@ -126,7 +126,11 @@ impl From<ClusterInfo> for pc::ClusterInfo {
 
 impl From<NodeSummary> for pc::NodeRow {
     fn from(row: NodeSummary) -> Self {
-        Self { node: Some(row.node.as_ref().into()), leader: row.leader }
+        Self {
+            node: Some(row.node.as_ref().into()),
+            leader: row.leader,
+            role_change: pc::RoleChange::from(row.role_change).into(),
+        }
     }
 }
 

@@ -31,6 +31,7 @@ fn row(error: &ControlError) -> (Code, Reason) {
             NodeHold::NotDown(_) => (Code::FailedPrecondition, Reason::NodeNotDown),
         },
         ControlError::Departure { .. } => (Code::FailedPrecondition, Reason::MajorityNeeded),
+        ControlError::Promotion { .. } => (Code::FailedPrecondition, Reason::NodeNotReady),
         ControlError::TaskUnreachable(_) | ControlError::NoRunningTask { .. } => {
             (Code::FailedPrecondition, Reason::TaskUnreachable)
         }
