@@ -90,6 +90,8 @@ reasons! {
     EventsGone,
     /// The reader was so slow that events were dropped that it had not read.
     ReaderTooSlow,
+    /// The cluster has removed the node that calls, and does not take it back under its old identity.
+    NodeRemoved,
 }
 
 impl Reason {
@@ -123,7 +125,8 @@ impl Reason {
             | Self::Denied
             | Self::BadToken
             | Self::EventsGone
-            | Self::ReaderTooSlow => true,
+            | Self::ReaderTooSlow
+            | Self::NodeRemoved => true,
         }
     }
 

@@ -30,7 +30,8 @@ fn exit_code(reason: Reason) -> u8 {
         | Reason::Denied
         | Reason::BadToken
         | Reason::EventsGone
-        | Reason::ReaderTooSlow => FAILED,
+        | Reason::ReaderTooSlow
+        | Reason::NodeRemoved => FAILED,
         Reason::Ambiguous | Reason::UnknownFilter => USAGE,
         Reason::NotFound | Reason::RemovedMeanwhile => NOT_FOUND,
         Reason::AlreadyExists | Reason::ChangedMeanwhile | Reason::RefusedBefore => CONFLICT,

@@ -15,6 +15,7 @@ use flota_api::proto::ca::{RenewCertificateRequest, RenewCertificateResponse};
 use flota_api::proto::control::control_server::ControlServer;
 use flota_api::proto::dispatcher::dispatcher_server::DispatcherServer;
 use flota_api::proto::streams::streams_server::StreamsServer;
+use flota_api::reason::Reason;
 use flota_identity::Dialer;
 use flota_raft_store::Store;
 use flota_raft_store::raft::{Leadership, RaftNode, Threads};
@@ -103,9 +104,16 @@ impl Manager {
         resolver::credentials(reference, &self.replica.store.view())
     }
 
-    /// Returns whether this node was removed from the cluster, although its certificate is still valid.
-    pub fn is_revoked(&self, node: &NodeId) -> bool {
-        self.replica.store.view().cluster().is_some_and(|cluster| cluster.revoked.iter().any(|it| it.node_id == *node))
+    /// Returns why this node is refused although its certificate is valid: the cluster has removed it. While Raft still
+    /// counts on a manager that leaves, it is only denied what it asks for: were it told, it would stop, and with one of two
+    /// managers the cluster could not even take it out.
+    pub fn bars(&self, node: &NodeId) -> Option<Reason> {
+        let view = self.replica.store.view();
+        let cluster = view.cluster()?;
+        cluster.revoked.iter().find(|it| it.node_id == *node)?;
+        let raft_id = view.node(node).and_then(|node| node.raft_id);
+        let is_counted = raft_id.is_some_and(|id| self.replica.raft.members().iter().any(|member| member.id == id));
+        Some(if is_counted { Reason::Denied } else { Reason::NodeRemoved })
     }
 
     /// Signs this manager's own request for another certificate with its copy of the store, because no leader can.

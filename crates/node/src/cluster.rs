@@ -30,6 +30,8 @@ use crate::state_dir::StateDir;
 
 /// Joining fails if a new manager is not a voter within this time.
 const VOTER_WAIT: Duration = Duration::from_secs(30);
+/// How long a server that was stopped may take to leave its port.
+const PORT_WAIT: Duration = Duration::from_secs(5);
 /// Interval and timeout of HTTP/2 keepalive: a peer that does not answer is dropped after twice this time.
 const KEEPALIVE: Duration = Duration::from_secs(2);
 /// Largest number of concurrent calls on one connection.
@@ -45,7 +47,11 @@ pub(crate) struct Membership {
     pub(crate) address: String,
     pub(crate) worker: Arc<Worker>,
     pub(crate) manager: Option<Manager>,
+    /// Cancelled when another manager says that the cluster has removed this one.
+    pub(crate) removed: CancellationToken,
     shutdown: CancellationToken,
+    /// Ends the manager and the server alone.
+    serving: CancellationToken,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -82,9 +88,18 @@ impl Membership {
             Begin::New(_) => vec![address.clone()],
             Begin::Follow(managers) => managers.clone(),
         };
+        let (removed, serving) = (CancellationToken::new(), shutdown.child_token());
+        let ran_before = matches!(store, Begin::Follow(_)) && state.read("raft-id").is_some();
         let manager = match identity.role {
+            // It must not form the cluster as it was with others that were removed, so its worker says farewell alone.
+            Role::Manager if ran_before && join::was_removed(&dialer, &known, &address).await => {
+                tracing::warn!("the cluster has removed this manager");
+                removed.cancel();
+                None
+            }
             Role::Manager => {
-                Some(start_manager(config, state, &identity, &dialer, &address, store, (&shutdown, fatal)).await?)
+                let raft = RaftParts { config, state, dialer: &dialer, removed: &removed, store: Store::default() };
+                Some(start_manager(raft, &identity, &address, store, (&serving, fatal)).await?)
             }
             Role::Worker => None,
         };
@@ -105,9 +120,55 @@ impl Membership {
             },
             shutdown.clone(),
         )?;
-        let server = serve(listener, &credentials, manager.as_ref(), &worker, shutdown.clone());
+        let server = serve(listener, &credentials, manager.as_ref(), &worker, serving.clone());
         guard.disarm();
-        Ok(Self { identity, credentials, dialer, address, worker: Arc::new(worker), manager, shutdown, server })
+        let worker = Arc::new(worker);
+        Ok(Self { identity, credentials, dialer, address, worker, manager, removed, shutdown, serving, server })
+    }
+
+    /// Stops the manager and the node's port. The worker and its containers go on.
+    pub(crate) async fn stop_manager(&mut self) {
+        self.serving.cancel();
+        if let Some(manager) = self.manager.take() {
+            manager.raft().shutdown().await;
+        }
+        self.server.abort();
+        let _ = (&mut self.server).await;
+    }
+
+    /// Starts the manager and the node's port again after [`Membership::stop_manager`].
+    ///
+    /// # Errors
+    /// The port is taken, or the manager can't start.
+    pub(crate) async fn start_manager(
+        &mut self,
+        config: &Config,
+        state: &StateDir,
+        fatal: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let listener = listen_again(config.listen).await?;
+        self.serving = self.shutdown.child_token();
+        let raft = RaftParts { config, state, dialer: &self.dialer, removed: &self.removed, store: Store::default() };
+        let begin = Begin::Follow(vec![self.address.clone()]);
+        let manager = start_manager(raft, &self.identity, &self.address, begin, (&self.serving, fatal)).await?;
+        self.server = serve(listener, &self.credentials, Some(&manager), &self.worker, self.serving.clone());
+        self.manager = Some(manager);
+        Ok(())
+    }
+
+    /// Waits until this manager leads and has started its work.
+    ///
+    /// # Errors
+    /// It does not lead within 30 s.
+    pub(crate) async fn wait_until_leader(&self) -> anyhow::Result<()> {
+        let Some(manager) = &self.manager else { return Ok(()) };
+        let leads = async {
+            while !manager.leads() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let result = tokio::time::timeout(VOTER_WAIT, leads).await;
+        result.map_err(|_| anyhow!("this manager does not lead within {VOTER_WAIT:?}"))
     }
 
     /// Begins to renew the node's certificate. Its identity must be on disk.
@@ -119,7 +180,7 @@ impl Membership {
             manager: self.manager.clone(),
             random: Random::from_os(),
         };
-        tokio::spawn(renewals.run(self.shutdown.clone()));
+        tokio::spawn(renewals.run(self.serving.clone()));
     }
 
     /// Waits until this manager is a voter. Returns immediately on a worker.
@@ -168,43 +229,57 @@ impl Membership {
     }
 }
 
-/// Starts the store, Raft and the manager.
+/// What Raft needs on this node, whatever its Raft id is.
+pub(crate) struct RaftParts<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) state: &'a StateDir,
+    pub(crate) dialer: &'a Dialer,
+    /// Cancelled when another manager says that the cluster has removed this one.
+    pub(crate) removed: &'a CancellationToken,
+    pub(crate) store: Store,
+}
+
+impl RaftParts<'_> {
+    /// Returns the options with which Raft starts under this id. They open the folder anew each time, because a damaged one
+    /// is replaced in between.
+    pub(crate) fn options(&self, id: u64, was_here: bool, clock: &TermClock) -> anyhow::Result<RaftOptions> {
+        let disk = DirDisk::open(&self.state.raft());
+        let place = || format!("failed to open the Raft log in `{}`", self.state.raft().display());
+        let dial = Arc::new(RaftDial(self.dialer.clone()));
+        Ok(RaftOptions {
+            id,
+            was_here,
+            disk: Arc::new(disk.with_context(place)?),
+            sealer: self.state.sealer()?,
+            transport: Arc::new(GrpcTransport::new(dial, self.removed.clone())),
+            store: self.store.clone(),
+            timing: self.config.timing(),
+            bounds: LogBounds::default(),
+            clock: clock.as_clock(),
+            random: Random::from_os(),
+            threads: Threads::Own,
+        })
+    }
+}
+
+/// Starts Raft and the manager.
 async fn start_manager(
-    config: &Config,
-    state: &StateDir,
+    parts: RaftParts<'_>,
     identity: &Identity,
-    dialer: &Dialer,
     address: &str,
     begin: Begin,
     (shutdown, fatal): (&CancellationToken, CancellationToken),
 ) -> anyhow::Result<Manager> {
-    let store = Store::default();
-    let (random, sealer) = (Random::from_os(), state.sealer()?);
+    let RaftParts { config, state, dialer, .. } = parts;
     // One clock for Raft and the planners: if the wall clock steps, entries must not get times that planners see as the
     // future.
     let clock = TermClock::new(Clock::system());
-    // Opened for each attempt, because a damaged folder is replaced in between.
-    let start = async |id, was_here| {
-        let disk = DirDisk::open(&state.raft());
-        let disk = disk.map_err(|source| OpenError::Io { place: state.raft().display().to_string(), source })?;
-        let options = RaftOptions {
-            id,
-            was_here,
-            disk: Arc::new(disk),
-            sealer: sealer.clone(),
-            transport: Arc::new(GrpcTransport::new(Arc::new(RaftDial(dialer.clone())))),
-            store: store.clone(),
-            timing: config.timing(),
-            bounds: LogBounds::default(),
-            clock: clock.as_clock(),
-            random: random.clone(),
-            threads: Threads::Own,
-        };
-        RaftNode::start(options).await
+    let start = async |id, was_here| -> anyhow::Result<Result<RaftNode, StartError>> {
+        Ok(RaftNode::start(parts.options(id, was_here, &clock)?).await)
     };
     let raft = match begin {
         Begin::New(first) => {
-            let raft = start(1, false).await?;
+            let raft = start(1, false).await??;
             raft.initialize(address).await?;
             flota_raft_store::Proposer::propose(&raft, *first)
                 .await
@@ -216,14 +291,15 @@ async fn start_manager(
             let new_id = async || new_raft_id(state, dialer, identity, address, &managers).await;
             match state.read("raft-id").and_then(|text| text.parse().ok()) {
                 // It is new, or has lost its id, and then its log may lack what it had acknowledged.
-                None => start(new_id().await?, false).await?,
-                Some(id) => match start(id, true).await {
+                None => start(new_id().await?, false).await??,
+                Some(id) => match start(id, true).await? {
                     Err(StartError::Open(error @ OpenError::Damaged { .. })) => {
                         tracing::error!(%error, "the Raft log is damaged; requesting a new Raft id to begin with an empty log");
                         let id = new_id().await;
                         let advice = "this manager needs a new Raft id, and a majority of managers with intact logs to give it: \
-                            start the others; without such a majority, this version of Flota cannot restore the cluster";
-                        start(id.with_context(|| format!("{error}; {advice}"))?, false).await?
+                            start the others; without such a majority, begin anew from another manager with \
+                            `ctl swarm init --force-new-cluster`, or from a backup with `ctl swarm restore`";
+                        start(id.with_context(|| format!("{error}; {advice}"))?, false).await??
                     }
                     other => other?,
                 },
@@ -231,7 +307,7 @@ async fn start_manager(
         }
     };
     let registries = Arc::new(NodeRegistries(config.registries.clone()));
-    let dialer = dialer.clone();
+    let (dialer, random, store) = (dialer.clone(), Random::from_os(), parts.store.clone());
     let options = ManagerOptions { store, raft, dialer, clock, random, registries, threads: Threads::Own };
     Ok(Manager::start(options, shutdown.clone(), fatal))
 }
@@ -251,6 +327,20 @@ async fn new_raft_id(
     }
     state.write("raft-id", &id.to_string())?;
     Ok(id)
+}
+
+/// Listens at the node's port, which the server of the manager before may still hold for a moment.
+async fn listen_again(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let until = tokio::time::Instant::now() + PORT_WAIT;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if tokio::time::Instant::now() >= until => {
+                return Err(error).with_context(|| format!("failed to listen at {address}"));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
 }
 
 /// Serves the node's port.

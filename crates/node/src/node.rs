@@ -1,4 +1,7 @@
-//! This node's membership in a cluster: init, join, resume after a start, leave.
+//! This node's membership in a cluster: init, join, resume after a start, leave. How a cluster begins anew is in
+//! recovery.rs.
+
+mod recovery;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +27,7 @@ use crate::config::Config;
 use crate::rpc::ManagerState;
 use crate::state_dir::StateDir;
 use crate::{cluster, join, rpc};
+pub(crate) use recovery::{BackupSource, backup_summary};
 
 /// How long the managers are given to take a leaving node out.
 const LEAVE_WAIT: Duration = Duration::from_secs(15);
@@ -73,10 +77,11 @@ impl Node {
         if identity.role == Role::Worker {
             self.manager.send_replace(ManagerState::Absent);
         }
-        let managers = std::fs::read_to_string(self.state.worker().join("managers")).unwrap_or_default();
-        let managers = managers.lines().map(str::to_owned).collect();
         let address = address_again(&self.state, self.config.listen)?;
         self.state.write("address", &address)?;
+        self.state.finish_switch()?;
+        let managers = std::fs::read_to_string(self.state.worker().join("managers")).unwrap_or_default();
+        let managers = managers.lines().map(str::to_owned).collect();
         let parts = Parts { config: &self.config, state: &self.state, identity, address, fatal: self.fatal.clone() };
         let membership = Membership::start(parts, Begin::Follow(managers)).await?;
         self.install(current, membership);
@@ -85,15 +90,18 @@ impl Node {
 
     /// Publishes a membership, and ends it when the cluster removes this node.
     fn install(self: &Arc<Self>, current: &mut Option<Membership>, membership: Membership) {
-        membership.begin_renewals(&self.state);
-        let manager = membership.manager.clone().map(Box::new);
-        self.manager.send_replace(manager.map_or(ManagerState::Absent, ManagerState::Running));
-        let mut removed = membership.worker.removed();
+        self.publish(&membership);
+        let (mut removed, told) = (membership.worker.removed(), membership.removed.clone());
         let id = membership.identity.node_id.clone();
         *current = Some(membership);
         let node = Arc::downgrade(self);
         tokio::spawn(async move {
-            if removed.wait_for(|removed| *removed).await.is_err() {
+            let is_removed = async { removed.wait_for(|removed| *removed).await.is_ok() };
+            let is_removed = tokio::select! {
+                is_removed = is_removed => is_removed,
+                () = told.cancelled() => true,
+            };
+            if !is_removed {
                 return;
             }
             if let Some(node) = node.upgrade() {
@@ -105,6 +113,13 @@ impl Node {
                 }
             }
         });
+    }
+
+    /// Begins to renew the certificate, and lets the local socket use the manager.
+    fn publish(&self, membership: &Membership) {
+        membership.begin_renewals(&self.state);
+        let manager = membership.manager.clone().map(Box::new);
+        self.manager.send_replace(manager.map_or(ManagerState::Absent, ManagerState::Running));
     }
 
     /// `ctl swarm init`. Networks get their subnets from the pools, or from the default ones. Certificates are valid for

@@ -27,8 +27,8 @@ type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + 
 /// The method with which a machine joins.
 const JOIN: &str = "/flota.ca.NodeCa/IssueCertificate";
 
-/// Returns whether a node's certificate is revoked.
-type Revoked = Arc<dyn Fn(&NodeId) -> bool + Send + Sync>;
+/// Returns why a node with a valid certificate is refused all the same, if it is.
+type Bars = Arc<dyn Fn(&NodeId) -> Option<Reason> + Send + Sync>;
 
 /// Passes a call on only if the table allows it.
 #[derive(Clone)]
@@ -36,7 +36,7 @@ pub(crate) struct Authorize<S> {
     inner: S,
     /// The identity of all callers of this listener, if the connections do not have their own.
     peer: Option<Peer>,
-    is_revoked: Revoked,
+    bars: Bars,
     /// Counts the calls of peers without a certificate.
     sources: Sources,
 }
@@ -50,22 +50,27 @@ impl<S> fmt::Debug for Authorize<S> {
 impl<S> Authorize<S> {
     /// For the local socket, whose callers are all this machine's root.
     pub(crate) fn local(inner: S) -> Self {
-        Self { inner, peer: Some(Peer::Local), is_revoked: Arc::new(|_| false), sources: Sources::default() }
+        Self { inner, peer: Some(Peer::Local), bars: Arc::new(|_| None), sources: Sources::default() }
     }
 
     /// For the node's port. A worker's port has no `manager`: it serves only images, and demands a grant for each.
     pub(crate) fn port(inner: S, manager: Option<Manager>, sources: Sources) -> Self {
-        let is_revoked = move |id: &NodeId| manager.as_ref().is_some_and(|manager| manager.is_revoked(id));
-        Self { inner, peer: None, is_revoked: Arc::new(is_revoked), sources }
+        let bars = move |id: &NodeId| manager.as_ref()?.bars(id);
+        Self { inner, peer: None, bars: Arc::new(bars), sources }
     }
 
-    fn allows(&self, request: &Request<Body>) -> bool {
-        let Some(peer) = request.extensions().get::<Peer>() else { return false };
+    /// Returns the answer to a caller who may not call the method; `None` if it may.
+    fn refusal(&self, request: &Request<Body>) -> Option<Status> {
         let path = request.uri().path();
+        let peer = request.extensions().get::<Peer>().filter(|peer| may_call(peer, path));
+        let Some(peer) = peer else {
+            return Some(Reason::Denied.attach(Status::permission_denied("this caller may not call this method")));
+        };
         // A removed node may still open a session, because there it learns that it was removed, and repeat a request to
         // leave whose answer was lost.
         let is_farewell = path.starts_with("/flota.dispatcher.Dispatcher/") || path == "/flota.ca.NodeCa/LeaveRaft";
-        may_call(peer, path) && (is_farewell || !peer.node_id().is_some_and(|id| (self.is_revoked)(id)))
+        let reason = peer.node_id().filter(|_| !is_farewell).and_then(|id| (self.bars)(id))?;
+        Some(reason.attach(Status::permission_denied("the cluster has removed this node")))
     }
 
     /// Whether the caller has a certificate, or its address has not made too many calls without one.
@@ -112,8 +117,8 @@ where
         if let Some(peer) = &self.peer {
             request.extensions_mut().insert(peer.clone());
         }
-        let refused = if !self.allows(&request) {
-            Reason::Denied.attach(Status::permission_denied("this caller may not call this method"))
+        let refused = if let Some(refusal) = self.refusal(&request) {
+            refusal
         } else if !self.is_in_time(&request) {
             let text = "too many calls without a certificate come from this address; try again later";
             Reason::Busy.attach(Status::unavailable(text))
@@ -200,23 +205,29 @@ mod tests {
     #[tokio::test]
     async fn a_removed_node_may_say_farewell_and_call_nothing_else() {
         let served = tower::service_fn(|_: Request<Body>| async { Ok(Response::new(Body::empty())) });
-        let is_revoked: Revoked = Arc::new(|id| id.as_str() == "removed");
-        let mut port = Authorize { inner: served, peer: None, is_revoked, sources: Sources::default() };
-        let mut is_served = async |id: &str, path: &str| {
+        let bars: Bars = Arc::new(|id| match id.as_str() {
+            "leaving" => Some(Reason::Denied),
+            "removed" => Some(Reason::NodeRemoved),
+            _ => None,
+        });
+        let mut port = Authorize { inner: served, peer: None, bars, sources: Sources::default() };
+        let mut refusal = async |id: &str, path: &str| {
             let address = ([127, 0, 0, 1], 1).into();
             let mut request = Request::builder().uri(path).body(Body::empty()).expect("a request");
             request.extensions_mut().insert(Peer::Node { id: id.into(), role: Role::Manager, address });
             let response = port.call(request).await.expect("it is infallible");
-            Status::from_header_map(response.headers()).is_none()
+            Status::from_header_map(response.headers()).map(|status| Reason::of(&status).expect("it has a reason"))
         };
         for path in ["/flota.control.Control/ListNodes", "/flota.raft.RaftTransport/Vote", "/flota.ca.NodeCa/JoinRaft"]
         {
-            assert!(is_served("member", path).await, "{path}");
-            assert!(!is_served("removed", path).await, "{path}");
+            assert_eq!(refusal("member", path).await, None, "{path}");
+            assert_eq!(refusal("leaving", path).await, Some(Reason::Denied), "{path}");
+            assert_eq!(refusal("removed", path).await, Some(Reason::NodeRemoved), "{path}");
         }
         for path in ["/flota.dispatcher.Dispatcher/Session", "/flota.ca.NodeCa/LeaveRaft"] {
-            assert!(is_served("removed", path).await, "{path}");
+            assert_eq!(refusal("removed", path).await, None, "{path}");
         }
+        assert_eq!(refusal("removed", "/flota.node.LocalNode/Init").await, Some(Reason::Denied));
     }
 
     #[tokio::test]
@@ -226,8 +237,8 @@ mod tests {
             let refused = || Reason::BadToken.attach(Status::unauthenticated("it is wrong")).into_http();
             Ok(if is_wrong { refused() } else { Response::new(Body::empty()) })
         });
-        let is_revoked: Revoked = Arc::new(|_| false);
-        let mut port = Authorize { inner: served, peer: None, is_revoked, sources: Sources::default() };
+        let bars: Bars = Arc::new(|_| None);
+        let mut port = Authorize { inner: served, peer: None, bars, sources: Sources::default() };
         let mut answer = async |peer: Peer, is_wrong: bool| {
             let mut request = Request::builder().uri(JOIN).body(Body::empty()).expect("a request");
             request.extensions_mut().insert(peer);

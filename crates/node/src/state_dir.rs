@@ -1,5 +1,7 @@
 //! The layout of the data folder, and the lock that keeps a second daemon out.
 
+mod switch;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +14,8 @@ const DATA_KEY: &str = "data.key";
 /// Beginning of the names of damaged Raft folders.
 const DAMAGED: &str = "raft.damaged.";
 
-/// The data folder: `identity/`, `raft/`, `raft.damaged.N/`, `worker/`, `data.key`, `address`, `raft-id`, `lock`.
+/// The data folder: `identity/`, `raft/`, `worker/`, `data.key`, `address`, `raft-id`, `lock`; and of earlier logs
+/// `raft.damaged.N/` and `raft.before.N/` (see [`switch`]).
 #[derive(Debug)]
 pub(crate) struct StateDir {
     root: PathBuf,
@@ -71,14 +74,20 @@ impl StateDir {
         Ok(())
     }
 
-    /// Renames the Raft folder, if there is one, so that it can be inspected. Returns the new path.
+    /// Renames the Raft folder, if there is one, because it is damaged, so that it can be inspected. Returns the new path.
     pub(crate) fn put_raft_aside(&self) -> anyhow::Result<Option<PathBuf>> {
+        self.put_raft_aside_as(DAMAGED)
+    }
+
+    /// Renames the Raft folder, if there is one, to a name that begins with `prefix`. Returns the new path.
+    fn put_raft_aside_as(&self, prefix: &str) -> anyhow::Result<Option<PathBuf>> {
         if !self.raft().exists() {
             return Ok(None);
         }
-        let aside = (1..).map(|number| self.root.join(format!("{DAMAGED}{number}"))).find(|path| !path.exists());
-        let aside = aside.context("failed to find a free name for the damaged Raft folder")?;
+        let aside = (1..).map(|number| self.root.join(format!("{prefix}{number}"))).find(|path| !path.exists());
+        let aside = aside.context("failed to find a free name for the old Raft folder")?;
         fs_err::rename(self.raft(), &aside)?;
+        File::open(&self.root)?.sync_all()?;
         Ok(Some(aside))
     }
 
@@ -89,13 +98,12 @@ impl StateDir {
         flota_identity::remove(&self.identity())?;
         remove(&self.root.join(DATA_KEY))?;
         let folders = ["raft", "worker/task-db", "worker/tasks"].map(|name| self.root.join(name));
-        let damaged = fs_err::read_dir(&self.root)?.filter_map(|entry| Some(entry.ok()?.path()));
-        let damaged = damaged
-            .filter(|path| path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(DAMAGED.as_bytes())));
-        for path in folders.into_iter().chain(damaged).filter(|path| path.exists()) {
+        let old = fs_err::read_dir(&self.root)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let is_old = |path: &PathBuf| path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(b"raft."));
+        for path in folders.into_iter().chain(old.filter(is_old)).filter(|path| path.exists()) {
             fs_err::remove_dir_all(path)?;
         }
-        for name in ["address", "raft-id", "worker/managers", "worker/newest", "worker/networks"] {
+        for name in ["address", "raft-id", "raft-next", "worker/managers", "worker/newest", "worker/networks"] {
             let _ = std::fs::remove_file(self.root.join(name));
         }
         Ok(())

@@ -70,6 +70,7 @@ pub struct AgentOptions {
 #[derive(Debug)]
 pub struct AgentHandle {
     pub(crate) pool: TaskPool,
+    managers: KnownManagers,
     spawned: Spawned,
     records: Arc<dyn TaskRecords>,
     departure: watch::Sender<Option<Departure>>,
@@ -109,6 +110,7 @@ pub(crate) fn start_reporting_to(
     spawned.spawn(measure(executor, pool.clone(), measured));
     let (departure, departure_receiver) = watch::channel(None);
     let (removed_sender, removed) = watch::channel(false);
+    let managers = KnownManagers::load(Arc::clone(&options.state), options.managers);
     let agent = Agent {
         node_id: options.node_id,
         address: options.address,
@@ -116,7 +118,7 @@ pub(crate) fn start_reporting_to(
         offers: options.offers,
         cdi_devices: options.cdi_devices,
         dialer: options.dialer,
-        managers: KnownManagers::load(Arc::clone(&options.state), options.managers),
+        managers: managers.clone(),
         pool: pool.clone(),
         reporter,
         services: options.services,
@@ -140,13 +142,18 @@ pub(crate) fn start_reporting_to(
         let _guard = guard;
         agent.run(shutdown).await;
     });
-    AgentHandle { pool, spawned, records: options.records, departure, removed, ended }
+    AgentHandle { pool, managers, spawned, records: options.records, departure, removed, ended }
 }
 
 impl AgentHandle {
     /// Becomes true when the cluster has removed this node.
     pub fn removed(&self) -> watch::Receiver<bool> {
         self.removed.clone()
+    }
+
+    /// Makes the agent know only this manager from now on.
+    pub fn follow_only(&self, manager: &str) {
+        self.managers.set(vec![manager.to_owned()], manager);
     }
 
     /// Stops every task within its grace period, because the machine goes down, and tells the leader.
