@@ -55,7 +55,7 @@ pub use manager::{Manager, ManagerOptions};
 #[cfg(feature = "measure")]
 pub use measure::Loops;
 pub use raft_dial::RaftDial;
-pub use recovery::{LostManager, NewBeginning, OnlyManager, RecoveryError, Survey, begin_anew, survey};
+pub use recovery::{LostManager, NewBeginning, OnlyManager, RecoveryError, RecoverySurvey, begin_anew, survey};
 pub use resolver::{DigestLookup, Resolved};
 pub use streams::StreamsService;
 pub use term_clock::TermClock;

@@ -133,7 +133,7 @@ fn other_managers<'a>(view: &'a Tables, own: &'a NodeId) -> impl Iterator<Item =
 
 /// What a cluster that begins anew keeps and loses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Survey {
+pub struct RecoverySurvey {
     /// Number of services.
     pub services: usize,
     /// Number of tasks that have not ended.
@@ -170,7 +170,7 @@ pub struct LostManager {
 }
 
 /// Returns what a cluster that begins anew from these tables, with the manager `own`, keeps and loses.
-pub fn survey(view: &Tables, own: &NodeId) -> Survey {
+pub fn survey(view: &Tables, own: &NodeId) -> RecoverySurvey {
     let has_ended = |state: TaskState| state.is_terminal();
     let lost = |node: &Node| LostManager {
         name: node.description.hostname.clone(),
@@ -186,7 +186,7 @@ pub fn survey(view: &Tables, own: &NodeId) -> Survey {
         |id: &NodeId| id == own || view.node(id).is_some_and(|node| node.role == Role::Worker && !node.has_left());
     let (held, unheld): (Vec<_>, Vec<_>) = view.images().partition(|image| image.confirmed().any(stays));
     let name = |image: &Image| image.references.first().cloned().unwrap_or_else(|| image.digest.clone());
-    Survey {
+    RecoverySurvey {
         services: view.services().count(),
         tasks: view.tasks().filter(|task| !has_ended(task.status.state)).count(),
         networks: view.networks().count(),
@@ -316,7 +316,7 @@ mod tests {
             tasks,
             volumes: volumes.iter().map(ToString::to_string).collect(),
         };
-        let expected = Survey {
+        let expected = RecoverySurvey {
             services: 1,
             tasks: 2,
             volumes: 1,
@@ -324,7 +324,7 @@ mod tests {
             workers: 2,
             lost_managers: vec![lost("m2", 1, &[]), lost("m3", 0, &["data"])],
             lost_images: vec!["lost".into()],
-            ..Survey::default()
+            ..RecoverySurvey::default()
         };
         assert_eq!(survey(&store, &"m1".into()), expected);
         let all = survey(&store, &"new".into());

@@ -1,16 +1,20 @@
-//! The bytes of backups on their way from and to `ctl`.
+//! What a backup is made of, and its bytes on their way from and to `ctl`.
 
 use std::io::{self, BufWriter, Write};
 use std::pin::Pin;
 
+use anyhow::bail;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use flota_api::proto::node::{BackupPart, RestorePart, RestoreSettings};
-use flota_raft_store::{Backup, read_backup, write_backup};
-
-use crate::node::{BackupSource, backup_summary};
+use flota_api::clock::Clock;
+use flota_api::id::NodeId;
+use flota_api::proto::node::{BackupPart, BackupSummary, ObjectCounts, RestorePart, RestoreSettings};
+use flota_api::version::Timestamp;
+use flota_manager::{Manager, RecoverySurvey, survey};
+use flota_raft_store::{Backup, View, read_backup, write_backup};
 
 /// Bytes in one message.
 const PART: usize = 1 << 20;
@@ -21,6 +25,36 @@ const BACKUP_BOUND: usize = 2 << 30;
 pub(crate) type BackupParts = Pin<Box<dyn futures::Stream<Item = Result<BackupPart, Status>> + Send>>;
 
 type Sender = mpsc::Sender<Result<BackupPart, Status>>;
+
+/// The tables that a backup is made of.
+#[derive(Debug)]
+pub(crate) struct BackupSource {
+    pub(crate) view: View,
+    pub(crate) made_at: Timestamp,
+    /// Whether a majority has confirmed that the view shows everything that was acknowledged before.
+    pub(crate) is_newest: bool,
+}
+
+/// Returns the newest tables that this manager can get.
+pub(crate) async fn backup_source(manager: &Manager) -> anyhow::Result<BackupSource> {
+    let is_newest = is_newest(manager).await;
+    let view = manager.store().view();
+    if view.cluster().is_none() {
+        bail!("this manager has not received the cluster's state yet");
+    }
+    Ok(BackupSource { view, made_at: Clock::system().now(), is_newest })
+}
+
+/// Returns whether a majority confirms that this manager has applied everything that was acknowledged before the call.
+pub(crate) async fn is_newest(manager: &Manager) -> bool {
+    let raft = manager.raft();
+    if manager.leadership().is_self {
+        return raft.read_barrier().await.is_ok();
+    }
+    let asked = Instant::now();
+    raft.freshen().await;
+    raft.age().is_some_and(|age| age <= asked.elapsed())
+}
 
 /// Sends what is written to it as messages. It blocks while the receiver is slow.
 struct PartWriter(Sender);
@@ -71,4 +105,36 @@ pub(crate) async fn receive(mut parts: Streaming<RestorePart>) -> Result<(Backup
         tokio::task::spawn_blocking(move || read_backup(&bytes, Some(passphrase.as_str()).filter(|it| !it.is_empty())));
     let backup = read.await.map_err(|error| Status::internal(format!("failed to read the backup: {error}")))?;
     Ok((backup.map_err(|error| Status::invalid_argument(error.to_string()))?, settings))
+}
+
+/// Returns the number as messages have it.
+pub(crate) fn number(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// Counts what a survey keeps.
+pub(crate) fn counts(survey: &RecoverySurvey) -> ObjectCounts {
+    ObjectCounts {
+        services: number(survey.services),
+        tasks: number(survey.tasks),
+        networks: number(survey.networks),
+        volumes: number(survey.volumes),
+        secrets: number(survey.secrets),
+        configs: number(survey.configs),
+        images: number(survey.images),
+        workers: number(survey.workers),
+    }
+}
+
+/// Describes a backup of `bytes` bytes.
+fn backup_summary(source: &BackupSource, bytes: u64) -> BackupSummary {
+    let cluster = source.view.cluster();
+    BackupSummary {
+        cluster_id: cluster.map(|it| it.id.to_string()).unwrap_or_default(),
+        epoch: cluster.map_or(0, |it| it.epoch),
+        index: source.view.version,
+        bytes,
+        is_newest: source.is_newest,
+        objects: Some(counts(&survey(&source.view, &NodeId::default()))),
+    }
 }

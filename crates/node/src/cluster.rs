@@ -26,6 +26,7 @@ use crate::join;
 use crate::registries::NodeRegistries;
 use crate::renewal::Renewals;
 use crate::rpc::Authorize;
+use crate::scheduled_backups;
 use crate::state_dir::StateDir;
 
 /// Joining fails if a new manager is not a voter within this time.
@@ -181,6 +182,14 @@ impl Membership {
             random: Random::from_os(),
         };
         tokio::spawn(renewals.run(self.serving.clone()));
+    }
+
+    /// Begins to write backups, if the node is a manager and its settings say so.
+    pub(crate) fn begin_backups(&self, config: &Config) {
+        if let (Some(schedule), Some(manager)) = (&config.backup, &self.manager) {
+            let (schedule, node) = (schedule.clone(), self.identity.node_id.to_string());
+            tokio::spawn(scheduled_backups::run(schedule, manager.clone(), node, self.serving.clone()));
+        }
     }
 
     /// Waits until this manager is a voter. Returns immediately on a worker.

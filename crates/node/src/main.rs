@@ -15,6 +15,7 @@ mod node;
 mod registries;
 mod renewal;
 mod rpc;
+mod scheduled_backups;
 mod state_dir;
 mod telemetry;
 mod uploads;

@@ -27,7 +27,6 @@ use crate::config::Config;
 use crate::rpc::ManagerState;
 use crate::state_dir::StateDir;
 use crate::{cluster, join, rpc};
-pub(crate) use recovery::{BackupSource, backup_summary};
 
 /// How long the managers are given to take a leaving node out.
 const LEAVE_WAIT: Duration = Duration::from_secs(15);
@@ -115,9 +114,10 @@ impl Node {
         });
     }
 
-    /// Begins to renew the certificate, and lets the local socket use the manager.
+    /// Begins to renew the certificate and to write backups, and lets the local socket use the manager.
     fn publish(&self, membership: &Membership) {
         membership.begin_renewals(&self.state);
+        membership.begin_backups(&self.config);
         let manager = membership.manager.clone().map(Box::new);
         self.manager.send_replace(manager.map_or(ManagerState::Absent, ManagerState::Running));
     }

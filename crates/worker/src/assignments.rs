@@ -198,7 +198,9 @@ mod tests {
         newest.set(SetVersion { epoch: 1, version: 7 });
         // What is written within an epoch waits for nobody, and does not come after the next one.
         let (release, held) = std::sync::mpsc::channel::<()>();
-        disk.run(move || drop(held.recv()));
+        disk.run(move || {
+            let _ = held.recv();
+        });
         newest.set(SetVersion { epoch: 1, version: 8 });
         let setter = std::thread::spawn(move || {
             newest.set(SetVersion { epoch: 2, version: 1 });

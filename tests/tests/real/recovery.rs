@@ -174,6 +174,28 @@ fn quorum_lost() {
     has_everything(&cluster);
 }
 
+/// Somebody begins anew on one side of a broken network although the majority is alive on the other.
+#[test]
+fn the_old_majority_ends_when_it_reaches_the_new_cluster() {
+    let cluster = Cluster::up(3, 2);
+    cluster.ok("service create --name web --replicas 5 whoami");
+    cluster.sandbox_ok("partition m1,w1");
+    cluster.wait("the others have a leader", |it| it.ctl_on("m2", "node ls").code == 0);
+    let begun = cluster.ctl_on("m1", "swarm init --force-new-cluster");
+    assert_eq!(begun.code, 0, "{}", begun.stderr);
+    assert_eq!(cluster.ctl_on("m2", "service create --detach --name old --replicas 0 whoami").code, 0);
+    cluster.wait("the other worker follows the others", |it| {
+        it.ctl_on("m2", "node ls --filter state=ready --filter name=w2 -q").stdout.lines().count() == 1
+    });
+    cluster.sandbox_ok("heal");
+    for node in ["m2", "m3"] {
+        cluster.wait("it forgets the old cluster", |it| info_on(it, node).contains("cluster: none"));
+    }
+    cluster.wait_state("w2", "ready");
+    cluster.wait("every task runs", |it| it.running("web").len() == 5);
+    assert!(cluster.rows("service ls").iter().all(|row| row["name"] != "old"), "the new cluster never had it");
+}
+
 /// A flotad that is killed while it begins anew comes back, as before or as the only manager, and can begin anew then.
 #[test]
 fn a_manager_that_is_killed_while_it_begins_anew_starts_again() {
@@ -273,4 +295,24 @@ fn backup_and_restore() {
     assert_eq!(joined.code, 0, "{}", joined.stderr);
     cluster.wait("the service runs", |it| it.running("web").len() == 4);
     assert!(page.ok(&cluster, "m1", &token).contains("ctl swarm join --token"));
+}
+
+#[test]
+fn a_manager_writes_backups_on_its_schedule() {
+    let settings = "[backup]\nfolder = '/var/lib/flota/backups'\nevery = '60s'\nkeep = 2\n";
+    let cluster = Cluster::bare(1, 0);
+    cluster.set("m1", settings);
+    let folder = cluster.data("m1").join("backups");
+    let names = || std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|it| it.path()).collect::<Vec<_>>();
+    let is_whole = |path: &std::path::PathBuf| path.extension().is_some_and(|it| it == "backup");
+    cluster.wait("the first one is written", |_| names().iter().any(is_whole));
+    let backup = names().into_iter().find(is_whole).unwrap();
+    let copy = tempfile::NamedTempFile::new().unwrap();
+    std::fs::copy(backup, copy.path()).unwrap();
+    wipe(&cluster, "m1");
+    std::fs::write(cluster.data("m1").with_file_name("flotad.toml"), "").unwrap();
+    cluster.sandbox_ok("start m1");
+    cluster.wait("the machine is empty", |it| info_on(it, "m1").contains("cluster: none"));
+    cluster.ok(&format!("swarm restore {}", copy.path().display()));
+    assert_eq!(cluster.rows("node ls --filter leader=true").len(), 1);
 }

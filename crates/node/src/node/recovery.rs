@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 use flota_api::clock::Clock;
 use flota_api::id::NodeId;
 use flota_api::model::Role;
-use flota_api::proto::node::{BackupSummary, LostManager, ObjectCounts, RecoveryReport};
-use flota_api::version::Timestamp;
+use flota_api::proto::node::{LostManager, RecoveryReport};
 use flota_identity::{Identity, KeyPair, RootCa};
-use flota_manager::{Manager, NewBeginning, OnlyManager, Survey, TermClock, begin_anew, survey};
+use flota_manager::{Manager, NewBeginning, OnlyManager, RecoverySurvey, TermClock, begin_anew, survey};
 use flota_raft_store::raft::{DirDisk, NewFolder, Threads, replay_folder, write_folder};
 use flota_raft_store::{Backup, Store, Tables, View};
 
 use super::{Node, refuse_second};
+use crate::backups::{BackupSource, backup_source, counts, is_newest, number};
 use crate::cluster::{Membership, RaftParts};
 use crate::join;
 use crate::rpc::ManagerState;
@@ -28,15 +28,6 @@ use crate::rpc::ManagerState;
 /// How long a majority may take to answer before it counts as lost. Other failures are over within six seconds.
 const MAJORITY_WAIT: Duration = Duration::from_secs(8);
 const MAJORITY_PAUSE: Duration = Duration::from_millis(200);
-
-/// The tables that a backup is made of.
-#[derive(Debug)]
-pub(crate) struct BackupSource {
-    pub(crate) view: View,
-    pub(crate) made_at: Timestamp,
-    /// Whether a majority has confirmed that the view shows everything that was acknowledged before.
-    pub(crate) is_newest: bool,
-}
 
 impl Node {
     /// `ctl swarm init --force-new-cluster`. With `dry_run`, it only says what would be kept and lost.
@@ -79,7 +70,7 @@ impl Node {
     }
 
     /// Writes the folder of the new cluster, and decides that it counts. The manager does not run.
-    async fn prepare_alone(&self, membership: &Membership) -> anyhow::Result<(Survey, View, NewBeginning)> {
+    async fn prepare_alone(&self, membership: &Membership) -> anyhow::Result<(RecoverySurvey, View, NewBeginning)> {
         let Membership { identity, address, dialer, .. } = membership;
         let id = self.state.read("raft-id").and_then(|text| text.parse().ok());
         let id = id.context("failed to read this manager's Raft id")?;
@@ -122,17 +113,12 @@ impl Node {
         if is_alone { membership.wait_until_leader().await } else { Ok(()) }
     }
 
-    /// Returns the tables for `ctl swarm backup`: the newest that this manager can get.
+    /// Returns the tables for `ctl swarm backup`.
     pub(crate) async fn backup_source(&self) -> anyhow::Result<BackupSource> {
         let Some(manager) = self.manager() else {
             bail!("this node is not a running manager, and has no copy of the cluster's state")
         };
-        let is_newest = is_newest(&manager).await;
-        let view = manager.store().view();
-        if view.cluster().is_none() {
-            bail!("this manager has not received the cluster's state yet");
-        }
-        Ok(BackupSource { view, made_at: Clock::system().now(), is_newest })
+        backup_source(&manager).await
     }
 
     /// `ctl swarm restore`. With `dry_run`, it only says what would be kept and lost.
@@ -211,35 +197,7 @@ async fn has_majority(manager: &Manager) -> bool {
     true
 }
 
-/// Returns whether a majority confirms that this manager has applied everything that was acknowledged before the call.
-async fn is_newest(manager: &Manager) -> bool {
-    let raft = manager.raft();
-    if manager.leadership().is_self {
-        return raft.read_barrier().await.is_ok();
-    }
-    let asked = Instant::now();
-    raft.freshen().await;
-    raft.age().is_some_and(|age| age <= asked.elapsed())
-}
-
-fn number(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
-}
-
-fn counts(survey: &Survey) -> ObjectCounts {
-    ObjectCounts {
-        services: number(survey.services),
-        tasks: number(survey.tasks),
-        networks: number(survey.networks),
-        volumes: number(survey.volumes),
-        secrets: number(survey.secrets),
-        configs: number(survey.configs),
-        images: number(survey.images),
-        workers: number(survey.workers),
-    }
-}
-
-fn report(survey: &Survey, view: &Tables, own: &NodeId) -> RecoveryReport {
+fn report(survey: &RecoverySurvey, view: &Tables, own: &NodeId) -> RecoveryReport {
     let lost = |it: &flota_manager::LostManager| LostManager {
         name: it.name.clone(),
         address: it.address.clone(),
@@ -254,18 +212,5 @@ fn report(survey: &Survey, view: &Tables, own: &NodeId) -> RecoveryReport {
         lost_images: survey.lost_images.clone(),
         node_id: own.to_string(),
         ..RecoveryReport::default()
-    }
-}
-
-/// Describes a backup of `bytes` bytes.
-pub(crate) fn backup_summary(source: &BackupSource, bytes: u64) -> BackupSummary {
-    let cluster = source.view.cluster();
-    BackupSummary {
-        cluster_id: cluster.map(|it| it.id.to_string()).unwrap_or_default(),
-        epoch: cluster.map_or(0, |it| it.epoch),
-        index: source.view.version,
-        bytes,
-        is_newest: source.is_newest,
-        objects: Some(counts(&survey(&source.view, &NodeId::default()))),
     }
 }

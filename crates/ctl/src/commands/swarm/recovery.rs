@@ -101,7 +101,7 @@ pub(crate) async fn restore(client: &Client, flags: RestoreFlags) -> anyhow::Res
     let mut parts = vec![RestorePart { settings: Some(settings), ..RestorePart::default() }];
     loop {
         let mut data = Vec::new();
-        let count = file.by_ref().take(u64::try_from(PART)?).read_to_end(&mut data);
+        let count = Read::by_ref(&mut file).take(u64::try_from(PART)?).read_to_end(&mut data);
         if count.with_context(|| format!("failed to read the backup {path}"))? == 0 {
             break;
         }
