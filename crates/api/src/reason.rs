@@ -94,6 +94,8 @@ reasons! {
     ReaderTooSlow,
     /// The node can't become a manager now.
     NodeNotReady,
+    /// The cluster has removed the node that calls, and does not take it back under its old identity.
+    NodeRemoved,
 }
 
 impl Reason {
@@ -129,7 +131,8 @@ impl Reason {
             | Self::BadToken
             | Self::EventsGone
             | Self::ReaderTooSlow
-            | Self::NodeNotReady => true,
+            | Self::NodeNotReady
+            | Self::NodeRemoved => true,
         }
     }
 

@@ -32,7 +32,8 @@ fn exit_code(reason: Reason) -> u8 {
         | Reason::BadToken
         | Reason::EventsGone
         | Reason::ReaderTooSlow
-        | Reason::NodeNotReady => FAILED,
+        | Reason::NodeNotReady
+        | Reason::NodeRemoved => FAILED,
         Reason::Ambiguous | Reason::UnknownFilter => USAGE,
         Reason::NotFound | Reason::RemovedMeanwhile => NOT_FOUND,
         Reason::AlreadyExists | Reason::ChangedMeanwhile | Reason::RefusedBefore => CONFLICT,

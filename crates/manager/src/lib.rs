@@ -35,6 +35,7 @@ mod pin;
 mod plan;
 mod promotion;
 mod raft_dial;
+mod recovery;
 mod replica;
 mod resolver;
 mod revisions;
@@ -57,6 +58,7 @@ pub use manager::{Manager, ManagerOptions};
 #[cfg(feature = "measure")]
 pub use measure::Loops;
 pub use raft_dial::RaftDial;
+pub use recovery::{LostManager, NewBeginning, OnlyManager, RecoveryError, RecoverySurvey, begin_anew, survey};
 pub use resolver::{DigestLookup, Resolved};
 pub use streams::StreamsService;
 pub use term_clock::TermClock;

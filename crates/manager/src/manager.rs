@@ -15,9 +15,10 @@ use flota_api::proto::ca::{RenewCertificateRequest, RenewCertificateResponse};
 use flota_api::proto::control::control_server::ControlServer;
 use flota_api::proto::dispatcher::dispatcher_server::DispatcherServer;
 use flota_api::proto::streams::streams_server::StreamsServer;
+use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
-use flota_raft_store::Store;
-use flota_raft_store::raft::{Leadership, RaftNode, Threads};
+use flota_raft_store::raft::{Leadership, Member, RaftNode, Threads};
+use flota_raft_store::{Store, Tables};
 
 use crate::ca::CaService;
 use crate::control::ControlService;
@@ -113,9 +114,9 @@ impl Manager {
         resolver::credentials(reference, &self.replica.store.view())
     }
 
-    /// Returns whether this node was removed from the cluster, although its certificate is still valid.
-    pub fn is_revoked(&self, node: &NodeId) -> bool {
-        self.replica.store.view().cluster().is_some_and(|cluster| cluster.revoked.iter().any(|it| it.node_id == *node))
+    /// Returns why this node is refused although its certificate is valid, if it is.
+    pub fn bars(&self, node: &NodeId) -> Option<Reason> {
+        bars(&self.replica.store.view(), &self.replica.raft.members(), node)
     }
 
     /// Returns the caller of the method at `path` with the role that the store gives it; `None` if it may do nothing. Callers
@@ -158,5 +159,39 @@ impl Manager {
 
     fn forward<S>(&self, service: S) -> Forward<S> {
         Forward::new(service, self.replica.clone(), self.leader.clone())
+    }
+}
+
+/// Returns why a node is refused: the cluster has removed it. While Raft still counts on a manager that leaves, it is only
+/// denied what it asks for: were it told, it would stop, and with one of two managers the cluster could not take it out.
+fn bars(view: &Tables, members: &[Member], node: &NodeId) -> Option<Reason> {
+    view.cluster()?.revoked.iter().find(|it| it.node_id == *node)?;
+    let raft_id = view.node(node).and_then(|node| node.raft_id);
+    let is_counted = raft_id.is_some_and(|id| members.iter().any(|member| member.id == id));
+    Some(if is_counted { Reason::Denied } else { Reason::NodeRemoved })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::model::{Cluster, Node, Revoked};
+    use flota_api::object::StoreObject;
+    use flota_api::version::Timestamp;
+
+    #[test]
+    fn a_manager_that_leaves_is_told_only_when_raft_does_not_count_on_it_any_more() {
+        let member = |id| Member { id, address: format!("m{id}:1"), votes: true };
+        let node =
+            |raft_id| Node { id: format!("m{raft_id}").as_str().into(), raft_id: Some(raft_id), ..Node::default() };
+        let revoked = |id: &str| Revoked { node_id: id.into(), until: Timestamp(9) };
+        let mut view = Tables::default();
+        view.put(Cluster { revoked: vec![revoked("m2"), revoked("gone")], ..Cluster::default() }.into_object());
+        [1, 2].into_iter().for_each(|raft_id| view.put(node(raft_id).into_object()));
+        let both = [member(1), member(2)];
+        assert_eq!(bars(&view, &both, &"m1".into()), None);
+        assert_eq!(bars(&view, &both, &"m2".into()), Some(Reason::Denied));
+        assert_eq!(bars(&view, &both[..1], &"m2".into()), Some(Reason::NodeRemoved));
+        assert_eq!(bars(&view, &both, &"gone".into()), Some(Reason::NodeRemoved));
+        assert_eq!(bars(&Tables::default(), &both, &"m2".into()), None, "nothing has arrived here yet");
     }
 }

@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::registries::NodeRegistries;
 use crate::renewal::Renewals;
 use crate::rpc::ManagerState;
+use crate::scheduled_backups;
 use crate::state_dir::StateDir;
 use crate::{join, port};
 
@@ -37,6 +38,8 @@ pub(crate) struct Membership {
     pub(crate) dialer: Dialer,
     pub(crate) address: String,
     pub(crate) worker: Arc<Worker>,
+    /// Cancelled when another manager says that the cluster has removed this one.
+    pub(crate) removed: CancellationToken,
     serving: Serving,
     /// Ends everything.
     shutdown: CancellationToken,
@@ -100,10 +103,19 @@ impl Membership {
             Begin::New(_) => vec![address.clone()],
             Begin::Follow(managers) | Begin::Later(managers) => managers.clone(),
         };
+        let removed = CancellationToken::new();
+        let ran_before = matches!(store, Begin::Follow(_)) && state.read("raft-id").is_some();
         let manager = match (identity.role, store) {
             (Role::Manager, Begin::Later(_)) | (Role::Worker, _) => None,
+            // It must not form the cluster as it was with others that were removed, so its worker says farewell alone.
+            (Role::Manager, _) if ran_before && join::was_removed(&dialer, &known, &address).await => {
+                tracing::warn!("the cluster has removed this manager");
+                removed.cancel();
+                None
+            }
             (Role::Manager, store) => {
-                Some(start_manager(config, state, &identity, &dialer, &address, store, (&serving_ends, fatal)).await?)
+                let raft = RaftParts { config, state, dialer: &dialer, removed: &removed, store: Store::default() };
+                Some(start_manager(raft, &identity, &address, store, (&serving_ends, fatal)).await?)
             }
         };
         let worker = Worker::start(
@@ -126,7 +138,7 @@ impl Membership {
         let port = port::serve(listener, &credentials, manager.as_ref(), &worker, serving_ends.clone());
         guard.disarm();
         let serving = Serving { manager, shutdown: serving_ends, port };
-        Ok(Self { identity, credentials, dialer, address, worker: Arc::new(worker), serving, shutdown })
+        Ok(Self { identity, credentials, dialer, address, worker: Arc::new(worker), removed, serving, shutdown })
     }
 
     /// Returns this node's manager, if it has one.
@@ -159,7 +171,8 @@ impl Membership {
         let guard = shutdown.clone().drop_guard();
         let (identity, store) = (self.credentials.identity(), Begin::Follow(state.known_managers()));
         let tokens = (&shutdown, fatal.clone());
-        let manager = start_manager(config, state, &identity, &self.dialer, &self.address, store, tokens).await?;
+        let raft = RaftParts { config, state, dialer: &self.dialer, removed: &self.removed, store: Store::default() };
+        let manager = start_manager(raft, &identity, &self.address, store, tokens).await?;
         self.serving.end().await;
         guard.disarm();
         self.serve(config, Some(manager), shutdown, fatal).await
@@ -179,6 +192,43 @@ impl Membership {
         let forgotten = state.forget_store();
         self.serve(config, None, self.shutdown.child_token(), fatal).await?;
         forgotten.context("failed to erase the store")
+    }
+
+    /// Stops the manager and closes the port. The worker and its containers go on.
+    pub(crate) async fn stop_manager(&mut self) {
+        self.serving.end().await;
+    }
+
+    /// Starts the manager and opens the port again after [`Membership::stop_manager`], with what is on disk.
+    ///
+    /// # Errors
+    /// The port is taken, or the manager can't start.
+    pub(crate) async fn start_manager(
+        &mut self,
+        config: &Config,
+        state: &StateDir,
+        fatal: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let shutdown = self.shutdown.child_token();
+        let raft = RaftParts { config, state, dialer: &self.dialer, removed: &self.removed, store: Store::default() };
+        let (identity, begin) = (self.credentials.identity(), Begin::Follow(vec![self.address.clone()]));
+        let manager = start_manager(raft, &identity, &self.address, begin, (&shutdown, fatal.clone())).await?;
+        self.serve(config, Some(manager), shutdown, fatal).await
+    }
+
+    /// Waits until this manager leads and has started its work.
+    ///
+    /// # Errors
+    /// It does not lead within 30 s.
+    pub(crate) async fn wait_until_leader(&self) -> anyhow::Result<()> {
+        let Some(manager) = self.manager() else { return Ok(()) };
+        let leads = async {
+            while !manager.leads() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let result = tokio::time::timeout(VOTER_WAIT, leads).await;
+        result.map_err(|_| anyhow!("this manager does not lead within {VOTER_WAIT:?}"))
     }
 
     /// Opens the port again for the node's new role.
@@ -223,6 +273,14 @@ impl Membership {
         role
     }
 
+    /// Begins to write backups, if the node is a manager and its settings say so.
+    pub(crate) fn begin_backups(&self, config: &Config) {
+        if let (Some(schedule), Some(manager)) = (&config.backup, self.manager()) {
+            let (schedule, node) = (schedule.clone(), self.identity.node_id.to_string());
+            tokio::spawn(scheduled_backups::run(schedule, manager.clone(), node, self.serving.shutdown.clone()));
+        }
+    }
+
     /// Waits until this manager is a voter. Returns immediately on a worker.
     ///
     /// # Errors
@@ -264,43 +322,57 @@ impl Membership {
     }
 }
 
-/// Starts the store, Raft and the manager.
+/// What Raft needs on this node, whatever its Raft id is.
+pub(crate) struct RaftParts<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) state: &'a StateDir,
+    pub(crate) dialer: &'a Dialer,
+    /// Cancelled when another manager says that the cluster has removed this one.
+    pub(crate) removed: &'a CancellationToken,
+    pub(crate) store: Store,
+}
+
+impl RaftParts<'_> {
+    /// Returns the options with which Raft starts under this id. They open the folder anew each time, because a damaged one
+    /// is replaced in between.
+    pub(crate) fn options(&self, id: u64, was_here: bool, clock: &TermClock) -> anyhow::Result<RaftOptions> {
+        let disk = DirDisk::open(&self.state.raft());
+        let place = || format!("failed to open the Raft log in `{}`", self.state.raft().display());
+        let dial = Arc::new(RaftDial(self.dialer.clone()));
+        Ok(RaftOptions {
+            id,
+            was_here,
+            disk: Arc::new(disk.with_context(place)?),
+            sealer: self.state.store_sealer()?,
+            transport: Arc::new(GrpcTransport::new(dial, self.removed.clone())),
+            store: self.store.clone(),
+            timing: self.config.timing(),
+            bounds: LogBounds::default(),
+            clock: clock.as_clock(),
+            random: Random::from_os(),
+            threads: Threads::Own,
+        })
+    }
+}
+
+/// Starts Raft and the manager.
 async fn start_manager(
-    config: &Config,
-    state: &StateDir,
+    parts: RaftParts<'_>,
     identity: &Identity,
-    dialer: &Dialer,
     address: &str,
     begin: Begin,
     (shutdown, fatal): (&CancellationToken, CancellationToken),
 ) -> anyhow::Result<Manager> {
-    let store = Store::default();
-    let (random, sealer) = (Random::from_os(), state.store_sealer()?);
+    let RaftParts { config, state, dialer, .. } = parts;
     // One clock for Raft and the planners: if the wall clock steps, entries must not get times that planners see as the
     // future.
     let clock = TermClock::new(Clock::system());
-    // Opened for each attempt, because a damaged folder is replaced in between.
-    let start = async |id, was_here| {
-        let disk = DirDisk::open(&state.raft());
-        let disk = disk.map_err(|source| OpenError::Io { place: state.raft().display().to_string(), source })?;
-        let options = RaftOptions {
-            id,
-            was_here,
-            disk: Arc::new(disk),
-            sealer: sealer.clone(),
-            transport: Arc::new(GrpcTransport::new(Arc::new(RaftDial(dialer.clone())))),
-            store: store.clone(),
-            timing: config.timing(),
-            bounds: LogBounds::default(),
-            clock: clock.as_clock(),
-            random: random.clone(),
-            threads: Threads::Own,
-        };
-        RaftNode::start(options).await
+    let start = async |id, was_here| -> anyhow::Result<Result<RaftNode, StartError>> {
+        Ok(RaftNode::start(parts.options(id, was_here, &clock)?).await)
     };
     let raft = match begin {
         Begin::New(first) => {
-            let raft = start(1, false).await?;
+            let raft = start(1, false).await??;
             raft.initialize(address).await?;
             flota_raft_store::Proposer::propose(&raft, *first)
                 .await
@@ -312,14 +384,15 @@ async fn start_manager(
             let new_id = async || new_raft_id(state, dialer, identity, address, &managers).await;
             match state.read("raft-id").and_then(|text| text.parse().ok()) {
                 // It is new, or has lost its id, and then its log may lack what it had acknowledged.
-                None => start(new_id().await?, false).await?,
-                Some(id) => match start(id, true).await {
+                None => start(new_id().await?, false).await??,
+                Some(id) => match start(id, true).await? {
                     Err(StartError::Open(error @ OpenError::Damaged { .. })) => {
                         tracing::error!(%error, "the Raft log is damaged; requesting a new Raft id to begin with an empty log");
                         let id = new_id().await;
                         let advice = "this manager needs a new Raft id, and a majority of managers with intact logs to give it: \
-                            start the others; without such a majority, this version of Flota cannot restore the cluster";
-                        start(id.with_context(|| format!("{error}; {advice}"))?, false).await?
+                            start the others; without such a majority, begin anew from another manager with \
+                            `ctl swarm init --force-new-cluster`, or from a backup with `ctl swarm restore`";
+                        start(id.with_context(|| format!("{error}; {advice}"))?, false).await??
                     }
                     other => other?,
                 },
@@ -327,7 +400,7 @@ async fn start_manager(
         }
     };
     let registries = Arc::new(NodeRegistries(config.registries.clone()));
-    let dialer = dialer.clone();
+    let (dialer, random, store) = (dialer.clone(), Random::from_os(), parts.store.clone());
     let options = ManagerOptions { store, raft, dialer, clock, random, registries, threads: Threads::Own };
     Ok(Manager::start(options, shutdown.clone(), fatal))
 }

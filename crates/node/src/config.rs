@@ -1,7 +1,10 @@
 //! Settings from flags and from the settings file; a flag wins. Errors are found before anything is touched.
 
+mod backups;
 mod offers;
 mod registries;
+
+pub(crate) use backups::BackupSchedule;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -77,6 +80,7 @@ struct File {
     labels: BTreeMap<String, String>,
     /// Folders with the files of CDI devices, the one with priority last.
     cdi_spec_dirs: Option<Vec<PathBuf>>,
+    backup: Option<backups::Settings>,
 }
 
 /// The settings that the daemon runs with.
@@ -94,6 +98,8 @@ pub(crate) struct Config {
     pub(crate) offers: NodeOffers,
     /// How images are pulled.
     pub(crate) registries: Registries,
+    /// When a manager writes backups; never if `None`.
+    pub(crate) backup: Option<BackupSchedule>,
 }
 
 impl Config {
@@ -131,6 +137,7 @@ impl Config {
         offers.balancer = file.balancer.as_deref().map(balancer).transpose()?;
         offers.tunnel_key_life = file.tunnel_key_life.as_deref().map(key_life).transpose()?;
         let registries = registries::resolve(file.registries)?;
+        let backup = file.backup.map(backups::resolve).transpose()?;
         let beside =
             std::env::current_exe().context("failed to find the path of flotad")?.with_file_name("flota-runtime");
         let runtime = file.runtime.unwrap_or(beside);
@@ -149,6 +156,7 @@ impl Config {
             raft_patience,
             offers,
             registries,
+            backup,
         })
     }
 

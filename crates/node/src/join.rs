@@ -11,6 +11,8 @@ use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::Role;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::ca::{IssueCertificateRequest, JoinRaftRequest};
+use flota_api::proto::raft::RaftMessage;
+use flota_api::proto::raft::raft_transport_client::RaftTransportClient;
 use flota_api::reason::Reason;
 use flota_identity::{Dialer, Identity, JoinToken, KeyPair, RootCa, refusal};
 
@@ -22,6 +24,9 @@ pub(crate) struct Unreachable(String);
 /// How long a request is repeated while the managers have no leader.
 const JOIN_WAIT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long the other managers have to answer whether this one was removed. A manager whose peers are off starts so much
+/// later.
+const REMOVED_WAIT: Duration = Duration::from_millis(500);
 
 /// Creates a new cluster's id and CA, and this node's identity in it as a manager, whose certificate is valid for `life`.
 pub(crate) fn first_identity(life: Duration) -> anyhow::Result<(ClusterId, RootCa, Identity)> {
@@ -116,6 +121,20 @@ fn own_words(cause: &(dyn std::error::Error + 'static)) -> String {
     let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
     let inner: Option<&rustls::Error> = inner.and_then(|it| it.downcast_ref()).or_else(|| cause.downcast_ref());
     inner.map_or_else(|| cause.to_string(), refusal)
+}
+
+/// Returns whether one of the managers that can be reached says that the cluster has removed this one.
+pub(crate) async fn was_removed(dialer: &Dialer, managers: &[String], own: &str) -> bool {
+    let others = managers.iter().filter(|manager| *manager != own);
+    let answers = others.map(|manager| {
+        // Refused before anybody looks at the message. One that is not refused is for another Raft id, and changes nothing.
+        let mut client = RaftTransportClient::new(dialer.raft(manager));
+        async move {
+            let answer = tokio::time::timeout(REMOVED_WAIT, client.digest(RaftMessage::default())).await;
+            matches!(answer, Ok(Err(status)) if Reason::of(&status) == Some(Reason::NodeRemoved))
+        }
+    });
+    futures::future::join_all(answers).await.contains(&true)
 }
 
 /// Requests a Raft id for this manager from another one. The id was never used.

@@ -10,13 +10,15 @@ use flota_api::image_ref::ImageRef;
 use flota_api::model::RegistryCredentials;
 use flota_api::proto::node::local_node_server::LocalNode;
 use flota_api::proto::node::{
-    ImageResult, ImageUpload, InfoRequest, InitRequest, JoinRequest, LeaveRequest, LeaveResponse, NodeInfo,
-    PullImageRequest, StopTasksRequest, StopTasksResponse,
+    BackupRequest, ForceNewClusterRequest, ImageResult, ImageUpload, InfoRequest, InitRequest, JoinRequest,
+    LeaveRequest, LeaveResponse, NodeInfo, PullImageRequest, RecoveryReport, RestorePart, StopTasksRequest,
+    StopTasksResponse,
 };
 use flota_api::text::with_causes;
 use flota_image::Image;
 use flota_worker::Worker;
 
+use crate::backups::{self, BackupParts};
 use crate::join::Unreachable;
 use crate::node::Node;
 use crate::uploads::UploadReader;
@@ -35,7 +37,9 @@ fn status_of(error: anyhow::Error) -> Status {
 }
 
 /// Completes `work` even if the caller disconnects (Ctrl-C), because half a join is worse than none or a whole one.
-async fn run_to_end(work: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> Result<(), Status> {
+async fn run_to_end<T: Send + 'static>(
+    work: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+) -> Result<T, Status> {
     match tokio::spawn(work).await {
         Ok(result) => result.map_err(status_of),
         Err(error) => Err(Status::internal(format!("the operation panicked: {error}"))),
@@ -84,9 +88,6 @@ impl LocalNode for LocalService {
     }
 
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<NodeInfo>, Status> {
-        if request.get_ref().force_new_cluster {
-            return Err(Status::unimplemented("--force-new-cluster is not supported yet"));
-        }
         let node = Arc::clone(&self.0);
         let request = request.into_inner();
         let pools = flota_manager::address_pools(&request.address_pools, request.subnet_length);
@@ -96,6 +97,28 @@ impl LocalNode for LocalService {
         checked.map_err(|why| Status::invalid_argument(format!("--cert-expiry: {why}")))?;
         run_to_end(async move { node.init(&request.advertise, &pools, life).await }).await?;
         self.0.info().await.map(Response::new)
+    }
+
+    async fn force_new_cluster(
+        &self,
+        request: Request<ForceNewClusterRequest>,
+    ) -> Result<Response<RecoveryReport>, Status> {
+        let (node, dry_run) = (Arc::clone(&self.0), request.into_inner().dry_run);
+        run_to_end(async move { node.force_new_cluster(dry_run).await }).await.map(Response::new)
+    }
+
+    type BackupStream = BackupParts;
+
+    async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<BackupParts>, Status> {
+        let source = self.0.backup_source().await.map_err(status_of)?;
+        Ok(Response::new(backups::send(source, request.into_inner().passphrase)))
+    }
+
+    async fn restore(&self, request: Request<Streaming<RestorePart>>) -> Result<Response<RecoveryReport>, Status> {
+        let (backup, settings) = backups::receive(request.into_inner()).await?;
+        let node = Arc::clone(&self.0);
+        let restored = async move { node.restore(backup, &settings.advertise, settings.dry_run).await };
+        run_to_end(restored).await.map(Response::new)
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<NodeInfo>, Status> {

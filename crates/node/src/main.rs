@@ -5,6 +5,7 @@
 //! starts and stops manager and worker, `local.rs` serves `ctl`, `registries.rs` asks registries for the manager, `rpc.rs`
 //! checks who may call what.
 
+mod backups;
 mod cluster;
 mod config;
 mod daemon;
@@ -17,6 +18,7 @@ mod port;
 mod registries;
 mod renewal;
 mod rpc;
+mod scheduled_backups;
 mod state_dir;
 mod telemetry;
 mod uploads;

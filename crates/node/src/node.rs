@@ -1,4 +1,7 @@
-//! This node's membership in a cluster: init, join, resume after a start, leave.
+//! This node's membership in a cluster: init, join, resume after a start, leave. How a cluster begins anew is in
+//! recovery.rs.
+
+mod recovery;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -68,8 +71,8 @@ impl Node {
         let (mut observed, parts) = match self.membership.try_lock().ok().as_deref() {
             Some(Some(it)) => {
                 let (node_id, cluster_id) = (it.identity.node_id.to_string(), it.identity.cluster_id.to_string());
-                let role = it.identity.role.as_str().to_owned();
-                let parts = (it.manager.clone(), Arc::clone(&it.worker));
+                let role = it.role().as_str().to_owned();
+                let parts = (it.manager().cloned(), Arc::clone(&it.worker));
                 (Observed { node_id, cluster_id, role, ..Observed::default() }, Some(parts))
             }
             Some(None) | None => (Observed::default(), None),
@@ -101,9 +104,10 @@ impl Node {
             // A crash during a demotion may have left files.
             self.state.forget_store()?;
         }
-        let managers = self.state.known_managers();
         let address = address_again(&self.state, self.config.listen)?;
         self.state.write("address", &address)?;
+        self.state.finish_switch()?;
+        let managers = self.state.known_managers();
         let parts = Parts { config: &self.config, state: &self.state, identity, address, fatal: self.fatal.clone() };
         // A crash during a promotion, or a loss of the file, leaves no id. The others may have decided otherwise since, so the
         // worker starts first, and hears of it.
@@ -116,19 +120,20 @@ impl Node {
 
     /// Publishes a membership, and ends it when the cluster removes this node.
     fn install(self: &Arc<Self>, current: &mut Option<Membership>, membership: Membership) {
-        self.manager.send_replace(match membership.manager() {
-            Some(manager) => ManagerState::Running(Box::new(manager.clone())),
-            None if membership.certified_role() == Role::Manager => ManagerState::Starting,
-            None => ManagerState::Absent,
-        });
+        self.publish(&membership);
         let certified = membership.begin_renewals(&self.state, self.manager_state());
-        let mut removed = membership.worker.removed();
+        let (mut removed, told) = (membership.worker.removed(), membership.removed.clone());
         let id = membership.identity.node_id.clone();
         *current = Some(membership);
         let node = Arc::downgrade(self);
         tokio::spawn(follow_role(Weak::clone(&node), id.clone(), certified));
         tokio::spawn(async move {
-            if removed.wait_for(|removed| *removed).await.is_err() {
+            let is_removed = async { removed.wait_for(|removed| *removed).await.is_ok() };
+            let is_removed = tokio::select! {
+                is_removed = is_removed => is_removed,
+                () = told.cancelled() => true,
+            };
+            if !is_removed {
                 return;
             }
             if let Some(node) = node.upgrade() {
@@ -145,11 +150,11 @@ impl Node {
     /// Starts or stops this node's manager if its certificate says so.
     async fn take_role(&self, membership: &mut Membership) -> anyhow::Result<()> {
         match (membership.certified_role(), membership.role()) {
+            // The node is about to forget the cluster.
+            (Role::Manager, Role::Worker) if membership.removed.is_cancelled() => {}
             (Role::Manager, Role::Worker) => {
                 membership.begin_managing(&self.config, &self.state, &self.fatal).await?;
-                if let Some(manager) = membership.manager() {
-                    self.manager.send_replace(ManagerState::Running(Box::new(manager.clone())));
-                }
+                self.publish(membership);
                 tracing::info!("this node is a manager now");
             }
             (Role::Worker, Role::Manager) => {
@@ -162,6 +167,16 @@ impl Node {
             (Role::Manager, Role::Manager) => {}
         }
         Ok(())
+    }
+
+    /// Lets the local socket use the manager, and begins to write backups.
+    fn publish(&self, membership: &Membership) {
+        self.manager.send_replace(match membership.manager() {
+            Some(manager) => ManagerState::Running(Box::new(manager.clone())),
+            None if membership.certified_role() == Role::Manager => ManagerState::Starting,
+            None => ManagerState::Absent,
+        });
+        membership.begin_backups(&self.config);
     }
 
     /// `ctl swarm init`. Networks get their subnets from the pools, or from the default ones. Certificates are valid for

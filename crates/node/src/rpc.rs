@@ -28,6 +28,8 @@ const JOIN: &str = "/flota.ca.NodeCa/IssueCertificate";
 
 /// Returns the caller of the method at the path with the role that the store gives it; `None` if it may do nothing.
 type Rightful = Arc<dyn Fn(&Peer, &str) -> Option<Peer> + Send + Sync>;
+/// Returns why a node with a valid certificate is refused all the same, if it is.
+type Bars = Arc<dyn Fn(&NodeId) -> Option<Reason> + Send + Sync>;
 
 /// Passes a call on only if the table allows it.
 #[derive(Clone)]
@@ -36,6 +38,7 @@ pub(crate) struct Authorize<S> {
     /// The identity of all callers of this listener, if the connections do not have their own.
     peer: Option<Peer>,
     rightful: Rightful,
+    bars: Bars,
     /// Counts the calls of peers without a certificate.
     sources: Sources,
 }
@@ -49,35 +52,43 @@ impl<S> fmt::Debug for Authorize<S> {
 impl<S> Authorize<S> {
     /// For the local socket, whose callers are all this machine's root.
     pub(crate) fn local(inner: S) -> Self {
-        let rightful: Rightful = Arc::new(|peer, _| Some(peer.clone()));
-        Self { inner, peer: Some(Peer::Local), rightful, sources: Sources::default() }
+        let (rightful, bars): (Rightful, Bars) = (Arc::new(|peer, _| Some(peer.clone())), Arc::new(|_| None));
+        Self { inner, peer: Some(Peer::Local), rightful, bars, sources: Sources::default() }
     }
 
     /// For the node's port. A worker's port has no `manager`: it serves only images, and demands a grant for each.
     pub(crate) fn port(inner: S, manager: Option<Manager>, sources: Sources) -> Self {
+        let known = manager.clone();
+        let bars = move |id: &NodeId| known.as_ref()?.bars(id);
         let rightful = move |peer: &Peer, path: &str| match &manager {
             Some(manager) => manager.rightful(peer, path),
             None => Some(peer.clone()),
         };
-        Self { inner, peer: None, rightful: Arc::new(rightful), sources }
+        Self { inner, peer: None, rightful: Arc::new(rightful), bars: Arc::new(bars), sources }
     }
 
-    /// Whether the caller may make this call. It then appears to the service with the role that it has now.
-    fn allows(&self, request: &mut Request<Body>) -> bool {
-        let Some(peer) = request.extensions().get::<Peer>() else { return false };
+    /// Returns the answer to a caller who may not make this call; `None` if it may. It then appears to the service with the
+    /// role that it has now.
+    fn refusal(&self, request: &mut Request<Body>) -> Option<Status> {
         let path = request.uri().path();
+        let peer = request.extensions().get::<Peer>().filter(|peer| may_call(peer, path));
+        let denied = || Reason::Denied.attach(Status::permission_denied("this caller may not call this method"));
+        let Some(peer) = peer else { return Some(denied()) };
         // A removed node may still open a session, because there it learns that it was removed, and repeat a request to
         // leave whose answer was lost. It speaks for itself alone, as a worker does.
         let is_farewell = path.starts_with("/flota.dispatcher.Dispatcher/") || path == "/flota.ca.NodeCa/LeaveRaft";
+        if let Some(reason) = peer.node_id().filter(|_| !is_farewell).and_then(|id| (self.bars)(id)) {
+            return Some(reason.attach(Status::permission_denied("the cluster has removed this node")));
+        }
         let rightful = (self.rightful)(peer, path).or_else(|| match peer {
             Peer::Node { id, address, key, .. } if is_farewell => {
                 Some(Peer::Node { id: id.clone(), role: Role::Worker, address: *address, key: key.clone() })
             }
             _ => None,
         });
-        let Some(rightful) = rightful.filter(|peer| may_call(peer, path)) else { return false };
+        let Some(rightful) = rightful.filter(|peer| may_call(peer, path)) else { return Some(denied()) };
         request.extensions_mut().insert(rightful);
-        true
+        None
     }
 
     /// Whether the caller has a certificate, or its address has not made too many calls without one.
@@ -124,8 +135,8 @@ where
         if let Some(peer) = &self.peer {
             request.extensions_mut().insert(peer.clone());
         }
-        let refused = if !self.allows(&mut request) {
-            Reason::Denied.attach(Status::permission_denied("this caller may not call this method"))
+        let refused = if let Some(refusal) = self.refusal(&mut request) {
+            refusal
         } else if !self.is_in_time(&request) {
             let text = "too many calls without a certificate come from this address; try again later";
             Reason::Busy.attach(Status::unavailable(text))
@@ -219,14 +230,19 @@ mod tests {
             Ok(Response::new(Body::empty()))
         });
         let rightful: Rightful = Arc::new(|peer, _| match peer {
-            Peer::Node { id, .. } if id.as_str() == "removed" => None,
+            Peer::Node { id, .. } if ["removed", "leaving"].contains(&id.as_str()) => None,
             Peer::Node { id, address, key, .. } if id.as_str() == "demoted" => {
                 Some(Peer::Node { id: id.clone(), role: Role::Worker, address: *address, key: key.clone() })
             }
             _ => Some(peer.clone()),
         });
-        let mut port = Authorize { inner: served, peer: None, rightful, sources: Sources::default() };
-        let mut is_served = async |id: &str, path: &str| {
+        let bars: Bars = Arc::new(|id| match id.as_str() {
+            "leaving" => Some(Reason::Denied),
+            "removed" => Some(Reason::NodeRemoved),
+            _ => None,
+        });
+        let mut port = Authorize { inner: served, peer: None, rightful, bars, sources: Sources::default() };
+        let mut refusal = async |id: &str, path: &str| {
             let address = ([127, 0, 0, 1], 1).into();
             let mut request = Request::builder().uri(path).body(Body::empty()).expect("a request");
             request.extensions_mut().insert(Peer::Node {
@@ -236,16 +252,20 @@ mod tests {
                 key: String::new(),
             });
             let response = port.call(request).await.expect("it is infallible");
-            Status::from_header_map(response.headers()).is_none()
+            Status::from_header_map(response.headers()).map(|status| Reason::of(&status).expect("it has a reason"))
         };
         for path in ["/flota.control.Control/ListNodes", "/flota.raft.RaftTransport/Vote", "/flota.ca.NodeCa/JoinRaft"]
         {
-            assert!(is_served("member", path).await, "{path}");
-            assert!(!is_served("removed", path).await && !is_served("demoted", path).await, "{path}");
+            assert_eq!(refusal("member", path).await, None, "{path}");
+            assert_eq!(refusal("leaving", path).await, Some(Reason::Denied), "{path}");
+            assert_eq!(refusal("demoted", path).await, Some(Reason::Denied), "{path}");
+            assert_eq!(refusal("removed", path).await, Some(Reason::NodeRemoved), "{path}");
         }
         for path in ["/flota.dispatcher.Dispatcher/Session", "/flota.ca.NodeCa/LeaveRaft"] {
-            assert!(is_served("removed", path).await && is_served("demoted", path).await, "{path}");
+            assert_eq!(refusal("removed", path).await, None, "{path}");
+            assert_eq!(refusal("demoted", path).await, None, "{path}");
         }
+        assert_eq!(refusal("removed", "/flota.node.LocalNode/Init").await, Some(Reason::Denied));
     }
 
     #[tokio::test]
@@ -256,7 +276,8 @@ mod tests {
             Ok(if is_wrong { refused() } else { Response::new(Body::empty()) })
         });
         let rightful: Rightful = Arc::new(|peer, _| Some(peer.clone()));
-        let mut port = Authorize { inner: served, peer: None, rightful, sources: Sources::default() };
+        let bars: Bars = Arc::new(|_| None);
+        let mut port = Authorize { inner: served, peer: None, rightful, bars, sources: Sources::default() };
         let mut answer = async |peer: Peer, is_wrong: bool| {
             let mut request = Request::builder().uri(JOIN).body(Body::empty()).expect("a request");
             request.extensions_mut().insert(peer);

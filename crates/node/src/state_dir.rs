@@ -1,5 +1,7 @@
 //! The layout of the data folder, and the lock that keeps a second daemon out.
 
+mod switch;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -13,7 +15,8 @@ const STORE_KEY: &str = "raft.key";
 /// Beginning of the names of damaged Raft folders.
 const DAMAGED: &str = "raft.damaged.";
 
-/// The data folder: `identity/`, `raft/`, `raft.damaged.N/`, `worker/`, `data.key`, `raft.key`, `address`, `raft-id`, `lock`.
+/// The data folder: `identity/`, `raft/`, `worker/`, `data.key`, `raft.key`, `address`, `raft-id`, `lock`; and of earlier logs
+/// `raft.damaged.N/` and `raft.before.N/` (see [`switch`]).
 #[derive(Debug)]
 pub(crate) struct StateDir {
     root: PathBuf,
@@ -93,14 +96,20 @@ impl StateDir {
         Ok(())
     }
 
-    /// Renames the Raft folder, if there is one, so that it can be inspected. Returns the new path.
+    /// Renames the Raft folder, if there is one, because it is damaged, so that it can be inspected. Returns the new path.
     pub(crate) fn put_raft_aside(&self) -> anyhow::Result<Option<PathBuf>> {
+        self.put_raft_aside_as(DAMAGED)
+    }
+
+    /// Renames the Raft folder, if there is one, to a name that begins with `prefix`. Returns the new path.
+    fn put_raft_aside_as(&self, prefix: &str) -> anyhow::Result<Option<PathBuf>> {
         if !self.raft().exists() {
             return Ok(None);
         }
-        let aside = (1..).map(|number| self.root.join(format!("{DAMAGED}{number}"))).find(|path| !path.exists());
-        let aside = aside.context("failed to find a free name for the damaged Raft folder")?;
+        let aside = (1..).map(|number| self.root.join(format!("{prefix}{number}"))).find(|path| !path.exists());
+        let aside = aside.context("failed to find a free name for the old Raft folder")?;
         fs_err::rename(self.raft(), &aside)?;
+        File::open(&self.root)?.sync_all()?;
         Ok(Some(aside))
     }
 
@@ -128,10 +137,11 @@ impl StateDir {
         // The key first: the rest can't be read without it.
         remove(&self.root.join(STORE_KEY))?;
         remove(&self.root.join("raft-id"))?;
-        let is_damaged =
-            |path: &PathBuf| path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(DAMAGED.as_bytes()));
-        let damaged = fs_err::read_dir(&self.root)?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_damaged);
-        for path in damaged.chain([self.raft()].into_iter().filter(|path| path.exists())) {
+        remove(&self.root.join("raft-next"))?;
+        // Damaged folders, and those from before the cluster began anew.
+        let is_old = |path: &PathBuf| path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(b"raft."));
+        let old = fs_err::read_dir(&self.root)?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_old);
+        for path in old.chain([self.raft()].into_iter().filter(|path| path.exists())) {
             fs_err::remove_dir_all(path)?;
         }
         Ok(())
@@ -161,12 +171,13 @@ mod tests {
         assert!(of_tasks.open(b"place", &sealed).is_err(), "the key that stays does not open it");
         fs_err::create_dir_all(dir.path().join("raft")).expect("a folder");
         fs_err::create_dir_all(dir.path().join("raft.damaged.1")).expect("a folder");
+        fs_err::create_dir_all(dir.path().join("raft.before.1")).expect("a folder");
         state.write("raft-id", "7").expect("it is written");
         let again = state.store_sealer().expect("the same key");
         assert!(again.open(b"place", &sealed).is_ok());
         for _ in 0..2 {
             state.forget_store().expect("everything can be removed, or is gone");
-            for name in ["raft", "raft.damaged.1", "raft-id", "raft.key"] {
+            for name in ["raft", "raft.damaged.1", "raft.before.1", "raft-id", "raft.key"] {
                 assert!(!dir.path().join(name).exists(), "{name}");
             }
         }

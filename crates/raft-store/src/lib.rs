@@ -15,6 +15,7 @@
 //! Types of the Raft library are not visible outside `raft/`.
 
 mod answer_ages;
+mod backup;
 mod digest;
 pub mod faults;
 mod proposer;
@@ -23,6 +24,7 @@ pub mod store;
 mod transaction;
 
 pub use answer_ages::{ANSWERS_KEPT_FOR, AnswerAges};
+pub use backup::{Backup, BackupError, read_backup, write_backup};
 pub use digest::Digest;
 pub use proposer::{LocalProposer, ProposeError, Proposer};
 pub use store::{Event, EventBatch, EventsGone, HistoryReader, Load, Store, Tables, View, Watch, WriteTx};

@@ -25,7 +25,7 @@ mod type_config;
 
 pub use disk::{DirDisk, Disk, DiskFaults, DiskFile, ModelDisk};
 pub use membership::{Member, MembershipError};
-pub use node::{Leadership, RaftNode, RaftOptions, StartError, Timing};
+pub use node::{Leadership, LogEnd, NewFolder, RaftNode, RaftOptions, StartError, Timing, replay_folder, write_folder};
 pub use storage::{LogBounds, LogStatistics, OpenError};
 pub use threads::Threads;
 pub use transport::{AppendAnswers, Dial, GrpcTransport, Method, Transport, TransportService};

@@ -73,6 +73,7 @@ pub struct AgentOptions {
 #[derive(Debug)]
 pub struct AgentHandle {
     pub(crate) pool: TaskPool,
+    managers: KnownManagers,
     spawned: Spawned,
     records: Arc<dyn TaskRecords>,
     departure: watch::Sender<Option<Departure>>,
@@ -115,6 +116,7 @@ pub(crate) fn start_reporting_to(
     let (departure, departure_receiver) = watch::channel(None);
     let (removed_sender, removed) = watch::channel(false);
     let (role_sender, role) = watch::channel(None);
+    let managers = KnownManagers::load(Arc::clone(&options.state), options.managers);
     let agent = Agent {
         node_id: options.node_id,
         address: options.address,
@@ -122,7 +124,7 @@ pub(crate) fn start_reporting_to(
         offers: options.offers,
         cdi_devices: options.cdi_devices,
         dialer: options.dialer,
-        managers: KnownManagers::load(Arc::clone(&options.state), options.managers),
+        managers: managers.clone(),
         pool: pool.clone(),
         reporter,
         services: options.services,
@@ -147,7 +149,7 @@ pub(crate) fn start_reporting_to(
         let _guard = guard;
         agent.run(shutdown).await;
     });
-    AgentHandle { pool, spawned, records: options.records, departure, removed, role, ended }
+    AgentHandle { pool, managers, spawned, records: options.records, departure, removed, role, ended }
 }
 
 impl AgentHandle {
@@ -159,6 +161,11 @@ impl AgentHandle {
     /// The role that the cluster gives this node, as the leader said last; `None` before the first session.
     pub fn role(&self) -> watch::Receiver<Option<Role>> {
         self.role.clone()
+    }
+
+    /// Makes the agent know only this manager from now on.
+    pub fn follow_only(&self, manager: &str) {
+        self.managers.set(vec![manager.to_owned()], manager);
     }
 
     /// Stops every task within its grace period, because the machine goes down, and tells the leader.

@@ -108,8 +108,13 @@ impl Newest {
         if newest == self.known {
             return;
         }
+        let text = format!("{} {}\n", newest.epoch, newest.version);
+        if newest.epoch == self.known.epoch {
+            self.state.write(NEWEST, text);
+        } else {
+            self.state.write_durably(NEWEST, text);
+        }
         self.known = newest;
-        self.state.write(NEWEST, format!("{} {}\n", newest.epoch, newest.version));
     }
 }
 
@@ -184,5 +189,30 @@ mod tests {
         first.set(newest);
         disk.drain();
         assert_eq!(load().0.get(), newest);
+    }
+    #[test]
+    fn a_new_epoch_is_on_disk_before_anybody_acts_on_it() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let disk = Arc::new(DiskThread::start().expect("a thread"));
+        let mut newest = Newest::load(Arc::new(FileState::new(dir.path(), Arc::clone(&disk))));
+        newest.set(SetVersion { epoch: 1, version: 7 });
+        // What is written within an epoch waits for nobody, and does not come after the next one.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        disk.run(move || {
+            let _ = held.recv();
+        });
+        newest.set(SetVersion { epoch: 1, version: 8 });
+        let setter = std::thread::spawn(move || {
+            newest.set(SetVersion { epoch: 2, version: 1 });
+            newest
+        });
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+        assert!(!setter.is_finished(), "the disk is not there yet");
+        release.send(()).expect("the job waits");
+        let _newest = setter.join().expect("no panic");
+        let text = || std::fs::read_to_string(dir.path().join(NEWEST)).expect("it is there");
+        assert_eq!(text(), "2 1\n");
+        disk.drain();
+        assert_eq!(text(), "2 1\n");
     }
 }

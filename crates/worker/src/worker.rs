@@ -243,6 +243,11 @@ impl Worker {
         Ok(of_image(&named))
     }
 
+    /// Makes the worker know only this manager from now on: the others are not part of the cluster any more.
+    pub fn follow_only(&self, manager: &str) {
+        self.agent.follow_only(manager);
+    }
+
     /// Stops every task within its grace period, because the machine goes down, and tells the leader.
     pub async fn stop_tasks(&self) {
         self.agent.stop_tasks().await;

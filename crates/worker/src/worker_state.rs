@@ -1,6 +1,7 @@
 //! The state that a worker keeps across boots besides its tasks: the addresses of its managers, and the version of the
 //! newest assignments. Files are replaced by rename, so each is complete; they are not synced, because the cluster
-//! sends both again.
+//! sends both again. Only a new epoch is on disk before the worker acts on it, so that a worker that has followed a cluster
+//! that has begun anew never follows the managers of the old one again.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +23,9 @@ pub trait WorkerState: fmt::Debug + Send + Sync {
 
     /// Replaces the text under this name, soon. If that fails, the failure is logged and the previous text is kept.
     fn write(&self, name: &'static str, text: String);
+
+    /// Replaces the text under this name, and returns when that is durable. If it fails, the failure is logged.
+    fn write_durably(&self, name: &'static str, text: String);
 }
 
 /// Files in one folder.
@@ -45,6 +49,20 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     fs_err::rename(&temporary, path)
 }
 
+fn replace_durably(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    fs_err::write(&temporary, text)?;
+    fs_err::File::open(&temporary)?.sync_all()?;
+    fs_err::rename(&temporary, path)?;
+    fs_err::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn log(written: io::Result<()>) {
+    if let Err(error) = written {
+        tracing::warn!(%error, "failed to save what this node knows of its cluster");
+    }
+}
+
 impl WorkerState for FileState {
     fn read(&self, name: &str) -> Option<String> {
         std::fs::read_to_string(self.dir.join(name)).ok()
@@ -56,11 +74,21 @@ impl WorkerState for FileState {
         }
         let (path, pending) = (self.dir.join(name), Arc::clone(&self.pending));
         self.disk.run(move || {
-            let text = pending.lock().expect("no holder panics").remove(name).unwrap_or_default();
-            if let Err(error) = replace(&path, &text) {
-                tracing::warn!(%error, "failed to save what this node knows of its cluster");
-            }
+            // A later text may be on disk already.
+            let text = pending.lock().expect("no holder panics").remove(name);
+            log(text.map_or(Ok(()), |text| replace(&path, &text)));
         });
+    }
+
+    fn write_durably(&self, name: &'static str, text: String) {
+        self.pending.lock().expect("no holder panics").remove(name);
+        let (path, (done, written)) = (self.dir.join(name), std::sync::mpsc::channel());
+        // Behind the writes that are under way.
+        self.disk.run(move || {
+            log(replace_durably(&path, &text));
+            let _ = done.send(());
+        });
+        let _ = written.recv();
     }
 }
 
@@ -77,5 +105,9 @@ impl WorkerState for MemoryState {
 
     fn write(&self, name: &'static str, text: String) {
         self.0.lock().expect("no holder panics").insert(name.to_owned(), text);
+    }
+
+    fn write_durably(&self, name: &'static str, text: String) {
+        self.write(name, text);
     }
 }

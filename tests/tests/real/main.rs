@@ -22,6 +22,7 @@ mod nodes;
 mod placement;
 mod platforms;
 mod port_forward;
+mod recovery;
 mod registries;
 mod retries;
 mod roles;

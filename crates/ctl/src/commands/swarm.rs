@@ -1,4 +1,6 @@
-//! `ctl swarm …` creates, joins and leaves a cluster.
+//! `ctl swarm …` creates, joins and leaves a cluster. Backups, and what follows a disaster, are in recovery.rs.
+
+mod recovery;
 
 use std::time::Duration;
 
@@ -79,6 +81,12 @@ pub(crate) enum Swarm {
         /// Length of the prefixes of IPv4 subnets from the pools
         #[arg(long, default_value_t = 24)]
         default_addr_pool_mask_length: u8,
+        /// Make this manager, whose cluster has lost its majority for good, the only one; everything else stays in place
+        #[arg(long)]
+        force_new_cluster: bool,
+        /// With --force-new-cluster, say what would be kept and lost, and change nothing
+        #[arg(long, requires = "force_new_cluster")]
+        dry_run: bool,
         #[command(flatten)]
         defaults: Defaults,
     },
@@ -104,6 +112,10 @@ pub(crate) enum Swarm {
         #[arg(short, long)]
         force: bool,
     },
+    /// Write a backup of the whole state of the cluster, with its keys, to a file
+    Backup(recovery::BackupFlags),
+    /// Make this node, which belongs to no cluster, the only manager of the cluster in a backup
+    Restore(recovery::RestoreFlags),
     /// Print what another machine needs to join
     JoinToken {
         /// Role of the new node: worker or manager
@@ -122,10 +134,18 @@ pub(crate) enum Swarm {
 
 pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Swarm::Init { advertise_addr, default_addr_pool, default_addr_pool_mask_length, defaults } => {
+        Swarm::Init { force_new_cluster: true, dry_run, advertise_addr, default_addr_pool, defaults, .. } => {
+            if !advertise_addr.is_empty() || !default_addr_pool.is_empty() || defaults.request().is_some() {
+                let text = "--force-new-cluster takes no settings: the cluster has them already";
+                return Err(Usage(text.into()).into());
+            }
+            recovery::force_new_cluster(client, dry_run).await
+        }
+        Swarm::Backup(flags) => recovery::backup(client, flags).await,
+        Swarm::Restore(flags) => recovery::restore(client, flags).await,
+        Swarm::Init { advertise_addr, default_addr_pool, default_addr_pool_mask_length, defaults, .. } => {
             let request = InitRequest {
                 advertise: advertise_addr,
-                force_new_cluster: false,
                 address_pools: default_addr_pool.iter().map(ToString::to_string).collect(),
                 subnet_length: default_addr_pool_mask_length.into(),
                 // The node's own certificate is made before the defaults can be set.

@@ -1,10 +1,11 @@
 //! One manager's part in consensus: starting, proposing, the read barrier and leadership. Its background work is in
-//! duties.rs.
+//! duties.rs; how a manager begins anew from its folder is in recovery.rs.
 
 mod duties;
 mod folder;
 mod freshness;
 mod options;
+mod recovery;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -22,6 +23,7 @@ use self::duties::Duties;
 use self::folder::Folder;
 use self::freshness::{Freshness, REQUEST_WAIT};
 pub use self::options::{RaftOptions, Timing};
+pub use self::recovery::{LogEnd, NewFolder, replay_folder, write_folder};
 use super::Raft;
 use super::digests::Digests;
 use super::runtime::{self, Ticks};
@@ -226,6 +228,13 @@ impl RaftNode {
     pub fn applied(&self) -> (u64, Option<Digest>) {
         let applied = self.opened.progress.borrow().applied;
         (applied, self.opened.digests.at(applied))
+    }
+
+    /// Number of entries in the log that are not applied here: they came last, or this manager does not know yet whether
+    /// they are committed.
+    pub fn unapplied(&self) -> u64 {
+        let last = self.opened.raft.metrics().borrow_watched().last_log_index.unwrap_or(0);
+        last.saturating_sub(self.opened.progress.borrow().applied)
     }
 
     /// Digest of the tables after the entry at `index`; `None` if it is not kept any more, or the entry is not applied.

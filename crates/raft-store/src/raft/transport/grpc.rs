@@ -8,12 +8,14 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Channel;
 
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::proto::raft::RaftMessage;
 use flota_api::proto::raft::raft_transport_client::RaftTransportClient;
+use flota_api::reason::Reason;
 
 use super::{AppendAnswers, Method, Transport};
 
@@ -26,6 +28,7 @@ pub trait Dial: Send + Sync + 'static {
 /// Delivers messages over channels from a [`Dial`].
 pub struct GrpcTransport {
     dial: Arc<dyn Dial>,
+    removed: CancellationToken,
     channels: Mutex<HashMap<u64, (String, Channel)>>,
 }
 
@@ -36,9 +39,10 @@ impl std::fmt::Debug for GrpcTransport {
 }
 
 impl GrpcTransport {
-    /// Creates a transport without any addresses.
-    pub fn new(dial: Arc<dyn Dial>) -> Self {
-        Self { dial, channels: Mutex::default() }
+    /// Creates a transport without any addresses. `removed` is cancelled when another manager answers that the cluster has
+    /// removed this one.
+    pub fn new(dial: Arc<dyn Dial>, removed: CancellationToken) -> Self {
+        Self { dial, removed, channels: Mutex::default() }
     }
 
     fn client(&self, peer: u64) -> Result<RaftTransportClient<Channel>, Status> {
@@ -46,6 +50,13 @@ impl GrpcTransport {
         let (_, channel) = channels.get(&peer).ok_or_else(|| Status::unavailable("its address is not known"))?;
         let client = RaftTransportClient::new(channel.clone());
         Ok(client.max_decoding_message_size(MESSAGE_BOUND).max_encoding_message_size(MESSAGE_BOUND))
+    }
+}
+
+/// Cancels `removed` if the status says that the cluster has removed this manager.
+fn heed(status: &Status, removed: &CancellationToken) {
+    if Reason::of(status) == Some(Reason::NodeRemoved) {
+        removed.cancel();
     }
 }
 
@@ -70,7 +81,7 @@ impl Transport for GrpcTransport {
     }
 
     fn call(&self, peer: u64, method: Method, message: RaftMessage) -> BoxFuture<'static, Result<RaftMessage, Status>> {
-        let client = self.client(peer);
+        let (client, removed) = (self.client(peer), self.removed.clone());
         Box::pin(async move {
             let mut client = client?;
             let answer = match method {
@@ -82,7 +93,7 @@ impl Transport for GrpcTransport {
                 Method::Digest => client.digest(message).await,
                 Method::ReadIndex => client.read_index(message).await,
             };
-            answer.map(tonic::Response::into_inner)
+            answer.map(tonic::Response::into_inner).inspect_err(|status| heed(status, &removed))
         })
     }
 
@@ -91,10 +102,11 @@ impl Transport for GrpcTransport {
         peer: u64,
         requests: BoxStream<'static, RaftMessage>,
     ) -> BoxFuture<'static, Result<AppendAnswers, Status>> {
-        let client = self.client(peer);
+        let (client, removed) = (self.client(peer), self.removed.clone());
         Box::pin(async move {
             let mut client = client?;
-            let answers: AppendAnswers = client.append(Requests(requests)).await?.into_inner().boxed();
+            let answers = client.append(Requests(requests)).await.inspect_err(|status| heed(status, &removed))?;
+            let answers: AppendAnswers = answers.into_inner().boxed();
             Ok(answers)
         })
     }
