@@ -16,6 +16,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::{Service, ServiceExt};
 
+use flota_api::id::NodeId;
 use flota_api::model::Role;
 use flota_api::reason::Reason;
 use flota_identity::{Peer, Sources, may_call};
