@@ -1,8 +1,7 @@
-//! Changes of the set of managers while other things go wrong: a machine joins as a manager, a manager leaves or is
-//! demoted, or the disk of one is erased and it comes back under a new Raft id. There is one change at a time. The operator
-//! who makes it tries one manager after the other until it is done.
+//! Changes of the set of managers while other things go wrong: a machine joins as a manager, a manager leaves, or the
+//! disk of one is erased and it comes back under a new Raft id. There is one change at a time. The operator who makes it
+//! tries one manager after the other until it is done.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,9 +10,6 @@ use tonic::transport::Channel;
 
 use flota_api::id::NodeId;
 use flota_api::model::Role;
-use flota_api::proto::control::ChangeRoleRequest;
-use flota_api::proto::control::control_client::ControlClient;
-use flota_api::proto::types;
 use flota_identity::{Dialer, JoinToken, Peer};
 
 use super::cluster::SimCluster;
@@ -36,8 +32,6 @@ pub(super) enum Change {
     Join,
     /// A manager leaves.
     Leave(usize),
-    /// A manager becomes a worker. Its machine runs no tasks, so it is switched off then.
-    Demote(usize),
     /// The disk of a manager is erased, and it joins again.
     Replace(usize),
 }
@@ -48,8 +42,6 @@ enum Granted {
     Joined { number: usize, node_id: NodeId, raft_id: u64 },
     /// A manager has left.
     Left { number: usize },
-    /// A manager is one no more, and may still vote.
-    Demoted { number: usize },
 }
 
 /// The part of a change that is under way.
@@ -58,8 +50,6 @@ enum Step {
     Asked(Arc<Mutex<Option<Granted>>>),
     /// A manager has started under a new Raft id, and does not vote yet.
     Started { number: usize },
-    /// A manager was demoted, and runs until the others have taken it out.
-    Demoted { number: usize },
 }
 
 /// The change that is under way, if there is one.
@@ -77,7 +67,7 @@ impl Changes {
         let count = cluster.members().count();
         let fits = match change {
             Change::Join => count < MOST_MANAGERS,
-            Change::Leave(number) | Change::Demote(number) => count > FEWEST && cluster.managers[number].is_member,
+            Change::Leave(number) => count > FEWEST && cluster.managers[number].is_member,
             Change::Replace(number) => cluster.managers[number].is_member,
         };
         if self.is_open() || !fits || all_vote(cluster).is_err() {
@@ -105,13 +95,6 @@ impl Changes {
                 cluster.world.start(OPERATOR, async move {
                     operator.leave(host, node_id).await;
                     act(Granted::Left { number }).await;
-                });
-            }
-            Change::Demote(number) => {
-                let node_id = cluster.managers[number].node_id.clone();
-                cluster.world.start(OPERATOR, async move {
-                    operator.demote(node_id).await;
-                    act(Granted::Demoted { number }).await;
                 });
             }
             Change::Replace(number) => {
@@ -142,19 +125,14 @@ impl Changes {
                         cluster.remove_manager(number);
                         None
                     }
-                    Granted::Demoted { number } => Some(Step::Demoted { number }),
                 };
-            }
-            Some(Step::Demoted { number }) if others_vote(cluster, *number) => {
-                cluster.remove_manager(*number);
-                self.0 = None;
             }
             Some(Step::Started { number }) if all_vote(cluster).is_ok() => {
                 cluster.managers[*number].was_here = true;
                 cluster.world.log.add(format_args!("the set of managers is complete"));
                 self.0 = None;
             }
-            Some(Step::Started { .. } | Step::Demoted { .. }) | None => {}
+            Some(Step::Started { .. }) | None => {}
         }
     }
 }
@@ -173,13 +151,6 @@ pub(super) fn all_vote(cluster: &SimCluster) -> Result<(), String> {
     voters.sort_unstable();
     members.sort_unstable();
     if voters == members { Ok(()) } else { Err(format!("{voters:?} vote, and {members:?} are the managers")) }
-}
-
-/// Whether Raft's set of managers is complete and without this one.
-fn others_vote(cluster: &SimCluster, number: usize) -> bool {
-    let leader = cluster.leader().filter(|leader| *leader != number).and_then(|it| cluster.managers[it].manager());
-    let raft_id = cluster.managers[number].raft_id;
-    leader.is_some_and(|it| !it.raft().is_changing() && it.raft().members().iter().all(|member| member.id != raft_id))
 }
 
 /// Who changes the set of managers.
@@ -215,21 +186,6 @@ impl Operator {
     async fn raft_id(&self, host: Host, node_id: NodeId) -> u64 {
         let peer = peer(host, &node_id, Role::Manager);
         self.insist(peer, |channel| join_raft(channel, host, node_id.clone())).await
-    }
-
-    async fn demote(&self, node_id: NodeId) {
-        // A try that was refused is not repeated under its id.
-        let tries = AtomicU64::new(0);
-        let request = || {
-            let number = tries.fetch_add(1, Ordering::Relaxed);
-            let (request_id, role) = (format!("demote {node_id} {number}"), types::Role::Worker.into());
-            ChangeRoleRequest { request_id, node: node_id.to_string(), role }
-        };
-        let demote = |channel| {
-            let request = request();
-            async move { ControlClient::new(channel).change_role(request).await.map(drop) }
-        };
-        self.insist(Peer::Local, demote).await;
     }
 
     async fn leave(&self, host: Host, node_id: NodeId) {

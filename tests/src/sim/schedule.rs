@@ -248,8 +248,7 @@ impl Schedule {
             }
             25 => Action::HurtDisk { number, faults: DiskFaults { capacity: Some(0), ..DiskFaults::default() }, time },
             26 => Action::ChangeManagers(Change::Join),
-            27 if both_ways => Action::ChangeManagers(Change::Leave(number)),
-            27 => Action::ChangeManagers(Change::Demote(number)),
+            27 => Action::ChangeManagers(Change::Leave(number)),
             28 => Action::ChangeManagers(Change::Replace(number)),
             29..=30 => Action::Drain { worker, time },
             _ if both_ways => Action::KillContainer { worker },
