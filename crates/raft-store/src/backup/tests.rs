@@ -3,7 +3,10 @@
 use super::*;
 use crate::store::{Store, WriteTx};
 use crate::transaction::Entry;
-use flota_api::model::{Cluster, Service, Task};
+use flota_api::model::{Cluster, Service, ServiceSpec, Task};
+
+/// Name of the service in the tables.
+const NAME: &str = "a name that nobody guesses";
 
 /// Few, because these tests derive many keys.
 const FEW: NonZeroU32 = NonZeroU32::new(2).expect("it is not zero");
@@ -14,9 +17,11 @@ fn tables(cluster: Option<Cluster>) -> crate::store::View {
     if let Some(cluster) = cluster {
         tx.create(cluster);
     }
-    tx.create(Service { id: "s".into(), spec_version: 1, ..Service::default() });
+    let spec = ServiceSpec { name: NAME.into(), ..ServiceSpec::default() };
+    tx.create(Service { id: "s".into(), spec: spec.into(), spec_version: 1, ..Service::default() });
     tx.create(Task { id: "t".into(), service_id: "s".into(), spec_version: 1, ..Task::default() });
-    store.apply(7, Entry { at: Timestamp(5), transactions: vec![tx.finish()], ..Entry::default() });
+    let entry = Entry { at: Timestamp(5), transactions: vec![tx.finish()], ..Entry::default() };
+    store.apply(7, entry)[0].as_ref().expect("there is nothing to conflict with");
     store.view()
 }
 
@@ -56,9 +61,8 @@ fn a_backup_has_the_whole_tables_with_and_without_a_passphrase() {
 
 #[test]
 fn a_backup_with_a_passphrase_shows_nothing_of_the_cluster() {
-    let name = "a name that nobody guesses";
-    let tables = tables(Some(Cluster { id: name.into(), ..Cluster::default() }));
-    let contains = |bytes: &[u8]| bytes.windows(name.len()).any(|it| it == name.as_bytes());
+    let tables = tables(cluster());
+    let contains = |bytes: &[u8]| bytes.windows(NAME.len()).any(|it| it == NAME.as_bytes());
     assert!(contains(&backup(&tables, None)));
     let (one, other) = (backup(&tables, Some("p")), backup(&tables, Some("p")));
     assert!(!contains(&one));

@@ -11,7 +11,7 @@ use crate::raft::transport::FakeTransport;
 use crate::raft::type_config::{EntryBytes, RaftEntry, TypeConfig};
 use crate::store::{Store, WriteTx};
 use flota_api::clock::{Clock, Random};
-use flota_api::model::{Cluster, Service};
+use flota_api::model::{Cluster, Service, ServiceSpec};
 
 fn options(id: u64, disk: Arc<dyn Disk>, was_here: bool) -> RaftOptions {
     RaftOptions {
@@ -37,13 +37,18 @@ fn id(term: u64, index: u64) -> LogId {
     LogId::new(LeaderId::new(term, 2).to_committed(), index)
 }
 
+fn service(name: &str) -> Service {
+    let spec = ServiceSpec { name: name.into(), ..ServiceSpec::default() };
+    Service { id: name.into(), spec: spec.into(), spec_version: 1, ..Service::default() }
+}
+
 /// Returns an entry that creates a service named for its index.
 fn entry(term: u64, index: u64) -> RaftEntry {
     let mut tx = WriteTx::new(Store::default().view(), None);
     if index == 1 {
         tx.create(Cluster { id: "c".into(), ..Cluster::default() });
     }
-    tx.create(Service { id: format!("s{index}").as_str().into(), spec_version: 1, ..Service::default() });
+    tx.create(service(&format!("s{index}")));
     let entry = Entry { transactions: vec![tx.finish()], ..Entry::default() };
     RaftEntry::new(id(term, index), EntryPayload::Normal(EntryBytes(entry.encode().into())))
 }
@@ -122,7 +127,7 @@ async fn a_manager_that_begins_anew_leads_alone_and_still_does_after_a_restart()
         raft.read_barrier().await.expect("it is its own majority");
         assert_eq!(store.view().services().count(), services, "run {run}");
         let mut tx = WriteTx::new(store.view(), None);
-        tx.create(Service { id: format!("run {run}").as_str().into(), spec_version: 1, ..Service::default() });
+        tx.create(service(&format!("run {run}")));
         raft.propose(tx.finish()).await.expect("it leads");
         raft.shutdown().await;
     }
