@@ -18,6 +18,9 @@ use crate::refusal::refusal;
 /// What the signature covers begins with this, so that a signature for another purpose is never one for this.
 const PURPOSE: &[u8] = b"flota certificate renewal\n";
 
+/// Most certificates between that of a node and a CA. A node presents one.
+const CHAIN_BOUND: usize = 4;
+
 /// Why a request for a renewal is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RenewalError {
@@ -55,6 +58,7 @@ pub fn renewal_request(present: &Identity, next: &KeyPair) -> Result<RenewCertif
         certificate_der: certificate.clone().into(),
         csr_der: request.into(),
         signature: signature.into(),
+        chain_der: present.intermediates.iter().map(|der| der.clone().into()).collect(),
     })
 }
 
@@ -86,7 +90,9 @@ pub fn check_renewal(
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), default_provider().into()).build();
     let verifier = verifier.map_err(|error| RenewalError::Certificate(error.to_string()))?;
     let certificate = CertificateDer::from(request.certificate_der.as_ref());
-    verifier.verify_client_cert(&certificate, &[], at).map_err(|error| refused(&error))?;
+    // They prove themselves by their signatures, as in a handshake, so the sender need not have signed them.
+    let chain: Vec<_> = request.chain_der.iter().take(CHAIN_BOUND).map(|der| CertificateDer::from(der.as_ref())).collect();
+    verifier.verify_client_cert(&certificate, &chain, at).map_err(|error| refused(&error))?;
     if subject.cluster_id != *cluster {
         return Err(RenewalError::OtherCluster(subject.cluster_id));
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +46,8 @@ pub(crate) struct Membership {
     pub(crate) address: String,
     pub(crate) worker: Arc<Worker>,
     pub(crate) manager: Option<Manager>,
+    /// What the leader says that the node is to trust.
+    trusts: watch::Receiver<Option<String>>,
     shutdown: CancellationToken,
     server: tokio::task::JoinHandle<()>,
 }
@@ -88,6 +91,7 @@ impl Membership {
             }
             Role::Worker => None,
         };
+        let (told, trusts) = watch::channel(None);
         let worker = Worker::start(
             WorkerOptions {
                 identity: identity.clone(),
@@ -100,6 +104,7 @@ impl Membership {
                 address: address.clone(),
                 offers: config.offers.clone(),
                 registries: config.registries.clone(),
+                trusts: told,
                 clock: flota_api::clock::Clock::system(),
                 random: flota_api::clock::Random::from_os(),
             },
@@ -107,7 +112,7 @@ impl Membership {
         )?;
         let server = serve(listener, &credentials, manager.as_ref(), &worker, shutdown.clone());
         guard.disarm();
-        Ok(Self { identity, credentials, dialer, address, worker: Arc::new(worker), manager, shutdown, server })
+        Ok(Self { identity, credentials, dialer, address, worker: Arc::new(worker), manager, trusts, shutdown, server })
     }
 
     /// Begins to renew the node's certificate. Its identity must be on disk.
@@ -117,6 +122,7 @@ impl Membership {
             folder: state.identity(),
             managers: state.worker().join("managers"),
             manager: self.manager.clone(),
+            told: self.trusts.clone(),
             random: Random::from_os(),
         };
         tokio::spawn(renewals.run(self.shutdown.clone()));

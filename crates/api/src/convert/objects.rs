@@ -56,6 +56,7 @@ impl From<&Cluster> for po::Cluster {
             heartbeat_ms: it.heartbeat.map_or(0, millis),
             heartbeats_missed: it.heartbeats_missed.map_or(0, NonZeroU64::get),
             certificate_life_ms: it.certificate_life.map_or(0, millis),
+            ca_rotation: it.ca_rotation.as_ref().map(Into::into),
         }
     }
 }
@@ -88,6 +89,7 @@ impl TryFrom<po::Cluster> for Cluster {
             heartbeat: unless_zero(it.heartbeat_ms),
             heartbeats_missed: NonZeroU64::new(it.heartbeats_missed),
             certificate_life: unless_zero(it.certificate_life_ms),
+            ca_rotation: it.ca_rotation.map(Into::into),
         })
     }
 }
@@ -118,6 +120,7 @@ impl From<&Node> for po::Node {
             attachments: it.attachments.iter().map(Into::into).collect(),
             losses: it.losses.iter().map(|at| at.0).collect(),
             certificates: it.certificates.iter().map(Into::into).collect(),
+            trusts: it.trusts.clone(),
         }
     }
 }
@@ -143,6 +146,7 @@ impl TryFrom<po::Node> for Node {
             attachments: all(it.attachments)?,
             losses: it.losses.into_iter().map(Timestamp).collect(),
             certificates: it.certificates.into_iter().map(Into::into).collect(),
+            trusts: it.trusts,
         })
     }
 }

@@ -1,5 +1,7 @@
 //! `ctl swarm …` creates, joins and leaves a cluster.
 
+mod ca;
+
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -76,8 +78,12 @@ pub(crate) enum Swarm {
         #[arg(long, default_value_t = 24)]
         default_addr_pool_mask_length: u8,
         #[command(flatten)]
+        given_ca: ca::CaFiles,
+        #[command(flatten)]
         defaults: Defaults,
     },
+    /// Show the CA that signs the certificates of nodes, or replace it
+    Ca(ca::Ca),
     /// Change the defaults of the cluster
     Update {
         #[command(flatten)]
@@ -118,7 +124,8 @@ pub(crate) enum Swarm {
 
 pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Swarm::Init { advertise_addr, default_addr_pool, default_addr_pool_mask_length, defaults } => {
+        Swarm::Ca(args) => ca::run(client, &args).await,
+        Swarm::Init { advertise_addr, default_addr_pool, default_addr_pool_mask_length, given_ca, defaults } => {
             let request = InitRequest {
                 advertise: advertise_addr,
                 force_new_cluster: false,
@@ -126,6 +133,7 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
                 subnet_length: default_addr_pool_mask_length.into(),
                 // The node's own certificate is made before the defaults can be set.
                 certificate_life_ms: defaults.cert_expiry.map_or(0, millis),
+                ca: given_ca.read()?,
             };
             init(client, request, &defaults).await
         }

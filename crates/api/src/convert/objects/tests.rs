@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{NodeCertificate, Platform, Revision, UpdateStatus, VolumePlace, VolumeSpec};
+use crate::model::{CaRotation, NodeCertificate, Platform, Revision, UpdateStatus, VolumePlace, VolumeSpec};
 use crate::object::Kind;
 
 #[test]
@@ -9,12 +9,19 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
         Kind::Cluster => {
             let (id, ca_key) = ("c".into(), Secret(vec![1, 255]));
             let certificate_life = Some(Duration::from_secs(3_600));
-            Cluster { id, epoch: 3, ca_key, no_new_privileges: true, certificate_life, ..Cluster::default() }
+            let ca_rotation = Some(CaRotation {
+                begun_at: Timestamp(4),
+                former_certificate: vec![1],
+                former_key: Secret(vec![2]),
+                cross_certificate: vec![3],
+            });
+            let no_new_privileges = true;
+            Cluster { id, epoch: 3, ca_key, no_new_privileges, certificate_life, ca_rotation, ..Cluster::default() }
                 .into_object()
         }
         Kind::Node => {
             let certificates = vec![NodeCertificate { key: "k".into(), expires_at: Timestamp(9) }];
-            Node { id: "n".into(), raft_id: Some(7), certificates, ..Node::default() }.into_object()
+            Node { id: "n".into(), raft_id: Some(7), certificates, trusts: "t".into(), ..Node::default() }.into_object()
         }
         Kind::Service => Service { id: "s".into(), spec_version: 2, ..Service::default() }.into_object(),
         Kind::Task => Task { id: "t".into(), slot: 9, device_ids: vec![gpu.clone()], ..Task::default() }.into_object(),
