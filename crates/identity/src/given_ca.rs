@@ -149,8 +149,8 @@ fn check(der: &[u8], now: Timestamp) -> Result<Vec<u8>, GivenCaError> {
 fn wrap(key: &[u8]) -> Option<Vec<u8>> {
     // Version 0, and the algorithm: id-ecPublicKey with the curve prime256v1.
     const HEAD: [u8; 24] = [
-        0x02, 0x01, 0x00, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
-        0xce, 0x3d, 0x03, 0x01, 0x07,
+        0x02, 0x01, 0x00, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+        0x48, 0xce, 0x3d, 0x03, 0x01, 0x07,
     ];
     let piece = |tag: u8, content: &[u8]| match u8::try_from(content.len()).ok()? {
         short @ 0..=127 => Some([&[tag, short], content].concat()),
@@ -177,8 +177,7 @@ mod tests {
         params.distinguished_name.push(DnType::CountryName, "DE");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        (params.not_before, params.not_after) =
-            ((NOW.to_system() - DAY).into(), (NOW.to_system() + DAY * 365).into());
+        (params.not_before, params.not_after) = ((NOW.to_system() - DAY).into(), (NOW.to_system() + DAY * 365).into());
         params
     }
 
@@ -264,7 +263,10 @@ mod tests {
             include_str!("given_ca/acme.key"),
             Timestamp(1_900_000_000_000).to_system(),
         );
-        assert_eq!(crate::CaCertificate::read(ca.expect("it is good").certificate()).expect("it is").subject, "CN=acme");
+        assert_eq!(
+            crate::CaCertificate::read(ca.expect("it is good").certificate()).expect("it is").subject,
+            "CN=acme"
+        );
     }
 
     #[test]

@@ -91,7 +91,8 @@ pub fn check_renewal(
     let verifier = verifier.map_err(|error| RenewalError::Certificate(error.to_string()))?;
     let certificate = CertificateDer::from(request.certificate_der.as_ref());
     // They prove themselves by their signatures, as in a handshake, so the sender need not have signed them.
-    let chain: Vec<_> = request.chain_der.iter().take(CHAIN_BOUND).map(|der| CertificateDer::from(der.as_ref())).collect();
+    let chain: Vec<_> =
+        request.chain_der.iter().take(CHAIN_BOUND).map(|der| CertificateDer::from(der.as_ref())).collect();
     verifier.verify_client_cert(&certificate, &chain, at).map_err(|error| refused(&error))?;
     if subject.cluster_id != *cluster {
         return Err(RenewalError::OtherCluster(subject.cluster_id));

@@ -25,10 +25,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Creates a new cluster's id and CA, unless it is given, and this node's identity in it as a manager, whose certificate is
 /// valid for `life`.
-pub(crate) fn first_identity(
-    life: Duration,
-    given: Option<RootCa>,
-) -> anyhow::Result<(ClusterId, RootCa, Identity)> {
+pub(crate) fn first_identity(life: Duration, given: Option<RootCa>) -> anyhow::Result<(ClusterId, RootCa, Identity)> {
     let mut rng = rand::rng();
     let (cluster, node) = (ClusterId::random(&mut rng), NodeId::random(&mut rng));
     let now = SystemTime::now();

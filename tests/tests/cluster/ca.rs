@@ -157,9 +157,8 @@ fn a_node_confirms_only_for_itself() {
         let peer = Peer::Node { id: "other".into(), role: Role::Worker, address };
         let request = ConfirmTrustRequest { node_id: node.node_id.to_string(), trusts: digest(&begun) };
         let leader = it.leader();
-        let refused = it.request_as(peer, leader, |channel| async move {
-            NodeCaClient::new(channel).confirm_trust(request).await
-        });
+        let refused = it
+            .request_as(peer, leader, |channel| async move { NodeCaClient::new(channel).confirm_trust(request).await });
         assert_eq!(Reason::of(&refused.unwrap_err()), Some(Reason::Denied));
         assert_eq!(ca(it).rotation.unwrap().renewed, 0);
     });

@@ -50,9 +50,8 @@ impl CaFiles {
     /// Reads the files, if they are given.
     pub(super) fn read(&self) -> anyhow::Result<Option<GivenCa>> {
         let (Some(certificate), Some(key)) = (&self.ca_cert, &self.ca_key) else { return Ok(None) };
-        let read = |path: &Path| {
-            std::fs::read_to_string(path).with_context(|| format!("failed to read `{}`", path.display()))
-        };
+        let read =
+            |path: &Path| std::fs::read_to_string(path).with_context(|| format!("failed to read `{}`", path.display()));
         Ok(Some(GivenCa { certificate_pem: read(certificate)?, key_pem: read(key)? }))
     }
 }
@@ -144,7 +143,9 @@ fn described(info: &CaInfo, now: Timestamp) -> anyhow::Result<String> {
         let _ = writeln!(text, "The CA is being replaced since {begun}: {}.", left(rotation));
         let is_away = |node: &WaitingNode| NodeState::from(node.state()) != NodeState::Ready;
         if rotation.waiting.iter().any(is_away) {
-            text.push_str("It ends when nodes that are away have come back, or are removed with `ctl node rm --force`.\n");
+            text.push_str(
+                "It ends when nodes that are away have come back, or are removed with `ctl node rm --force`.\n",
+            );
         }
     }
     Ok(text.trim_end().to_owned())
