@@ -169,6 +169,22 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_of_a_ca_that_another_rotation_has_replaced_renews_by_the_one_that_leads_to_the_former_ca() {
+        let ([former, dropped], target) = ([(); 2].map(|()| Lab::new()), Lab::new());
+        let cross = former.ca.cross_sign(&dropped.ca, ISSUED.to_system()).expect("it is accepted");
+        let trusted = [&target, &former].map(|lab| lab.ca.certificate().to_vec());
+        let check = |identity: &Identity, trusted: &[Vec<u8>]| {
+            check_renewal(&request(identity), trusted, &dropped.cluster, ISSUED).map_err(|error| error.to_string())
+        };
+        let alone = dropped.identity();
+        let refused = check(&alone, &trusted).expect_err("nothing leads to a CA");
+        assert!(refused.contains("was not signed by this cluster's CA"), "{refused}");
+        let led = alone.with_intermediates(vec![cross]);
+        assert_eq!(check(&led, &trusted).expect("it leads to the former CA").node.as_str(), "n");
+        check(&led, &trusted[..1]).expect_err("the rotation has ended");
+    }
+
+    #[test]
     fn a_clock_that_is_behind_is_tolerated_by_a_day() {
         let lab = Lab::new();
         let request = request(&lab.identity());
