@@ -17,6 +17,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ".flota.control.UpdateValueRequest",
         ".flota.control.StackValue",
         ".flota.dispatcher.ValueChunk",
+        // As above, in src/convert/certificates.rs.
+        ".flota.types.GivenCa",
     ]);
     services.bytes(".").btree_map(".").compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed={}", root.display());

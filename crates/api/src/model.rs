@@ -43,7 +43,7 @@ pub use assignment::{Assignment, Grant, ImageSource, MountedImage, NodeAddress, 
 pub use cdi::{CdiName, CdiNameError};
 pub use certificate::NodeCertificate;
 pub use check::{BalancerReport, LayerFailure, NetworkCheck, NetworkLayer, NetworkReport, PeerReport};
-pub use cluster::{Cluster, Rebalance, Registry, Revoked, Secret};
+pub use cluster::{CaRotation, Cluster, Rebalance, Registry, Revoked, Secret};
 pub use cron::{CronRun, CronStatus, Handled, RunState};
 pub use dependency::{Dependency, DependencyCondition};
 pub use device::{

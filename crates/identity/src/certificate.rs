@@ -121,7 +121,9 @@ pub struct Identity {
     pub validity: Validity,
     pub(crate) certificate: Vec<u8>,
     pub(crate) key: Vec<u8>,
-    /// Certificates of the CAs that it trusts; the one that has signed its own certificate is among them.
+    /// The certificates by which those who do not trust the CA of its own certificate yet accept it.
+    pub(crate) intermediates: Vec<Vec<u8>>,
+    /// Certificates of the CAs that it trusts. The first has signed its own certificate.
     pub(crate) trusted: Vec<Vec<u8>>,
 }
 
@@ -139,7 +141,18 @@ impl Identity {
     /// The certificate is malformed, or its subject is not that of a node.
     pub fn new(certificate: Vec<u8>, key: Vec<u8>, trusted: Vec<Vec<u8>>) -> Result<Self, CertificateError> {
         let Subject { node_id, role, cluster_id, validity, .. } = Subject::read(&certificate)?;
-        Ok(Self { node_id, cluster_id, role, validity, certificate, key, trusted })
+        Ok(Self { node_id, cluster_id, role, validity, certificate, key, intermediates: Vec::new(), trusted })
+    }
+
+    /// Adds the certificates (DER) that lead from its CA to others. It presents them with its own.
+    #[must_use]
+    pub fn with_intermediates(self, intermediates: Vec<Vec<u8>>) -> Self {
+        Self { intermediates, ..self }
+    }
+
+    /// Returns the digest that stands for the CAs that it trusts.
+    pub fn trusts(&self) -> String {
+        trust_digest(&self.trusted)
     }
 
     /// Returns the private key as PKCS#8 in DER.
@@ -155,9 +168,10 @@ impl Identity {
         known_certificate(&self.certificate)
     }
 
-    /// Returns the chain that a server presents. It includes the CAs, because a joining node looks for its own there.
+    /// Returns the chain that it presents. It includes the CAs, because a joining node looks for its own there.
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
-        [&self.certificate].into_iter().chain(&self.trusted).map(|der| der.clone().into()).collect()
+        let others = self.intermediates.iter().chain(&self.trusted);
+        [&self.certificate].into_iter().chain(others).map(|der| der.clone().into()).collect()
     }
 
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
@@ -167,6 +181,12 @@ impl Identity {
     pub(crate) fn roots(&self) -> Result<rustls::RootCertStore, rustls::Error> {
         roots(&self.trusted)
     }
+}
+
+/// Returns the digest by which a node and the cluster compare the CAs that the node trusts, the one of its own certificate
+/// first: the SHA-256 of their certificates (DER) one after the other.
+pub fn trust_digest(trusted: &[Vec<u8>]) -> String {
+    sha256_hex(&trusted.concat())
 }
 
 /// Returns the CAs as the TLS library takes them.

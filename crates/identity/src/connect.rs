@@ -154,7 +154,8 @@ async fn connect_tls(address: &str, config: Arc<ClientConfig>, name: &'static st
     Ok(Box::new(TlsConnector::from(config).connect(name, stream).await.map_err(in_words)?))
 }
 
-/// Accepts a server whose chain contains the CA with the digest, and whose certificate was signed by that CA.
+/// Accepts a server whose chain contains the CA with the digest, and whose certificate was signed by that CA, or by one
+/// that is replacing it and has a certificate signed by it.
 #[derive(Debug)]
 struct PinnedCa {
     digest: String,
@@ -183,7 +184,7 @@ impl ServerCertVerifier for PinnedCa {
         let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), Self::provider().into())
             .build()
             .map_err(|error| rustls::Error::General(error.to_string()))?;
-        verifier.verify_server_cert(end_entity, &[], server_name, ocsp, now)
+        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp, now)
     }
 
     fn verify_tls12_signature(

@@ -3,7 +3,7 @@
 //! that are open go on with the certificate with which they were made.
 
 use std::fmt;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::crypto::ring::default_provider;
@@ -11,6 +11,7 @@ use rustls::pki_types::UnixTime;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, ServerConfig};
+use tokio::sync::watch;
 
 use flota_api::clock::Clock;
 
@@ -20,7 +21,7 @@ use crate::certificate::Identity;
 #[derive(Clone)]
 pub struct Credentials {
     clock: Clock,
-    current: Arc<RwLock<Arc<Settings>>>,
+    current: Arc<watch::Sender<Arc<Settings>>>,
 }
 
 /// An identity with its TLS settings, which can be put to use.
@@ -62,7 +63,7 @@ impl Credentials {
     /// The identity's key does not match its certificate.
     pub fn new(identity: Identity, clock: Clock) -> Result<Self, rustls::Error> {
         let settings = Settings::new(identity, &clock)?;
-        Ok(Self { clock, current: Arc::new(RwLock::new(Arc::new(settings))) })
+        Ok(Self { clock, current: Arc::new(watch::Sender::new(Arc::new(settings))) })
     }
 
     /// Makes the TLS settings for another identity, and changes nothing.
@@ -74,11 +75,13 @@ impl Credentials {
     }
 
     /// Makes every connection from now on use another identity.
-    ///
-    /// # Panics
-    /// Panics if another thread has panicked here.
     pub fn install(&self, settings: Settings) {
-        *self.current.write().expect("no holder panics") = Arc::new(settings);
+        self.current.send_replace(Arc::new(settings));
+    }
+
+    /// Watches for other identities that come into use.
+    pub fn changes(&self) -> watch::Receiver<Arc<Settings>> {
+        self.current.subscribe()
     }
 
     /// Returns the identity in use.
@@ -92,7 +95,7 @@ impl Credentials {
     }
 
     pub(crate) fn settings(&self) -> Arc<Settings> {
-        Arc::clone(&self.current.read().expect("no holder panics"))
+        Arc::clone(&self.current.borrow())
     }
 }
 

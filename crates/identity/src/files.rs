@@ -1,5 +1,5 @@
-//! The node's identity on disk. Each identity has a folder of its own with `node.crt`, `node.key` and `ca.crt`, all DER with
-//! mode 0600, and the link `current` names the folder in use. It is replaced in one step, so after a crash there is the old
+//! The node's identity on disk. Each identity has a folder of its own with `node.crt`, `node.key` and `ca.crt`, and
+//! while the CA is replaced `chain.crt`, all DER with mode 0600, and the link `current` names the folder in use. It is replaced in one step, so after a crash there is the old
 //! identity or the new one, and never a key without its certificate. Links of the same names beside the folders lead there,
 //! for builds that know only these.
 
@@ -12,6 +12,8 @@ use crate::certificate::{CertificateError, Identity, split};
 const CERTIFICATE: &str = "node.crt";
 const KEY: &str = "node.key";
 const CA: &str = "ca.crt";
+/// Only while the CA is replaced. Builds that replace no CA do not know it.
+const CHAIN: &str = "chain.crt";
 /// In the order in which a build without `current` needs them: it takes the certificate as the sign that there is an
 /// identity.
 const FILES: [&str; 3] = [CA, KEY, CERTIFICATE];
@@ -63,7 +65,12 @@ pub fn load(dir: &Path) -> Result<Option<Identity>, FileError> {
         other => other?,
     };
     let (key, ca) = (read(KEY)?, read(CA)?);
+    let chain = match read(CHAIN) {
+        Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
+        other => other?,
+    };
     let identity = split(&ca).and_then(|trusted| Identity::new(certificate, key, trusted));
+    let identity = identity.and_then(|it| Ok(it.with_intermediates(split(&chain)?)));
     identity.map(Some).map_err(|source| FileError::Damaged { path: from, source })
 }
 
@@ -139,6 +146,9 @@ fn steps(dir: &Path, identity: &Identity) -> Vec<Step> {
     let bytes = [identity.trusted.concat(), identity.key.clone(), identity.certificate.clone()];
     let mut steps = vec![Step::Clear(folder.clone()), Step::Folder(folder.clone())];
     steps.extend(FILES.iter().zip(bytes).map(|(file, bytes)| Step::File(folder.join(file), bytes)));
+    if !identity.intermediates.is_empty() {
+        steps.push(Step::File(folder.join(CHAIN), identity.intermediates.concat()));
+    }
     // The folder and its name are durable before anything leads there.
     steps.extend([Step::Sync(folder), Step::Sync(dir.to_owned())]);
     steps.extend([Step::Link { at: dir.join(CURRENT), to: name.into() }, Step::Sync(dir.to_owned())]);
@@ -254,12 +264,17 @@ mod tests {
     }
 
     #[test]
-    fn several_cas_are_kept() {
+    fn several_cas_and_the_certificates_between_them_are_kept() {
         let dir = tempfile::tempdir().expect("a folder");
-        let mut it = identity("n");
-        it.trusted.extend(identity("other").trusted);
+        let (mut it, others) = (identity("n"), [identity("other"), identity("another")]);
+        it.trusted.extend(others[0].trusted.clone());
+        it.intermediates = others.iter().flat_map(|it| it.trusted.clone()).collect();
         save(dir.path(), &it).expect("there is room");
-        assert_eq!(load(dir.path()).expect("it is whole").expect("it is there").trusted, it.trusted);
+        let found = load(dir.path()).expect("it is whole").expect("it is there");
+        assert_eq!((found.trusted, found.intermediates), (it.trusted, it.intermediates));
+        // The next identity has none.
+        save(dir.path(), &others[0]).expect("there is room");
+        assert!(load(dir.path()).expect("it is whole").expect("it is there").intermediates.is_empty());
     }
 
     #[test]

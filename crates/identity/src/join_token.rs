@@ -55,10 +55,12 @@ fn generation(secret: &str) -> u64 {
 }
 
 impl JoinToken {
-    /// Returns this cluster's current token for a role.
+    /// Returns this cluster's current token for a role. While the CA is replaced, it names the former one, because each
+    /// manager presents that one until the end.
     pub fn of(cluster: &Cluster, role: Role) -> Self {
         let secret = expected(cluster, role).0.to_owned();
-        Self { role, ca_digest: crate::sha256_hex(&cluster.ca_certificate), secret }
+        let former = cluster.ca_rotation.as_ref().map(|it| &it.former_certificate);
+        Self { role, ca_digest: crate::sha256_hex(former.unwrap_or(&cluster.ca_certificate)), secret }
     }
 
     /// Checks the secret against the cluster's, at the time `now`.

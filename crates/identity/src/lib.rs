@@ -11,12 +11,14 @@
 //! [`may_call`] is the one table that says which caller may call which method. [`forward`] carries a user's TCP
 //! connection over a stream of such a connection.
 
+mod ca_certificate;
 mod certificate;
 mod connect;
 mod credentials;
 mod data_key;
 mod files;
 pub mod forward;
+mod given_ca;
 mod grant;
 mod join_token;
 mod listener;
@@ -26,11 +28,13 @@ mod renewal;
 mod root_ca;
 mod sources;
 
-pub use certificate::{CertificateError, Identity, KeyPair, Validity, known_certificate};
+pub use ca_certificate::CaCertificate;
+pub use certificate::{CertificateError, Identity, KeyPair, Validity, known_certificate, trust_digest};
 pub use connect::{CONNECTION_WINDOW, Connect, Connecting, Dialer, STREAM_WINDOW, Stream};
 pub use credentials::{Credentials, Settings};
 pub use data_key::sealer;
 pub use files::{FileError, load, remove, save};
+pub use given_ca::GivenCaError;
 pub use grant::{GrantKey, verify_grant};
 pub use join_token::{JoinToken, JoinTokenError, new_secret};
 pub use listener::{Incoming, PeerStream, incoming};

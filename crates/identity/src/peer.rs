@@ -49,13 +49,14 @@ enum Callers {
 
 /// The one table of which callers may call which methods; the first matching prefix counts. No caller may use a method
 /// that is not in it.
-const TABLE: [(&str, Callers); 10] = [
+const TABLE: [(&str, Callers); 11] = [
     ("/flota.node.LocalNode/", Callers::Local),
     ("/flota.control.Control/", Callers::LocalAndManagers),
     ("/flota.raft.RaftTransport/", Callers::Managers),
     ("/flota.ca.NodeCa/IssueCertificate", Callers::Everyone),
     // The request shows by a signature who sends it, since the certificate may have expired.
     ("/flota.ca.NodeCa/RenewCertificate", Callers::Everyone),
+    ("/flota.ca.NodeCa/ConfirmTrust", Callers::Nodes),
     ("/flota.ca.NodeCa/JoinRaft", Callers::Managers),
     ("/flota.ca.NodeCa/LeaveRaft", Callers::Nodes),
     ("/flota.dispatcher.Dispatcher/", Callers::Nodes),
@@ -94,6 +95,7 @@ mod tests {
         assert_eq!(expected("/flota.dispatcher.Dispatcher/Session"), [false, true, true, false]);
         assert_eq!(expected("/flota.ca.NodeCa/IssueCertificate"), [true, true, true, true]);
         assert_eq!(expected("/flota.ca.NodeCa/RenewCertificate"), [true, true, true, true]);
+        assert_eq!(expected("/flota.ca.NodeCa/ConfirmTrust"), [false, true, true, false]);
         assert_eq!(expected("/flota.ca.NodeCa/JoinRaft"), [false, true, false, false]);
         assert_eq!(expected("/grpc.health.v1.Health/Check"), [false; 4]);
     }

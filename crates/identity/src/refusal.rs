@@ -5,7 +5,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, Error};
 
 /// The error for a node that joins if the manager's CA is not the one in the token.
-pub(crate) const OTHER_CLUSTER: &str = "the join token is of another cluster: it names another CA than this manager's";
+pub(crate) const OTHER_CLUSTER: &str = "the join token is of another cluster, or was made before this cluster's CA was replaced: it names another CA than this manager's";
 
 /// Returns why a handshake failed.
 pub fn refusal(error: &Error) -> String {

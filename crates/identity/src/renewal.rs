@@ -18,6 +18,9 @@ use crate::refusal::refusal;
 /// What the signature covers begins with this, so that a signature for another purpose is never one for this.
 const PURPOSE: &[u8] = b"flota certificate renewal\n";
 
+/// Most certificates between that of a node and a CA. A node presents one.
+const CHAIN_BOUND: usize = 4;
+
 /// Why a request for a renewal is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum RenewalError {
@@ -55,6 +58,7 @@ pub fn renewal_request(present: &Identity, next: &KeyPair) -> Result<RenewCertif
         certificate_der: certificate.clone().into(),
         csr_der: request.into(),
         signature: signature.into(),
+        chain_der: present.intermediates.iter().map(|der| der.clone().into()).collect(),
     })
 }
 
@@ -86,7 +90,10 @@ pub fn check_renewal(
     let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), default_provider().into()).build();
     let verifier = verifier.map_err(|error| RenewalError::Certificate(error.to_string()))?;
     let certificate = CertificateDer::from(request.certificate_der.as_ref());
-    verifier.verify_client_cert(&certificate, &[], at).map_err(|error| refused(&error))?;
+    // They prove themselves by their signatures, as in a handshake, so the sender need not have signed them.
+    let chain: Vec<_> =
+        request.chain_der.iter().take(CHAIN_BOUND).map(|der| CertificateDer::from(der.as_ref())).collect();
+    verifier.verify_client_cert(&certificate, &chain, at).map_err(|error| refused(&error))?;
     if subject.cluster_id != *cluster {
         return Err(RenewalError::OtherCluster(subject.cluster_id));
     }
@@ -159,6 +166,22 @@ mod tests {
         }
         let same = extension_request(&identity).expect("signed");
         assert_eq!(lab.check(&same, ISSUED), Ok(renewal));
+    }
+
+    #[test]
+    fn a_certificate_of_a_ca_that_another_rotation_has_replaced_renews_by_the_one_that_leads_to_the_former_ca() {
+        let ([former, dropped], target) = ([(); 2].map(|()| Lab::new()), Lab::new());
+        let cross = former.ca.cross_sign(&dropped.ca, ISSUED.to_system()).expect("it is accepted");
+        let trusted = [&target, &former].map(|lab| lab.ca.certificate().to_vec());
+        let check = |identity: &Identity, trusted: &[Vec<u8>]| {
+            check_renewal(&request(identity), trusted, &dropped.cluster, ISSUED).map_err(|error| error.to_string())
+        };
+        let alone = dropped.identity();
+        let refused = check(&alone, &trusted).expect_err("nothing leads to a CA");
+        assert!(refused.contains("was not signed by this cluster's CA"), "{refused}");
+        let led = alone.with_intermediates(vec![cross]);
+        assert_eq!(check(&led, &trusted).expect("it leads to the former CA").node.as_str(), "n");
+        check(&led, &trusted[..1]).expect_err("the rotation has ended");
     }
 
     #[test]

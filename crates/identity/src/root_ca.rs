@@ -1,9 +1,14 @@
-//! The cluster's root CA. The first manager creates it, the store keeps it, and the leader signs with it.
+//! The cluster's root CA. The first manager creates it, or a user gives it, the store keeps it, and the leader signs with it.
 
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyUsagePurpose,
+};
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+use x509_parser::der_parser::asn1_rs::Tag;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::certificate::{CertificateError, MANAGER_NAME, NODE_NAME, RAFT_NAME, UNITS};
 use crate::sha256_hex;
@@ -91,12 +96,49 @@ impl RootCa {
         params.not_before = (now - CLOCK_SKEW).into();
         params.not_after = (now + life).into();
         request.params = params;
-        let key =
-            rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(self.key.clone())).map_err(make("the CA's key"))?;
-        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(self.certificate.clone()), key);
-        let signed = request.signed_by(&issuer.map_err(make("the CA"))?).map_err(make("a certificate"))?;
+        let signed = request.signed_by(&self.issuer()?).map_err(make("a certificate"))?;
         Ok(signed.der().to_vec())
     }
+
+    /// Signs a certificate for the key and the subject of another CA, which signs only certificates of nodes with it.
+    pub(crate) fn sign_ca(&self, other: &Self, now: SystemTime) -> Result<Vec<u8>, CertificateError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = subject(&other.certificate)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_before = (now - CLOCK_SKEW).into();
+        params.not_after = (now + CA_LIFE).into();
+        let signed = params.signed_by(&other.key_pair()?, &self.issuer()?).map_err(make("a CA's certificate"))?;
+        Ok(signed.der().to_vec())
+    }
+
+    fn key_pair(&self) -> Result<rcgen::KeyPair, CertificateError> {
+        rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(self.key.clone())).map_err(make("the CA's key"))
+    }
+
+    fn issuer(&self) -> Result<Issuer<'static, rcgen::KeyPair>, CertificateError> {
+        let certificate = CertificateDer::from(self.certificate.clone());
+        Issuer::from_ca_cert_der(&certificate, self.key_pair()?).map_err(make("the CA"))
+    }
+}
+
+/// Returns the subject of a certificate in DER, as the library that signs takes it. What it can't express is left out, and
+/// then the certificate for this subject is of no use.
+fn subject(der: &[u8]) -> Result<DistinguishedName, CertificateError> {
+    let malformed = |why: String| CertificateError::Malformed { what: "the CA's certificate", why };
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;
+    let mut name = DistinguishedName::new();
+    for attribute in certificate.subject().iter_attributes() {
+        let Some(oid) = attribute.attr_type().iter() else { continue };
+        let text = attribute.as_str().map_err(|error| malformed(error.to_string()))?;
+        let value = match attribute.attr_value().tag() {
+            Tag::PrintableString => text.try_into().map(DnValue::PrintableString),
+            Tag::Ia5String => text.try_into().map(DnValue::Ia5String),
+            _ => Ok(DnValue::Utf8String(text.to_owned())),
+        };
+        name.push(DnType::from_oid(&oid.collect::<Vec<_>>()), value.map_err(make("the subject of a CA"))?);
+    }
+    Ok(name)
 }
 
 #[cfg(test)]

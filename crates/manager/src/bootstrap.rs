@@ -79,6 +79,7 @@ pub fn first_entry(
         },
         state_since: now,
         certificates: vec![node.certificate.clone()],
+        trusts: ca.digest(),
         ..Node::default()
     });
     tx.finish()

@@ -14,8 +14,8 @@ use flota_api::model::{Cluster, Node, NodeDescription, NodeState, NodeStateReaso
 use flota_api::naming;
 use flota_api::proto::ca::node_ca_server::{NodeCa, NodeCaServer};
 use flota_api::proto::ca::{
-    IssueCertificateRequest, IssueCertificateResponse, JoinRaftRequest, JoinRaftResponse, LeaveRaftRequest,
-    LeaveRaftResponse, RenewCertificateRequest, RenewCertificateResponse,
+    ConfirmTrustRequest, ConfirmTrustResponse, IssueCertificateRequest, IssueCertificateResponse, JoinRaftRequest,
+    JoinRaftResponse, LeaveRaftRequest, LeaveRaftResponse, RenewCertificateRequest, RenewCertificateResponse,
 };
 use flota_api::reason::Reason;
 use flota_api::version::Timestamp;
@@ -29,6 +29,7 @@ use crate::departure::{self, Quorum};
 use crate::dispatcher::Sessions;
 use crate::forward::forwarded_for;
 use crate::replica::Replica;
+use crate::trust;
 use renewal::{RenewalRefusal, WITHOUT_LEADER, judge, known_after};
 
 /// Largest request in bytes: a signing request and a few small fields. Anyone may send requests, so their size is
@@ -89,8 +90,16 @@ impl CaService {
         let (node, _) = renewing(&view, cluster, request, service.replica.clock.wall().now())?;
         let life = cluster.certificate_life().min(WITHOUT_LEADER);
         let certificate = service.sign(cluster, &request.csr_der, (&node.id, node.role), life)?;
-        let ca_der = vec![cluster.ca_certificate.clone().into()];
-        Ok(RenewCertificateResponse { certificate_der: certificate.into(), ca_der })
+        Ok(renewed(cluster, certificate))
+    }
+}
+
+/// The answer to a node with another certificate.
+fn renewed(cluster: &Cluster, certificate: Vec<u8>) -> RenewCertificateResponse {
+    RenewCertificateResponse {
+        certificate_der: certificate.into(),
+        ca_der: trust::trusted(cluster).into_iter().map(Into::into).collect(),
+        chain_der: trust::intermediates(cluster).into_iter().map(Into::into).collect(),
     }
 }
 
@@ -101,8 +110,7 @@ fn renewing(
     request: &RenewCertificateRequest,
     now: Timestamp,
 ) -> Result<(Arc<Node>, Renewal), CaError> {
-    let trusted = [cluster.ca_certificate.clone()];
-    let renewal = check_renewal(request, &trusted, &cluster.id, now)?;
+    let renewal = check_renewal(request, &trust::trusted(cluster), &cluster.id, now)?;
     Ok((judge(view, &renewal, now)?, renewal))
 }
 
@@ -132,7 +140,8 @@ impl NodeCa for CaService {
             let response = IssueCertificateResponse {
                 node_id: node_id.to_string(),
                 certificate_der: certificate.into(),
-                ca_der: cluster.ca_certificate.clone().into(),
+                ca_der: trust::trusted(&cluster).into_iter().map(Into::into).collect(),
+                chain_der: trust::intermediates(&cluster).into_iter().map(Into::into).collect(),
                 role: flota_api::proto::types::Role::from(token.role).into(),
                 cluster_id: cluster.id.to_string(),
                 managers: managers.collect(),
@@ -151,6 +160,8 @@ impl NodeCa for CaService {
                 state_reason: Some(NodeStateReason::Joining),
                 state_since: self.replica.clock.now(),
                 certificates: vec![known],
+                // It has no earlier certificate, and no identity if it does not get this answer.
+                trusts: trust::wanted(&cluster),
                 ..Node::default()
             });
             Ok((tx.finish(), response))
@@ -172,10 +183,30 @@ impl NodeCa for CaService {
             let certificates = known_after(renewal.certificate, known_certificate(&certificate)?);
             let mut tx = WriteTx::new(view, None);
             tx.update(Node { certificates, ..node.as_ref().clone() });
-            let ca_der = vec![cluster.ca_certificate.clone().into()];
-            Ok((tx.finish(), RenewCertificateResponse { certificate_der: certificate.into(), ca_der }))
+            Ok((tx.finish(), renewed(&cluster, certificate)))
         });
         Ok(Response::new(response.await?))
+    }
+
+    async fn confirm_trust(
+        &self,
+        request: Request<ConfirmTrustRequest>,
+    ) -> Result<Response<ConfirmTrustResponse>, Status> {
+        let node_id = Self::caller(&request, &request.get_ref().node_id)?;
+        let trusts = &request.get_ref().trusts;
+        let confirmed = self.replica.write::<_, CaError>(|view| {
+            let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?;
+            // A confirmation of what was asked before counts for nothing: the node is told what is asked now.
+            let counts = *trusts == trust::wanted(cluster);
+            let node = view.node(&node_id).filter(|node| counts && node.trusts != *trusts).cloned();
+            let mut tx = WriteTx::new(view, None);
+            if let Some(node) = node {
+                tx.update(Node { trusts: trusts.clone(), ..node.as_ref().clone() });
+            }
+            Ok((tx.finish(), ()))
+        });
+        confirmed.await?;
+        Ok(Response::new(ConfirmTrustResponse {}))
     }
 
     async fn join_raft(&self, request: Request<JoinRaftRequest>) -> Result<Response<JoinRaftResponse>, Status> {

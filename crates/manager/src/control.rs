@@ -8,6 +8,7 @@
 //! [`crate::forward`]). References are resolved here ([`reference`]), so that a lookup and the change that follows see
 //! the same state. Reads are linearizable unless the caller asks for [`Freshness::Stale`].
 
+mod ca;
 mod cluster;
 mod error;
 mod events;

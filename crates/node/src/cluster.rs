@@ -40,6 +40,8 @@ pub(crate) struct Membership {
     pub(crate) worker: Arc<Worker>,
     /// Cancelled when another manager says that the cluster has removed this one.
     pub(crate) removed: CancellationToken,
+    /// What the leader says that the node is to trust.
+    trusts: watch::Receiver<Option<String>>,
     serving: Serving,
     /// Ends everything.
     shutdown: CancellationToken,
@@ -118,6 +120,7 @@ impl Membership {
                 Some(start_manager(raft, &identity, &address, store, (&serving_ends, fatal)).await?)
             }
         };
+        let (told, trusts) = watch::channel(None);
         let worker = Worker::start(
             WorkerOptions {
                 identity: identity.clone(),
@@ -130,6 +133,7 @@ impl Membership {
                 address: address.clone(),
                 offers: config.offers.clone(),
                 registries: config.registries.clone(),
+                trusts: told,
                 clock: flota_api::clock::Clock::system(),
                 random: flota_api::clock::Random::from_os(),
             },
@@ -138,7 +142,17 @@ impl Membership {
         let port = port::serve(listener, &credentials, manager.as_ref(), &worker, serving_ends.clone());
         guard.disarm();
         let serving = Serving { manager, shutdown: serving_ends, port };
-        Ok(Self { identity, credentials, dialer, address, worker: Arc::new(worker), removed, serving, shutdown })
+        Ok(Self {
+            identity,
+            credentials,
+            dialer,
+            address,
+            worker: Arc::new(worker),
+            removed,
+            trusts,
+            serving,
+            shutdown,
+        })
     }
 
     /// Returns this node's manager, if it has one.
@@ -267,6 +281,7 @@ impl Membership {
             manager,
             wanted: self.worker.role(),
             certified,
+            told: self.trusts.clone(),
             random: Random::from_os(),
         };
         tokio::spawn(renewals.run(self.shutdown.clone()));

@@ -28,12 +28,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// later.
 const REMOVED_WAIT: Duration = Duration::from_millis(500);
 
-/// Creates a new cluster's id and CA, and this node's identity in it as a manager, whose certificate is valid for `life`.
-pub(crate) fn first_identity(life: Duration) -> anyhow::Result<(ClusterId, RootCa, Identity)> {
+/// Creates a new cluster's id and CA, unless it is given, and this node's identity in it as a manager, whose certificate is
+/// valid for `life`.
+pub(crate) fn first_identity(life: Duration, given: Option<RootCa>) -> anyhow::Result<(ClusterId, RootCa, Identity)> {
     let mut rng = rand::rng();
     let (cluster, node) = (ClusterId::random(&mut rng), NodeId::random(&mut rng));
     let now = SystemTime::now();
-    let ca = RootCa::generate(&cluster, now)?;
+    let ca = given.map_or_else(|| RootCa::generate(&cluster, now), Ok)?;
     let key = KeyPair::generate()?;
     let certificate = ca.sign(&key.signing_request()?, &node, Role::Manager, &cluster, now, life)?;
     let identity = Identity::new(certificate, key.to_der(), vec![ca.certificate().to_vec()])?;
@@ -56,8 +57,9 @@ pub(crate) async fn join(token: &str, manager: &str, address: &str) -> anyhow::R
         async move { client.issue_certificate(request).await }
     });
     let answer = answer.await?.into_inner();
-    let identity = Identity::new(answer.certificate_der.into(), key.to_der(), vec![answer.ca_der.into()])?;
-    Ok((identity, answer.managers))
+    let [trusted, chain] = [answer.ca_der, answer.chain_der].map(|it| it.into_iter().map(Into::into).collect());
+    let identity = Identity::new(answer.certificate_der.into(), key.to_der(), trusted)?;
+    Ok((identity.with_intermediates(chain), answer.managers))
 }
 
 /// Repeats a request while the managers elect a leader. A refusal, and a manager that can't be reached, is returned

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tonic::{Request, Response, Status, Streaming};
 
@@ -15,6 +15,7 @@ use flota_api::proto::node::{
     StopTasksResponse,
 };
 use flota_api::text::with_causes;
+use flota_identity::RootCa;
 use flota_image::Image;
 use flota_worker::Worker;
 
@@ -95,7 +96,9 @@ impl LocalNode for LocalService {
         let life = Some(Duration::from_millis(request.certificate_life_ms)).filter(|it| !it.is_zero());
         let checked = life.map_or(Ok(()), flota_manager::check_certificate_life);
         checked.map_err(|why| Status::invalid_argument(format!("--cert-expiry: {why}")))?;
-        run_to_end(async move { node.init(&request.advertise, &pools, life).await }).await?;
+        let given = request.ca.map(|it| RootCa::from_pem(&it.certificate_pem, &it.key_pem, SystemTime::now()));
+        let ca = given.transpose().map_err(|error| Status::invalid_argument(format!("--ca-cert: {error}")))?;
+        run_to_end(async move { node.init(&request.advertise, &pools, life, ca).await }).await?;
         self.0.info().await.map(Response::new)
     }
 

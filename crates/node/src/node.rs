@@ -19,7 +19,7 @@ use flota_api::proto::ca::LeaveRaftRequest;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::node::{NodeInfo, StoreStatistics};
 use flota_api::reason::Reason;
-use flota_identity::Identity;
+use flota_identity::{Identity, RootCa};
 use flota_manager::Manager;
 use flota_raft_store::raft::RaftNode;
 
@@ -180,18 +180,19 @@ impl Node {
     }
 
     /// `ctl swarm init`. Networks get their subnets from the pools, or from the default ones. Certificates are valid for
-    /// `certificate_life`, or else for the default.
+    /// `certificate_life`, or else for the default, and signed by the given CA, or else by a new one.
     pub(crate) async fn init(
         self: &Arc<Self>,
         advertise: &str,
         address_pools: &[AddressPool],
         certificate_life: Option<Duration>,
+        given_ca: Option<RootCa>,
     ) -> anyhow::Result<()> {
         let mut current = self.membership.lock().await;
         refuse_second(current.as_ref())?;
         let address = join::own_address(advertise, self.config.listen)?;
         let life = certificate_life.unwrap_or(CERTIFICATE_LIFE);
-        let (cluster, ca, identity) = join::first_identity(life)?;
+        let (cluster, ca, identity) = join::first_identity(life, given_ca)?;
         let certificate = identity.known_certificate()?;
         let hostname = flota_worker::describe().hostname;
         let id = &identity.node_id;

@@ -1,6 +1,7 @@
 //! Renewal of this node's certificate: at a random point of its life a manager issues the next one, which is on disk before
 //! it is used. What fails is tried again with growing pauses. A node whose certificate has expired meanwhile renews in the
-//! same way, because its key shows who it is.
+//! same way, because its key shows who it is. While the cluster's CA is replaced, the
+//! leader says which CAs the node is to trust; the node then renews at once, and confirms when it uses the answer.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use flota_api::clock::Random;
 use flota_api::model::Role;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
-use flota_api::proto::ca::{RenewCertificateRequest, RenewCertificateResponse};
+use flota_api::proto::ca::{ConfirmTrustRequest, RenewCertificateRequest, RenewCertificateResponse};
 use flota_api::reason::Reason;
 use flota_api::version::Timestamp;
 use flota_identity::{
@@ -34,6 +35,8 @@ const LEAST_PAUSE: Duration = Duration::from_secs(1);
 const MOST_PAUSE: Duration = Duration::from_secs(600);
 /// Longest wait without a look at the clock, which may step, and stands still while the machine is suspended.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Nodes that are told to renew do so within this time, and not all at once.
+const TOLD_SPREAD: Duration = Duration::from_secs(2);
 /// How long one manager is given to answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
@@ -69,24 +72,32 @@ struct Schedule {
     failures: u32,
     /// Not before this time, because of a failure.
     pause_until: Option<Timestamp>,
+    /// Not later than this time, because the leader has told the node to renew.
+    told_for: Option<Timestamp>,
 }
 
 impl Schedule {
     /// Schedules the renewal of a certificate that this node got at `begins`.
     fn new(validity: Validity, begins: Timestamp, rng: &mut impl Rng) -> Self {
         let point = rng.random_range(EARLIEST..=LATEST);
-        Self { begins, life: validity.life(), point, failures: 0, pause_until: None }
+        Self { begins, life: validity.life(), point, failures: 0, pause_until: None, told_for: None }
     }
 
     /// Returns the time until the renewal is due; zero if it is.
     fn wait(&self, now: Timestamp) -> Duration {
         let due = self.begins + self.life.mul_f64(self.point);
-        now.until(due).max(self.pause(now))
+        let told = self.told_for.map(|at| now.until(at).min(TOLD_SPREAD));
+        told.map_or(now.until(due), |told| told.min(now.until(due))).max(self.pause(now))
     }
 
     /// Returns the time for which a failure still holds up the next try.
     fn pause(&self, now: Timestamp) -> Duration {
         self.pause_until.map_or(Duration::ZERO, |until| now.until(until).min(MOST_PAUSE))
+    }
+
+    /// Makes the renewal due soon, because the leader has told the node to renew.
+    fn told(&mut self, now: Timestamp, rng: &mut impl Rng) {
+        self.told_for = Some(now + TOLD_SPREAD.mul_f64(rng.random_range(0.0..=1.0)));
     }
 
     /// Returns whether the certificate has expired, by this node's clock.
@@ -117,6 +128,9 @@ pub(crate) struct Renewals {
     pub(crate) wanted: watch::Receiver<Option<Role>>,
     /// Told the role in each certificate that is in use.
     pub(crate) certified: watch::Sender<Role>,
+    pub(crate) manager: Option<Manager>,
+    /// The digest of the CAs that the node is to trust, each time that a leader tells it.
+    pub(crate) told: watch::Receiver<Option<String>>,
     pub(crate) random: Random,
 }
 
@@ -133,6 +147,52 @@ impl Renewals {
 
     /// Renews the certificate each time that it is due, or the node has another role, until `shutdown` is cancelled.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
+        tokio::join!(self.renew_when_due(&shutdown), self.confirm_when_told(&shutdown));
+    }
+
+    /// Confirms what the node trusts, each time that the leader asks for just that.
+    async fn confirm_when_told(&self, shutdown: &CancellationToken) {
+        let (mut told, mut used) = (self.told.clone(), self.credentials.changes());
+        let mut pause = LEAST_PAUSE;
+        loop {
+            let (wanted, own) = (told.borrow_and_update().clone(), used.borrow_and_update().identity().trusts());
+            let confirmed = if wanted.as_ref() == Some(&own) { self.confirm(own).await } else { Ok(()) };
+            let wait = match &confirmed {
+                Ok(()) => Duration::MAX,
+                Err(error) => {
+                    tracing::debug!(%error, "failed to confirm the CAs that the node trusts; retrying");
+                    self.random.draw(|rng| pause.mul_f64(rng.random_range(0.5..=1.0)))
+                }
+            };
+            pause = if confirmed.is_ok() { LEAST_PAUSE } else { (pause * 2).min(LOOK_EVERY) };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                Ok(()) = told.changed() => {}
+                Ok(()) = used.changed() => {}
+                () = tokio::time::sleep(wait.min(MOST_PAUSE)), if confirmed.is_err() => {}
+            }
+        }
+    }
+
+    /// Tells a manager what the node trusts, over a connection with the certificate that it uses now.
+    async fn confirm(&self, trusts: String) -> Result<(), RenewError> {
+        let node_id = self.credentials.identity().node_id.to_string();
+        let request = ConfirmTrustRequest { node_id, trusts };
+        let (dialer, mut last) = (Dialer::new(self.credentials.clone()), RenewError::NoManager);
+        for address in self.managers(Own::Included) {
+            let mut client = NodeCaClient::new(dialer.manager(&address));
+            match tokio::time::timeout(ANSWER_WAIT, client.confirm_trust(request.clone())).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(status)) => last = RenewError::Unanswered(format!("{address}: {}", why(&status))),
+                Err(_) => last = RenewError::Unanswered(format!("{address}: it does not answer in {ANSWER_WAIT:?}")),
+            }
+        }
+        Err(last)
+    }
+
+    /// Renews the certificate when it is due.
+    async fn renew_when_due(&self, shutdown: &CancellationToken) {
+        let mut told = self.told.clone();
         let mut wanted = self.wanted.clone();
         let clock = self.credentials.clock().clone();
         let draw = |validity: Validity, begins| self.random.draw(|rng| Schedule::new(validity, begins, rng));
@@ -147,6 +207,12 @@ impl Renewals {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 Ok(()) = wanted.changed() => {}
+                Ok(()) = told.changed() => {
+                    let trusted = told.borrow_and_update().clone();
+                    if trusted.is_some_and(|it| it != self.credentials.identity().trusts()) {
+                        self.random.draw(|rng| schedule.told(clock.now(), rng));
+                    }
+                }
                 () = tokio::time::sleep(wait(&schedule).min(LOOK_EVERY)) => {}
             }
             if !wait(&schedule).is_zero() {
@@ -204,8 +270,8 @@ impl Renewals {
             }
             (asked, _) => (asked?, key),
         };
-        let trusted = answer.ca_der.into_iter().map(Into::into).collect();
-        let next = Identity::new(answer.certificate_der.into(), key.to_der(), trusted)?;
+        let [trusted, chain] = [answer.ca_der, answer.chain_der].map(|it| it.into_iter().map(Into::into).collect());
+        let next = Identity::new(answer.certificate_der.into(), key.to_der(), trusted)?.with_intermediates(chain);
         if (&next.node_id, &next.cluster_id) != (&present.node_id, &present.cluster_id) {
             return Err(RenewError::OtherNode(format!("{next:?}")));
         }
@@ -233,7 +299,7 @@ impl Renewals {
             }
         }
         let dialer = Dialer::without_certificate(self.credentials.clone());
-        for address in self.managers() {
+        for address in self.managers(Own::Excluded) {
             let mut client = NodeCaClient::new(dialer.manager(&address));
             match tokio::time::timeout(ANSWER_WAIT, client.renew_certificate(request.clone())).await {
                 Ok(answer) => match outcome(answer) {
@@ -246,15 +312,23 @@ impl Renewals {
         Err(last)
     }
 
-    /// Returns the addresses of the other managers.
-    fn managers(&self) -> Vec<String> {
+    /// Returns the addresses of the managers.
+    fn managers(&self, include: Own) -> Vec<String> {
         let Some(manager) = self.own_manager() else {
             let text = std::fs::read_to_string(&self.managers).unwrap_or_default();
             return text.lines().map(str::to_owned).collect();
         };
         let own = manager.raft().id();
-        manager.raft().members().into_iter().filter(|it| it.id != own).map(|it| it.address).collect()
+        let members = manager.raft().members().into_iter();
+        members.filter(|it| include == Own::Included || it.id != own).map(|it| it.address).collect()
     }
+}
+
+/// Whether this node's own manager is among those that are asked over the network.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Own {
+    Included,
+    Excluded,
 }
 
 /// Tells a refusal, which every manager would repeat, from an answer that another manager or a later time may give.
@@ -316,6 +390,22 @@ mod tests {
             assert_eq!(schedule.wait(off).as_millis(), HOUR.mul_f64(schedule.point).as_millis());
             assert!(!schedule.has_expired(off));
         }
+    }
+
+    #[test]
+    fn a_node_that_is_told_to_renew_does_so_soon_and_pauses_after_failures_all_the_same() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut schedule = Schedule::new(validity(HOUR), ISSUED, &mut rng);
+        assert!(schedule.wait(ISSUED) > TOLD_SPREAD);
+        schedule.told(ISSUED, &mut rng);
+        assert!(schedule.wait(ISSUED) <= TOLD_SPREAD);
+        let step_back = Timestamp(ISSUED.0 - 3_600_000);
+        assert!(schedule.wait(step_back) <= TOLD_SPREAD, "the clock has stepped back");
+        assert!(schedule.wait(ISSUED + TOLD_SPREAD).is_zero());
+        (0..10).for_each(|_| schedule.failed(ISSUED + TOLD_SPREAD, &mut rng));
+        assert!(schedule.wait(ISSUED + TOLD_SPREAD) > TOLD_SPREAD);
+        let due = Schedule { point: 0.0, told_for: Some(ISSUED + TOLD_SPREAD), pause_until: None, ..schedule };
+        assert!(due.wait(ISSUED).is_zero(), "it is due anyway");
     }
 
     #[test]

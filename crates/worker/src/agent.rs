@@ -66,6 +66,8 @@ pub(crate) struct Agent {
     pub(crate) removed: watch::Sender<bool>,
     /// The role that the leader said last; `None` if none has said it since the start.
     pub(crate) role: watch::Sender<Option<Role>>,
+    /// The digest of the CAs that the node is to trust, as the leader has told it last.
+    pub(crate) trusts: watch::Sender<Option<String>>,
     /// How far the leader's clock is off.
     pub(crate) clock_offset: ClockOffset,
     /// Volumes that are being dropped.
@@ -287,6 +289,7 @@ impl Agent {
                 }
             }
             FromLeader::KeyKnown(public) => self.networks.key_known(public),
+            FromLeader::Trusts(digest) => drop(self.trusts.send_replace(Some(digest))),
             FromLeader::StatusAck(sequence) => self.reporter.acknowledged(sequence),
             FromLeader::OpenStream(open) => {
                 self.spawned.spawn(self.services.open_stream(link.channel.clone(), open));

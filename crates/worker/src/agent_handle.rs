@@ -63,6 +63,8 @@ pub struct AgentOptions {
     pub offers: Arc<NodeOffers>,
     /// The CDI devices that the node has, sorted. They may change.
     pub cdi_devices: watch::Receiver<Vec<CdiName>>,
+    /// Gets the digest of the CAs that the node is to trust, each time that a leader tells it.
+    pub trusts: watch::Sender<Option<String>>,
     /// The wall clock.
     pub clock: Clock,
     /// Draws the pauses between connections.
@@ -136,6 +138,7 @@ pub(crate) fn start_reporting_to(
         departure: departure_receiver,
         removed: removed_sender,
         role: role_sender,
+        trusts: options.trusts,
         clock_offset: ClockOffset::default(),
         dropping: Arc::default(),
         usage,

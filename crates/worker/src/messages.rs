@@ -37,6 +37,8 @@ pub(crate) enum FromLeader {
     Networks(NetworkUpdate),
     /// Every node that shares an encrypted network with this one knows this public key of this node.
     KeyKnown([u8; 32]),
+    /// The digest of the CAs that the node is to trust.
+    Trusts(String),
     /// The leader has stored the batch with this number.
     StatusAck(u64),
     OpenStream(OpenStream),

@@ -154,6 +154,7 @@ fn from_leader(message: FromManager) -> Result<FromLeader, SessionError> {
             let length = || Malformed::new("known_tunnel_key", format!("has {} bytes; a key has 32", it.len()));
             FromLeader::KeyKnown(it.as_ref().try_into().map_err(|_| length())?)
         }
+        FromManager::Trusts(digest) => FromLeader::Trusts(digest),
         FromManager::StatusAck(it) => FromLeader::StatusAck(it.sequence),
         FromManager::OpenStream(it) => {
             FromLeader::OpenStream(OpenStream { id: it.id, request: it.request.and_then(|it| it.try_into().ok()) })

@@ -62,6 +62,8 @@ pub struct WorkerOptions {
     pub registries: Registries,
     /// The runtimes, devices and rights that its owner offers to tasks; detected GPUs are added.
     pub offers: NodeOffers,
+    /// Gets the digest of the CAs that the node is to trust, each time that a leader tells it.
+    pub trusts: watch::Sender<Option<String>>,
     /// The wall clock.
     pub clock: Clock,
     /// Draws the pauses between connections.
@@ -145,6 +147,7 @@ impl Worker {
             state: Arc::new(FileState::new(&options.data_dir, disk)),
             cdi_devices: CdiWatch::start(offers.cdi_folders.clone()),
             offers,
+            trusts: options.trusts,
             clock: options.clock,
             random: options.random,
         };

@@ -182,6 +182,7 @@ pub(super) async fn run_worker(process: WorkerProcess) {
         records: Arc::new(process.records),
         state: Arc::new(process.state),
         cdi_devices,
+        trusts: tokio::sync::watch::Sender::default(),
         offers: Arc::new(NodeOffers { devices: process.devices, ..NodeOffers::default() }),
         clock: process.clock,
         random: process.random,

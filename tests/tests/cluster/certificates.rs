@@ -9,6 +9,7 @@ use flota_api::proto::control::{RemoveRequest, UpdateClusterRequest};
 use flota_api::reason::Reason;
 use flota_identity::{Identity, KeyPair, Peer, renewal_request};
 use flota_tests::sim::script::{Script, script};
+use prost::bytes::Bytes;
 use tonic::Status;
 
 /// A caller without a certificate.
@@ -17,7 +18,7 @@ fn stranger() -> Peer {
 }
 
 /// Joins a machine as a worker, and does not start it.
-fn join(it: &mut Script) -> Identity {
+pub(super) fn join(it: &mut Script) -> Identity {
     let (key, token) = (KeyPair::generate().unwrap(), it.join_token(Role::Worker));
     let request = IssueCertificateRequest {
         token,
@@ -32,16 +33,20 @@ fn join(it: &mut Script) -> Identity {
         })
         .unwrap()
         .into_inner();
-    Identity::new(issued.certificate_der.into(), key.to_der(), vec![issued.ca_der.into()]).unwrap()
+    made(issued.certificate_der, &key, issued.ca_der, issued.chain_der)
+}
+
+fn made(certificate: Bytes, key: &KeyPair, trusted: Vec<Bytes>, chain: Vec<Bytes>) -> Identity {
+    let [trusted, chain] = [trusted, chain].map(|it| it.into_iter().map(Into::into).collect());
+    Identity::new(certificate.into(), key.to_der(), trusted).unwrap().with_intermediates(chain)
 }
 
 /// Asks a manager for the next certificate.
-fn renew(it: &mut Script, manager: usize, identity: &Identity) -> Result<Identity, Status> {
+pub(super) fn renew(it: &mut Script, manager: usize, identity: &Identity) -> Result<Identity, Status> {
     let key = KeyPair::generate().unwrap();
     let request = renewal_request(identity, &key).unwrap();
     let renewed = send(it, manager, request)?;
-    let trusted = renewed.ca_der.into_iter().map(Into::into).collect();
-    Ok(Identity::new(renewed.certificate_der.into(), key.to_der(), trusted).unwrap())
+    Ok(made(renewed.certificate_der, &key, renewed.ca_der, renewed.chain_der))
 }
 
 fn send(

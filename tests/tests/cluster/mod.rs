@@ -4,6 +4,7 @@
 //!
 //! The conditions that the files share are here.
 
+mod ca;
 mod certificates;
 mod clocks;
 mod cron;

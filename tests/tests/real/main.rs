@@ -4,6 +4,7 @@
 
 mod archives;
 mod bad_input;
+mod ca;
 mod certificates;
 mod dependencies;
 mod devices;

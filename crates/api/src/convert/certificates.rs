@@ -1,7 +1,10 @@
-//! Conversion of what the store knows of certificates.
+//! Conversion of what the store knows of certificates, and the `Debug` of a CA that a user gives.
 
-use crate::model::NodeCertificate;
+use std::fmt;
+
+use crate::model::{CaRotation, NodeCertificate, Secret};
 use crate::proto::objects as po;
+use crate::proto::types::GivenCa;
 use crate::version::Timestamp;
 
 impl From<&NodeCertificate> for po::NodeCertificate {
@@ -13,5 +16,33 @@ impl From<&NodeCertificate> for po::NodeCertificate {
 impl From<po::NodeCertificate> for NodeCertificate {
     fn from(it: po::NodeCertificate) -> Self {
         Self { key: it.key, expires_at: Timestamp(it.expires_at) }
+    }
+}
+
+impl From<&CaRotation> for po::CaRotation {
+    fn from(it: &CaRotation) -> Self {
+        Self {
+            begun_at: it.begun_at.0,
+            former_certificate: it.former_certificate.clone().into(),
+            former_key: it.former_key.0.clone().into(),
+            cross_certificate: it.cross_certificate.clone().into(),
+        }
+    }
+}
+
+impl From<po::CaRotation> for CaRotation {
+    fn from(it: po::CaRotation) -> Self {
+        Self {
+            begun_at: Timestamp(it.begun_at),
+            former_certificate: it.former_certificate.into(),
+            former_key: Secret(it.former_key.into()),
+            cross_certificate: it.cross_certificate.into(),
+        }
+    }
+}
+
+impl fmt::Debug for GivenCa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GivenCa([redacted])")
     }
 }

@@ -58,6 +58,7 @@ impl From<&Cluster> for po::Cluster {
             certificate_life_ms: it.certificate_life.map_or(0, millis),
             retired: it.retired.iter().map(Into::into).collect(),
             dead_manager_after_ms: it.dead_manager_after.map_or(0, millis),
+            ca_rotation: it.ca_rotation.as_ref().map(Into::into),
         }
     }
 }
@@ -92,6 +93,7 @@ impl TryFrom<po::Cluster> for Cluster {
             certificate_life: unless_zero(it.certificate_life_ms),
             retired: it.retired.into_iter().map(Into::into).collect(),
             dead_manager_after: unless_zero(it.dead_manager_after_ms),
+            ca_rotation: it.ca_rotation.map(Into::into),
         })
     }
 }
@@ -122,6 +124,7 @@ impl From<&Node> for po::Node {
             attachments: it.attachments.iter().map(Into::into).collect(),
             losses: it.losses.iter().map(|at| at.0).collect(),
             certificates: it.certificates.iter().map(Into::into).collect(),
+            trusts: it.trusts.clone(),
         }
     }
 }
@@ -147,6 +150,7 @@ impl TryFrom<po::Node> for Node {
             attachments: all(it.attachments)?,
             losses: it.losses.into_iter().map(Timestamp).collect(),
             certificates: it.certificates.into_iter().map(Into::into).collect(),
+            trusts: it.trusts,
         })
     }
 }

@@ -107,6 +107,8 @@ pub struct Cluster {
     /// How long a manager may be down before another node replaces it; for ever if `None`.
     #[serde(serialize_with = "seconds_or_zero")]
     pub dead_manager_after: Option<Duration>,
+    /// The replacement of the CA that goes on. `ca_certificate` and `ca_key` are those of the new one from its beginning.
+    pub ca_rotation: Option<CaRotation>,
 }
 
 impl Cluster {
@@ -119,6 +121,21 @@ impl Cluster {
     pub fn is_retired(&self, key: &str) -> bool {
         self.retired.iter().any(|it| it.key == key)
     }
+}
+
+/// The replacement of the cluster's CA by another one, while it goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CaRotation {
+    /// When it began, by the leader's wall clock.
+    pub begun_at: Timestamp,
+    /// Certificate of the CA that is replaced, DER. Every node trusts it until the rotation has ended.
+    pub former_certificate: Vec<u8>,
+    /// Private key of the CA that is replaced, PKCS#8 in DER. A second rotation needs it.
+    pub former_key: Secret,
+    /// Certificate of the new CA's key, signed by the CA that is replaced, DER. With it, nodes that trust only the former CA
+    /// accept the new one.
+    pub cross_certificate: Vec<u8>,
 }
 
 /// A rebalance that a user has asked for.

@@ -305,6 +305,9 @@ pub struct Node {
     /// The certificates with whose keys it may renew, the newest last: the one that it has used last, and after a renewal
     /// also the new one, whose answer may have been lost. None if a build without renewals has issued its certificate.
     pub certificates: Vec<NodeCertificate>,
+    /// SHA-256 of the certificates of the CAs that it trusts, the one that has signed its own certificate first, as it has
+    /// confirmed last, or got when it joined. Empty if a build that replaces no CA has let it join.
+    pub trusts: String,
 }
 
 impl Default for Node {
@@ -324,6 +327,7 @@ impl Default for Node {
             attachments: Vec::new(),
             losses: Vec::new(),
             certificates: Vec::new(),
+            trusts: String::new(),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 mod recovery;
 
+mod ca;
+
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -88,8 +90,12 @@ pub(crate) enum Swarm {
         #[arg(long, requires = "force_new_cluster")]
         dry_run: bool,
         #[command(flatten)]
+        given_ca: ca::CaFiles,
+        #[command(flatten)]
         defaults: Defaults,
     },
+    /// Show the CA that signs the certificates of nodes, or replace it
+    Ca(ca::Ca),
     /// Change the defaults of the cluster
     Update {
         #[command(flatten)]
@@ -134,8 +140,13 @@ pub(crate) enum Swarm {
 
 pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Swarm::Init { force_new_cluster: true, dry_run, advertise_addr, default_addr_pool, defaults, .. } => {
-            if !advertise_addr.is_empty() || !default_addr_pool.is_empty() || defaults.request().is_some() {
+        Swarm::Ca(args) => ca::run(client, &args).await,
+        Swarm::Init {
+            force_new_cluster: true, dry_run, advertise_addr, default_addr_pool, given_ca, defaults, ..
+        } => {
+            let has_settings =
+                !advertise_addr.is_empty() || !default_addr_pool.is_empty() || defaults.request().is_some();
+            if has_settings || given_ca.read()?.is_some() {
                 let text = "--force-new-cluster takes no settings: the cluster has them already";
                 return Err(Usage(text.into()).into());
             }
@@ -143,13 +154,16 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
         }
         Swarm::Backup(flags) => recovery::backup(client, flags).await,
         Swarm::Restore(flags) => recovery::restore(client, flags).await,
-        Swarm::Init { advertise_addr, default_addr_pool, default_addr_pool_mask_length, defaults, .. } => {
+        Swarm::Init {
+            advertise_addr, default_addr_pool, default_addr_pool_mask_length, given_ca, defaults, ..
+        } => {
             let request = InitRequest {
                 advertise: advertise_addr,
                 address_pools: default_addr_pool.iter().map(ToString::to_string).collect(),
                 subnet_length: default_addr_pool_mask_length.into(),
                 // The node's own certificate is made before the defaults can be set.
                 certificate_life_ms: defaults.cert_expiry.map_or(0, millis),
+                ca: given_ca.read()?,
             };
             init(client, request, &defaults).await
         }

@@ -381,3 +381,54 @@ async fn a_connection_is_not_resumed_with_a_certificate_that_has_expired_meanwhi
     assert!(said.contains("it has expired, or is not valid yet"), "{said}");
     listener.end();
 }
+
+/// Issues an identity of the cluster `of` for a node that trusts these CAs, with these certificates between.
+fn between(of: &Cluster, node: &str, role: Role, trusted: &[&Cluster], chain: &[Vec<u8>]) -> Identity {
+    let trusted = trusted.iter().map(|it| it.ca.certificate().to_vec()).collect();
+    Identity { trusted, ..of.identity(node, role) }.with_intermediates(chain.to_vec())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_accept_each_other_in_whatever_order_they_change_the_ca_and_the_former_one_ends() {
+    let [former, new, dropped] = [(); 3].map(|()| Cluster::new());
+    let now = SystemTime::now();
+    let cross = |next: &Cluster| vec![former.ca.cross_sign(&next.ca, now).expect("it is accepted")];
+    let (to_new, to_dropped) = (cross(&new), cross(&dropped));
+    // Not told yet; renewed in a rotation that another one has replaced; renewed; and after the end.
+    let stages = |node: &str, role| {
+        [
+            between(&former, node, role, &[&former], &[]),
+            between(&dropped, node, role, &[&dropped, &former], &to_dropped),
+            between(&new, node, role, &[&new, &former], &to_new),
+            between(&new, node, role, &[&new], &[]),
+        ]
+    };
+    // Nodes end one after the other, when all have renewed; before, none has ended.
+    let meets = |one: usize, other: usize| (one == 3) <= (other >= 2) && (other == 3) <= (one >= 2);
+    for (at, manager) in stages("m", Role::Manager).into_iter().enumerate() {
+        let mut listener = Listener::start_with(credentials(manager)).await;
+        for (from, worker) in stages("w", Role::Worker).into_iter().enumerate() {
+            let connected = Dialer::new(credentials(worker)).connect(&listener.address, MANAGER_NAME).await;
+            let is_welcome = match connected {
+                Ok(client) => {
+                    let arrived = tokio::time::timeout(Duration::from_secs(2), listener.others.recv());
+                    match arrived.await {
+                        Ok(stream) => {
+                            let served = tokio::spawn(echo(stream.expect("it listens").expect("it is whole")));
+                            let answered = is_answered(client).await;
+                            served.await.expect("it does not panic");
+                            answered
+                        }
+                        Err(_) => false,
+                    }
+                }
+                Err(_) => false,
+            };
+            assert_eq!(is_welcome, meets(at, from), "a worker at stage {from}, a manager at stage {at}");
+        }
+        // A join token of the former CA is good until the end.
+        let joins = former.stranger().connect(&listener.address, MANAGER_NAME).await;
+        assert_eq!(joins.is_ok(), at < 3, "stage {at}");
+        listener.end();
+    }
+}

@@ -22,6 +22,7 @@ use flota_identity::Peer;
 use flota_raft_store::raft::RaftNode;
 
 use super::Control;
+use super::ca::GivenPem;
 use super::cluster::ClusterDefaults;
 use super::error::ControlError;
 use super::images::Naming;
@@ -110,6 +111,16 @@ impl Api for ControlService {
 
     async fn rebalance(&self, request: Request<pc::RebalanceRequest>) -> Reply<pc::ClusterInfo> {
         reply(self.control.rebalance(request_key("rebalance", &request.get_ref().request_id).as_deref()).await)
+    }
+
+    async fn get_ca(&self, _: Request<Empty>) -> Reply<pc::CaInfo> {
+        reply(self.control.get_ca().await)
+    }
+
+    async fn rotate_ca(&self, request: Request<pc::RotateCaRequest>) -> Reply<pc::CaInfo> {
+        let pc::RotateCaRequest { request_id, ca } = request.into_inner();
+        let given = ca.as_ref().map(|it| GivenPem { certificate: &it.certificate_pem, key: &it.key_pem });
+        reply(self.control.rotate_ca(request_key("rotate_ca", &request_id).as_deref(), given).await)
     }
 
     async fn get_node(&self, request: Request<pc::GetRequest>) -> Reply<pc::NodeRow> {

@@ -23,6 +23,7 @@ use super::pace::Pace;
 use super::programmed::{Programmed, Withdrawal};
 use super::sessions::{SessionOutbox, Sessions, outgoing};
 use crate::replica::Replica;
+use crate::trust;
 
 /// Sends the node's networks, its assignments and the addresses of the managers for as long as the session lasts.
 /// Returns when the node was removed. `held` are the images that the node reported.
@@ -72,6 +73,8 @@ struct Session {
     tasks: Told,
     /// The last key of the node's own of which it was told that the other nodes know it.
     known_key: Option<[u8; 32]>,
+    /// What it was told last to trust, unless it has confirmed that.
+    trusts: Option<String>,
 }
 
 impl Session {
@@ -113,6 +116,11 @@ impl Session {
         if let Some(key) = known {
             self.known_key = known;
             messages.push(Message::KnownTunnelKey(key.to_vec().into()));
+        }
+        let trusts = view.cluster().and_then(|cluster| trust::news(cluster, node));
+        if trusts != self.trusts {
+            messages.extend(trusts.clone().map(Message::Trusts));
+            self.trusts = trusts;
         }
         programmed.set_holding(node_id, self.tasks.held_until().is_some() || new_key != known);
         Some(messages)

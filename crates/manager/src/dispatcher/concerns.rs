@@ -121,7 +121,7 @@ fn concern(events: &[Event], view: &Tables) -> Concern {
 
 /// The parts of the cluster object that sessions tell.
 fn told(cluster: &Cluster) -> impl PartialEq + '_ {
-    (cluster.epoch, &cluster.grant_key, cluster.no_new_privileges)
+    (cluster.epoch, &cluster.grant_key, cluster.no_new_privileges, &cluster.ca_certificate, &cluster.ca_rotation)
 }
 
 /// Whether the change is nothing but a report of the node that has the task, which neither ends it nor withdraws it. The

@@ -159,6 +159,7 @@ fn worker(cluster: &TestCluster, managers: Vec<String>) -> Bench {
         state: Arc::new(FileState::new(dir.path(), Arc::clone(&disk))),
         offers: Arc::default(),
         cdi_devices,
+        trusts: watch::Sender::default(),
         clock,
         random: Random::from_os(),
     };

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{NodeCertificate, NodeSpec, Platform, Revision, UpdateStatus, VolumePlace, VolumeSpec};
+use crate::model::{CaRotation, NodeCertificate, NodeSpec, Platform, Revision, UpdateStatus, VolumePlace, VolumeSpec};
 use crate::object::Kind;
 
 #[test]
@@ -11,13 +11,20 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
             let certificate_life = Some(Duration::from_secs(3_600));
             let retired = vec![NodeCertificate { key: "k".into(), expires_at: Timestamp(9) }];
             let dead_manager_after = Some(Duration::from_secs(60));
-            let kept = Cluster { certificate_life, retired, dead_manager_after, ..Cluster::default() };
+            let ca_rotation = Some(CaRotation {
+                begun_at: Timestamp(4),
+                former_certificate: vec![1],
+                former_key: Secret(vec![2]),
+                cross_certificate: vec![3],
+            });
+            let kept = Cluster { certificate_life, retired, dead_manager_after, ca_rotation, ..Cluster::default() };
             Cluster { id, epoch: 3, ca_key, no_new_privileges: true, ..kept }.into_object()
         }
         Kind::Node => {
             let certificates = vec![NodeCertificate { key: "k".into(), expires_at: Timestamp(9) }];
             let spec = NodeSpec { manager_candidate: true, ..NodeSpec::default() };
-            Node { id: "n".into(), spec, raft_id: Some(7), certificates, ..Node::default() }.into_object()
+            Node { id: "n".into(), spec, raft_id: Some(7), certificates, trusts: "t".into(), ..Node::default() }
+                .into_object()
         }
         Kind::Service => Service { id: "s".into(), spec_version: 2, ..Service::default() }.into_object(),
         Kind::Task => Task { id: "t".into(), slot: 9, device_ids: vec![gpu.clone()], ..Task::default() }.into_object(),

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flota_api::model::{
-    NetworkSpec, NodeSpec, Platform, Role, Service, ServiceSpec, StackSpec, StackValue, ValueKind, ValueSpec,
+    NetworkSpec, Node, NodeSpec, Platform, Role, Service, ServiceSpec, StackSpec, StackValue, ValueKind, ValueSpec,
     VolumeSpec,
 };
 use flota_api::proto::{control as pc, specs as ps, types as pt};
 use flota_api::version::Version;
 
 use super::super::Freshness;
+use super::super::ca::CaSummary;
 use super::super::cluster::ClusterInfo;
 use super::super::error::ControlError;
 use super::super::events::{EventPage, Until};
@@ -120,6 +121,27 @@ impl From<ClusterInfo> for pc::ClusterInfo {
             rebalance: info.cluster.rebalance.map(Into::into),
             worker_token_expires_at: info.cluster.worker_token_expires_at.map(|at| at.0),
             manager_token_expires_at: info.cluster.manager_token_expires_at.map(|at| at.0),
+        }
+    }
+}
+
+impl From<CaSummary> for pc::CaInfo {
+    fn from(it: CaSummary) -> Self {
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let waiting = |node: Arc<Node>| pc::WaitingNode {
+            id: node.id.to_string(),
+            name: node.description.hostname.clone(),
+            state: pt::NodeState::from(node.state).into(),
+            state_since: node.state_since.0,
+        };
+        Self {
+            trusted_der: it.trusted.into_iter().map(Into::into).collect(),
+            rotation: it.progress.map(|it| pc::CaProgress {
+                begun_at: it.begun_at.0,
+                nodes: count(it.nodes),
+                renewed: count(it.renewed),
+                waiting: it.waiting.into_iter().map(waiting).collect(),
+            }),
         }
     }
 }
