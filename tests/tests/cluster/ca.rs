@@ -37,7 +37,7 @@ fn digest(info: &CaInfo) -> String {
 /// Confirms for a node, at this manager.
 fn confirm(it: &mut Script, manager: usize, node: &NodeId, trusts: &str) {
     let address = SocketAddr::from(([198, 18, 0, 99], 1));
-    let peer = Peer::Node { id: node.clone(), role: Role::Worker, address };
+    let peer = Peer::Node { id: node.clone(), role: Role::Worker, address, key: String::new() };
     let request = ConfirmTrustRequest { node_id: node.to_string(), trusts: trusts.into() };
     it.request_as(peer, manager, |channel| async move { NodeCaClient::new(channel).confirm_trust(request).await })
         .unwrap();
@@ -154,7 +154,7 @@ fn a_node_confirms_only_for_itself() {
         let node = join(it);
         let begun = rotate(it).unwrap();
         let address = SocketAddr::from(([198, 18, 0, 99], 1));
-        let peer = Peer::Node { id: "other".into(), role: Role::Worker, address };
+        let peer = Peer::Node { id: "other".into(), role: Role::Worker, address, key: String::new() };
         let request = ConfirmTrustRequest { node_id: node.node_id.to_string(), trusts: digest(&begun) };
         let leader = it.leader();
         let refused = it

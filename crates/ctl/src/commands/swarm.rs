@@ -1,8 +1,7 @@
 //! `ctl swarm …` creates, joins and leaves a cluster. Backups, and what follows a disaster, are in recovery.rs.
 
-mod recovery;
-
 mod ca;
+mod recovery;
 
 use std::time::Duration;
 
