@@ -124,7 +124,7 @@ pub(crate) async fn restore(client: &Client, flags: RestoreFlags) -> anyhow::Res
 
 /// Returns what a new beginning keeps and loses, as lines for users.
 fn describe(report: &RecoveryReport) -> Vec<String> {
-    let mut lines = vec![format!("Kept: {}", counts(&report.kept.clone().unwrap_or_default()))];
+    let mut lines = vec![format!("Kept: {}", counts(&report.kept.unwrap_or_default()))];
     lines.push(format!("      everything up to entry {}", report.index));
     if report.uncertain_entries > 0 {
         let count = report.uncertain_entries;
