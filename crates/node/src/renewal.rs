@@ -128,7 +128,6 @@ pub(crate) struct Renewals {
     pub(crate) wanted: watch::Receiver<Option<Role>>,
     /// Told the role in each certificate that is in use.
     pub(crate) certified: watch::Sender<Role>,
-    pub(crate) manager: Option<Manager>,
     /// The digest of the CAs that the node is to trust, each time that a leader tells it.
     pub(crate) told: watch::Receiver<Option<String>>,
     pub(crate) random: Random,
