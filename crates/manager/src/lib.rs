@@ -64,3 +64,4 @@ pub use recovery::{LostManager, NewBeginning, OnlyManager, RecoveryError, Recove
 pub use resolver::{DigestLookup, Resolved};
 pub use streams::StreamsService;
 pub use term_clock::TermClock;
+pub use trust::{intermediates as ca_intermediates, trusted as trusted_cas};

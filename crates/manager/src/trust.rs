@@ -12,13 +12,13 @@ use flota_identity::{GivenCaError, RootCa, trust_digest};
 use flota_raft_store::Tables;
 
 /// Returns the certificates of the CAs that nodes are to trust; the first signs.
-pub(crate) fn trusted(cluster: &Cluster) -> Vec<Vec<u8>> {
+pub fn trusted(cluster: &Cluster) -> Vec<Vec<u8>> {
     let former = cluster.ca_rotation.as_ref().map(|it| it.former_certificate.clone());
     [cluster.ca_certificate.clone()].into_iter().chain(former).collect()
 }
 
 /// Returns the certificates by which nodes that trust only the former CA accept what the new one has signed.
-pub(crate) fn intermediates(cluster: &Cluster) -> Vec<Vec<u8>> {
+pub fn intermediates(cluster: &Cluster) -> Vec<Vec<u8>> {
     cluster.ca_rotation.iter().map(|it| it.cross_certificate.clone()).collect()
 }
 

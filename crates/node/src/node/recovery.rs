@@ -183,7 +183,8 @@ fn identity_from(view: &Tables) -> anyhow::Result<Identity> {
     let (node, key) = (NodeId::random(&mut rand::rng()), KeyPair::generate()?);
     let (request, now) = (key.signing_request()?, SystemTime::now());
     let certificate = ca.sign(&request, &node, Role::Manager, &cluster.id, now, cluster.certificate_life())?;
-    Ok(Identity::new(certificate, key.to_der(), vec![ca.certificate().to_vec()])?)
+    let trusted = flota_manager::trusted_cas(cluster);
+    Ok(Identity::new(certificate, key.to_der(), trusted)?.with_intermediates(flota_manager::ca_intermediates(cluster)))
 }
 
 /// Returns whether a majority of the managers answers, which an election may delay.
