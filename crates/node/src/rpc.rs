@@ -87,7 +87,11 @@ impl<S> Authorize<S> {
             }
             _ => None,
         });
-        let Some(rightful) = rightful.filter(|peer| may_call(peer, path)) else { return Some(denied()) };
+        // Its certificate allows the call, so it was a manager, and passes on what its users ask of it.
+        let Some(rightful) = rightful.filter(|peer| may_call(peer, path)) else {
+            let text = "this node is not a manager any more; use a manager's socket";
+            return Some(Reason::NotAManager.attach(Status::failed_precondition(text)));
+        };
         request.extensions_mut().insert(rightful);
         None
     }
@@ -259,7 +263,7 @@ mod tests {
         {
             assert_eq!(refusal("member", path).await, None, "{path}");
             assert_eq!(refusal("leaving", path).await, Some(Reason::Denied), "{path}");
-            assert_eq!(refusal("demoted", path).await, Some(Reason::Denied), "{path}");
+            assert_eq!(refusal("demoted", path).await, Some(Reason::NotAManager), "{path}");
             assert_eq!(refusal("removed", path).await, Some(Reason::NodeRemoved), "{path}");
         }
         for path in ["/flota.dispatcher.Dispatcher/Session", "/flota.ca.NodeCa/LeaveRaft"] {

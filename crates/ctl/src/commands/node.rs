@@ -130,7 +130,8 @@ pub(crate) async fn run(verb: Node, client: &Client) -> anyhow::Result<()> {
         Node::Rebalance { wait } => rebalance::run(client, &wait).await,
         Node::Rm { nodes, force } => {
             named(&nodes)?;
-            let managers = role::managers(client).await?;
+            // Without it, a manager is not removed.
+            let managers = if force { Some(role::managers(client).await?) } else { None };
             for name in nodes {
                 let request = RemoveRequest { request_id: request_id(), name: name.clone(), force };
                 client
@@ -138,9 +139,9 @@ pub(crate) async fn run(verb: Node, client: &Client) -> anyhow::Result<()> {
                     .await?;
                 printer::line(&name);
             }
-            match role::managers(client).await? == managers {
-                true => Ok(()),
-                false => role::advise(client).await,
+            match managers {
+                Some(before) if role::managers(client).await? != before => role::advise(client).await,
+                _ => Ok(()),
             }
         }
     }
