@@ -22,7 +22,7 @@ fn roles(cluster: &Cluster, at: &str) -> BTreeMap<String, String> {
     let listed = cluster.ctl_on(at, "node ls --format json");
     assert_eq!(listed.code, 0, "{}", listed.stderr);
     let nodes: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
-    let text = |node: &serde_json::Value, key: &str| node[key].as_str().unwrap().to_owned();
+    let text = |node: &serde_json::Value, key: &str| node[key].as_str().unwrap_or_default().to_owned();
     let role = |node: &serde_json::Value| {
         let role = [text(node, "role"), text(node, "roleChange"), text(node, "state")].join(" ");
         (text(node, "name"), role)

@@ -178,12 +178,15 @@ fn parsed(row: NodeRow) -> anyhow::Result<ListedNode> {
 }
 
 fn row(ListedNode { node, leader, role_change }: &ListedNode) -> Value {
-    json!({
-        "id": node.id, "name": node.description.hostname, "role": node.role, "leader": leader,
-        "roleChange": role_change.map_or("", model::RoleChange::as_str), "state": node.state,
+    let mut row = json!({
+        "id": node.id, "name": node.description.hostname, "role": node.role, "leader": leader, "state": node.state,
         "stateReason": node.state_reason.map_or("", model::NodeStateReason::as_str), "stateSince": node.state_since,
         "availability": node.spec.availability, "address": node.address, "version": node.description.program_version,
-    })
+    });
+    if let Some(change) = role_change {
+        row["roleChange"] = change.as_str().into();
+    }
+    row
 }
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
