@@ -209,6 +209,8 @@ impl Cluster {
         let file = self.data(node).with_file_name("flotad.toml");
         std::fs::write(file, settings).expect("the settings file can be written");
         self.sandbox_ok(&format!("restart {node}"));
+        // Its socket may be the only one, and is missing for a moment.
+        self.wait(&format!("flotad of {node} answers"), |it| it.ctl_on(node, "system info").code == 0);
         self.wait_state(node, "ready");
     }
 
