@@ -62,7 +62,7 @@ reasons! {
     UnknownFilter,
     /// A value in the request breaks a rule.
     Invalid,
-    /// The request is in order, and the present state of its object does not allow it.
+    /// The request is valid, but the object is in a state that does not allow it.
     WrongState,
     /// The change is larger than an entry of the log may be.
     TooLarge,

@@ -121,7 +121,7 @@ pub struct Identity {
     pub validity: Validity,
     pub(crate) certificate: Vec<u8>,
     pub(crate) key: Vec<u8>,
-    /// The certificates by which those who do not trust the CA of its own certificate yet accept it.
+    /// Certificates of its CA that other CAs have signed. With them, a peer that trusts only one of those accepts it.
     pub(crate) intermediates: Vec<Vec<u8>>,
     /// Certificates of the CAs that it trusts. The first has signed its own certificate.
     pub(crate) trusted: Vec<Vec<u8>>,
@@ -183,8 +183,9 @@ impl Identity {
     }
 }
 
-/// Returns the digest by which a node and the cluster compare the CAs that the node trusts, the one of its own certificate
-/// first: the SHA-256 of their certificates (DER) one after the other.
+/// Returns the SHA-256 of these CA certificates (DER), one after the other, in hexadecimal digits. The CA that signed the
+/// node's own certificate comes first. A node and the cluster compare this digest to find out whether they trust the same
+/// CAs.
 pub fn trust_digest(trusted: &[Vec<u8>]) -> String {
     sha256_hex(&trusted.concat())
 }

@@ -114,7 +114,7 @@ impl RootCa {
     }
 }
 
-/// Checks what the certificate of a CA says, and returns the point of its key.
+/// Checks that the certificate is that of a CA which can sign for nodes now. Returns its public key: the point on the curve.
 fn check(der: &[u8], now: Timestamp) -> Result<Vec<u8>, GivenCaError> {
     let malformed = |why: String| CertificateError::Malformed { what: "the CA's certificate", why };
     let (_, certificate) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;

@@ -83,7 +83,7 @@ pub(crate) enum ControlError {
     /// Some values break rules; all violations are listed.
     #[error("{}", list(.0))]
     Invalid(Vec<Violation>),
-    /// The request is in order, and the present state of its object does not allow it.
+    /// The request is valid, but the object is in a state that does not allow it.
     #[error("{0}")]
     WrongState(String),
     /// Another object has the name.

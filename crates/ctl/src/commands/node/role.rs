@@ -57,7 +57,7 @@ pub(super) async fn run(
     }
 }
 
-/// Whether every node that was asked is no manager. After a demotion that was accepted there, it is the demoted one.
+/// Whether no node that `ctl` can ask is a manager. After a demotion this is expected if the demoted node is the only one.
 fn is_no_manager(error: &anyhow::Error) -> bool {
     reason(error) == Some(Reason::NotAManager)
 }
