@@ -11,18 +11,25 @@ type Name = [u128; 2];
 /// Marks a call that an architecture does not have.
 const ABSENT: u32 = u32::MAX;
 
-/// Upper bound of the number of rows during construction; the table is truncated to its size.
+/// Upper bound of the number of rows.
 const CAPACITY: usize = 640;
 
 /// Calls with numbers of their own on x32, from 512 on (arch/x86/entry/syscalls/syscall_64.tbl).
-const X32_OWN: &str = "rt_sigaction rt_sigreturn ioctl readv writev recvfrom sendmsg recvmsg execve ptrace rt_sigpending \
+const X32_OWN: [Name; 36] = list(
+    "rt_sigaction rt_sigreturn ioctl readv writev recvfrom sendmsg recvmsg execve ptrace rt_sigpending \
     rt_sigtimedwait rt_sigqueueinfo sigaltstack timer_create mq_notify kexec_load waitid set_robust_list \
     get_robust_list vmsplice move_pages preadv pwritev rt_tgsigqueueinfo recvmmsg sendmmsg process_vm_readv \
-    process_vm_writev setsockopt getsockopt io_setup io_submit execveat preadv2 pwritev2";
+    process_vm_writev setsockopt getsockopt io_setup io_submit execveat preadv2 pwritev2",
+);
 
 /// Calls of x86_64 that x32 does not have (the same file, marked `64`).
-const NOT_ON_X32: &str = "uselib _sysctl create_module get_kernel_syms query_module nfsservctl set_thread_area \
-    get_thread_area epoll_ctl_old epoll_wait_old vserver";
+const NOT_ON_X32: [Name; 11] = list(
+    "uselib _sysctl create_module get_kernel_syms query_module nfsservctl set_thread_area \
+    get_thread_area epoll_ctl_old epoll_wait_old vserver",
+);
+
+/// What the crate calls a call of aarch64, and what the kernel calls it.
+const FSTATAT: [Name; 2] = list("fstatat newfstatat");
 
 /// ARM's private calls, from 0xf0001 on (arch/arm/include/uapi/asm/unistd.h).
 const ARM_PRIVATE: &str = "breakpoint cacheflush usr26 usr32 set_tls get_tls";
@@ -36,6 +43,8 @@ const SOCKETCALLS: &str = "socket bind connect listen accept getsockname getpeer
     recvfrom shutdown setsockopt getsockopt sendmsg recvmsg accept4 recvmmsg sendmmsg";
 const IPC_CALLS: &str = "semop semget semctl semtimedop - - - - - - msgsnd msgrcv msgget msgctl - - - - - - shmat shmdt \
     shmget shmctl";
+
+const DASH: [Name; 1] = list("-");
 
 /// The multiplexing call that also reaches a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,25 +93,27 @@ pub(super) fn names() -> Vec<String> {
     NAMES.iter().map(|name| String::from_utf8(text(name)).expect("names are ASCII")).collect()
 }
 
-static NAMES: [Name; TABLE.length] = cut(&TABLE.names);
-static CALLS: [Call; TABLE.length] = cut(&TABLE.calls);
+static NAMES: [Name; TABLE.length] = sorted(&TABLE.names);
+static CALLS: [Call; TABLE.length] = sorted(&TABLE.calls);
 
 const TABLE: Table = build();
 
+/// The rows as they were added, and their order. The compiler runs this code, so an insertion moves numbers only.
 struct Table {
     names: [Name; CAPACITY],
     calls: [Call; CAPACITY],
+    order: [usize; CAPACITY],
     length: usize,
 }
 
-const fn cut<T: Copy, const LENGTH: usize>(from: &[T; CAPACITY]) -> [T; LENGTH] {
-    let mut short = [from[0]; LENGTH];
-    let mut row = 0;
-    while row < LENGTH {
-        short[row] = from[row];
-        row += 1;
+const fn sorted<T: Copy, const LENGTH: usize>(rows: &[T; CAPACITY]) -> [T; LENGTH] {
+    let mut sorted = [rows[0]; LENGTH];
+    let mut at = 0;
+    while at < LENGTH {
+        sorted[at] = rows[TABLE.order[at]];
+        at += 1;
     }
-    short
+    sorted
 }
 
 const fn pack(text: &[u8], from: usize, to: usize) -> Option<Name> {
@@ -123,31 +134,34 @@ const fn is_less(left: Name, right: Name) -> bool {
     left[0] < right[0] || left[0] == right[0] && left[1] < right[1]
 }
 
+const fn is_same(left: Name, right: Name) -> bool {
+    left[0] == right[0] && left[1] == right[1]
+}
+
 impl Table {
     /// Returns the row of a name, which is added if it is new.
     const fn row(&mut self, name: Name) -> usize {
         let (mut low, mut high) = (0, self.length);
         while low < high {
             let middle = (low + high) / 2;
-            if is_less(self.names[middle], name) {
+            if is_less(self.names[self.order[middle]], name) {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        if low < self.length && !is_less(name, self.names[low]) {
-            return low;
+        if low < self.length && is_same(self.names[self.order[low]], name) {
+            return self.order[low];
         }
-        let mut row = self.length;
-        while row > low {
-            self.names[row] = self.names[row - 1];
-            self.calls[row] = self.calls[row - 1];
-            row -= 1;
+        let (new, mut at) = (self.length, self.length);
+        while at > low {
+            self.order[at] = self.order[at - 1];
+            at -= 1;
         }
-        self.names[low] = name;
-        self.calls[low] = Call { numbers: [ABSENT; ALL.len()], multiplexed: None };
+        self.order[low] = new;
+        self.names[new] = name;
         self.length += 1;
-        low
+        new
     }
 
     const fn set(&mut self, on: Architecture, name: Name, number: u32) {
@@ -177,18 +191,29 @@ impl Words {
         }
         if from == self.at { None } else { pack(self.text, from, self.at) }
     }
+}
 
-    /// Returns the position of a word in the list.
-    const fn position(mut self, name: Name) -> Option<u32> {
-        let mut position = 0;
-        while let Some(word) = self.next() {
-            if word[0] == name[0] && word[1] == name[1] {
-                return Some(position);
-            }
-            position += 1;
-        }
-        None
+/// Returns the words of a list, of which there are exactly this many.
+const fn list<const LENGTH: usize>(text: &'static str) -> [Name; LENGTH] {
+    let (mut words, mut list, mut at) = (words(text), [[0; 2]; LENGTH], 0);
+    while let Some(word) = words.next() {
+        list[at] = word;
+        at += 1;
     }
+    assert!(at == LENGTH, "the list has another length");
+    list
+}
+
+/// Returns the position of a name in a list.
+const fn position(list: &[Name], name: Name) -> Option<u32> {
+    let mut at = 0;
+    while at < list.len() {
+        if is_same(list[at], name) {
+            return Some(at as u32);
+        }
+        at += 1;
+    }
+    None
 }
 
 /// Adds the crate's calls of an architecture, name by name.
@@ -211,12 +236,12 @@ macro_rules! enter {
 
 const fn build() -> Table {
     let none = Call { numbers: [ABSENT; ALL.len()], multiplexed: None };
-    let mut table = Table { names: [[0; 2]; CAPACITY], calls: [none; CAPACITY], length: 0 };
+    let mut table = Table { names: [[0; 2]; CAPACITY], calls: [none; CAPACITY], order: [0; CAPACITY], length: 0 };
     enter!(x86_64, |number, name| {
         table.set(Architecture::X86_64, name, number);
-        if let Some(own) = words(X32_OWN).position(name) {
+        if let Some(own) = position(&X32_OWN, name) {
             table.set(Architecture::X32, name, X32_BIT | (512 + own));
-        } else if words(NOT_ON_X32).position(name).is_none() {
+        } else if position(&NOT_ON_X32, name).is_none() {
             table.set(Architecture::X32, name, X32_BIT | number);
         }
     });
@@ -224,9 +249,7 @@ const fn build() -> Table {
     enter!(aarch64, |number, name| {
         // Only 32-bit machines have the calls with 64-bit times, and the kernel's own name for fstatat differs.
         if number < 403 || number > 423 {
-            let is_stat = words("fstatat").position(name).is_some();
-            let Some(kernel) = words("newfstatat").next() else { panic!("a word is in its list") };
-            table.set(Architecture::Aarch64, if is_stat { kernel } else { name }, number);
+            table.set(Architecture::Aarch64, if is_same(name, FSTATAT[0]) { FSTATAT[1] } else { name }, number);
         }
     });
     enter!(arm, |number, name| table.set(Architecture::Arm, name, number));
@@ -257,7 +280,6 @@ const fn add_missing(table: &mut Table) {
 }
 
 const fn add_multiplexed(table: &mut Table) {
-    let Some(dash) = words("-").next() else { panic!("a word is in its list") };
     let (mut sockets, mut place) = (words(SOCKETCALLS), 1);
     while let Some(name) = sockets.next() {
         let row = table.row(name);
@@ -266,7 +288,7 @@ const fn add_multiplexed(table: &mut Table) {
     }
     let (mut calls, mut place) = (words(IPC_CALLS), 1);
     while let Some(name) = calls.next() {
-        if name[0] != dash[0] {
+        if !is_same(name, DASH[0]) {
             let row = table.row(name);
             table.calls[row].multiplexed = Some(Multiplexed::Ipc(place));
         }
