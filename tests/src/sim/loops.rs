@@ -105,7 +105,7 @@ fn cluster(nodes: u64, tasks: u64, auto_rebalance: bool, home: impl Fn(u64) -> O
         }
         let id = format!("service-{number}").as_str().into();
         let service =
-            Service { id, spec: spec.into(), spec_version: 1, spec_set_at: Timestamp(1), ..Service::default() };
+            Service { id, spec: spec.into(), spec_version: 1, spec_set_at: Some(Timestamp(1)), ..Service::default() };
         tables.put(service.into_object());
     }
     for number in 0..tasks {

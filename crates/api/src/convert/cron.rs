@@ -201,7 +201,7 @@ mod tests {
             missed: 8,
             requested: true,
         };
-        let service = Service { spec_set_at: Timestamp(1), cron, ..Service::default() };
+        let service = Service { spec_set_at: Some(Timestamp(1)), cron, ..Service::default() };
         assert_eq!(Service::try_from(po::Service::from(&service)), Ok(service));
         assert_eq!(po::Service::from(&Service::default()).cron, None);
     }

@@ -174,7 +174,7 @@ impl From<&Service> for po::Service {
             image_digest: it.image_digest.clone(),
             image_platforms: it.image_platforms.iter().map(Into::into).collect(),
             values: it.values.iter().map(Into::into).collect(),
-            spec_set_at: it.spec_set_at.0,
+            spec_set_at: it.spec_set_at.map(|at| at.0),
             revisions: it.revisions.iter().map(Into::into).collect(),
             update: (!is_of_older_build(it)).then(|| (&it.update).into()),
             cron: (!it.cron.is_unused()).then(|| (&it.cron).into()),
@@ -187,7 +187,7 @@ impl From<&Service> for po::Service {
 /// Whether an older build has written the service, and no newer one has changed its update. It then has the same bytes, and
 /// digest, as in the older build.
 fn is_of_older_build(it: &Service) -> bool {
-    it.spec_set_at == Timestamp::default() && it.update == old_status(it.update.reason.clone())
+    it.spec_set_at.is_none() && it.update == old_status(it.update.reason.clone())
 }
 
 impl TryFrom<po::Service> for Service {
@@ -199,7 +199,7 @@ impl TryFrom<po::Service> for Service {
             spec: Arc::new(require(it.spec, "service.spec")?.try_into()?),
             spec_version: it.spec_version,
             stack_id: it.stack_id.map(Into::into),
-            spec_set_at: Timestamp(it.spec_set_at),
+            spec_set_at: it.spec_set_at.map(Timestamp),
             revisions: it.revisions.into_iter().map(Into::into).collect(),
             update: match it.update {
                 Some(update) => update.try_into()?,

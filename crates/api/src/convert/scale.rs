@@ -118,7 +118,7 @@ mod tests {
         let decision = ScaleDecision { at: Timestamp(4), from: 2, to: 3, reason: "why".into() };
         let scale = ScaleStatus { replicas: Some(3), decisions: vec![decision] };
         let spec = Arc::new(ServiceSpec { scale: Some(policy()), ..ServiceSpec::default() });
-        let service = Service { spec, scale, spec_set_at: Timestamp(1), ..Service::default() };
+        let service = Service { spec, scale, spec_set_at: Some(Timestamp(1)), ..Service::default() };
         assert_eq!(Service::try_from(po::Service::from(&service)), Ok(service));
         assert_eq!(po::Service::from(&Service::default()).scale, None);
         assert_eq!(ps::ServiceSpec::from(&ServiceSpec::default()).scale, None);

@@ -81,7 +81,7 @@ impl From<&Revision> for po::Revision {
             image_platforms: it.image_platforms.iter().map(Into::into).collect(),
             values: it.values.iter().map(Into::into).collect(),
             mounted_images: it.mounted_images.iter().map(Into::into).collect(),
-            set_at: it.set_at.0,
+            set_at: it.set_at.map(|at| at.0),
         }
     }
 }
@@ -94,7 +94,7 @@ impl From<po::Revision> for Revision {
             image_platforms: it.image_platforms.into_iter().map(Into::into).collect(),
             values: it.values.into_iter().map(Into::into).collect(),
             mounted_images: it.mounted_images.into_iter().map(Into::into).collect(),
-            set_at: Timestamp(it.set_at),
+            set_at: it.set_at.map(Timestamp),
         }
     }
 }

@@ -324,8 +324,8 @@ pub struct Service {
     pub spec: Arc<ServiceSpec>,
     /// Number of the spec. It changes when the tasks must be replaced, and an earlier spec has its earlier number again.
     pub spec_version: u64,
-    /// When the spec with this number was set.
-    pub spec_set_at: Timestamp,
+    /// When the spec with this number was set; `None` if an older build set it, which did not note that.
+    pub spec_set_at: Option<Timestamp>,
     /// The specs before, of which the last is the one that was in place last.
     pub revisions: Vec<Revision>,
     /// Digest for which the spec's image reference stood when a user set it, so that all tasks run one image; `None` if

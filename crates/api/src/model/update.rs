@@ -272,8 +272,8 @@ pub struct Revision {
     /// The versions of its secrets and configs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<PinnedValue>,
-    /// When the spec was set.
-    pub set_at: Timestamp,
+    /// When the spec was set; `None` if an older build set it, which did not note that.
+    pub set_at: Option<Timestamp>,
 }
 
 #[cfg(test)]

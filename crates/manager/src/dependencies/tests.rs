@@ -27,7 +27,7 @@ fn replicated(replicas: u64) -> ServiceMode {
 /// The service has its name as its id.
 fn service(spec: ServiceSpec) -> Service {
     let id = spec.name.as_str().into();
-    Service { id, spec: Arc::new(spec), spec_version: 1, spec_set_at: Timestamp(100), ..Service::default() }
+    Service { id, spec: Arc::new(spec), spec_version: 1, spec_set_at: Some(Timestamp(100)), ..Service::default() }
 }
 
 fn task(service: &str, slot: u64, state: TaskState) -> Task {
@@ -182,8 +182,10 @@ fn an_update_waits_for_the_updates_of_its_dependencies_and_for_those_that_have_f
         (UpdatePhase::RollingBack, UpdatePhase::Updating, 100, ""),
         (UpdatePhase::Completed, UpdatePhase::Updating, 100, ""),
     ] {
-        let (web, db) =
-            (web(web_phase), Service { update: update(phase), spec_set_at: Timestamp(set_at), ..service(spec("db:")) });
+        let (web, db) = (
+            web(web_phase),
+            Service { update: update(phase), spec_set_at: Some(Timestamp(set_at)), ..service(spec("db:")) },
+        );
         let view = view([web.clone().into_object(), db.into_object()].into_iter().chain(running()));
         let expected = if expected.is_empty() { String::new() } else { format!("waits for `db`: {expected}") };
         assert_eq!(shown(&update_waits(&web, &view)), expected, "{web_phase} {phase} {set_at}");

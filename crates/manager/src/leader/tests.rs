@@ -104,7 +104,7 @@ impl Leader {
             Some(old) => Action::Update(Service { spec, ..old.as_ref().clone() }.into_object()),
             None => {
                 let new = Service { id: id.into(), spec, spec_version: 1, ..Service::default() };
-                Action::Create(Service { spec_set_at: self.now, ..new }.into_object())
+                Action::Create(Service { spec_set_at: Some(self.now), ..new }.into_object())
             }
         };
         self.apply(vec![service]);
@@ -201,7 +201,7 @@ impl Leader {
     fn update(&mut self, service: &str) {
         let service = self.view().service(service).expect("it is there").as_ref().clone();
         let spec = Arc::new(ServiceSpec { env: vec!["A=1".into()], ..service.spec.as_ref().clone() });
-        let (spec_set_at, update) = (self.now, UpdateStatus::begun(1));
+        let (spec_set_at, update) = (Some(self.now), UpdateStatus::begun(1));
         let updated = Service { spec, spec_version: 2, spec_set_at, update, ..service };
         self.apply(vec![Action::Update(updated.into_object())]);
         self.plan();

@@ -263,7 +263,7 @@ fn record_failures(
 /// spec, or an older build has begun it and did not note whether it had ended.
 fn caught_up(service: &Service, kept: &BTreeMap<u64, &Slot>, view: &Tables) -> Option<UpdateStatus> {
     let update = &service.update;
-    let may_be_late = service.spec.mode == (ServiceMode::Global {}) || service.spec_set_at == Timestamp::default();
+    let may_be_late = service.spec.mode == (ServiceMode::Global {}) || service.spec_set_at.is_none();
     let has_ended = may_be_late && !update.is_active() && !update.is_paused();
     let eligible = Eligibility::of(service, view);
     let is_late = |(number, slot): (&u64, &&Slot)| {

@@ -212,11 +212,9 @@ pub(super) fn waits_for_node(eligible: &Eligibility, slot: &Slot, view: &Tables)
 /// Returns the newest task of the present spec that this update has made in the slot. Those that had ended when a user let
 /// the update go on do not count, and neither does one that is prepared because the slot moves to another node.
 fn newest_of<'a>(service: &Service, slot: &'a Slot) -> Option<&'a Arc<Task>> {
-    // An older build has set the spec. It did not note when, nor since when tasks serve.
-    if service.spec_set_at == Timestamp::default() {
-        return None;
-    }
-    let counts_from = |task: &Task| if task.is_live() { service.spec_set_at } else { service.update.started_at };
+    // An older build, which did not note when it set the spec, did not note either since when tasks serve.
+    let spec_set_at = service.spec_set_at?;
+    let counts_from = |task: &Task| if task.is_live() { spec_set_at } else { service.update.started_at };
     let moves = slot.current().is_some_and(|task| slot.is_present(task));
     let is_new = |task: &Task| {
         slot.is_present(task)

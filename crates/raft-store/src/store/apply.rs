@@ -121,7 +121,7 @@ impl Tables {
             && rules >= Rules::WithProgress
         {
             let service = Arc::make_mut(service);
-            (service.spec_set_at, service.update.started_at) = (at, at);
+            (service.spec_set_at, service.update.started_at) = (Some(at), at);
         }
         self.replace_counted(object.clone());
         Ok(Event::Created(object))
@@ -148,7 +148,7 @@ impl Tables {
                 let new = Arc::make_mut(new);
                 let is_same = old.spec_version == new.spec_version;
                 let goes_on = is_same && !(old.update.is_paused() && new.update.is_active());
-                new.spec_set_at = if is_same { old.spec_set_at } else { stamp.at };
+                new.spec_set_at = if is_same { old.spec_set_at } else { Some(stamp.at) };
                 new.update.started_at = if goes_on { old.update.started_at } else { stamp.at };
             }
             _ => {}

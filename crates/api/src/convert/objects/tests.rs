@@ -87,7 +87,7 @@ fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
         image_platforms: vec![platform("arm64")],
         values: vec![crate::model::PinnedValue { value: "v".into(), version: 2, data: "d".into() }],
         mounted_images: vec![mounted("data:1")],
-        set_at: Timestamp(5),
+        set_at: Some(Timestamp(5)),
     }];
     let objects = [
         Task { node_id: Some("n".into()), image_digest: Some("sha256:1".into()), ..Task::default() }.into_object(),
@@ -97,7 +97,7 @@ fn absent_and_chosen_values_survive_the_way_to_the_wire_and_back() {
         Task { preempted_by: Some("web.3".into()), ..Task::default() }.into_object(),
         Service {
             stack_id: Some("k".into()),
-            spec_set_at: Timestamp(7),
+            spec_set_at: Some(Timestamp(7)),
             revisions,
             update,
             image_digest: Some("d".into()),

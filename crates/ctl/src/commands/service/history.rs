@@ -126,14 +126,10 @@ fn words(field: &str) -> String {
 }
 
 impl HistoryRow {
-    fn set_at(&self) -> Option<Timestamp> {
-        Some(self.revision.set_at).filter(|it| *it != Timestamp::default())
-    }
-
     fn json(&self) -> Value {
         json!({
             "version": self.revision.version, "present": self.is_present, "image": self.image,
-            "imageDigest": self.revision.image_digest, "setAt": self.set_at(), "changes": self.changes,
+            "imageDigest": self.revision.image_digest, "setAt": self.revision.set_at, "changes": self.changes,
         })
     }
 
@@ -145,7 +141,7 @@ impl HistoryRow {
                 Some(digest) if !self.image.contains('@') => format!("{}@{digest}", self.image),
                 _ => self.image.clone(),
             },
-            self.set_at().map(|it| it.to_string()).unwrap_or_default(),
+            self.revision.set_at.map(|it| it.to_string()).unwrap_or_default(),
             self.changes.join(", "),
         ]
     }
@@ -160,8 +156,12 @@ mod tests {
     use super::*;
 
     fn revision(version: u64, digest: &str, set_at: u64, spec: &ServiceSpec) -> ServiceRevision {
-        let revision =
-            Revision { version, image_digest: Some(digest.into()), set_at: Timestamp(set_at), ..Revision::default() };
+        let revision = Revision {
+            version,
+            image_digest: Some(digest.into()),
+            set_at: Some(Timestamp(set_at)),
+            ..Revision::default()
+        };
         ServiceRevision { revision: Some((&revision).into()), spec: Some(spec.into()) }
     }
 

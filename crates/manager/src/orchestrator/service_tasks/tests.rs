@@ -237,7 +237,8 @@ fn an_update_goes_on_past_tasks_of_a_leader_whose_clock_was_ahead() {
     let new = Task { meta: Meta { created: 50, created_at: Timestamp(1), ..Meta::default() }, ..new };
     let second = from_ahead(2, task("o2", 2, "a", TaskState::Running));
     let service = service(2);
-    let service = Service { spec_version: 2, spec_set_at: Timestamp(1), update: UpdateStatus::begun(1), ..service };
+    let service =
+        Service { spec_version: 2, spec_set_at: Some(Timestamp(1)), update: UpdateStatus::begun(1), ..service };
     let planned = |first: &Task, new: &Task| {
         let tasks = [first, new, &second].map(|task| task.clone().into_object());
         planned(&view([service.clone().into_object()].into_iter().chain(tasks)))

@@ -244,8 +244,8 @@ fn an_entry_of_before_updates_had_policies_notes_no_progress() {
         apply(3, 300, tx.finish());
         let view = store.view();
         let (service, task) = (view.service("s").expect("it is there"), view.task("t").expect("it is there"));
-        (service.spec_set_at.0, service.update.started_at.0, task.served_at.map(|at| at.0))
+        (service.spec_set_at.map(|at| at.0), service.update.started_at.0, task.served_at.map(|at| at.0))
     };
-    assert_eq!(noted(Rules::ByIndex), (0, 0, None), "as the build that wrote it did");
-    assert_eq!(noted(Rules::WithProgress), (300, 300, Some(200)));
+    assert_eq!(noted(Rules::ByIndex), (None, 0, None), "as the build that wrote it did");
+    assert_eq!(noted(Rules::WithProgress), (Some(300), 300, Some(200)));
 }

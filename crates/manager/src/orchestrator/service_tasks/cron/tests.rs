@@ -154,7 +154,7 @@ fn a_run_goes_on_by_the_spec_with_which_it_began() {
             digest: "sha256:data".into(),
             platforms: Vec::new(),
         }],
-        set_at: NOON,
+        set_at: Some(NOON),
         ..Revision::default()
     }];
     updated.spec_version = 3;

@@ -48,7 +48,7 @@ fn a_new_run_of_a_job_ends_the_one_before_and_waits() {
     let mode = ServiceMode::ReplicatedJob { completions: 1, max_concurrent: None };
     let job = service(1);
     let spec = ServiceSpec { name: "web".into(), ..ServiceSpec::of_mode(mode) };
-    let job = dependent(Service { spec: Arc::new(spec), spec_version: 2, spec_set_at: NOW, ..job });
+    let job = dependent(Service { spec: Arc::new(spec), spec_version: 2, spec_set_at: Some(NOW), ..job });
     let old = task("t1", 1, "a", TaskState::Running);
     let mut tables = with(&job, db(TaskState::Starting));
     tables.put(old.clone().into_object());

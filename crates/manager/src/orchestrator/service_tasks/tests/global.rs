@@ -177,7 +177,7 @@ fn a_node_gets_its_next_task_when_the_one_before_has_ended() {
 
 #[test]
 fn an_update_leaves_nodes_out_that_take_no_tasks_and_goes_on_when_they_do() {
-    let updated = |update| Service { spec_version: 2, spec_set_at: Timestamp(1), update, ..global() };
+    let updated = |update| Service { spec_version: 2, spec_set_at: Some(Timestamp(1)), update, ..global() };
     let new = |node, slot| Task { spec_version: 2, served_at: Some(Timestamp(1)), ..on(node, slot) };
     let planned = |service: Service, away: Option<Node>| {
         let tasks = [new("a", 1), on("b", 2)].map(StoreObject::into_object);

@@ -29,7 +29,7 @@ fn a_failed_update_is_rolled_back_to_the_spec_before_it_and_only_changed_tasks_a
     let back = revisions::rolled_back(&next, "web.1: it fell".into(), &view, &mut Plan::default()).expect("it is kept");
     assert_eq!((back.spec.image.as_str(), back.revisions.last().map(|it| it.version)), ("web", Some(2)));
     // As the store notes it.
-    view.put(Service { spec_set_at: NOW, ..back.clone() }.into_object());
+    view.put(Service { spec_set_at: Some(NOW), ..back.clone() }.into_object());
     assert_eq!(planned(&view), ["+1 after 0 ms"], "slot 2 has the earlier spec");
     let later = Meta { created: 200, created_at: NOW, ..Meta::default() };
     let again = Task { id: "r1".into(), spec_version: 1, meta: later, ..served(1, LONG) };

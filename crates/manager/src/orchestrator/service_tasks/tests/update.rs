@@ -51,7 +51,7 @@ pub(super) fn planned_with(tasks: impl IntoIterator<Item = Task>) -> Vec<String>
 pub(super) fn updated(policy: UpdatePolicy) -> Service {
     let service = service(2);
     let spec = Arc::new(ServiceSpec { update: policy, ..service.spec.as_ref().clone() });
-    Service { spec, spec_version: 2, spec_set_at: Timestamp(1), update: UpdateStatus::begun(1), ..service }
+    Service { spec, spec_version: 2, spec_set_at: Some(Timestamp(1)), update: UpdateStatus::begun(1), ..service }
 }
 
 pub(super) fn planned_by(policy: UpdatePolicy, tasks: impl IntoIterator<Item = Task>) -> Vec<String> {
@@ -340,7 +340,7 @@ fn what_follows_a_failure_is_what_the_policy_says() {
 #[test]
 fn an_update_of_an_older_build_goes_on_and_its_tasks_are_not_judged() {
     // The tasks have run for weeks, and nothing says since when they serve.
-    let service = |update| Service { spec_set_at: Timestamp(0), update, ..updated(UpdatePolicy::default()) };
+    let service = |update| Service { spec_set_at: None, update, ..updated(UpdatePolicy::default()) };
     let mut restarted = served(2, LONG);
     restarted.status.attempt = 7;
     let idle = planned_of(service(UpdateStatus::default()), [served(1, LONG), restarted.clone()]);
@@ -419,12 +419,12 @@ fn the_old_task_of_a_start_first_update_stops_once_the_new_one_has_settled() {
 #[test]
 fn an_update_that_starts_first_keeps_the_task_that_is_proven_and_a_slot_has_two_tasks_at_most() {
     let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
-    let third = Service { spec_version: 3, spec_set_at: NOW, ..updated(policy) };
+    let third = Service { spec_version: 3, spec_set_at: Some(NOW), ..updated(policy) };
     let unsettled = served(1, Duration::from_millis(40));
     let planned = |second: Task| planned_of(third.clone(), [old(1), second, in_state(TaskState::Starting, old(2))]);
     assert_eq!(planned(unsettled.clone()), ["+2 after 0 ms", "t2:shutdown"], "a slot without a serving task is first");
     let both = UpdatePolicy { parallelism: None, ..policy };
-    let third = Service { spec_version: 3, spec_set_at: NOW, ..updated(both) };
+    let third = Service { spec_version: 3, spec_set_at: Some(NOW), ..updated(both) };
     let planned = planned_of(third, [old(1), unsettled, old(2)]);
     assert_eq!(planned, ["+1 after 0 ms", "+2 after 0 ms", "n1:shutdown"]);
 }
@@ -432,7 +432,7 @@ fn an_update_that_starts_first_keeps_the_task_that_is_proven_and_a_slot_has_two_
 #[test]
 fn an_update_goes_on_first_with_the_slots_that_have_two_tasks() {
     let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
-    let third = Service { spec_version: 3, spec_set_at: NOW, ..updated(policy) };
+    let third = Service { spec_version: 3, spec_set_at: Some(NOW), ..updated(policy) };
     let tasks = [served(1, LONG), old(2), served(2, Duration::from_millis(40))];
     assert_eq!(planned_of(third, tasks), ["+2 after 0 ms", "n2:shutdown"], "slot 1 would be the second with two");
 }
