@@ -4,7 +4,7 @@ CARGO  ?= cargo
 STATIC := $(CARGO) build --locked --profile static -p flota-runtime -p whoami && \
   for p in flota-runtime whoami; do install -m 755 target/static/$$p target/release/$$p.new && mv target/release/$$p.new target/release/$$p || exit 1; done
 
-.PHONY: build dev demo test test-long bench bench-runtime lint tools test-tools bench-tools
+.PHONY: build dev demo test test-long bench bench-runtime format lint tools test-tools bench-tools
 build: tools        ## release programs in target/release
 	$(CARGO) build --locked --release -p flota-node -p flota-ctl
 	$(STATIC)
@@ -15,11 +15,14 @@ dev: tools          ## the same for demo and tests, in target/debug
 demo: dev           ## a cluster, a service, a dead machine
 	@bash deploy/examples/demo.sh target/debug
 
-lint: tools
+format: tools
 	$(CARGO) fmt --all --check
+
+lint: format        ## what `make test` checks while it compiles, without the tests
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
-test: test-tools lint dev    ## formatting, clippy, all tests
+test: export RUSTC_WORKSPACE_WRAPPER = $(CURDIR)/.cargo/lint.sh
+test: test-tools format dev  ## formatting, clippy, all tests
 	bash tests/run.sh
 
 test-long: dev      ## thousands of simulated clusters and a large one, power failures at each operation of long runs of the store, histories of real ones, traffic through them while nodes die, one that rebalances by itself, and ones whose certificates expired while they were off; layers as umoci and containerd unpack them; in QEMU: the units under systemd, and the clusters' tests where control groups are v2

@@ -14,7 +14,7 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="env RUSTC_BOOTSTRAP=1"
 run() { cargo test --locked --workspace "$@" --no-fail-fast -- --test-threads=2 -Zunstable-options --report-time 2>&1; }
 
 # All at once, so that nothing is compiled while tests run.
-cargo test --locked --workspace --lib --bins --tests --no-run
+cargo test --locked --workspace --lib --bins --tests --examples --no-run
 suites=()
 for file in crates/*/tests/*.rs crates/*/tests/*/main.rs tests/tests/*/main.rs; do
   name=$(basename "${file%/main.rs}" .rs)
