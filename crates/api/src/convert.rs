@@ -16,6 +16,7 @@ mod networks;
 mod objects;
 mod pinned_images;
 mod platforms;
+mod restarts;
 mod role_changes;
 mod scale;
 mod settings;

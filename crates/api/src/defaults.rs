@@ -8,7 +8,12 @@ pub const RESTART_DELAY: Duration = Duration::from_millis(200);
 /// Upper bound of the doubling delay, so that a service recovers within a minute once the cause is fixed.
 pub const RESTART_DELAY_MOST: Duration = Duration::from_secs(60);
 /// Number of restarts in a row that make a crash loop: more than a program needs that waits for another one.
-pub const CRASH_LOOP_RESTARTS: u32 = 4;
+pub const CRASH_LOOP_RESTARTS: u64 = 4;
+/// Number of restarts in a row after which another node is tried: those take seven seconds, in which what is only slow to
+/// come up on this node has come up.
+pub const RESTARTS_ON_A_NODE: u64 = 6;
+/// Largest number of restarts in a window that a restart policy can count, because a task carries their times.
+pub const RESTARTS_TIMED: usize = 100;
 /// Running time after which a task counts as healthy again and its restart delay is reset.
 pub const RESTART_RESET: Duration = Duration::from_secs(30);
 /// Number of consecutive starts that never became running after which the worker gives up, so that another node is
@@ -50,6 +55,8 @@ pub const REVISIONS_KEPT: usize = 10;
 /// Number of runs of a service of the mode cron that are kept when they are over, with their tasks, as many as Docker keeps
 /// tasks of a slot. Of times that were skipped, as many more are kept.
 pub const RUNS_KEPT: usize = 5;
+/// Number of tasks of a slot that are kept, the one that runs included, as in Docker.
+pub const TASK_HISTORY_LIMIT: NonZeroU64 = NonZeroU64::new(5).expect("it is not zero");
 /// Most runs of one service that are under way at once, so that runs that do not end can't fill the cluster.
 pub const RUNS_AT_ONCE: usize = 100;
 /// Signal that asks a program to stop.

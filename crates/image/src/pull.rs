@@ -44,6 +44,14 @@ pub enum PullError {
         /// The defect.
         why: String,
     },
+    /// Neither a mirror nor the registry sent it.
+    #[error("failed to pull {name}: {}", answers.join("; "))]
+    Everywhere {
+        /// The image.
+        name: String,
+        /// What each endpoint answered, in the order in which they were asked.
+        answers: Vec<String>,
+    },
     /// The image can't be stored, or is refused.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -95,6 +103,16 @@ struct Pull<'a> {
 }
 
 impl Pull<'_> {
+    /// Returns the error to report: that of the only endpoint, or what each has answered.
+    fn everywhere(&self, mut errors: Vec<PullError>) -> PullError {
+        if errors.len() == 1 {
+            return errors.swap_remove(0);
+        }
+        let mut answers: Vec<String> = errors.iter().map(answer).collect();
+        answers.dedup();
+        PullError::Everywhere { name: self.name.to_string(), answers }
+    }
+
     fn content(&self, endpoint: &Endpoint, why: impl Into<String>) -> PullError {
         PullError::Content { name: self.name.to_string(), url: endpoint.to_string(), why: why.into() }
     }
@@ -120,7 +138,7 @@ impl Pull<'_> {
                 break;
             }
         }
-        Err(last_answer(errors))
+        Err(self.everywhere(errors))
     }
 
     async fn document_from(&self, endpoint: &Endpoint, version: &str) -> Result<Vec<u8>, PullError> {
@@ -173,7 +191,7 @@ impl Pull<'_> {
                 break;
             }
         }
-        Err(last_answer(errors))
+        Err(self.everywhere(errors))
     }
 
     /// Stores a blob from one endpoint. What has arrived stays in `download`, unless it is damaged.
@@ -230,10 +248,13 @@ fn is_answer(error: &PullError) -> bool {
     !matches!(error, PullError::Registry { source: RequestError::Connect { .. }, .. })
 }
 
-/// Chooses the error to report.
-fn last_answer(mut errors: Vec<PullError>) -> PullError {
-    let last = errors.iter().rposition(is_answer).unwrap_or(errors.len() - 1);
-    errors.swap_remove(last)
+/// Returns what an endpoint answered, without the name of the image.
+fn answer(error: &PullError) -> String {
+    match error {
+        PullError::Registry { source, .. } => source.to_string(),
+        PullError::Content { url, why, .. } => format!("{url} {why}"),
+        PullError::Everywhere { .. } | PullError::Image(_) => error.to_string(),
+    }
 }
 
 /// A blob that is being pulled.

@@ -213,7 +213,7 @@ fn counted(on: &Service, condition: DependencyCondition, view: &Tables) -> (u64,
     let mode = &on.spec.mode;
     let is_done = |task: &Task| {
         on.spec.restart.condition != RestartCondition::Any
-            && task.spec_version == on.spec_version
+            && wanted::is_of_present_run(on, task)
             && task.has_done_its_work()
     };
     let eligible = Eligibility::of(on, view);

@@ -13,7 +13,7 @@ use flota_raft_store::{ProposeError, Proposer, faults};
 use crate::control_loop::{ControlLoop, Driver, LoopCounters};
 use crate::dispatcher::Dispatcher;
 use crate::replica::Replica;
-use crate::{allocator, autoscaler, ca_rotation, images, orchestrator, roles, scheduler, volumes};
+use crate::{allocator, autoscaler, ca_rotation, images, orchestrator, roles, scheduler, stack_values, volumes};
 
 /// The pause between two attempts to prove that this manager leads.
 const PROOF_RETRY: Duration = Duration::from_millis(20);
@@ -29,6 +29,7 @@ pub(crate) fn pipeline() -> Vec<Box<dyn ControlLoop>> {
         Box::new(scheduler::Scheduler),
         Box::new(images::Images),
         Box::new(volumes::Volumes),
+        Box::new(stack_values::StackValues),
         Box::new(orchestrator::orphan::Orphan),
         Box::new(orchestrator::reaper::Reaper),
         Box::new(ca_rotation::CaRotations),

@@ -43,6 +43,7 @@ mod revisions;
 mod rights;
 mod roles;
 mod scheduler;
+mod stack_values;
 mod streams;
 mod term_clock;
 mod trust;

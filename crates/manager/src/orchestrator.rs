@@ -1,6 +1,7 @@
 //! Turns services into tasks: their number, slots and specs, and the replacement of tasks that ended or were lost.
 
 mod after_end;
+mod credentials;
 mod keep_order;
 mod moves;
 pub(crate) mod orphan;

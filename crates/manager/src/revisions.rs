@@ -117,7 +117,8 @@ fn replaced(
     // A new run of a job replaces the one before at once.
     let update = if spec.mode.is_job() { update.completed() } else { update };
     let scale = scale(service, &spec);
-    images.put_on(Service { spec, spec_version: version, revisions, update, scale, values, ..service.clone() })
+    let job_run = if spec.mode.has_numbered_runs() { service.job_run + 1 } else { 0 };
+    images.put_on(Service { spec, spec_version: version, revisions, update, job_run, scale, values, ..service.clone() })
 }
 
 /// Returns the status of autoscaling with another spec: a number of tasks that a user sets takes the place of what the load

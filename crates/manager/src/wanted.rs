@@ -70,12 +70,18 @@ fn under_way(service: &Service) -> impl Iterator<Item = &CronRun> {
     service.cron.live().filter(|run| run.state == RunState::Running)
 }
 
+/// Whether the task has the present spec of the service and, if that is a job without a schedule, belongs to its present run.
+/// An earlier spec that has come back has its earlier number again, but is another run.
+pub(crate) fn is_of_present_run(service: &Service, task: &Task) -> bool {
+    task.spec_version == service.spec_version && (!service.spec.mode.has_numbered_runs() || task.run == service.job_run)
+}
+
 /// Returns the tasks of a job that have done their work by its present spec; of the mode cron, in the runs that are under
 /// way.
 pub(crate) fn done<'a>(service: &'a Service, view: &'a Tables) -> impl Iterator<Item = &'a Arc<Task>> {
     let is_present = |task: &&Arc<Task>| match service.spec.mode {
         ServiceMode::Cron { .. } => under_way(service).any(|run| run.number == task.run),
-        _ => task.spec_version == service.spec_version,
+        _ => is_of_present_run(service, task),
     };
     let tasks = view.tasks_of_service(&service.id).filter(|_| service.spec.mode.is_job());
     tasks.filter(is_present).filter(|task| task.has_done_its_work())

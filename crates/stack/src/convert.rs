@@ -6,6 +6,7 @@ mod devices;
 mod health;
 mod networks;
 mod privileges;
+mod restart;
 mod scale;
 mod schedule;
 mod settings;
@@ -19,7 +20,7 @@ use std::path::Path;
 
 use flota_api::capability;
 use flota_api::constraint::{Constraint, NodeProperty};
-use flota_api::model::{EndpointMode, Platform, RestartCondition, RestartPolicy, ServiceSpec, StackSpec, StackValue};
+use flota_api::model::{EndpointMode, Platform, ServiceSpec, StackSpec, StackValue};
 use flota_api::resources::{Limits, Resources};
 
 use crate::fields::Fields;
@@ -105,9 +106,11 @@ fn service<'a>(
     values.service(&mut keys, &mut spec)?;
     networks.service(key, &mut keys, &mut spec)?;
     let mut mounts = ServiceMounts::of(&mut keys);
-    if let Some(node) = keys.get("deploy") {
+    let declared = keys.get("deploy");
+    if let Some(node) = declared {
         deploy(node, &mut spec)?;
     }
+    keys.read("restart", |node| restart::restart(node, declared, &mut spec.restart))?;
     spec.constraints.extend(keys.read("platform", platform)?.into_iter().flatten());
     volumes.service(&mut mounts, &mut spec)?;
     // What it depends on is read once all services are known.
@@ -131,7 +134,7 @@ fn deploy(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {
         resources(node, spec)?;
     }
     let default = ServiceSpec::of_mode(spec.mode.clone()).restart;
-    spec.restart = keys.read("restart_policy", |it| restart(it, default.clone()))?.unwrap_or(default);
+    spec.restart = keys.read("restart_policy", |it| restart::policy(it, default.clone()))?.unwrap_or(default);
     spec.on_partition =
         keys.read("x-flota-on-partition", |it| it.parsed(parse::on_partition))?.unwrap_or(spec.on_partition);
     spec.keep_on_node_loss =
@@ -177,24 +180,6 @@ fn amounts(keys: &mut Fields<'_>) -> Result<Resources, Fault> {
         nano_cpus: keys.read("cpus", |it| it.parsed(parse::cpus))?.unwrap_or_default(),
         memory_bytes: keys.read("memory", |it| it.parsed(parse::bytes))?.unwrap_or_default(),
     })
-}
-
-fn restart(node: &Node, base: RestartPolicy) -> Result<RestartPolicy, Fault> {
-    let mut keys = node.fields()?;
-    let condition = |text: &str| match text {
-        "any" => Ok(RestartCondition::Any),
-        "on-failure" => Ok(RestartCondition::OnFailure),
-        "none" => Ok(RestartCondition::None),
-        other => Err(format!("`{other}` is not one of any, on-failure, none")),
-    };
-    let policy = RestartPolicy {
-        condition: keys.read("condition", |it| it.parsed(condition))?.unwrap_or(base.condition),
-        delay: keys.read("delay", |it| it.parsed(parse::duration))?.unwrap_or(base.delay),
-        max_attempts: keys.read("max_attempts", Node::number)?.and_then(NonZeroU64::new),
-        window: keys.read("window", |it| it.parsed(parse::duration))?.filter(|it| !it.is_zero()),
-    };
-    keys.finish()?;
-    Ok(policy)
 }
 
 fn placement(node: &Node, spec: &mut ServiceSpec) -> Result<(), Fault> {

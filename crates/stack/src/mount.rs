@@ -8,8 +8,9 @@ use flota_api::model::{Mount, MountSource, Propagation};
 use crate::parse;
 
 /// The keys of `--mount`, for errors.
-const KEYS: &str = "type, source (src), target (dst, destination), readonly (ro), bind-propagation, bind-nonrecursive, \
-                    volume-nocopy, volume-per-slot, tmpfs-size, tmpfs-mode, image-subpath";
+const KEYS: &str = "type, source (src), target (dst, destination), readonly (ro), consistency, bind-propagation, \
+                    bind-recursive, bind-nonrecursive, bind-create-src, volume-nocopy, volume-per-slot, volume-driver, \
+                    tmpfs-size, tmpfs-mode, image-subpath";
 
 /// The fields of a mount, before it is known which of them belong to its type.
 #[derive(Debug, Default)]
@@ -20,6 +21,8 @@ pub(crate) struct MountFields {
     pub(crate) read_only: Option<bool>,
     pub(crate) propagation: Option<String>,
     pub(crate) non_recursive: Option<bool>,
+    /// Whether a source that is not there is created, which is refused.
+    pub(crate) create_source: Option<bool>,
     pub(crate) no_copy: Option<bool>,
     pub(crate) per_slot: Option<bool>,
     pub(crate) size: Option<String>,
@@ -36,6 +39,10 @@ impl MountFields {
         };
         belongs(self.propagation.is_some(), "propagation", "bind")?;
         belongs(self.non_recursive.is_some(), "nonrecursive", "bind")?;
+        belongs(self.create_source.is_some(), "create-src", "bind")?;
+        if self.create_source == Some(true) {
+            return Err("the source of a bind mount is not created; it must be there".into());
+        }
         belongs(self.no_copy.is_some(), "nocopy", "volume")?;
         belongs(self.per_slot.is_some(), "per-slot", "volume")?;
         belongs(self.size.is_some(), "size", "tmpfs")?;
@@ -83,6 +90,26 @@ fn propagation(text: &str) -> Result<Propagation, String> {
     found.ok_or_else(|| format!("`{text}` is not a propagation; it is one of {}", known()))
 }
 
+/// Returns whether file systems that are mounted in the source of a bind mount stay out.
+pub(crate) fn recursive(text: &str) -> Result<bool, String> {
+    match text {
+        "enabled" => Ok(false),
+        "disabled" => Ok(true),
+        "writable" | "readonly" => Err(format!(
+            "`{text}` is not supported: what is mounted in the source is read-only exactly if the mount is"
+        )),
+        _ => Err(format!("`{text}` is neither enabled nor disabled")),
+    }
+}
+
+/// Accepts what Docker knows as the consistency of a mount. It has no effect, as in Docker on Linux.
+pub(crate) fn consistency(text: &str) -> Result<(), String> {
+    match text {
+        "default" | "consistent" | "cached" | "delegated" => Ok(()),
+        _ => Err(format!("`{text}` is not a consistency; it is one of default, consistent, cached, delegated")),
+    }
+}
+
 /// Parses a mode in octal digits, such as `1777` or `0o700`.
 fn mode(text: &str) -> Result<u32, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
@@ -113,10 +140,14 @@ pub fn mount(text: &str) -> Result<Mount, String> {
             "readonly" | "ro" => fields.read_only = Some(flag(key, value)?),
             "bind-propagation" => fields.propagation = Some(texts(value)?),
             "bind-nonrecursive" => fields.non_recursive = Some(flag(key, value)?),
+            "bind-recursive" => fields.non_recursive = Some(recursive(&texts(value)?)?),
+            "bind-create-src" => fields.create_source = Some(flag(key, value)?),
+            "consistency" => consistency(&texts(value)?)?,
             "volume-nocopy" => fields.no_copy = Some(flag(key, value)?),
             "volume-per-slot" | "per-slot" => fields.per_slot = Some(flag(key, value)?),
             "volume-driver" if value == Some("local") => {}
             "volume-driver" => return Err("the driver of a volume is local; there is no other".into()),
+            "volume-opt" => return Err("volumes have no options: the driver local takes none here".into()),
             "tmpfs-size" => fields.size = Some(texts(value)?),
             "tmpfs-mode" => fields.mode = Some(texts(value)?),
             "image-subpath" => fields.subpath = Some(texts(value)?),
@@ -209,6 +240,9 @@ mod tests {
             ("src=db,dst=/data,volume-nocopy,volume-per-slot=true,readonly=false", "/data: volume db true true"),
             ("type=bind,src=/srv,dst=/x", "/x: /srv rprivate false"),
             ("type=bind,src=/,dst=/x,bind-propagation=rslave,bind-nonrecursive,readonly", "/x: / rslave true ro"),
+            ("type=bind,src=/,dst=/x,bind-recursive=disabled,bind-create-src=false", "/x: / rprivate true"),
+            ("type=bind,src=/,dst=/x,bind-recursive=enabled,consistency=cached", "/x: / rprivate false"),
+            ("src=db,dst=/x,volume-driver=local,consistency=default", "/x: volume db false false"),
             ("type=tmpfs,dst=/x", "/x: tmpfs 0 0"),
             ("type=tmpfs,dst=/x,tmpfs-size=64m,tmpfs-mode=0700", "/x: tmpfs 67108864 700"),
             ("type=image,src=data:1,dst=/x", "/x: image data:1 - ro"),
@@ -250,6 +284,12 @@ mod tests {
             ("src=db,dst=/", "target: a mount can't hide the whole root"),
             ("src=db,dst=/x,readonly=maybe", "readonly: `maybe` is neither true nor false"),
             ("src=db,dst=/x,volume-driver=nfs", "the driver of a volume is local"),
+            ("src=db,dst=/x,volume-opt=type=nfs", "volumes have no options: the driver local takes none here"),
+            ("type=bind,src=/a,dst=/x,bind-recursive=writable", "`writable` is not supported: what is mounted in"),
+            ("type=bind,src=/a,dst=/x,bind-recursive=on", "`on` is neither enabled nor disabled"),
+            ("src=db,dst=/x,bind-recursive=disabled", "`nonrecursive` belongs to the type bind, not volume"),
+            ("type=bind,src=/a,dst=/x,bind-create-src", "the source of a bind mount is not created; it must be there"),
+            ("src=db,dst=/x,consistency=strict", "`strict` is not a consistency; it is one of default, consistent"),
             ("src=db,dst", "dst= needs a value"),
             ("src=db,dst=/x,colour=red", "`colour=red`: there is no key `colour`; the keys are type, source"),
         ] {

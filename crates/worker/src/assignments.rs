@@ -48,6 +48,7 @@ impl Parts {
         let Part { mut set, more, sent_at } = part;
         for task in &mut set.tasks {
             task.not_before = task.not_before.map(|at| by_own_clock(at, sent_at, now));
+            task.restarts.times.iter_mut().for_each(|at| *at = by_own_clock(*at, sent_at, now));
         }
         let mut whole = match self.0.take() {
             None => set,

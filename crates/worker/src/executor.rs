@@ -49,9 +49,12 @@ pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// Why a task's container can't be prepared or started.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecutorError {
-    /// Another try may succeed; for example, the image could not be fetched, or the machine lacked memory.
+    /// Another try may succeed; for example, the machine lacked memory.
     #[error(transparent)]
     Transient(Cause),
+    /// The registry of an image did not send it. Another try may succeed, most likely with other credentials.
+    #[error(transparent)]
+    Unfetched(Cause),
     /// Another try on this node fails in the same way.
     #[error(transparent)]
     Final(Cause),

@@ -37,14 +37,12 @@ const DROP_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
     /// None of the nodes that hold the image sent it.
-    #[error("failed to fetch the image {digest} from {count} nodes that hold it: {last}")]
+    #[error("failed to fetch the image {digest} from the nodes that hold it: {}", answers.join("; "))]
     Holders {
         /// Digest of the image or blob.
         digest: String,
-        /// Number of nodes that were asked.
-        count: usize,
-        /// The failure of the last one.
-        last: String,
+        /// What each node answered, in the order in which they were asked.
+        answers: Vec<String>,
     },
     /// No node holds the image that the leader names, and the registry did not send it.
     #[error("no node holds the image {digest}, and its registry does not send it")]

@@ -1,25 +1,12 @@
 //! Decides what follows the end of a container: whether and when it is started again here, or the final state of its
-//! task, and what its status says. Pure. Ages and delays are monotonic, so steps of the wall clock have no effect.
+//! task, and what its status says. Pure. Delay and budget are those of `flota_api::model::RestartPolicy`, as for managers.
 
 use std::time::Duration;
 
-use flota_api::defaults::RESTART_RESET;
-use flota_api::model::{RestartCondition, RestartPolicy};
+use flota_api::model::{RestartCondition, RestartHistory, RestartPolicy, ServiceSpec};
 use flota_api::state::TaskState;
+use flota_api::version::Timestamp;
 use flota_runtime::{ExitStatus, OomVictim};
-use tokio::time::Instant;
-
-/// Largest number of restarts that are remembered, above any budget.
-const RESTARTS_KEPT: usize = 1_000;
-
-/// The restart history of a slot.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct History {
-    /// Number of consecutive restarts without a run that was long enough to count as healthy.
-    in_a_row: u32,
-    /// The times of the restarts that count towards the policy's budget.
-    restarts: Vec<Instant>,
-}
 
 /// The decision after the end of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,39 +30,37 @@ pub(crate) fn exit_error(status: &ExitStatus) -> String {
     }
 }
 
-impl History {
-    /// Returns the history of a slot that had this many restarts. Their times are unknown, so they count as if they
-    /// happened at `now`.
-    pub(crate) fn inherited(restarts: u64, now: Instant) -> Self {
-        let count = usize::try_from(restarts).unwrap_or(usize::MAX).min(RESTARTS_KEPT);
-        Self { in_a_row: 0, restarts: vec![now; count] }
-    }
+/// The end of a container.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    /// The exit code.
+    pub(crate) code: i32,
+    /// How long it ran.
+    pub(crate) ran: Duration,
+    /// When it ended, by a clock that does not step.
+    pub(crate) at: Timestamp,
+}
 
-    /// Decides what follows after a container has ended with this code after running for `ran`, and records the
-    /// restart, if there is one.
-    pub(crate) fn ended(&mut self, policy: &RestartPolicy, code: i32, ran: Duration, now: Instant) -> Decision {
-        if ran >= RESTART_RESET {
-            self.in_a_row = 0;
-        }
-        if let Some(window) = policy.window {
-            self.restarts.retain(|at| now.duration_since(*at) < window);
-        }
-        let failed = code != 0;
-        let wanted = match policy.condition {
-            RestartCondition::Any => true,
-            RestartCondition::OnFailure => failed,
-            RestartCondition::None => false,
-        };
-        let used = u64::try_from(self.restarts.len()).unwrap_or(u64::MAX);
-        if !wanted || policy.max_attempts.is_some_and(|most| used >= most.get()) {
-            return Decision::End(if failed { TaskState::Failed } else { TaskState::Complete });
-        }
-        let delay = policy.delay_after(self.in_a_row.into());
-        self.in_a_row += 1;
-        self.restarts.truncate(RESTARTS_KEPT);
-        self.restarts.push(now);
-        Decision::Restart(delay)
+/// Decides what follows the end of a container, and records the restart, if there is one. If `may_leave`, the task ends
+/// after too many restarts in a row, so that a manager tries another node.
+pub(crate) fn after_end(policy: &RestartPolicy, history: &mut RestartHistory, end: End, may_leave: bool) -> Decision {
+    history.record_run(end.ran);
+    let failed = end.code != 0;
+    let wanted = match policy.condition {
+        RestartCondition::Any => true,
+        RestartCondition::OnFailure => failed,
+        RestartCondition::None => false,
+    };
+    if !wanted || !policy.has_budget(history, end.at) || may_leave && history.leaves_node() {
+        return Decision::End(if failed { TaskState::Failed } else { TaskState::Complete });
     }
+    Decision::Restart(policy.restart(history, end.at))
+}
+
+/// Whether another node could do what the task does: it has no data here, no task belongs to each node, and it need not wait
+/// for its node.
+pub(crate) fn can_move(spec: &ServiceSpec) -> bool {
+    !spec.mode.is_global() && !spec.keep_on_node_loss && spec.volumes().next().is_none()
 }
 
 #[cfg(test)]
@@ -97,6 +82,10 @@ mod tests {
         assert_eq!(error(0, None), "");
     }
 
+    fn after(policy: &RestartPolicy, history: &mut RestartHistory, code: i32, ran: Duration) -> Decision {
+        after_end(policy, history, End { code, ran, at: Timestamp(0) }, false)
+    }
+
     #[test]
     fn the_condition_and_the_code_decide() {
         let cases = [
@@ -109,15 +98,14 @@ mod tests {
         ];
         for (condition, code, expected) in cases {
             let policy = RestartPolicy { condition, ..RestartPolicy::default() };
-            let decided = History::default().ended(&policy, code, SECOND, Instant::now());
-            assert_eq!(decided, expected, "{condition} {code}");
+            assert_eq!(after(&policy, &mut RestartHistory::default(), code, SECOND), expected, "{condition} {code}");
         }
     }
 
     #[test]
     fn delays_double_up_to_a_minute_and_a_healthy_run_resets_them() {
-        let (policy, mut history, now) = (RestartPolicy::default(), History::default(), Instant::now());
-        let mut delay = |ran| match history.ended(&policy, 1, ran, now) {
+        let (policy, mut history) = (RestartPolicy::default(), RestartHistory::default());
+        let mut delay = |ran| match after(&policy, &mut history, 1, ran) {
             Decision::Restart(delay) => delay.as_millis(),
             Decision::End(_) => panic!("there is no bound"),
         };
@@ -131,21 +119,39 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_of_a_slot_ends() {
+    fn the_budget_of_a_slot_ends_here_too() {
         let policy = RestartPolicy { max_attempts: NonZeroU64::new(3), ..RestartPolicy::default() };
-        let begin = Instant::now();
-        let mut history = History::inherited(2, begin);
-        let ended = |history: &mut History, at| history.ended(&policy, 1, SECOND, begin + at);
-        assert!(matches!(ended(&mut history, SECOND), Decision::Restart(_)));
-        assert_eq!(ended(&mut history, 99 * SECOND), Decision::End(TaskState::Failed), "none is forgotten");
+        let mut history = RestartHistory { count: 2, ..RestartHistory::default() };
+        assert_eq!(after(&policy, &mut history, 1, SECOND), NOW_AGAIN);
+        assert_eq!(after(&policy, &mut history, 1, SECOND), Decision::End(TaskState::Failed));
+        assert_eq!(after(&policy, &mut history, 0, SECOND), Decision::End(TaskState::Complete));
     }
 
     #[test]
-    fn restarts_that_have_left_the_window_are_forgiven() {
-        let policy =
-            RestartPolicy { max_attempts: NonZeroU64::new(2), window: Some(5 * SECOND), ..RestartPolicy::default() };
-        let (mut history, begin) = (History::default(), Instant::now());
-        let mut restarts = |at| matches!(history.ended(&policy, 1, SECOND, begin + at * SECOND), Decision::Restart(_));
-        assert_eq!([1, 4, 5, 7, 8].map(&mut restarts), [true, true, false, true, false]);
+    fn after_restarts_in_a_row_the_task_ends_so_that_another_node_is_tried_if_one_can_be() {
+        let policy = RestartPolicy::default();
+        let tries = |may_leave, ran| {
+            let mut history = RestartHistory::default();
+            let ends = |_: &u32| {
+                let end = End { code: 1, ran, at: Timestamp(0) };
+                matches!(after_end(&policy, &mut history, end, may_leave), Decision::End(_))
+            };
+            (1..100).find(ends)
+        };
+        assert_eq!(tries(true, SECOND), Some(7), "a start and six restarts");
+        assert_eq!(tries(false, SECOND), None);
+        assert_eq!(tries(true, 31 * SECOND), None, "they are not in a row");
+    }
+
+    #[test]
+    fn a_task_with_data_or_a_node_of_its_own_is_not_tried_elsewhere() {
+        use flota_api::model::{Mount, MountSource, ServiceMode};
+        let plain = ServiceSpec::default();
+        assert!(can_move(&plain));
+        assert!(!can_move(&ServiceSpec { mode: ServiceMode::Global {}, ..plain.clone() }));
+        assert!(!can_move(&ServiceSpec { keep_on_node_loss: true, ..plain.clone() }));
+        let source = MountSource::Volume { name: Some("data".into()), no_copy: false, per_slot: false };
+        let mounts = vec![Mount { target: "/data".into(), read_only: false, source }];
+        assert!(!can_move(&ServiceSpec { mounts, ..plain }));
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use flota_api::clock::Clock;
 use flota_api::defaults::STARTS_BEFORE_GIVING_UP;
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, OnPartition, ServiceSpec, TaskStatus, TaskValue};
+use flota_api::model::{Assignment, OnPartition, RestartHistory, ServiceSpec, TaskStatus, TaskValue};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::text::with_causes;
 use flota_api::version::Timestamp;
@@ -25,7 +25,7 @@ use crate::health::{HealthBoard, Monitor};
 use crate::order::{Contact, Instruction, Order};
 use crate::records::{Record, TaskRecords};
 use crate::reporter::Reporter;
-use crate::restart::{self, Decision, History};
+use crate::restart::{self, Decision, End};
 use crate::spawned::Spawned;
 use crate::step::{Facts, Step, step};
 use crate::stop::stop;
@@ -84,7 +84,10 @@ pub(crate) struct TaskRunner {
     health: Option<Monitor>,
     /// Whether the last boot ended a container of the task.
     rebooted: bool,
-    history: History,
+    /// The restarts of its slot, by the runner's own clock.
+    history: RestartHistory,
+    /// When the runner began, by the wall clock and by the clock that does not step. From these it tells its own time.
+    begun: (Timestamp, Instant),
     /// Earliest time of the next start.
     due: Instant,
     /// When this daemon started the last container.
@@ -100,7 +103,6 @@ impl TaskRunner {
         let Order { assignment, confirmed, .. } = orders.borrow().clone();
         let status = assignment.status;
         let now = Instant::now();
-        let restarts = assignment.inherited_restarts + u64::from(status.attempt.saturating_sub(1));
         let wait = |until: Option<Timestamp>, most: Duration| {
             until.map_or(Duration::ZERO, |until| shared.clock.now().until(until).min(most))
         };
@@ -108,6 +110,8 @@ impl TaskRunner {
         let delay = status.not_before.map_or(Duration::ZERO, |until| status.at.until(until));
         let left =
             wait(status.not_before, delay).max(wait(assignment.not_before, assignment.spec.restart.longest_delay()));
+        let history = status.restarts.as_deref().cloned().unwrap_or(assignment.restarts);
+        let begun = (shared.clock.now(), now);
         Self {
             shared,
             orders,
@@ -116,7 +120,8 @@ impl TaskRunner {
             health: None,
             rebooted: !confirmed && status.state >= TaskState::Starting && !status.state.is_terminal(),
             status,
-            history: History::inherited(restarts, now),
+            history,
+            begun,
             due: now + left,
             started: None,
             failed_starts: 0,
@@ -325,6 +330,8 @@ impl TaskRunner {
                 tracing::warn!(task.id = %self.task, %error, "failed to start a task; trying again");
                 let delay = START_DELAY * 2u32.pow(self.failed_starts);
                 self.failed_starts += 1;
+                let now = self.now();
+                self.spec.restart.restart(&mut self.history, now);
                 self.status.error = with_causes(&*error);
                 self.begin_attempt(delay, "waits to be started again").await;
                 tear_down(&self.task, prepared).await;
@@ -378,10 +385,27 @@ impl TaskRunner {
             return self.set(TaskState::Shutdown, "stopped").await;
         }
         let code = self.status.exit_code.unwrap_or(FAILED);
-        match self.history.ended(&self.spec.restart, code, ran, Instant::now()) {
+        let end = End { code, ran, at: self.now() };
+        // Without a manager nobody would try another node.
+        let may_leave = self.shared.contact.borrow().lost.is_none() && restart::can_move(&self.spec);
+        match restart::after_end(&self.spec.restart, &mut self.history, end, may_leave) {
             Decision::Restart(delay) => self.begin_attempt(delay, "waits to be restarted").await,
-            Decision::End(state) => self.set(state, "ended").await,
+            Decision::End(state) => {
+                self.record_restarts();
+                self.set(state, "ended").await;
+            }
         }
+    }
+
+    /// Returns the time by a clock that does not step.
+    fn now(&self) -> Timestamp {
+        let (wall, monotonic) = self.begun;
+        wall + monotonic.elapsed()
+    }
+
+    /// Puts the restarts of the slot into the status, by the wall clock, as all its times are.
+    fn record_restarts(&mut self) {
+        self.status.restarts = Some(Box::new(self.history.by_clock(self.now(), self.shared.clock.now())));
     }
 
     /// Begins the next attempt; its start is due after the delay.
@@ -390,12 +414,14 @@ impl TaskRunner {
         self.due = Instant::now() + delay;
         self.status.attempt += 1;
         self.status.health = None;
+        self.record_restarts();
         self.status.not_before = Some(self.shared.clock.now() + delay);
         self.set(TaskState::Ready, why).await;
     }
 
     async fn reject(&mut self, error: &ExecutorError) {
         self.status.error = with_causes(error);
+        self.status.lacks_image = matches!(error, ExecutorError::Unfetched(_));
         self.set(TaskState::Rejected, "").await;
     }
 
@@ -440,7 +466,7 @@ async fn complete(prepared: &mut Prepared, assignment: &Assignment, digest: Opti
     let mut tries = 1;
     loop {
         match prepared.complete(assignment, digest).await {
-            Err(ExecutorError::Transient(error)) if tries < PREPARE_TRIES => {
+            Err(ExecutorError::Transient(error) | ExecutorError::Unfetched(error)) if tries < PREPARE_TRIES => {
                 tracing::warn!(task.id = %assignment.task_id, %error, "failed to prepare a task; trying again");
                 tries += 1;
                 tear_down(&assignment.task_id, prepared).await;

@@ -95,6 +95,10 @@ fn a_forced_update_is_another_run_and_ends_the_one_before() {
         set_program(it, "job", &FakeProgram::default());
         it.update(it.leader(), "again", ServiceSpec { force: 1, ..job(2, 0) }).unwrap();
         it.wait("the second run is under way", 10_000, tasks_are("job", 2, TaskState::Running));
+        let tasks = tasks_of(it.cluster(), "job").unwrap();
+        let runs: Vec<_> = tasks.iter().map(|task| (task.run, task.status.state)).collect();
+        let of_run = |run, state| runs.iter().filter(|it| **it == (run, state)).count();
+        assert_eq!((of_run(1, TaskState::Complete), of_run(2, TaskState::Running)), (2, 2), "{runs:?}");
         set_program(it, "job", &runs_for(1));
         it.update(it.leader(), "and again", ServiceSpec { force: 2, ..job(2, 0) }).unwrap();
         it.wait("the third run is over", 20_000, done(2));

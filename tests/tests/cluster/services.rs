@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use flota_api::model::NodeState;
-use flota_api::proto::control::{CreateServiceRequest, RemoveRequest, RemoveTaskRequest};
+use flota_api::proto::control::{CreateServiceRequest, PutRegistryRequest, RemoveRequest, RemoveTaskRequest};
 use flota_api::proto::specs::{GenericResource, NodeSpec, ServiceSpec};
 use flota_api::proto::types::{Resources, RestartCondition, RestartPolicy};
 use flota_api::state::TaskState;
 use flota_tests::sim::cluster::{DEVICE_KIND, SimCluster};
 use flota_tests::sim::script::{Script, script, spec};
-use flota_worker::{FakeProgram, OnStop, WhatHappened};
+use flota_worker::{FakeFailure, FakeProgram, OnStop, WhatHappened};
 
 use super::{containers, node_is, seen, tasks_are, tasks_of};
 
@@ -62,6 +62,47 @@ fn failing_program_is_restarted_with_growing_delays_until_its_budget_is_gone() {
         assert!(pauses.len() == 3 && pauses.iter().zip(&expected).all(|(it, range)| range.contains(it)), "{pauses:?}");
         it.pass(10_000);
         assert_eq!(tasks_of(it.cluster(), "bad").unwrap().len(), 1, "the slot stays down when its budget is gone");
+    });
+}
+
+#[test]
+fn program_that_keeps_failing_is_tried_on_another_node_after_seven_starts() {
+    script(2, |it| {
+        set_program(it, "bad", &ends_with(7));
+        it.create(it.leader(), restarting("bad", RestartCondition::Any, 9)).unwrap();
+        it.wait("its budget is gone", 400_000, |cluster| {
+            let tasks = tasks_of(cluster, "bad")?;
+            let is_over = tasks.iter().all(|task| task.status.state == TaskState::Failed);
+            seen(is_over && tasks.len() > 1, tasks.iter().map(|task| &task.status).collect::<Vec<_>>())
+        });
+        let mut tasks = tasks_of(it.cluster(), "bad").unwrap();
+        tasks.sort_by_key(|task| task.meta.order());
+        let [first, second] = tasks.as_slice() else { panic!("{tasks:?}") };
+        assert_eq!((first.status.attempt, second.status.attempt), (7, 3), "a start and nine restarts");
+        assert_ne!(first.node_id, second.node_id);
+        assert_eq!(second.restarts(), 9);
+    });
+}
+
+#[test]
+fn task_whose_image_a_registry_refused_is_made_anew_with_other_credentials_and_no_other_is_touched() {
+    script(2, |it| {
+        let refused = FakeProgram { prepare_failure: Some(FakeFailure::always("401")), ..FakeProgram::default() };
+        it.create(it.leader(), spec("web", 1)).unwrap();
+        it.wait("another service runs", 5_000, tasks_are("web", 1, TaskState::Running));
+        let others = tasks_of(it.cluster(), "web").unwrap();
+        set_program(it, "private", &refused);
+        it.create(it.leader(), restarting("private", RestartCondition::Any, 1)).unwrap();
+        it.wait("it is given up", 60_000, tasks_are("private", 2, TaskState::Rejected));
+        it.pass(60_000);
+        tasks_are("private", 2, TaskState::Rejected)(it.cluster()).expect("its budget is gone");
+        set_program(it, "private", &FakeProgram::default());
+        let (request_id, host) = ("login".into(), "docker.io".into());
+        let login = PutRegistryRequest { request_id, host, username: "ada".into(), password: "p".into() };
+        it.request(it.leader(), |mut client| async move { client.put_registry(login).await }).unwrap();
+        it.wait("it runs", 5_000, tasks_are("private", 1, TaskState::Running));
+        let ids = |tasks: &[flota_api::model::Task]| tasks.iter().map(|task| task.id.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(&tasks_of(it.cluster(), "web").unwrap()), ids(&others), "it has its image");
     });
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::networks::all;
+use super::restarts::untimed;
 use super::{FromNumber, Malformed, require};
 use crate::model::{Assignment, Grant, ImageSource, NodeAddress, RegistryCredentials, ServiceSpec, TaskStatus};
 use crate::proto::dispatcher as pd;
@@ -21,7 +22,8 @@ impl From<&Assignment> for pd::TaskAssignment {
             spec_version: it.spec_version,
             spec: Some(it.spec.as_ref().into()),
             status: Some((&it.status).into()),
-            inherited_restarts: it.inherited_restarts,
+            inherited_restarts: it.restarts.count,
+            restarts: Some((&it.restarts).into()),
             not_before: it.not_before.map(|it| it.0),
             image: it.image.as_ref().map(Into::into),
             credentials: it.credentials.as_ref().map(Into::into),
@@ -59,7 +61,7 @@ impl Assignment {
             spec_version: it.spec_version,
             spec,
             status,
-            inherited_restarts: it.inherited_restarts,
+            restarts: it.restarts.map_or_else(|| untimed(it.inherited_restarts), Into::into),
             not_before: it.not_before.map(Timestamp),
             image: it.image.map(Into::into),
             credentials: it.credentials.map(Into::into),
@@ -175,7 +177,7 @@ impl From<pd::RegistryCredentials> for RegistryCredentials {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Attachment, DeviceId, MountedImage, TaskVolume};
+    use crate::model::{Attachment, DeviceId, MountedImage, RestartHistory, TaskVolume};
     use crate::state::{DesiredState, TaskState};
 
     #[test]
@@ -194,7 +196,7 @@ mod tests {
             spec_version: 9,
             spec: Arc::new(ServiceSpec { name: "web".into(), ..ServiceSpec::default() }),
             status: TaskStatus { attempt: 4, state: TaskState::Running, ..TaskStatus::default() },
-            inherited_restarts: 2,
+            restarts: RestartHistory { in_a_row: 1, count: 2, times: vec![Timestamp(7)] },
             not_before: Some(Timestamp(5)),
             image: Some(source.clone()),
             credentials: credentials.clone(),

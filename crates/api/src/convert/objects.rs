@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::networks::all;
+use super::restarts::untimed;
 use super::updates::old_status;
 use super::{FromNumber, Malformed, require};
 use crate::clock_offset::ClockOffset;
 use crate::model::{
-    Cluster, Filter, Image, ImageHolder, Network, Node, NodeStateReason, PendingReason, Rebalance, Registry, Revoked,
-    Secret, Service, Stack, StoredConfig, StoredSecret, Task, ValueData, Volume,
+    Cluster, Filter, Image, ImageHolder, Network, Node, NodeStateReason, PendingReason, Rebalance, Registry,
+    RestartHistory, Revoked, Secret, Service, Stack, StoredConfig, StoredSecret, Task, ValueData, Volume,
 };
 use crate::object::{Object, StoreObject};
 use crate::proto::objects as po;
@@ -58,6 +59,7 @@ impl From<&Cluster> for po::Cluster {
             certificate_life_ms: it.certificate_life.map_or(0, millis),
             retired: it.retired.iter().map(Into::into).collect(),
             dead_manager_after_ms: it.dead_manager_after.map_or(0, millis),
+            task_history_limit: it.task_history_limit.map_or(0, NonZeroU64::get),
             ca_rotation: it.ca_rotation.as_ref().map(Into::into),
         }
     }
@@ -93,6 +95,7 @@ impl TryFrom<po::Cluster> for Cluster {
             certificate_life: unless_zero(it.certificate_life_ms),
             retired: it.retired.into_iter().map(Into::into).collect(),
             dead_manager_after: unless_zero(it.dead_manager_after_ms),
+            task_history_limit: NonZeroU64::new(it.task_history_limit),
             ca_rotation: it.ca_rotation.map(Into::into),
         })
     }
@@ -177,6 +180,7 @@ impl From<&Service> for po::Service {
             spec_set_at: it.spec_set_at.map(|at| at.0),
             revisions: it.revisions.iter().map(Into::into).collect(),
             update: (!is_of_older_build(it)).then(|| (&it.update).into()),
+            job_run: it.job_run,
             cron: (!it.cron.is_unused()).then(|| (&it.cron).into()),
             scale: (!it.scale.is_unused()).then(|| (&it.scale).into()),
             mounted_images: it.mounted_images.iter().map(Into::into).collect(),
@@ -210,11 +214,17 @@ impl TryFrom<po::Service> for Service {
             image_digest: it.image_digest,
             image_platforms: it.image_platforms.into_iter().map(Into::into).collect(),
             values: it.values.into_iter().map(Into::into).collect(),
+            job_run: it.job_run,
             cron: it.cron.try_into()?,
             scale: it.scale.map(Into::into).unwrap_or_default(),
             mounted_images: it.mounted_images.into_iter().map(Into::into).collect(),
         })
     }
+}
+
+/// Whether the task has restarts to inherit, or would seem to have some that do not count.
+fn has_restarts(task: &Task) -> bool {
+    task.restart_history != RestartHistory::default() || task.inherited_restarts > task.moves
 }
 
 impl From<&Task> for po::Task {
@@ -231,6 +241,7 @@ impl From<&Task> for po::Task {
             status: Some((&it.status).into()),
             inherited_restarts: it.inherited_restarts,
             moves: it.moves,
+            restart_history: has_restarts(it).then(|| (&it.restart_history).into()),
             image_digest: it.image_digest.clone(),
             not_before: it.not_before.map(|it| it.0),
             prepared_at: it.prepared_at.map(|it| it.0),
@@ -264,6 +275,10 @@ impl TryFrom<po::Task> for Task {
             status: it.status.try_into()?,
             inherited_restarts: it.inherited_restarts,
             moves: it.moves,
+            restart_history: match it.restart_history {
+                Some(history) => history.into(),
+                None => untimed(it.inherited_restarts.saturating_sub(it.moves)),
+            },
             image_digest: it.image_digest,
             not_before: it.not_before.map(Timestamp),
             prepared_at: it.prepared_at.map(Timestamp),

@@ -349,6 +349,8 @@ impl From<&TaskStatus> for pt::TaskStatus {
             not_before: status.not_before.map(|it| it.0),
             image_digest: status.image_digest.clone(),
             health: status.health.as_ref().map(Into::into),
+            restarts: status.restarts.as_deref().map(Into::into),
+            lacks_image: status.lacks_image,
         }
     }
 }
@@ -367,6 +369,8 @@ impl TryFrom<Option<pt::TaskStatus>> for TaskStatus {
             not_before: status.not_before.map(Timestamp),
             image_digest: status.image_digest,
             health: status.health.map(TryInto::try_into).transpose()?,
+            restarts: status.restarts.map(|it| Box::new(it.into())),
+            lacks_image: status.lacks_image,
         })
     }
 }
@@ -383,6 +387,20 @@ mod tests {
         }
         let newer = ServiceSpec { priority: 7, ..ServiceSpec::default() };
         assert!(ServiceSpec::default().same_task(&newer), "it replaces no task");
+    }
+
+    #[test]
+    fn the_restarts_of_a_slot_survive_the_wire() {
+        let restarts = crate::model::RestartHistory { in_a_row: 1, count: 2, times: vec![Timestamp(3)] };
+        let status =
+            TaskStatus { restarts: Some(Box::new(restarts.clone())), lacks_image: true, ..TaskStatus::default() };
+        assert_eq!(TaskStatus::try_from(Some(pt::TaskStatus::from(&status))), Ok(status));
+        let task =
+            crate::model::Task { inherited_restarts: 3, moves: 1, restart_history: restarts, ..Default::default() };
+        let wire = crate::proto::objects::Task::from(&task);
+        assert_eq!(crate::model::Task::try_from(wire.clone()), Ok(task));
+        let old = crate::model::Task::try_from(crate::proto::objects::Task { restart_history: None, ..wire });
+        assert_eq!(old.map(|it| it.restart_history.count), Ok(2), "an older build has counted");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Attachment, DeviceId, Measured, Secret, ServiceSpec, TaskStatus, TaskValue, TaskVolume};
+use super::{Attachment, DeviceId, Measured, RestartHistory, Secret, ServiceSpec, TaskStatus, TaskValue, TaskVolume};
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::state::DesiredState;
 use crate::version::Timestamp;
@@ -27,8 +27,8 @@ pub struct Assignment {
     pub spec: Arc<ServiceSpec>,
     /// The last status in the store, so that a node that lost its disk continues counting from there.
     pub status: TaskStatus,
-    /// Restarts of the slot before this task, without those that were not caused by a failure.
-    pub inherited_restarts: u64,
+    /// The restarts of the slot before this task, with times like `not_before`.
+    pub restarts: RestartHistory,
     /// The task is not started before this time; `None` if it need not wait. A worker has converted it to a time of
     /// its own clock.
     pub not_before: Option<Timestamp>,
@@ -72,7 +72,7 @@ impl Default for Assignment {
             spec_version: 0,
             spec: Arc::default(),
             status: TaskStatus::default(),
-            inherited_restarts: 0,
+            restarts: RestartHistory::default(),
             not_before: None,
             image: None,
             credentials: None,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::certificate::NodeCertificate;
 use super::network::AddressPool;
 use super::{seconds_or_zero, text_or_empty};
-use crate::defaults::CERTIFICATE_LIFE;
+use crate::defaults::{CERTIFICATE_LIFE, TASK_HISTORY_LIMIT};
 use crate::id::{ClusterId, NodeId, RegistryId};
 use crate::resources::number_or_zero;
 use crate::version::{Meta, Timestamp};
@@ -107,11 +107,19 @@ pub struct Cluster {
     /// How long a manager may be down before another node replaces it; for ever if `None`.
     #[serde(serialize_with = "seconds_or_zero")]
     pub dead_manager_after: Option<Duration>,
+    /// Number of tasks of each slot that are kept, the one that runs included; the default if `None`.
+    #[serde(serialize_with = "number_or_zero")]
+    pub task_history_limit: Option<NonZeroU64>,
     /// The replacement of the CA that goes on. `ca_certificate` and `ca_key` are those of the new one from its beginning.
     pub ca_rotation: Option<CaRotation>,
 }
 
 impl Cluster {
+    /// Returns the number of tasks of each slot that are kept.
+    pub fn task_history_limit(&self) -> NonZeroU64 {
+        self.task_history_limit.unwrap_or(TASK_HISTORY_LIMIT)
+    }
+
     /// Returns the validity of a certificate that is issued now.
     pub fn certificate_life(&self) -> Duration {
         self.certificate_life.unwrap_or(CERTIFICATE_LIFE)

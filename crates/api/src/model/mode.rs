@@ -205,6 +205,11 @@ impl ServiceMode {
         matches!(self, Self::ReplicatedJob { .. } | Self::GlobalJob {} | Self::Cron { .. })
     }
 
+    /// Returns whether its tasks end, and each new spec is another run of them. Those of the mode cron go by its schedule.
+    pub fn has_numbered_runs(&self) -> bool {
+        self.is_job() && self.cron().is_none()
+    }
+
     /// Returns the schedule of the mode cron, and what happens when runs would overlap.
     pub fn cron(&self) -> Option<(&Arc<Schedule>, Concurrency)> {
         match self {

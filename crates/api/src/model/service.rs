@@ -351,12 +351,21 @@ pub struct Service {
     pub virtual_ips: Vec<VirtualIp>,
     /// The ports on which every node answers, all with a published port.
     pub ports: Vec<PublishedPort>,
+    /// Of a job: number of its present run, from 1. Of the mode cron, the status has the numbers. 0 if it is no job.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub job_run: u64,
     /// Of the mode cron: its runs, and which times of its schedule have been handled.
     #[serde(skip_serializing_if = "CronStatus::is_unused")]
     pub cron: CronStatus,
     /// The number of tasks that their load has led to.
     #[serde(rename = "scaleStatus", skip_serializing_if = "ScaleStatus::is_unused")]
     pub scale: ScaleStatus,
+}
+
+/// Whether the service is no job.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_zero(job_run: &u64) -> bool {
+    *job_run == 0
 }
 
 impl Service {

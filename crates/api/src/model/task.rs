@@ -7,6 +7,7 @@ use super::health::{Health, HealthState};
 use super::network::Attachment;
 use super::pending::PendingReason;
 use super::pinned_image::PinnedImage;
+use super::restart::RestartHistory;
 use super::text_or_empty;
 use super::value_use::PinnedValue;
 use crate::id::{NodeId, ServiceId, TaskId};
@@ -35,6 +36,12 @@ pub struct TaskStatus {
     pub image_digest: Option<String>,
     /// The health of this attempt; `None` if it has no check, or no container yet.
     pub health: Option<Health>,
+    /// Whether it was rejected because the registry of an image did not send it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lacks_image: bool,
+    /// The restarts of its slot, by the clock of the worker; `None` as long as they are those that the task has inherited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<Box<RestartHistory>>,
 }
 
 impl Default for TaskStatus {
@@ -49,6 +56,8 @@ impl Default for TaskStatus {
             not_before: None,
             image_digest: None,
             health: None,
+            lacks_image: false,
+            restarts: None,
         }
     }
 }
@@ -84,7 +93,7 @@ pub struct Task {
     pub spec_version: u64,
     /// Number of its slot, from 1. The task that replaces it has the same slot.
     pub slot: u64,
-    /// Number of the run of its service that it belongs to; 0 unless the service is of the mode cron.
+    /// Number of the run of its job that it belongs to; 0 if its service is no job.
     pub run: u64,
     /// The node that the scheduler chose; never changed afterwards.
     #[serde(serialize_with = "text_or_empty")]
@@ -104,11 +113,13 @@ pub struct Task {
     pub desired_state: DesiredState,
     /// The status that its worker observed.
     pub status: TaskStatus,
-    /// Restarts of its slot before this task was made.
+    /// Starts of its slot before this task was made.
     pub inherited_restarts: u64,
-    /// Number of inherited restarts that were not caused by a failure: the node was lost or drained, or a user removed
-    /// the task.
+    /// Number of those starts that made up for a task which had not ended by itself: its node was lost or drained, or a user
+    /// removed it.
     pub moves: u64,
+    /// The restarts of its slot before it was made that count for delay and budget, by the leader's clock.
+    pub restart_history: RestartHistory,
     /// The digest of its image, which may be that of an index; `None` if the service has none and the cluster keeps no
     /// image of that name, in which case the worker asks the registry what the reference means.
     #[serde(serialize_with = "text_or_empty")]
@@ -156,6 +167,7 @@ impl Default for Task {
             status: TaskStatus::default(),
             inherited_restarts: 0,
             moves: 0,
+            restart_history: RestartHistory::default(),
             image_digest: None,
             mounted_images: Vec::new(),
             values: Vec::new(),
@@ -232,14 +244,26 @@ impl Task {
         self.node_id.is_some() && !self.status.state.is_terminal()
     }
 
-    /// Returns how many restarts of the task's slot were caused by failures. They count against the limit of the restart
-    /// policy.
-    pub fn failures(&self) -> u64 {
-        self.restarts().saturating_sub(self.moves)
+    /// Returns the restarts of the slot that count for delay and budget, by the clock by which the task was changed last.
+    pub fn restarts_so_far(&self) -> RestartHistory {
+        match &self.status.restarts {
+            Some(known) => known.by_clock(self.status.at, self.meta.updated_at),
+            // A worker of an older build reports none.
+            None => {
+                let own = u64::from(self.status.attempt.saturating_sub(1));
+                let inherited = &self.restart_history;
+                RestartHistory { in_a_row: inherited.in_a_row + own, count: inherited.count + own, ..inherited.clone() }
+            }
+        }
     }
 
-    /// Returns how often the task's slot was started again after its first start.
-    pub fn restarts(&self) -> u64 {
+    /// Returns how often the task's slot was started before its present start.
+    pub fn starts_before(&self) -> u64 {
         self.inherited_restarts + u64::from(self.status.attempt.saturating_sub(1))
+    }
+
+    /// Returns how often the task's slot was started again after its first start, without moves to other nodes.
+    pub fn restarts(&self) -> u64 {
+        self.starts_before().saturating_sub(self.moves)
     }
 }

@@ -1,5 +1,9 @@
 //! `ctl stack …` manages stacks.
 
+mod removal;
+
+use std::collections::BTreeMap;
+
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
@@ -55,7 +59,7 @@ pub(crate) enum Stack {
     },
     /// List the stacks
     Ls(ListOptions),
-    /// Remove stacks with their services
+    /// Remove stacks with their services, networks, secrets and configs, and wait until they are gone
     Rm {
         /// Also remove the volumes of the stacks, with their data
         #[arg(long)]
@@ -185,7 +189,7 @@ fn removed((id, name): Named) -> Awaited {
 
 async fn rm(client: &Client, names: &[String], volumes: bool, wait: &WaitOptions) -> anyhow::Result<()> {
     named(names)?;
-    let mut gone = Vec::new();
+    let (mut gone, mut stacks) = (Vec::new(), BTreeMap::new());
     for name in names {
         let (stack, services) = get(client, name).await?;
         gone.extend(services.into_iter().map(removed));
@@ -193,8 +197,10 @@ async fn rm(client: &Client, names: &[String], volumes: bool, wait: &WaitOptions
         let request = RemoveStackRequest { request_id: request_id(), name: stack.id.to_string(), volumes };
         client.change(request, |mut control, request| async move { control.remove_stack(request).await }).await?;
         printer::line(name);
+        stacks.insert(stack.id.to_string(), stack.spec.name);
     }
-    progress::services(client, &gone, wait).await
+    progress::services(client, &gone, wait).await?;
+    removal::wait(client, &stacks, wait).await
 }
 
 #[cfg(test)]

@@ -47,6 +47,9 @@ pub(crate) struct Defaults {
     /// Time after which a manager that is down is replaced by a node that may be one; 0 for never (default)
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     dead_manager_after: Option<Duration>,
+    /// Number of tasks of each slot that are kept, the one that runs included (default 5)
+    #[arg(long, value_name = "NUMBER")]
+    task_history_limit: Option<u64>,
 }
 
 fn millis(time: Duration) -> u64 {
@@ -62,6 +65,7 @@ impl Defaults {
             heartbeats_missed: self.missed_heartbeats,
             certificate_life_ms: self.cert_expiry.map(millis),
             dead_manager_after_ms: self.dead_manager_after.map(millis),
+            task_history_limit: self.task_history_limit,
             ..UpdateClusterRequest::default()
         };
         let is_given = request != UpdateClusterRequest::default();
@@ -168,7 +172,7 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
         }
         Swarm::Update { defaults } => {
             let none = || {
-                Usage("no change is given: use --no-new-privileges, --rebalance, --dispatcher-heartbeat, --missed-heartbeats, --cert-expiry or --dead-manager-after".into())
+                Usage("no change is given: use --no-new-privileges, --rebalance, --dispatcher-heartbeat, --missed-heartbeats, --cert-expiry, --dead-manager-after or --task-history-limit".into())
             };
             update(client, defaults.request().ok_or_else(none)?).await?;
             line("Cluster updated.");

@@ -1,13 +1,19 @@
 //! `ctl system …` manages this machine.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use flota_api::proto::control::Empty;
 use flota_api::proto::node::{LogStatistics, NodeInfo, StopTasksRequest};
 use flota_api::proto::types::Role;
 
 use crate::client::{Client, failure};
 use crate::printer::{self, Format, line};
+
+/// How long the leader has to say what the cluster's settings are. What the node knows by itself is printed all the same.
+const CLUSTER_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum System {
@@ -25,14 +31,29 @@ pub(crate) async fn run(verb: System, client: &Client) -> anyhow::Result<()> {
     match verb {
         System::Info { format } => {
             let info = client.info().await?;
+            let limit = task_history_limit(client, &info).await;
             match format {
-                Format::Table => lines(&info).iter().for_each(|it| line(it)),
-                Format::Json => printer::json(&object(&info)),
+                Format::Table => {
+                    lines(&info).iter().for_each(|it| line(it));
+                    limit.iter().for_each(|limit| line(&format!("task history limit: {limit}")));
+                }
+                Format::Json => {
+                    let mut object = object(&info);
+                    limit.iter().for_each(|limit| object["taskHistoryLimit"] = json!(limit));
+                    printer::json(&object);
+                }
             }
         }
         System::StopTasks => drop(client.node().await?.stop_tasks(StopTasksRequest {}).await.map_err(failure)?),
     }
     Ok(())
+}
+
+/// Returns how many tasks of each slot the cluster keeps; `None` if this node is no manager, or no leader answers.
+async fn task_history_limit(client: &Client, info: &NodeInfo) -> Option<u64> {
+    info.store.as_ref()?;
+    let cluster = client.read(Empty {}, |mut control, request| async move { control.get_cluster(request).await });
+    Some(tokio::time::timeout(CLUSTER_WAIT, cluster).await.ok()?.ok()?.task_history_limit)
 }
 
 fn role(info: &NodeInfo) -> &'static str {

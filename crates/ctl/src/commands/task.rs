@@ -264,7 +264,7 @@ pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &Lis
     let request = ListTasksRequest { stale: options.stale, filters: options.filters(), ..request };
     let Listed { header, rows, notes } = listed(client, request).await?;
     printer::age(header);
-    // Only services of the mode cron have runs.
+    // Only jobs have runs.
     let has_runs = rows.iter().any(|row| row.task.run != 0);
     let cells = |row: &Row| -> Vec<String> {
         let task = &row.task;

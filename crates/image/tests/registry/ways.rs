@@ -43,7 +43,8 @@ async fn registry_is_asked_for_what_no_mirror_has() {
     let absent = Server::start(|_, _, _| Answer::new(404, "")).await;
     let mirrors = mirrored(&absent.address, &["http://127.0.0.1:1".into()]);
     let error = Store::new().pull(&absent.image(), &mirrors, None).await.unwrap_err();
-    assert!(error.contains(&absent.address) && error.contains("404"), "the registry's answer counts: {error}");
+    let named = ["failed to connect to http://127.0.0.1:1/", &absent.address, "404"];
+    assert!(named.iter().all(|it| error.contains(it)), "what each has answered: {error}");
 }
 
 /// A server with a certificate of a private authority; also that authority in PEM.

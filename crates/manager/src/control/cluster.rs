@@ -38,6 +38,8 @@ pub(crate) struct ClusterDefaults {
     pub(crate) certificate_life: Option<Duration>,
     /// How long a manager may be down before another node replaces it; for ever if zero.
     pub(crate) dead_manager_after: Option<Duration>,
+    /// Number of tasks of each slot that are kept.
+    pub(crate) task_history_limit: Option<u64>,
 }
 
 /// The periods of heartbeats that can be chosen. A lost node is to be found within minutes.
@@ -50,6 +52,9 @@ const CERTIFICATE_LIVES: RangeInclusive<Duration> = LEAST_CERTIFICATE_LIFE..=Dur
 /// In builds for tests, a certificate may expire while a test runs.
 const LEAST_CERTIFICATE_LIFE: Duration =
     Duration::from_secs(if cfg!(feature = "brief-certificates") { 10 } else { 3_600 });
+
+/// The numbers of tasks of a slot that can be kept. The store has all of them in memory.
+const TASK_HISTORY_LIMITS: RangeInclusive<u64> = 1..=100;
 
 /// The shortest time for which a join token can be made.
 const LEAST_TTL: Duration = Duration::from_secs(1);
@@ -80,6 +85,10 @@ impl ClusterDefaults {
         if self.dead_manager_after.is_some_and(|it| !it.is_zero() && it < LEAST_DEAD_MANAGER_AFTER) {
             let why = format!("it is at least {LEAST_DEAD_MANAGER_AFTER:?}, or 0 if no manager is to be replaced");
             found.push(Violation { field: "dead_manager_after".into(), why });
+        }
+        if self.task_history_limit.is_some_and(|it| !TASK_HISTORY_LIMITS.contains(&it)) {
+            let why = format!("it is from {} to {}", TASK_HISTORY_LIMITS.start(), TASK_HISTORY_LIMITS.end());
+            found.push(Violation { field: "task_history_limit".into(), why });
         }
         if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
     }
@@ -117,6 +126,7 @@ impl<M: Member> Control<M> {
             let certificate_life = defaults.certificate_life.or(cluster.certificate_life);
             let dead_manager_after = defaults.dead_manager_after.or(cluster.dead_manager_after);
             let dead_manager_after = dead_manager_after.filter(|it| !it.is_zero());
+            let task_history_limit = defaults.task_history_limit.map_or(cluster.task_history_limit, NonZeroU64::new);
             let mut tx = WriteTx::new(view, request_id);
             tx.update(Cluster {
                 no_new_privileges,
@@ -125,6 +135,7 @@ impl<M: Member> Control<M> {
                 heartbeats_missed,
                 certificate_life,
                 dead_manager_after,
+                task_history_limit,
                 ..cluster
             });
             Ok((tx.finish(), ()))

@@ -104,6 +104,7 @@ impl Api for ControlService {
             heartbeats_missed: request.heartbeats_missed,
             certificate_life: request.certificate_life_ms.map(Duration::from_millis),
             dead_manager_after: request.dead_manager_after_ms.map(Duration::from_millis),
+            task_history_limit: request.task_history_limit,
         };
         let key = request_key("update_cluster", &request.request_id);
         reply(self.control.update_cluster(key.as_deref(), defaults).await)

@@ -5,7 +5,7 @@ mod check;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use flota_api::id::NetworkId;
+use flota_api::id::{NetworkId, StackId};
 use flota_api::model::{
     Cluster, INGRESS, Network, NetworkDriver, NetworkSpec, NodePort, NodeState, PublishMode, PublishedPort,
     ServiceSpec, Task,
@@ -294,6 +294,23 @@ fn taken(port: &PublishedPort, name: &str, view: &Tables) -> Option<String> {
     let mut excludes =
         others.filter(|other| is_everywhere(port) || other.ports.iter().chain(&other.spec.ports).any(is_everywhere));
     excludes.next().map(|other| other.spec.name.clone())
+}
+
+/// Checks that no other service uses the networks of a stack, which is removed with its services. They go when the last task
+/// that uses them has ended (`allocator/networks.rs`).
+///
+/// # Errors
+/// Another service uses one of them.
+pub(super) fn leave_of_stack(view: &Tables, stack: &StackId) -> Result<(), ControlError> {
+    for network in view.networks().filter(|it| it.stack_id.as_ref() == Some(stack)) {
+        let others = view.services_of_network(&network.id).filter(|it| it.stack_id.as_ref() != Some(stack));
+        let users: BTreeSet<String> = others.map(|it| it.spec.name.clone()).collect();
+        if !users.is_empty() {
+            let (network, users) = (network.spec.name.clone(), users.into_iter().collect());
+            return Err(ControlError::NetworkInUse { network, users });
+        }
+    }
+    Ok(())
 }
 
 impl<M: Member> Control<M> {

@@ -294,7 +294,7 @@ fn has_failed(service: &Service, tasks: &[&Arc<Task>], desired: u64) -> bool {
     }
     let is_over = |task: &Arc<Task>| task.has_done_its_work() || is_given_up(service, task);
     newest.len() as u64 >= desired
-        && newest.values().all(|task| task.spec_version == service.spec_version && is_over(task))
+        && newest.values().all(|task| wanted::is_of_present_run(service, task) && is_over(task))
         && newest.values().any(|task| is_given_up(service, task))
 }
 

@@ -81,9 +81,10 @@ fn is_within_bounds(service: &Service, spec: &ServiceSpec, sets_replicas: bool) 
 pub(super) fn new_service(spec: ServiceSpec, stack_id: Option<StackId>, random: &Random) -> Service {
     Service {
         id: random.draw(ServiceId::random),
-        spec: Arc::new(spec),
         spec_version: 1,
         stack_id,
+        job_run: u64::from(spec.mode.has_numbered_runs()),
+        spec: Arc::new(spec),
         ..Service::default()
     }
 }

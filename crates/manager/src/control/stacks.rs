@@ -252,8 +252,8 @@ impl<M: Member> Control<M> {
         Ok(ids)
     }
 
-    /// Removes the stack and its services. Its networks go when their last task has ended. Its volumes stay, unless
-    /// `with_volumes`.
+    /// Removes the stack and its services. Its networks, secrets and configs go when the last task that uses them has ended.
+    /// Its volumes stay, unless `with_volumes`. It is refused if another service uses something that would go.
     pub(crate) async fn remove_stack(
         &self,
         request_id: Option<&str>,
@@ -270,7 +270,8 @@ impl<M: Member> Control<M> {
             if with_volumes {
                 volumes::remove_of_stack(&mut tx, stack)?;
             }
-            values::remove_of_stack(&mut tx, &id)?;
+            networks::leave_of_stack(&view, &id)?;
+            values::leave_of_stack(&mut tx, &id)?;
             tx.remove(Kind::Stack, id.as_str());
             Ok((tx.finish(), ()))
         });

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use flota_api::id::{NodeId, ServiceId};
 use flota_api::model::{
-    Health, HealthState, Node, NodeState, Service, ServiceMode, ServiceSpec, StreamKind, Task, TaskFrame, TaskStatus,
+    Health, HealthState, Node, NodeState, Service, ServiceMode, ServiceSpec, StreamKind, Task, TaskFrame,
 };
 use flota_api::naming::task_name;
 use flota_api::state::DesiredState;
@@ -60,12 +60,9 @@ impl TaskSummary {
         self.spec.as_ref().map(|spec| spec.container_labels.clone()).unwrap_or_default()
     }
 
-    /// Whether it waits to be started again after its program has ended again and again.
+    /// Whether it is to be started again after the programs of its slot have ended again and again.
     pub(crate) fn is_in_crash_loop(&self) -> bool {
-        let TaskStatus { at, attempt, not_before, .. } = &self.task.status;
-        let is_loop = |spec: &ServiceSpec, next| spec.restart.is_crash_loop(*attempt, at.until(next));
-        let next = not_before.filter(|_| self.task.is_live() && !self.task.is_serving());
-        self.spec.as_deref().zip(next).is_some_and(|(spec, next)| is_loop(spec, next))
+        self.task.is_live() && !self.task.is_serving() && self.task.restarts_so_far().is_crash_loop()
     }
 
     /// Why the task is not in its desired state, or why its state may be outdated; empty if no reason is known.
@@ -273,7 +270,7 @@ fn take_slot(tx: &mut WriteTx, view: &Tables, service: &Service, slot: u64) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::NodeDescription;
+    use flota_api::model::{NodeDescription, TaskStatus};
     use flota_api::object::StoreObject;
     use flota_api::state::TaskState;
 

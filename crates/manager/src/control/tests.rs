@@ -277,6 +277,20 @@ async fn a_default_of_the_cluster_stays_until_another_is_given() {
 }
 
 #[tokio::test]
+async fn how_many_tasks_of_a_slot_are_kept_is_a_setting_within_bounds() {
+    let control = cluster().await;
+    let limit = |task_history_limit| ClusterDefaults { task_history_limit, ..ClusterDefaults::default() };
+    for (given, expected) in [(None, 5), (Some(7), 7), (None, 7), (Some(1), 1)] {
+        let updated = control.update_cluster(None, limit(given)).await.expect("it is within the bounds").cluster;
+        assert_eq!(updated.task_history_limit().get(), expected, "{given:?}");
+    }
+    for given in [0, 101] {
+        let refused = control.update_cluster(None, limit(Some(given))).await.expect_err("it is out of bounds");
+        assert!(refused.to_string().contains("task_history_limit: it is from 1 to 100"), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn how_lost_nodes_are_found_is_chosen_within_bounds() {
     let control = cluster().await;
     let heartbeat = |millis: u64, missed: u64| ClusterDefaults {

@@ -14,7 +14,7 @@ use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use flota_api::defaults::REPLICAS_BOUND;
+use flota_api::defaults::{REPLICAS_BOUND, RESTARTS_TIMED};
 use flota_api::image_ref::ImageRef;
 use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
 use flota_api::{naming, template};
@@ -53,6 +53,10 @@ pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
             "restart.condition",
             Err("a job is not started again once its work is done: `on-failure` or `none`".into()),
         );
+    }
+    let timed = spec.restart.max_attempts.filter(|_| spec.restart.window.is_some());
+    if let Some(most) = timed.filter(|most| most.get() > RESTARTS_TIMED as u64) {
+        check("restart.max_attempts", Err(format!("with a window, {most} is over the bound of {RESTARTS_TIMED}")));
     }
     times(spec, &mut check);
     if spec.mode.cron().is_some() && !spec.depends_on.is_empty() {
@@ -170,7 +174,20 @@ fn times(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::ServiceMode;
+    use flota_api::model::{RestartPolicy, ServiceMode};
+
+    #[test]
+    fn a_window_counts_a_hundred_restarts_at_most() {
+        let why = |most, window| {
+            let window = Some(Duration::from_secs(window)).filter(|it| !it.is_zero());
+            let restart = RestartPolicy { max_attempts: NonZeroU64::new(most), window, ..RestartPolicy::default() };
+            let spec = ServiceSpec { name: "web".into(), image: "web".into(), restart, ..ServiceSpec::default() };
+            violations(&spec).iter().map(|it| format!("{}: {}", it.field, it.why)).collect::<Vec<_>>()
+        };
+        assert_eq!(why(100, 60), [""; 0]);
+        assert_eq!(why(1_000, 0), [""; 0]);
+        assert_eq!(why(101, 60), ["restart.max_attempts: with a window, 101 is over the bound of 100"]);
+    }
 
     #[test]
     fn every_violation_is_named_with_its_field() {

@@ -143,7 +143,9 @@ pub(super) fn add_declared(
                 declared.changed.insert(key.clone());
                 value
             }
-            Some(known) if known.stack_id.as_ref() != Some(stack) => {
+            Some(known)
+                if known.stack_id.as_ref().is_none_or(|id| id != stack && view.stack(id.as_str()).is_some()) =>
+            {
                 return refuse("it exists already and does not belong to this stack: declare it as `external`");
             }
             Some(known) if known.spec.template != it.spec.template => {
@@ -153,7 +155,8 @@ pub(super) fn add_declared(
                 let newest = known.newest().and_then(|version| view.get::<ValueData>(version.data.as_str()));
                 let is_same = newest.is_some_and(|newest| newest.bytes == it.bytes);
                 let next = if is_same { known.clone() } else { add_version(tx, &known, new_id(), it.bytes.clone()) };
-                let next = AnyValue { spec: it.spec.clone(), ..next };
+                // A stack of the same name that was removed may have left it to its last tasks.
+                let next = AnyValue { spec: it.spec.clone(), stack_id: Some(stack.clone()), ..next };
                 if next != known {
                     update(tx, kind, next.clone());
                     declared.changed.insert(key.clone());
@@ -171,11 +174,12 @@ pub(super) fn add_declared(
     Ok(declared)
 }
 
-/// Removes the secrets and configs of a stack, whose services are removed in the same transaction.
+/// Checks that nobody else uses the secrets and configs of a stack, which is removed with its services in the same
+/// transaction. They go when the last task that uses them has ended (`stack_values.rs`).
 ///
 /// # Errors
 /// Another service uses one of them.
-pub(super) fn remove_of_stack(tx: &mut WriteTx, stack: &StackId) -> Result<(), ControlError> {
+pub(super) fn leave_of_stack(tx: &mut WriteTx, stack: &StackId) -> Result<(), ControlError> {
     let view = Arc::clone(tx.view());
     for kind in [ValueKind::Secret, ValueKind::Config] {
         for value in all(&view, kind).into_iter().filter(|it| it.stack_id.as_ref() == Some(stack)) {
@@ -185,7 +189,8 @@ pub(super) fn remove_of_stack(tx: &mut WriteTx, stack: &StackId) -> Result<(), C
             if !users.is_empty() {
                 return Err(ControlError::ValueInUse { kind: kind.into(), name: value.spec.name, users });
             }
-            remove(tx, kind, &value);
+            // It changes, so that a service which begins to use it meanwhile fails.
+            update(tx, kind, value);
         }
     }
     Ok(())

@@ -259,8 +259,8 @@ fn assignment(
         spec_version: task.spec_version,
         spec: None,
         status: Some(status),
-        // The worker counts against the restart budget, and moves between nodes do not count against it.
-        inherited_restarts: task.inherited_restarts - task.moves.min(task.inherited_restarts),
+        inherited_restarts: task.restart_history.count,
+        restarts: Some((&task.restart_history).into()),
         not_before: task.not_before.map(|it| it.0),
         image: told.image.as_ref().map(|image| image.as_ref().clone()),
         credentials: registry.map(credentials),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use flota_api::defaults::HEALTH_RESULTS;
+use flota_api::defaults::{HEALTH_RESULTS, RESTARTS_TIMED};
 use flota_api::id::{NodeId, TaskId};
 use flota_api::image_ref::is_digest;
 use flota_api::model::{Health, TaskStatus};
@@ -95,7 +95,9 @@ fn accepted(view: &Tables, node_id: &NodeId, reports: Vec<TaskReport>) -> Vec<(T
         let image_digest = status.image_digest.filter(|digest| is_digest(digest));
         let health = status.health.map(|health| bounded_health(health, room));
         room -= health.as_ref().map_or(0, |health| health.log.len());
-        let status = TaskStatus { message, error, image_digest, health, ..status };
+        let mut restarts = status.restarts;
+        restarts.iter_mut().for_each(|it| it.times.truncate(RESTARTS_TIMED));
+        let status = TaskStatus { message, error, image_digest, health, restarts, ..status };
         observed.then(|| (report.task_id.into(), node_id.clone(), status))
     };
     own.filter_map(status).collect()

@@ -344,7 +344,7 @@ fn a_preempted_task_counts_neither_as_a_failure_of_an_update_nor_against_the_bud
     it.remove("high");
     it.settle();
     let [task] = &it.tasks(|task| task.service_id.as_str() == "low" && task.is_live())[..] else { panic!("one task") };
-    assert_eq!((it.of_service("low").0, task.failures(), task.not_before), (1, 0, None));
+    assert_eq!((it.of_service("low").0, task.restarts(), task.not_before), (1, 0, None));
     assert_eq!(it.phase("low"), UpdatePhase::Updating, "and now it is watched");
     it.now = it.now + Duration::from_secs(61);
     it.change();

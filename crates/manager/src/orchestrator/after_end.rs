@@ -30,7 +30,8 @@ pub(super) fn after_end(service: &Service, last: &Task) -> AfterEnd {
         return AfterEnd::Replace;
     }
     let policy = &service.spec.restart;
-    let within_budget = policy.max_attempts.is_none_or(|most| last.failures() < most.get());
+    // The time is that of the end, so that every leader decides the same, however late.
+    let within_budget = policy.has_budget(&last.restarts_so_far(), last.meta.updated_at);
     match last.status.state {
         // The task was stopped, but its slot remains: it was moved, or removed by a user.
         _ if last.desired_state.is_stopping() => AfterEnd::Replace,
@@ -53,5 +54,6 @@ pub(crate) fn is_given_up(service: &Service, last: &Task) -> bool {
 /// When the task that replaces this failed one may start. The delay counts from when the leader learned of the end,
 /// because the clock of the node may be wrong.
 pub(super) fn delayed(service: &Service, failed: &Task) -> Timestamp {
-    failed.meta.updated_at + service.spec.restart.delay_after(failed.failures() + 1)
+    let ended_at = failed.meta.updated_at;
+    ended_at + service.spec.restart.restart(&mut failed.restarts_so_far(), ended_at)
 }

@@ -1,10 +1,11 @@
 //! Deletes tasks whose removal was requested and that have ended, tasks of removed nodes, and old history. The history
-//! of a slot is its newest task, its last failure, and the last one that was preempted; of the mode cron, those of each
-//! run that is kept.
+//! of a slot are its newest tasks, as many as the cluster's setting says, its last failure, and the last one that was
+//! preempted; of the mode cron, those of each run that is kept.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use flota_api::defaults::TASK_HISTORY_LIMIT;
 use flota_api::id::ServiceId;
 use flota_api::model::{RestartCondition, Task};
 use flota_api::object::{Kind, Object};
@@ -38,6 +39,11 @@ impl ControlLoop for Reaper {
             {
                 vec![Key::of(&new.id)]
             }
+            Event::Updated { old: Object::Cluster(old), new: Object::Cluster(new) }
+                if old.task_history_limit != new.task_history_limit =>
+            {
+                self.all(view)
+            }
             Event::Updated { old: Object::Task(old), new: Object::Task(new) }
                 if old.desired_state != new.desired_state
                     || old.status.state.is_terminal() != new.status.state.is_terminal() =>
@@ -56,8 +62,9 @@ impl ControlLoop for Reaper {
             None => view.tasks_of_service(&service).collect(),
         };
         for slot in tasks.chunk_by(|left, right| left.slot == right.slot) {
+            let has_schedule = view.service(&service).is_some_and(|it| it.spec.mode.cron().is_some());
             let mut runs: BTreeMap<u64, Vec<&Arc<Task>>> = BTreeMap::new();
-            slot.iter().for_each(|task| runs.entry(task.run).or_default().push(task));
+            slot.iter().for_each(|task| runs.entry(if has_schedule { task.run } else { 0 }).or_default().push(task));
             runs.values().for_each(|tasks| reap(tasks, view, &mut plan));
             if plan.is_full(cx) {
                 break;
@@ -67,30 +74,37 @@ impl ControlLoop for Reaper {
     }
 }
 
-/// Removes what is not needed of the tasks of one slot, in one run.
+/// Removes what is not needed of the tasks of one slot; of the mode cron, in one run.
 fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
-    // The newest task decides whether its slot gets another one.
-    let newest = slot.iter().max_by_key(|task| task.meta.order()).map(|task| &task.id);
+    // The newest tasks are the history. Of these, the very newest decides whether its slot gets another one.
+    let limit = view.cluster().map_or(TASK_HISTORY_LIMIT, |cluster| cluster.task_history_limit()).get();
+    let mut newest: Vec<_> = slot.iter().collect();
+    newest.sort_by_key(|task| std::cmp::Reverse(task.meta.order()));
+    newest.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     let failures = slot.iter().filter(|task| matches!(task.status.state, TaskState::Failed | TaskState::Rejected));
     let last_failure = failures.max_by_key(|task| task.meta.order()).map(|task| &task.id);
     let preempted = slot.iter().filter(|task| task.preempted_by.is_some());
     let last_preempted = preempted.max_by_key(|task| task.meta.order()).map(|task| &task.id);
     for task in slot {
+        let service = view.service(&task.service_id);
         let unassigned = task.node_id.is_none();
         let ended = task.status.state.is_terminal() || unassigned;
         // The result of a job is kept, so that its work is not done again.
         let is_result = task.has_done_its_work()
-            && view.service(&task.service_id).is_some_and(|service| {
-                let is_present = service.spec_version == task.spec_version || service.cron.run(task.run).is_some();
+            && service.is_some_and(|service| {
+                let is_present = service.spec_version == task.spec_version && service.job_run == task.run
+                    || service.cron.run(task.run).is_some();
                 service.spec.restart.condition != RestartCondition::Any && is_present
             });
         let nowhere = !unassigned && view.node_of(task).is_none() && !is_result;
         let unwanted =
             task.desired_state == DesiredState::Remove || (unassigned && task.desired_state == DesiredState::Shutdown);
-        let is_forgotten =
-            task.run != 0 && view.service(&task.service_id).is_some_and(|service| service.cron.run(task.run).is_none());
-        let is_history = [newest, last_failure, last_preempted].contains(&Some(&task.id)) || is_result;
-        let kept = is_history && !is_forgotten || !task.status.state.is_terminal();
+        let has_schedule = service.is_some_and(|service| service.spec.mode.cron().is_some());
+        let is_forgotten = has_schedule && service.is_some_and(|service| service.cron.run(task.run).is_none());
+        let is_of_history = newest.iter().any(|it| it.id == task.id)
+            || [last_failure, last_preempted].contains(&Some(&task.id))
+            || is_result;
+        let kept = is_of_history && !is_forgotten || !task.status.state.is_terminal();
         if nowhere || (unwanted && ended) || !kept {
             plan.remove(Kind::Task, &task.id);
         }
@@ -100,8 +114,12 @@ fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{CronRun, CronStatus, Node, RunState, Service, TaskStatus};
+    use flota_api::model::{
+        Cluster, Concurrency, CronRun, CronStatus, Node, RestartPolicy, RunState, Service, ServiceMode, ServiceSpec,
+        TaskStatus,
+    };
     use flota_api::object::StoreObject;
+    use flota_api::schedule::Schedule;
     use flota_api::version::{Meta, Timestamp};
 
     use crate::plan::Change;
@@ -125,7 +143,14 @@ mod tests {
 
     /// Returns the tasks of a service that are removed, in order.
     fn removed_of(service: Option<Service>, tasks: Vec<Task>) -> Vec<String> {
+        removed_with_limit(1, service, tasks)
+    }
+
+    /// As `removed_of`, where so many tasks of a slot are kept.
+    fn removed_with_limit(limit: u64, service: Option<Service>, tasks: Vec<Task>) -> Vec<String> {
         let mut view = Tables::default();
+        let task_history_limit = std::num::NonZeroU64::new(limit);
+        view.put(Cluster { id: "c".into(), task_history_limit, ..Cluster::default() }.into_object());
         service.into_iter().for_each(|service| view.put(service.into_object()));
         view.put(Node { id: "n".into(), ..Node::default() }.into_object());
         tasks.into_iter().for_each(|task| view.put(task.into_object()));
@@ -146,6 +171,36 @@ mod tests {
         assert_eq!(removed(history()), ["a", "aaa"]);
         assert_eq!(removed(history().split_off(2)), ["aaa"], "a success tells little");
         assert_eq!(removed(vec![task("a", Failed)]), [] as [&str; 0], "it decides whether there is another one");
+    }
+
+    #[test]
+    fn as_many_tasks_of_a_slot_are_kept_as_the_cluster_says() {
+        use TaskState::{Complete, Failed, Running, Shutdown};
+        let history = || {
+            let states = [Failed, Shutdown, Failed, Complete, Shutdown, Running];
+            states.iter().enumerate().map(|(age, state)| task(&"a".repeat(age + 1), *state)).collect::<Vec<_>>()
+        };
+        assert_eq!(removed_with_limit(6, None, history()), [] as [&str; 0]);
+        assert_eq!(removed_with_limit(5, None, history()), ["a"]);
+        assert_eq!(removed_with_limit(1, None, history()), ["a", "aa", "aaaa", "aaaaa"], "and the last failure");
+        let old = Cluster::default();
+        let new = Cluster { task_history_limit: std::num::NonZeroU64::new(2), ..old.clone() };
+        let mut view = Tables::default();
+        view.put(task("a", Running).into_object());
+        let event = Event::Updated { old: old.into_object(), new: new.into_object() };
+        assert_eq!(Reaper.dirtied_by(&event, &view), [Key::of("s")], "a lower limit is for all slots");
+    }
+
+    #[test]
+    fn the_results_of_the_present_run_of_a_job_stay_and_those_of_earlier_ones_are_history() {
+        let of_run = |id: &str, run| Task { run, ..task(id, TaskState::Complete) };
+        let mode = ServiceMode::ReplicatedJob { completions: 1, max_concurrent: None };
+        let restart = RestartPolicy { condition: RestartCondition::OnFailure, ..RestartPolicy::default() };
+        let spec = Arc::new(ServiceSpec { mode, restart, ..ServiceSpec::default() });
+        let job = Service { id: "s".into(), spec, job_run: 4, ..Service::default() };
+        let tasks = || vec![of_run("a", 1), of_run("aa", 2), of_run("aaa", 3), of_run("aaaa", 4)];
+        assert_eq!(removed_with_limit(1, Some(job.clone()), tasks()), ["a", "aa", "aaa"]);
+        assert_eq!(removed_with_limit(3, Some(job), tasks()), ["a"]);
     }
 
     #[test]
@@ -183,7 +238,11 @@ mod tests {
             of_run("cc", 3, Failed),
             of_run("ccc", 3, Running),
         ];
-        let service = Service { id: "s".into(), cron, ..Service::default() };
+        let schedule = Arc::new(Schedule::parse("@hourly", "UTC").expect("a schedule"));
+        let mode =
+            ServiceMode::Cron { schedule, concurrency: Concurrency::Forbid, completions: 1, max_concurrent: None };
+        let spec = Arc::new(ServiceSpec { mode, ..ServiceSpec::default() });
+        let service = Service { id: "s".into(), spec, cron, ..Service::default() };
         assert_eq!(
             removed_of(Some(service), tasks),
             ["a", "c"],

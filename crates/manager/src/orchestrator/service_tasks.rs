@@ -21,7 +21,7 @@ use flota_raft_store::{Event, Tables};
 use super::after_end::{self, AfterEnd, after_end, delayed};
 use super::places::{Places, places};
 use super::slot::{Slot, slots};
-use super::{moves, task_factory, update};
+use super::{credentials, moves, task_factory, update};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 use crate::wanted::{self, Eligibility};
@@ -79,6 +79,7 @@ impl ControlLoop for ServiceTasks {
         };
         let changed = keys.iter().map(|key| ServiceId::from(key.id));
         keys.extend(dependencies::concerned(event, changed, view).iter().map(Key::of));
+        keys.extend(credentials::concerned(event, view));
         keys
     }
 
@@ -91,7 +92,7 @@ impl ControlLoop for ServiceTasks {
             (Some(service), None) => plan_service(service, view, &mut plan, cx),
             (Some(service), Some(number)) => {
                 plan.expect(Kind::Service, key.id);
-                let slot = Slot::new(view.tasks_of_slot(&id, number), service.spec_version);
+                let slot = Slot::of(service, view.tasks_of_slot(&id, number));
                 if slot.counts() && dependencies::may_start(service, view, &mut plan) {
                     plan_slot(service, number, &slot, view, &mut plan, cx);
                 }
@@ -337,6 +338,10 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
         slot.live().for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
         return;
     }
+    if let Some(waiting) = credentials::waits_in_vain(slot, view) {
+        plan.set_desired(waiting, DesiredState::Shutdown);
+        return;
+    }
     // Its task stays where it is after all, as its node is no longer drained.
     let stays = |task: &Arc<Task>| !moves::is_leaving(task, view) && !lost(task);
     if let Some((new, old)) = slot.move_under_way() {
@@ -375,6 +380,7 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
         None => match slot.newest().map(|last| (last, after_end(service, last))) {
             // The slot gets a new task only once the old one has ended.
             _ if !stopping_is_lost(slot, view) => return,
+            Some((last, _)) if credentials::have_changed_for(last, view) => None,
             Some((_, AfterEnd::Stay)) => return,
             Some((last, AfterEnd::ReplaceLater)) => Some(delayed(service, last)),
             Some((_, AfterEnd::Replace)) | None => None,

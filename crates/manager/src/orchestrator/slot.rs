@@ -16,13 +16,15 @@ pub(super) struct Slot {
     pub(super) tasks: Vec<Arc<Task>>,
     /// Number of the service's present spec.
     spec_version: u64,
+    /// Number of the run of the job that goes on; 0 if it is none.
+    run: u64,
 }
 
 /// The slots of a service, by number.
 pub(super) fn slots(service: &Service, view: &Tables) -> BTreeMap<u64, Slot> {
     let tasks: Vec<_> = view.tasks_of_service(&service.id).collect();
     let slots = tasks.chunk_by(|left, right| left.slot == right.slot);
-    slots.map(|tasks| (tasks[0].slot, Slot::new(tasks.iter().copied(), service.spec_version))).collect()
+    slots.map(|tasks| (tasks[0].slot, Slot::of(service, tasks.iter().copied()))).collect()
 }
 
 /// The key that sorts the tasks of a slot, oldest first; with the fault `OrderByClock` on, their times.
@@ -35,7 +37,18 @@ impl Slot {
     pub(super) fn new<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, spec_version: u64) -> Self {
         let mut tasks: Vec<_> = tasks.cloned().collect();
         tasks.sort_by(|left, right| (order(left), &left.id).cmp(&(order(right), &right.id)));
-        Self { tasks, spec_version }
+        Self { tasks, spec_version, run: 0 }
+    }
+
+    /// The slot with these tasks, of this service; of the mode cron, see [`Slot::of_run`].
+    pub(super) fn of<'a>(service: &Service, tasks: impl Iterator<Item = &'a Arc<Task>>) -> Self {
+        Self::new(tasks, service.spec_version).of_run(service.job_run)
+    }
+
+    /// The slot with another run that goes on.
+    #[must_use]
+    pub(super) fn of_run(self, run: u64) -> Self {
+        Self { run, ..self }
     }
 
     /// Tasks that may still run.
@@ -119,9 +132,9 @@ impl Slot {
         self.live().next().is_some() || self.is_stopping()
     }
 
-    /// Whether a task of it has done what the present spec asks for, as that of a job can.
+    /// Whether a task of it has done what the present spec asks for, in the present run, as that of a job can.
     pub(super) fn is_done(&self) -> bool {
-        self.tasks.iter().any(|task| self.is_present(task) && task.has_done_its_work())
+        self.tasks.iter().any(|task| self.is_present(task) && task.run == self.run && task.has_done_its_work())
     }
 
     /// Whether a task that was told to stop has not ended yet.

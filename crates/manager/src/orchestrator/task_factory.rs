@@ -9,6 +9,7 @@ use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::{Meta, Timestamp};
 use flota_raft_store::Tables;
 
+use super::credentials;
 use crate::plan::PlanContext;
 
 /// A new task in `slot`, on the node of that slot if it has one of its own. It inherits the restarts of `before` if that
@@ -37,6 +38,12 @@ pub(super) fn make(
     };
     let values = kept.map_or(&service.values, |task| &task.values).clone();
     let same = before.filter(|task| task.spec_version == spec_version);
+    // What failed for the lack of credentials says nothing about the task once there are others.
+    let counts = same.filter(|task| !credentials::have_changed_for(task, view));
+    let mut restart_history = counts.map(|task| task.restarts_so_far()).unwrap_or_default();
+    if let Some(ended) = counts.filter(|task| ended_by_itself(task)) {
+        service.spec.restart.restart(&mut restart_history, ended.meta.updated_at);
+    }
     Task {
         id: TaskId::random(&mut cx.rng),
         // Placeholders until the store sets these fields: the task is newer than everything in the view.
@@ -44,12 +51,14 @@ pub(super) fn make(
         service_id: service.id.clone(),
         spec_version,
         slot,
-        run: before.map_or(0, |task| task.run),
+        // The run of a service of the mode cron is known to whoever calls.
+        run: if service.spec.mode.has_numbered_runs() { service.job_run } else { before.map_or(0, |task| task.run) },
         pinned_to: view.tasks_of_slot(&service.id, slot).find_map(|task| task.pinned_to.clone()),
         desired_state: DesiredState::Running,
         status: TaskStatus { state: TaskState::Pending, at: cx.now, ..TaskStatus::default() },
-        inherited_restarts: same.map_or(0, |task| task.restarts() + 1),
+        inherited_restarts: same.map_or(0, |task| task.starts_before() + 1),
         moves: same.map_or(0, |task| task.moves + u64::from(!ended_by_itself(task))),
+        restart_history,
         image_digest,
         mounted_images,
         values,
@@ -58,7 +67,7 @@ pub(super) fn make(
     }
 }
 
-/// Whether the replacement of the task counts against the restart limit of its slot.
+/// Whether the replacement of the task counts as a restart of its slot.
 fn ended_by_itself(task: &Task) -> bool {
     matches!(task.status.state, TaskState::Failed | TaskState::Rejected | TaskState::Complete)
         && !task.desired_state.is_stopping()

@@ -108,6 +108,9 @@ fn volume(key: &str, full: String, node: &Node) -> Result<(String, Option<Volume
     if let Some(driver) = keys.get("driver").filter(|it| it.text().is_ok_and(|it| it != "local")) {
         return Err(driver.fault("the driver of a volume is local; there is no other"));
     }
+    if let Some(options) = keys.get("driver_opts").filter(|it| !it.map().is_ok_and(BTreeMap::is_empty)) {
+        return Err(options.fault("volumes have no options: the driver local takes none here"));
+    }
     let spec = VolumeSpec {
         name: name.unwrap_or(full),
         labels: keys.read("labels", labels)?.unwrap_or_default(),
@@ -127,12 +130,12 @@ fn long(node: &Node) -> Result<MountFields, Fault> {
         read_only: keys.read("read_only", Node::flag)?,
         ..MountFields::default()
     };
+    keys.read("consistency", |it| it.parsed(mount::consistency))?;
     if let Some(node) = keys.get("bind") {
         let mut keys = node.fields()?;
         fields.propagation = keys.text("propagation")?;
-        if let Some(create) = keys.get("create_host_path").filter(|it| it.flag() != Ok(false)) {
-            return Err(create.fault("the source of a bind mount is not created; it must be there"));
-        }
+        fields.non_recursive = keys.read("recursive", |it| it.parsed(mount::recursive))?;
+        fields.create_source = keys.read("create_host_path", Node::flag)?;
         keys.finish()?;
     }
     if let Some(node) = keys.get("volume") {
@@ -186,13 +189,14 @@ mod tests {
     fn the_long_form_has_every_option() {
         let list = "volumes: [\
             { type: volume, source: db, target: /a, read_only: true, volume: { nocopy: true } }, \
-            { type: bind, source: /srv, target: /b, bind: { propagation: rslave, create_host_path: false } }, \
+            { type: bind, source: /srv, target: /b, consistency: cached, \
+              bind: { propagation: rslave, create_host_path: false, recursive: disabled } }, \
             { type: tmpfs, target: /c, tmpfs: { size: 64m, mode: 0700 } }, \
             { type: image, source: 'data:1', target: /d, image: { subpath: models } }]";
         let stack = parsed(&service("web", list), "  db: { x-flota-per-slot: true }").expect("a good file");
         let sources: Vec<_> = stack.services[0].mounts.iter().map(|it| &it.source).collect();
         assert_eq!(*sources[0], MountSource::Volume { name: Some("shop_db".into()), no_copy: true, per_slot: true });
-        assert!(matches!(sources[1], MountSource::Bind { non_recursive: false, .. }));
+        assert!(matches!(sources[1], MountSource::Bind { non_recursive: true, .. }));
         assert_eq!(*sources[2], MountSource::Tmpfs { size: std::num::NonZeroU64::new(64 << 20), mode: Some(0o700) });
         let (reference, subpath) = ("data:1".to_owned(), Some("models".to_owned()));
         assert_eq!(*sources[3], MountSource::Image { reference, subpath });
@@ -243,7 +247,21 @@ mod tests {
             ),
             ("tmpfs: [/a, b]", "  db:", "services.web.tmpfs[1]: target: `b` is not an absolute path"),
             ("tmpfs: /a", "  db: { driver: nfs }", "volumes.db.driver: the driver of a volume is local; there is no"),
-            ("tmpfs: /a", "  db: { driver_opts: {} }", "volumes.db.driver_opts: this key is not supported"),
+            (
+                "tmpfs: /a",
+                "  db: { driver_opts: { type: nfs } }",
+                "volumes.db.driver_opts: volumes have no options: the driver local takes none here",
+            ),
+            (
+                "volumes: [{ type: bind, source: /a, target: /b, bind: { create_host_path: true } }]",
+                "  db:",
+                "services.web.volumes[0]: the source of a bind mount is not created",
+            ),
+            (
+                "volumes: [{ type: bind, source: /a, target: /b, bind: { recursive: readonly } }]",
+                "  db:",
+                "services.web.volumes[0].bind.recursive: `readonly` is not supported",
+            ),
         ] {
             let error = parsed(&service("web", mounts), volumes).expect_err(mounts);
             assert!(error.starts_with(expected), "{mounts}: {error}");

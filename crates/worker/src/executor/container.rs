@@ -108,9 +108,24 @@ impl ContainerError {
     }
 }
 
+impl ContainerError {
+    /// Returns whether a registry has not sent an image.
+    fn is_unfetched(&self) -> bool {
+        match self {
+            Self::MountedImage { source, .. } => source.is_unfetched(),
+            Self::Fetch(error) => matches!(error, FetchError::Pull(_) | FetchError::Nowhere { .. }),
+            _ => false,
+        }
+    }
+}
+
 impl From<ContainerError> for ExecutorError {
     fn from(error: ContainerError) -> Self {
-        if error.is_final() { Self::Final(Box::new(error)) } else { Self::Transient(Box::new(error)) }
+        match &error {
+            _ if error.is_final() => Self::Final(Box::new(error)),
+            _ if error.is_unfetched() => Self::Unfetched(Box::new(error)),
+            _ => Self::Transient(Box::new(error)),
+        }
     }
 }
 

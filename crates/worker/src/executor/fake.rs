@@ -62,7 +62,7 @@ impl PrepareStep for FakeImage {
             self.0.prepare(task.task_id.as_str(), self.name(), FakeProgram::default());
             pause(program.prepare_delay).await;
             if let Some(error) = self.0.failure(task.task_id.as_str(), Act::Prepare, program.prepare_failure) {
-                return Err(ExecutorError::Transient(error.into()));
+                return Err(ExecutorError::Unfetched(error.into()));
             }
             let source = task.image.as_ref().map(|image| image.digest.clone());
             let digest = source.or_else(|| draft.digest.take());

@@ -27,6 +27,13 @@ enum Stopped {
     Failed(String),
 }
 
+/// What the holders have answered of which none has sent a blob.
+struct Unsent {
+    answers: Vec<String>,
+    /// Whether one of them serves as many other nodes as it can, and may send it later.
+    is_busy: bool,
+}
+
 impl From<Status> for Stopped {
     fn from(status: Status) -> Self {
         let why = status.message().to_owned();
@@ -41,27 +48,26 @@ impl Images {
         loop {
             match self.fetch_from_any(source, digest, most).await? {
                 Ok(()) => return Ok(()),
-                Err(Stopped::Busy(_)) if Instant::now() < until => tokio::time::sleep(BUSY_PAUSE).await,
-                Err(Stopped::Busy(last) | Stopped::Failed(last)) => {
-                    return Err(FetchError::Holders { digest: digest.to_owned(), count: source.holders.len(), last });
+                Err(failed) if failed.is_busy && Instant::now() < until => tokio::time::sleep(BUSY_PAUSE).await,
+                Err(Unsent { answers, .. }) => {
+                    return Err(FetchError::Holders { digest: digest.to_owned(), answers });
                 }
             }
         }
     }
 
     /// Asks each holder once. A transfer that breaks off continues with the next holder at the same offset; after a
-    /// damaged one, the next holder starts from the beginning. The inner error is the last one, or that a holder is
-    /// busy.
+    /// damaged one, the next holder starts from the beginning.
     async fn fetch_from_any(
         &self,
         source: &ImageSource,
         digest: &str,
         most: u64,
-    ) -> Result<Result<(), Stopped>, FetchError> {
+    ) -> Result<Result<(), Unsent>, FetchError> {
         let (store, wanted) = (self.store.clone(), digest.to_owned());
         let begun = blocking(move || if store.blobs.has(&wanted) { Ok(None) } else { store.blobs.writer().map(Some) });
         let Some(mut writer) = begun.await?.map_err(stored)? else { return Ok(Ok(())) };
-        let mut last = Stopped::Failed("no node holds it".to_owned());
+        let mut unsent = Unsent { answers: Vec::new(), is_busy: false };
         for holder in &source.holders {
             let done;
             (writer, done) = self.transfer(source, digest, most, &holder.address, writer).await?;
@@ -75,11 +81,15 @@ impl Images {
                     Stopped::Failed(error.to_string())
                 }
             };
-            if !matches!(last, Stopped::Busy(_)) {
-                last = failed;
-            }
+            unsent.is_busy |= matches!(failed, Stopped::Busy(_));
+            let (Stopped::Busy(why) | Stopped::Failed(why)) = failed;
+            let address = &holder.address;
+            unsent.answers.push(if why.contains(address) { why } else { format!("{address}: {why}") });
         }
-        Ok(Err(last))
+        if unsent.answers.is_empty() {
+            unsent.answers.push("no node holds it".to_owned());
+        }
+        Ok(Err(unsent))
     }
 
     /// Appends what one holder sends, from the offset that was reached.

@@ -67,6 +67,46 @@ async fn restarts_leave_the_window_by_time_that_passes_and_not_by_the_wall_clock
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_program_that_ends_again_and_again_is_given_up_so_that_another_node_is_tried() {
+    let node = Node::with(fails_after(SECOND));
+    let mut daemon = node.daemon();
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    let status = daemon.is(TaskState::Failed).await;
+    let restarts = status.restarts.expect("it was restarted");
+    assert_eq!((status.attempt, restarts.in_a_row, restarts.count), (7, 6, 6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_manager_a_program_is_never_given_up() {
+    let node = Node::with(fails_after(SECOND));
+    let mut daemon = node.daemon();
+    daemon.contact.send_replace(Contact { lost: Some(Instant::now()) });
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    daemon.until(|status| status.attempt == 20).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn neither_a_reboot_nor_a_new_daemon_is_a_restart_that_counts() {
+    let node = Node::with(fails_after(HOUR));
+    let policy = RestartPolicy { max_attempts: NonZeroU64::new(1), ..RestartPolicy::default() };
+    let mut daemon = node.daemon();
+    daemon.assign(&policy, DesiredState::Running);
+    for attempt in 2..5 {
+        daemon.is(TaskState::Running).await;
+        daemon.crash();
+        node.machine.reboot();
+        daemon = node.daemon();
+        daemon.assign(&policy, DesiredState::Running);
+        daemon.until(|status| status.attempt == attempt && status.state == TaskState::Running).await;
+        daemon.crash();
+        daemon = node.daemon();
+    }
+    let status = daemon.until(|status| status.state.is_terminal()).await;
+    let restarts = status.restarts.expect("it was restarted");
+    assert_eq!((status.attempt, restarts.count), (5, 1), "the budget was one restart");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_during_the_preparation_ends_the_task_without_a_container() {
     let node = Node::with(FakeProgram { prepare_delay: HOUR, ..FakeProgram::default() });
     let (mut daemon, begin) = (node.daemon(), Instant::now());

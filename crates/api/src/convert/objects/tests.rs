@@ -17,7 +17,9 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
                 former_key: Secret(vec![2]),
                 cross_certificate: vec![3],
             });
+            let task_history_limit = NonZeroU64::new(7);
             let kept = Cluster { certificate_life, retired, dead_manager_after, ca_rotation, ..Cluster::default() };
+            let kept = Cluster { task_history_limit, ..kept };
             Cluster { id, epoch: 3, ca_key, no_new_privileges: true, ..kept }.into_object()
         }
         Kind::Node => {
@@ -26,7 +28,7 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
             Node { id: "n".into(), spec, raft_id: Some(7), certificates, trusts: "t".into(), ..Node::default() }
                 .into_object()
         }
-        Kind::Service => Service { id: "s".into(), spec_version: 2, ..Service::default() }.into_object(),
+        Kind::Service => Service { id: "s".into(), spec_version: 2, job_run: 3, ..Service::default() }.into_object(),
         Kind::Task => Task { id: "t".into(), slot: 9, device_ids: vec![gpu.clone()], ..Task::default() }.into_object(),
         Kind::Image => Image { id: "i".into(), size: 5, ..Image::default() }.into_object(),
         Kind::Stack => Stack { id: "k".into(), ..Stack::default() }.into_object(),

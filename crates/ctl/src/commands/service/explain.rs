@@ -1,6 +1,6 @@
 //! `ctl service explain` says why a service is not as its spec asks, in words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use flota_api::clock::Clock;
@@ -140,7 +140,7 @@ fn findings(tasks: &[Row]) -> Vec<Finding> {
             let reason = format!("{}{}", preemption.unwrap_or_default(), row.error());
             waiting.entry(reason).or_insert((row.name(), 0)).1 += 1;
         } else {
-            findings.push(of_task(row));
+            findings.push(of_task(row, slot));
         }
     }
     findings.extend(waiting.into_iter().map(|(reason, (first, count))| {
@@ -158,7 +158,8 @@ fn is_in_trouble(row: &Row) -> bool {
     !is_done && (!task.is_proven() || task.status.attempt > 1 || !row.error().is_empty())
 }
 
-fn of_task(row: &Row) -> Finding {
+/// Returns what is wrong with the task `row` of a slot that has had these tasks, the newest first.
+fn of_task(row: &Row, slot: &[Row]) -> Finding {
     let (task, status) = (&row.task, &row.task.status);
     let error = if row.error().is_empty() { &status.message } else { row.error() };
     let why = if error.is_empty() { String::new() } else { format!(": {error}") };
@@ -172,6 +173,7 @@ fn of_task(row: &Row) -> Finding {
     if let Some(at) = status.not_before.or(task.not_before).filter(|_| status.state != TaskState::Running) {
         details.push(format!("its next start is at {at}"));
     }
+    details.extend(tries(row, slot));
     let failed = status.health.iter().flat_map(|health| &health.log).rev().find(|result| result.exit_code != Some(0));
     details.extend(failed.map(check));
     let has_run = status.state >= TaskState::Running || status.attempt > 1 || row.restarts() > 0;
@@ -180,6 +182,17 @@ fn of_task(row: &Row) -> Finding {
         details,
         output_of: has_run.then(|| task.id.to_string()),
     }
+}
+
+/// Says where the image of the slot was tried before, and what was answered there, each once.
+fn tries(row: &Row, slot: &[Row]) -> Vec<String> {
+    let is_of_spec = |it: &&Row| it.task.spec_version == row.task.spec_version && it.task.id != row.task.id;
+    let lacking = slot.iter().filter(is_of_spec).filter(|it| it.task.status.lacks_image);
+    let mut tries: Vec<String> =
+        lacking.map(|it| format!("the image was tried on {}: {}", it.node(), it.task.status.error)).collect();
+    let mut known = BTreeSet::new();
+    tries.retain(|line| known.insert(line.clone()));
+    tries
 }
 
 /// Says how a container has ended. A code over 128 stands for the signal that killed it, as shells have it.
@@ -268,6 +281,22 @@ mod tests {
             output_of: Some("t1".into()),
         };
         assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn where_an_image_was_tried_and_what_was_answered_is_listed() {
+        let tried = |id: &str, error: &str| {
+            row(1, TaskState::Rejected, |task| {
+                task.id = id.into();
+                (task.status.lacks_image, task.status.error) = (true, error.into());
+            })
+        };
+        let failed = row(1, TaskState::Failed, |task| task.id = "f".into());
+        let waits = row(1, TaskState::Ready, |_| {});
+        let slot =
+            [waits, tried("c", "b answers 401"), failed, tried("b", "a answers 404"), tried("a", "a answers 404")];
+        let expected = ["the image was tried on : b answers 401", "the image was tried on : a answers 404"];
+        assert_eq!(findings(&slot)[0].details, expected);
     }
 
     #[test]

@@ -121,6 +121,7 @@ impl From<ClusterInfo> for pc::ClusterInfo {
             rebalance: info.cluster.rebalance.map(Into::into),
             worker_token_expires_at: info.cluster.worker_token_expires_at.map(|at| at.0),
             manager_token_expires_at: info.cluster.manager_token_expires_at.map(|at| at.0),
+            task_history_limit: info.cluster.task_history_limit().get(),
         }
     }
 }

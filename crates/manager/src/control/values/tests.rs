@@ -158,7 +158,11 @@ async fn a_stack_brings_its_secrets_rolls_with_them_and_takes_them_along() {
     assert_eq!((reason, text.as_str()), (Some(Reason::InUse), "secret `shop_db` is used by other"));
     control.remove_service(None, "other").await.expect("it is there");
     control.remove_stack(None, "shop", false).await.expect("nothing else uses it");
-    assert_eq!(control.store.view().count(Kind::StoredSecret), 0);
+    assert_eq!(control.store.view().count(Kind::StoredSecret), 1, "a control loop removes it with its last task");
+    deploy(&db("three")).await.expect("a stack of the same name takes it over");
+    assert_eq!(state(&control, "shop_web"), (1, vec![3]));
+    control.remove_stack(None, "shop", false).await.expect("nothing else uses it");
+    control.remove_value(None, Secret, "shop_db").await.expect("nothing uses it");
     secret(&control, "shop_db").await;
     let (_, text) = refused(deploy(&db("one")).await);
     assert!(text.contains("declare it as `external`"), "{text}");

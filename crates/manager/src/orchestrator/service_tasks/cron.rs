@@ -87,7 +87,7 @@ fn plan_run(
 /// The slots of a run, by number, each with the tasks of this run alone.
 fn slots(run: &CronRun, tasks: &[&Arc<Task>]) -> BTreeMap<u64, Slot> {
     let slots = tasks.chunk_by(|left, right| left.slot == right.slot);
-    slots.map(|tasks| (tasks[0].slot, Slot::new(tasks.iter().copied(), run.spec_version))).collect()
+    slots.map(|tasks| (tasks[0].slot, Slot::new(tasks.iter().copied(), run.spec_version).of_run(run.number))).collect()
 }
 
 /// Returns the service as it was when the run began; `None` if the spec is not kept any more, which it is as long as the

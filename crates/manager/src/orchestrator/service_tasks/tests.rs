@@ -1,5 +1,7 @@
+mod credentials;
 mod dependencies;
 mod global;
+mod jobs;
 mod rollback;
 mod update;
 
@@ -9,7 +11,8 @@ use std::time::Duration;
 use super::*;
 use crate::plan::Change;
 use flota_api::model::{
-    Availability, Node, NodeState, RestartCondition, RestartPolicy, ServiceMode, ServiceSpec, TaskStatus,
+    Availability, Node, NodeState, RestartCondition, RestartHistory, RestartPolicy, ServiceMode, ServiceSpec,
+    TaskStatus,
 };
 use flota_api::object::{Object, StoreObject};
 use flota_api::state::TaskState;
@@ -196,17 +199,51 @@ fn failures_are_replaced_by_policy_with_growing_delays_within_the_slots_budget()
     };
     let policy = |condition| RestartPolicy { condition, ..RestartPolicy::default() };
     let failed = task("t1", 1, "a", TaskState::Failed);
-    assert_eq!(with(policy(RestartCondition::Any), failed.clone()), ["+1 after 200 ms"]);
+    assert_eq!(with(policy(RestartCondition::Any), failed.clone()), ["+1 after 0 ms"]);
     assert_eq!(with(policy(RestartCondition::None), failed.clone()), [""; 0]);
-    let often = Task { inherited_restarts: 3, ..failed.clone() };
-    assert_eq!(with(policy(RestartCondition::OnFailure), often.clone()), ["+1 after 1600 ms"]);
+    let restart_history = RestartHistory { in_a_row: 3, count: 3, times: Vec::new() };
+    let often = Task { restart_history, ..failed.clone() };
+    assert_eq!(with(policy(RestartCondition::OnFailure), often.clone()), ["+1 after 800 ms"]);
     let budget =
         RestartPolicy { max_attempts: NonZeroU64::new(3), delay: Duration::from_millis(1), ..RestartPolicy::default() };
     assert_eq!(with(budget, often), [""; 0], "the slot's budget is gone");
     let rejected = task("t1", 1, "a", TaskState::Rejected);
-    assert_eq!(with(policy(RestartCondition::None), rejected), ["+1 after 200 ms"], "it never ran");
+    assert_eq!(with(policy(RestartCondition::None), rejected), ["+1 after 0 ms"], "it never ran");
     let complete = task("t1", 1, "a", TaskState::Complete);
     assert_eq!(with(policy(RestartCondition::OnFailure), complete), [""; 0]);
+}
+
+#[test]
+fn a_slot_whose_restarts_have_left_the_window_has_budget_again() {
+    let window = Some(Duration::from_secs(60));
+    let policy = RestartPolicy { max_attempts: NonZeroU64::new(2), window, ..RestartPolicy::default() };
+    // The worker's clock is an hour behind the leader's, and both restarts were so many seconds before the end.
+    let after_end = |ages: [u64; 2]| {
+        let at = Timestamp(NOW.0 - 3_600_000);
+        let times = ages.iter().map(|age| Timestamp(at.0 - age * 1_000)).collect();
+        let failed = task("t1", 1, "a", TaskState::Failed);
+        let restarts = Some(Box::new(RestartHistory { in_a_row: 0, count: 9, times }));
+        let status = TaskStatus { at, restarts, attempt: 10, ..failed.status };
+        let failed = Task { status, meta: Meta { updated_at: NOW, ..Meta::default() }, ..failed };
+        planned(&view([with_restart(policy.clone()).into_object(), failed.into_object()]))
+    };
+    assert_eq!(after_end([50, 10]), [""; 0], "both count");
+    assert_eq!(after_end([70, 10]), ["+1 after 0 ms"], "one is forgiven");
+}
+
+#[test]
+fn a_move_takes_the_restarts_along_and_adds_none() {
+    let restart_history = RestartHistory { in_a_row: 1, count: 2, times: Vec::new() };
+    let next = |state: TaskState, desired_state: DesiredState| {
+        let last = Task { restart_history: restart_history.clone(), desired_state, ..task("t1", 1, "a", state) };
+        let view = view([service(1).into_object(), last.into_object()]);
+        let mut cx = PlanContext::at(NOW);
+        let plan = ServiceTasks.plan(&Key::of("s"), &view, &mut cx);
+        let [Change::Put(Object::Task(task))] = plan.changes.as_slice() else { panic!("{:?}", plan.changes) };
+        (task.restart_history.count, task.restarts())
+    };
+    assert_eq!(next(TaskState::Shutdown, DesiredState::Shutdown), (2, 0));
+    assert_eq!(next(TaskState::Failed, DesiredState::Running), (3, 1));
 }
 
 #[test]
@@ -261,9 +298,10 @@ fn an_update_goes_on_past_tasks_of_a_leader_whose_clock_was_ahead() {
 fn the_newest_task_of_a_slot_decides_over_its_restart_and_not_the_one_of_a_clock_that_was_ahead() {
     let moved = Task { desired_state: DesiredState::Shutdown, ..task("t1", 1, "a", TaskState::Shutdown) };
     let moved = from_ahead(1, moved);
-    let failed = |inherited_restarts| {
+    let failed = |restarts| {
         let meta = Meta { created: 9, updated_at: NOW, ..Meta::default() };
-        Task { meta, inherited_restarts, ..task("t2", 1, "a", TaskState::Failed) }
+        let restart_history = RestartHistory { in_a_row: restarts, count: restarts, times: Vec::new() };
+        Task { meta, restart_history, ..task("t2", 1, "a", TaskState::Failed) }
     };
     let planned = |policy: RestartPolicy, last: Task| {
         planned(&view([with_restart(policy).into_object(), moved.clone().into_object(), last.into_object()]))
@@ -271,7 +309,7 @@ fn the_newest_task_of_a_slot_decides_over_its_restart_and_not_the_one_of_a_clock
     let never = RestartPolicy { condition: RestartCondition::None, ..RestartPolicy::default() };
     assert_eq!(planned(never, failed(0)), [""; 0], "it has run, once");
     let twice = RestartPolicy { max_attempts: NonZeroU64::new(2), ..RestartPolicy::default() };
-    assert_eq!(planned(twice.clone(), failed(1)), ["+1 after 400 ms"]);
+    assert_eq!(planned(twice.clone(), failed(1)), ["+1 after 200 ms"]);
     assert_eq!(planned(twice, failed(2)), [""; 0], "the budget is the slot's");
 }
 
@@ -280,7 +318,8 @@ fn a_delay_counts_from_the_report_of_the_end_whatever_the_workers_clock_said() {
     let policy = RestartPolicy { delay: Duration::from_secs(2), ..RestartPolicy::default() };
     for at in [Timestamp(0), NOW + Duration::from_secs(3600)] {
         let failed = task("t1", 1, "a", TaskState::Failed);
-        let status = TaskStatus { at, ..failed.status };
+        let restarts = Some(Box::new(RestartHistory { in_a_row: 1, count: 1, times: vec![at] }));
+        let status = TaskStatus { at, restarts, ..failed.status };
         let failed = Task { status, meta: Meta { updated_at: NOW, ..Meta::default() }, ..failed };
         let objects = [with_restart(policy.clone()).into_object(), failed.into_object()];
         assert_eq!(planned(&view(objects)), ["+1 after 2000 ms"]);

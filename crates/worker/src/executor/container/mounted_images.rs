@@ -162,7 +162,7 @@ mod tests {
         let (step, _) = node(dir.path(), true);
         let other = format!("sha256:{}", "1".repeat(64));
         let error = step.prepare(&task(&other), &mut Draft::default()).await.expect_err("no node has it");
-        let ExecutorError::Transient(error) = error else { panic!("its registry may answer again: {error}") };
+        let ExecutorError::Unfetched(error) = error else { panic!("its registry may answer again: {error}") };
         let text = flota_api::text::with_causes(&*error);
         let expected = format!(
             "failed to provide the image `127.0.0.1:1/data`, which the task mounts: no node holds the image {other}"

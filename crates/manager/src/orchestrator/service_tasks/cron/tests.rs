@@ -4,7 +4,7 @@ use crate::control_loop::{ControlLoop, Key};
 use crate::plan::Change;
 use flota_api::model::{
     Concurrency, CronStatus, Handled, Mount, MountSource, Node, NodeState, PinnedImage, RestartCondition,
-    RestartPolicy, Revision, ServiceMode, ServiceSpec, TaskStatus,
+    RestartHistory, RestartPolicy, Revision, ServiceMode, ServiceSpec, TaskStatus,
 };
 use flota_api::object::{Object, StoreObject};
 use flota_api::state::TaskState;
@@ -132,7 +132,7 @@ fn a_task_that_fails_is_tried_again_until_the_budget_is_used_up_and_then_the_run
     let failed = task("t1", 1, 1, TaskState::Failed);
     assert_eq!(planned(&view(&bounded, &[failed.clone(), done.clone()]), 1), ["+1/1"]);
     let again = Task {
-        inherited_restarts: 1,
+        restart_history: RestartHistory { in_a_row: 1, count: 1, times: Vec::new() },
         meta: Meta { created: 9, ..Meta::default() },
         ..task("t3", 1, 1, TaskState::Failed)
     };

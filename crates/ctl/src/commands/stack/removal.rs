@@ -1,0 +1,71 @@
+//! Waits until nothing is left of stacks that were removed. Their services go first; then their networks, secrets and configs,
+//! each when the last task that uses it has ended.
+
+use std::collections::BTreeMap;
+
+use flota_api::proto::control::{ListRequest, ListValuesRequest};
+use flota_api::proto::specs::ValueKind;
+
+use crate::client::Client;
+use crate::progress::{self, WaitOptions};
+
+/// Waits until the networks, secrets and configs of these stacks are gone. `stacks` has the name of each stack by its id.
+pub(super) async fn wait(client: &Client, stacks: &BTreeMap<String, String>, wait: &WaitOptions) -> anyhow::Result<()> {
+    for (id, name) in stacks {
+        progress::until(wait, &format!("stack {name}"), || left(client, id)).await?;
+    }
+    Ok(())
+}
+
+/// Returns what is left of a stack, in the order in which it goes; `None` if nothing is.
+async fn left(client: &Client, stack: &str) -> anyhow::Result<Option<String>> {
+    let networks = client
+        .list(
+            ListRequest::default(),
+            |mut control, request| async move { control.list_networks(request).await },
+            |whole, page| whole.networks.extend(page.networks),
+        )
+        .await?;
+    let networks = networks.networks.into_iter().filter_map(|row| row.network);
+    let networks = networks.filter(|it| it.stack_id.as_deref() == Some(stack)).filter_map(|it| Some(it.spec?.name));
+    let mut all = vec![("networks", networks.collect::<Vec<_>>())];
+    for (what, kind) in [("secrets", ValueKind::Secret), ("configs", ValueKind::Config)] {
+        let request = ListValuesRequest { kind: kind.into(), list: Some(ListRequest::default()) };
+        let values = client
+            .list(
+                request,
+                |mut control, request| async move { control.list_values(request).await },
+                |whole, page| whole.values.extend(page.values),
+            )
+            .await?;
+        let values = values.values.into_iter().filter_map(|row| row.value);
+        let values = values.filter(|it| it.stack_id.as_deref() == Some(stack)).filter_map(|it| Some(it.spec?.name));
+        all.push((what, values.collect()));
+    }
+    Ok(described(&all))
+}
+
+/// Says what is left, by its kinds; `None` if nothing is.
+fn described(all: &[(&str, Vec<String>)]) -> Option<String> {
+    let of_kind = |(what, names): &(&str, Vec<String>)| format!("{what} {}", names.join(", "));
+    let left: Vec<String> = all.iter().filter(|(_, names)| !names.is_empty()).map(of_kind).collect();
+    (!left.is_empty()).then(|| format!("{} wait for the last tasks that use them", left.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_named_by_its_kind() {
+        let all = |networks: &[&str], secrets: &[&str]| {
+            let owned = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+            described(&[("networks", owned(networks)), ("secrets", owned(secrets))])
+        };
+        let both = all(&["shop_default", "shop_back"], &["shop_key"]);
+        let expected = "networks shop_default, shop_back; secrets shop_key wait for the last tasks that use them";
+        assert_eq!(both.as_deref(), Some(expected));
+        assert_eq!(all(&[], &["a"]).as_deref(), Some("secrets a wait for the last tasks that use them"));
+        assert_eq!(all(&[], &[]), None);
+    }
+}

@@ -1,0 +1,45 @@
+//! The runs of jobs.
+
+use super::*;
+
+/// A job with one task, whose present run has this number.
+fn job(job_run: u64) -> Service {
+    let mode = ServiceMode::ReplicatedJob { completions: 1, max_concurrent: None };
+    let restart = RestartPolicy { condition: RestartCondition::OnFailure, ..RestartPolicy::default() };
+    let service = service(1);
+    let spec = ServiceSpec { mode, restart, ..service.spec.as_ref().clone() };
+    Service { spec: Arc::new(spec), job_run, ..service }
+}
+
+fn of_run(id: &str, run: u64, state: TaskState) -> Task {
+    Task { run, meta: Meta { created: run, ..Meta::default() }, ..task(id, 1, "a", state) }
+}
+
+/// The run and slot of the task that is made for a job with these tasks; `None` if there is nothing to do.
+fn made(job: &Service, tasks: &[Task]) -> Option<(u64, u64)> {
+    let objects = [job.clone().into_object()].into_iter().chain(tasks.iter().map(|it| it.clone().into_object()));
+    let plan = ServiceTasks.plan(&Key::of("s"), &view(objects), &mut PlanContext::at(NOW));
+    match plan.changes.as_slice() {
+        [] => None,
+        [Change::Put(Object::Task(task))] => Some((task.run, task.slot)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_tasks_of_a_job_have_the_number_of_its_run() {
+    assert_eq!(made(&job(1), &[]), Some((1, 1)));
+    assert_eq!(made(&job(1), &[of_run("t1", 1, TaskState::Failed)]), Some((1, 1)), "the same run goes on");
+    assert_eq!(made(&service(1), &[]), Some((0, 1)), "a service has no runs");
+}
+
+#[test]
+fn what_an_earlier_run_has_done_is_done_again_also_by_the_same_spec() {
+    let done = of_run("t1", 1, TaskState::Complete);
+    assert_eq!(made(&job(1), std::slice::from_ref(&done)), None, "it is done");
+    let later = of_run("t2", 2, TaskState::Complete);
+    let earlier_spec_again = Task { spec_version: 2, ..later };
+    assert_eq!(made(&job(3), &[done.clone(), earlier_spec_again]), Some((3, 1)));
+    let third = Task { meta: Meta { created: 9, ..Meta::default() }, ..of_run("t3", 3, TaskState::Complete) };
+    assert_eq!(made(&job(3), &[done, third]), None);
+}
