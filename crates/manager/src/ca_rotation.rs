@@ -4,6 +4,7 @@
 use flota_api::model::Cluster;
 use flota_api::object::Object;
 use flota_identity::new_secret;
+use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
 use crate::control_loop::{ControlLoop, Key};
@@ -40,7 +41,8 @@ impl ControlLoop for CaRotations {
     fn plan(&mut self, _: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
         let mut plan = Plan::default();
         let Some(cluster) = view.cluster().filter(|it| it.ca_rotation.is_some()) else { return plan };
-        if trust::waiting(view, cluster).next().is_some() {
+        let late = usize::from(faults::is_on(Fault::EarlyCa));
+        if trust::waiting(view, cluster).nth(late).is_some() {
             return plan;
         }
         let mut cluster: Cluster = cluster.as_ref().clone();

@@ -10,6 +10,7 @@ use flota_api::defaults::CERTIFICATE_LIFE;
 use flota_api::id::NodeId;
 use flota_api::model::{Node, NodeState, NodeStateReason, Revoked, Role};
 use flota_api::version::Timestamp;
+use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::raft::RaftNode;
 use flota_raft_store::{Tables, WriteTx};
 
@@ -79,7 +80,7 @@ pub(crate) fn check(view: &Tables, quorum: &Quorum, node: &Node) -> Result<BTree
     let (left, needed) = (others.len(), others.len() / 2 + 1);
     let is_silent = |it: &&&std::sync::Arc<Node>| !it.raft_id.is_some_and(|id| quorum.caught_up.contains(&id));
     let silent: Vec<_> = others.iter().filter(is_silent).map(|it| it.description.hostname.clone()).collect();
-    if left - silent.len() < needed {
+    if left - silent.len() < needed && !faults::is_on(Fault::CarelessDeparture) {
         return Err(DepartureError::NoMajority { left, needed, silent });
     }
     Ok(ids())

@@ -88,7 +88,7 @@ async fn follow_terms(parts: &Parts, leading: &watch::Sender<Option<Cancellation
         tracing::info!(raft.term = term, "this manager leads");
         let scope = CancellationToken::new();
         // If this future is dropped, the thread that plans must end, too, because the runtime waits for it.
-        let _ended = scope.clone().drop_guard();
+        let ended = scope.clone().drop_guard();
         let mut work = begin(parts, &scope);
         leading.send_replace(Some(scope.clone()));
         tokio::select! {
@@ -99,6 +99,11 @@ async fn follow_terms(parts: &Parts, leading: &watch::Sender<Option<Cancellation
             broken = work.join_next() => report(broken),
         }
         leading.send_replace(None);
+        if faults::is_on(faults::Fault::LingeringLoops) {
+            drop(ended.disarm());
+            work.detach_all();
+            continue;
+        }
         scope.cancel();
         while let Some(ended) = work.join_next().await {
             report(Some(ended));

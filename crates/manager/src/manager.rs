@@ -103,6 +103,11 @@ impl Manager {
         self.loops.read()
     }
 
+    /// Returns how many drivers of control loops run here: one while this manager leads, else none.
+    pub fn running_loops(&self) -> u64 {
+        self.loops.running()
+    }
+
     /// Returns the current leadership as Raft knows it.
     pub fn leadership(&self) -> Leadership {
         self.replica.leadership()

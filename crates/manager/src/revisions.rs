@@ -13,6 +13,7 @@ use flota_api::model::{
 };
 use flota_api::object::Kind;
 use flota_raft_store::Tables;
+use flota_raft_store::faults::{self, Fault};
 
 use crate::dependencies::circles;
 use crate::pin::SpecImages;
@@ -24,7 +25,8 @@ use crate::values::{missing, same_tasks};
 pub(crate) fn with_spec(service: &Service, spec: ServiceSpec, images: SpecImages, values: Vec<PinnedValue>) -> Service {
     let spec = Arc::new(spec);
     let has_same_images = SpecImages::of_service(service).is_same(&images);
-    if service.spec.same_task(&spec) && has_same_images && same_tasks(&spec, &service.values, &values) {
+    let is_same = service.spec.same_task(&spec) && !faults::is_on(Fault::LabelUpdate);
+    if is_same && has_same_images && same_tasks(&spec, &service.values, &values) {
         // What an update was rolled back to is now what a user has set.
         let is_accepted = service.update.phase == UpdatePhase::RolledBack;
         let update = if is_accepted { UpdateStatus::default() } else { service.update.clone() };

@@ -4,6 +4,7 @@
 use flota_api::id::NodeId;
 use flota_api::model::Volume;
 use flota_api::object::{Kind, Object};
+use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
 use crate::control_loop::{ControlLoop, Key};
@@ -42,7 +43,7 @@ impl ControlLoop for Volumes {
         let Some(volume) = view.volume(key.id).filter(|volume| volume.is_removed) else { return plan };
         let is_member = |node: &NodeId| view.node(node).is_some_and(|node| !node.has_left());
         let mut left = Volume::clone(volume);
-        left.places.retain(|place| is_member(&place.node_id));
+        left.places.retain(|place| is_member(&place.node_id) && !faults::is_on(Fault::EarlyForget));
         if left.places.is_empty() {
             plan.remove(Kind::Volume, &volume.id);
         } else if left != **volume {

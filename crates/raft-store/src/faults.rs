@@ -50,6 +50,28 @@ pub enum Fault {
     CrowdedJob,
     /// Tasks of which nothing is known count as idle, so that there are soon fewer.
     SilentTasks,
+    /// The control loops of a leader go on after its leadership has ended.
+    LingeringLoops,
+    /// An update goes on although it is paused.
+    DeafPause,
+    /// An update goes on however many of its new tasks have failed.
+    LenientUpdate,
+    /// An update takes a new task for one that serves before its health check has succeeded.
+    BlindUpdate,
+    /// Workers take tasks for healthy without a check.
+    BlindWorker,
+    /// Each change of a service replaces its tasks, whatever has changed.
+    LabelUpdate,
+    /// A node breaks the constraints of a service as soon as it has a label that they do not name.
+    JumpyMoves,
+    /// A removed volume is forgotten while nodes have data of it.
+    EarlyForget,
+    /// Nodes are told to drop the data of volumes that nobody has removed.
+    EagerDrop,
+    /// A manager may go although those that stay have no majority that answers.
+    CarelessDeparture,
+    /// The former CA counts for nothing while a node has not confirmed the new one.
+    EarlyCa,
 }
 
 #[cfg(feature = "faults")]

@@ -32,7 +32,7 @@ pub(crate) fn exit_error(status: &ExitStatus) -> String {
 
 /// The end of a container.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct End {
+pub(crate) struct ProgramEnd {
     /// The exit code.
     pub(crate) code: i32,
     /// How long it ran.
@@ -43,7 +43,12 @@ pub(crate) struct End {
 
 /// Decides what follows the end of a container, and records the restart, if there is one. If `may_leave`, the task ends
 /// after too many restarts in a row, so that a manager tries another node.
-pub(crate) fn after_end(policy: &RestartPolicy, history: &mut RestartHistory, end: End, may_leave: bool) -> Decision {
+pub(crate) fn after_end(
+    policy: &RestartPolicy,
+    history: &mut RestartHistory,
+    end: ProgramEnd,
+    may_leave: bool,
+) -> Decision {
     history.record_run(end.ran);
     let failed = end.code != 0;
     let wanted = match policy.condition {
@@ -83,7 +88,7 @@ mod tests {
     }
 
     fn after(policy: &RestartPolicy, history: &mut RestartHistory, code: i32, ran: Duration) -> Decision {
-        after_end(policy, history, End { code, ran, at: Timestamp(0) }, false)
+        after_end(policy, history, ProgramEnd { code, ran, at: Timestamp(0) }, false)
     }
 
     #[test]
@@ -133,7 +138,7 @@ mod tests {
         let tries = |may_leave, ran| {
             let mut history = RestartHistory::default();
             let ends = |_: &u32| {
-                let end = End { code: 1, ran, at: Timestamp(0) };
+                let end = ProgramEnd { code: 1, ran, at: Timestamp(0) };
                 matches!(after_end(&policy, &mut history, end, may_leave), Decision::End(_))
             };
             (1..100).find(ends)

@@ -25,7 +25,7 @@ use crate::health::{HealthBoard, Monitor};
 use crate::order::{Contact, Instruction, Order};
 use crate::records::{Record, TaskRecords};
 use crate::reporter::Reporter;
-use crate::restart::{self, Decision, End};
+use crate::restart::{self, Decision, ProgramEnd};
 use crate::spawned::Spawned;
 use crate::step::{Facts, Step, step};
 use crate::stop::stop;
@@ -385,7 +385,7 @@ impl TaskRunner {
             return self.set(TaskState::Shutdown, "stopped").await;
         }
         let code = self.status.exit_code.unwrap_or(FAILED);
-        let end = End { code, ran, at: self.now() };
+        let end = ProgramEnd { code, ran, at: self.now() };
         // Without a manager nobody would try another node.
         let may_leave = self.shared.contact.borrow().lost.is_none() && restart::can_move(&self.spec);
         match restart::after_end(&self.spec.restart, &mut self.history, end, may_leave) {

@@ -300,6 +300,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_daemon_that_was_killed_between_any_two_steps_of_a_removal_drops_all_of_it_and_nothing_else() {
+        // What is there after each step, by path below the folder of the volumes: all of it, out of sight, a part gone.
+        let steps: [&[&str]; 4] = [
+            &["ID/1/data/a", "ID/2/data/b"],
+            &["ID.removed/1/data/a", "ID.removed/2/data/b"],
+            &["ID.removed/2/data/b"],
+            &["ID.removed"],
+        ];
+        for left in steps {
+            let dir = tempfile::tempdir().expect("a temporary folder");
+            let volumes = volumes(dir.path());
+            for path in left.iter().map(|path| dir.path().join("volumes").join(path.replace("ID", ID))) {
+                fs::create_dir_all(path).expect("it is new");
+            }
+            let other = TaskVolume { id: "other0123456789abcdefghij".into(), ..used(Some(1)) };
+            let other = volumes.provide(&other, None).await.expect("a folder");
+            volumes.clone().drop_data(ID.into()).await;
+            let names = fs::read_dir(dir.path().join("volumes")).expect("a folder").flatten();
+            let names: Vec<_> = names.map(|it| it.file_name()).collect();
+            assert!(names.len() == 1 && other.exists(), "after {left:?}, these are left: {names:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_volume_whose_removal_was_cut_off_begins_empty_if_it_is_used_again() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let volumes = volumes(dir.path());
+        // The daemon was killed when the data was out of sight. A restored cluster knows the volume, and nobody removes it.
+        fs::create_dir_all(dir.path().join("volumes").join(format!("{ID}.removed/1/data/a"))).expect("it is new");
+        let data = volumes.provide(&used(Some(1)), None).await.expect("a folder");
+        assert_eq!(fs::read_dir(data).expect("a folder").count(), 0, "a part of the data is none");
+    }
+
+    #[tokio::test]
     async fn a_volume_is_dropped_when_no_task_uses_it() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let volumes = volumes(dir.path());

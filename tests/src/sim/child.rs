@@ -14,7 +14,7 @@ use super::violation::Kind;
 /// First argument of a child process.
 const CHILD: &str = "--child";
 
-const FAULTS: [Fault; 22] = [
+const FAULTS: [Fault; 33] = [
     Fault::LeaderRestore,
     Fault::EarlyAcknowledgement,
     Fault::EarlyRead,
@@ -37,6 +37,17 @@ const FAULTS: [Fault; 22] = [
     Fault::JobAgain,
     Fault::CrowdedJob,
     Fault::SilentTasks,
+    Fault::LingeringLoops,
+    Fault::DeafPause,
+    Fault::LenientUpdate,
+    Fault::BlindUpdate,
+    Fault::BlindWorker,
+    Fault::LabelUpdate,
+    Fault::JumpyMoves,
+    Fault::EarlyForget,
+    Fault::EagerDrop,
+    Fault::CarelessDeparture,
+    Fault::EarlyCa,
 ];
 
 /// Returns the fault with this name.

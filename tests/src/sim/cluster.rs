@@ -69,6 +69,8 @@ pub struct WorkerHost {
     pub networks: FakeNetworks,
     /// Its wall clock.
     pub clock: WallClock,
+    /// The address at which others reach its node: that of its manager, if it has one.
+    address: String,
     /// Whether a test speaks for the node, which then has neither containers nor networks of its own.
     pub is_manual: bool,
     records: MemoryRecords,
@@ -266,6 +268,7 @@ impl SimCluster {
         self.workers.push(WorkerHost {
             host,
             node_id,
+            address: host.address(),
             machine: FakeMachine::new(&host.to_string()),
             networks: FakeNetworks::default(),
             clock: self.wall_clock(),
@@ -345,6 +348,7 @@ impl SimCluster {
         WorkerProcess {
             host: it.host,
             node_id: it.node_id.clone(),
+            address: it.address.clone(),
             description: self.description(number),
             devices: (0..DEVICES).map(device).collect(),
             machine: it.machine.clone(),
@@ -372,6 +376,25 @@ impl SimCluster {
             it.machine.reboot();
             it.networks = FakeNetworks::default();
         }
+    }
+
+    /// Restarts the daemon of a worker, if it runs, with the address of this host for its node.
+    pub(super) fn move_worker(&mut self, number: usize, host: Host) {
+        self.workers[number].address = host.address();
+        if self.world.is_up(self.workers[number].host) {
+            self.crash_worker(number, false);
+            self.start_worker(number);
+        }
+    }
+
+    /// Number of the worker on the node of this manager, if there is one.
+    pub(super) fn worker_of(&self, manager: usize) -> Option<usize> {
+        self.workers.iter().position(|it| it.node_id == self.managers[manager].node_id)
+    }
+
+    /// Number of the manager on the node of this worker, if there is one.
+    pub(super) fn manager_of(&self, worker: usize) -> Option<usize> {
+        self.managers.iter().position(|it| it.is_member && it.node_id == self.workers[worker].node_id)
     }
 
     /// Addresses of the managers.

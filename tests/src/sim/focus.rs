@@ -26,10 +26,16 @@ pub enum Focus {
     Rollouts,
     /// The number of tasks follows their load while workers are cut off.
     Scaling,
+    /// Nodes are promoted and demoted and the CA is replaced, while managers are down for longer than they take for that.
+    Roles,
+    /// The same stack is deployed again while labels of nodes change.
+    Labels,
+    /// Volumes are removed while workers are cut off and leaders change.
+    Volumes,
 }
 
 impl Focus {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 11] = [
         Self::Everything,
         Self::Sessions,
         Self::Restarts,
@@ -38,6 +44,9 @@ impl Focus {
         Self::Jobs,
         Self::Rollouts,
         Self::Scaling,
+        Self::Roles,
+        Self::Labels,
+        Self::Volumes,
     ];
 
     /// Returns the one with this name.
@@ -53,7 +62,7 @@ impl Focus {
         match self {
             Self::Everything => {
                 // A part of the users is there in some simulations only: each of them takes its time.
-                let turn = rng.random_range(0..4);
+                let turn = rng.random_range(0..5);
                 let wishes = Wishes {
                     devices: true,
                     networks: true,
@@ -63,15 +72,20 @@ impl Focus {
                     rollouts: turn == 0,
                     jobs: turn == 1,
                     scaled: (turn == 2).then_some(scaled),
+                    vault: turn == 3,
+                    yard: turn == 3,
                     ..none
                 };
                 (3, wishes)
             }
             Self::Sessions => (3, Wishes { networks: true, ..none }),
+            Self::Roles => (1, Wishes { replicas: 2, probes: true, ..none }),
             Self::Restarts | Self::Splits => (3, Wishes { replicas: 1, probes: true, ..none }),
             Self::Runs => (1, Wishes { only: Some(CRON), ..none }),
             Self::Jobs => (0, Wishes { jobs: true, ..none }),
             Self::Rollouts => (0, Wishes { rollouts: true, ..none }),
+            Self::Labels => (0, Wishes { yard: true, ..none }),
+            Self::Volumes => (0, Wishes { vault: true, ..none }),
             // The load is on target from the start, so any decision to scale is wrong.
             Self::Scaling => (0, Wishes { scaled: Some(right), ..none }),
         }

@@ -10,20 +10,25 @@ use flota_raft_store::View;
 
 use super::cluster::{ManagerHost, SimCluster};
 use super::cron_invariants::CronInvariants;
+use super::health_invariants;
 use super::host::Host;
 use super::job_invariants::{self, JobInvariants};
+use super::leader_invariants::LeaderInvariants;
+use super::membership_invariants::MembershipInvariants;
 use super::network_invariants::{self, NetworkInvariants};
 use super::rollout_invariants::RolloutInvariants;
 use super::scale_invariants::{self, ScaleInvariants};
+use super::steady_invariants::{self, SteadyInvariants};
 use super::task_invariants::{TaskInvariants, is_wanted, slots};
 use super::user::{CRON, TAG, chain};
 use super::violation::{Kind, Violation};
-use super::volume_invariants::VolumeInvariants;
+use super::volume_invariants::{self, VolumeInvariants};
 
 /// State from earlier checks, for comparison with later ones.
 #[derive(Default)]
 pub struct Invariants {
-    leaders: BTreeMap<u64, u64>,
+    leaders: LeaderInvariants,
+    membership: MembershipInvariants,
     digests: BTreeMap<u64, Digest>,
     /// The last entry of each process, by its host and number, after which its tables were compared.
     compared: BTreeMap<(Host, u64), u64>,
@@ -36,6 +41,7 @@ pub struct Invariants {
     rollouts: RolloutInvariants,
     jobs: JobInvariants,
     scales: ScaleInvariants,
+    steady: SteadyInvariants,
     tables_may_differ: bool,
 }
 
@@ -59,16 +65,10 @@ impl Invariants {
         if let Some(conflict) = cluster.raft_network.conflict() {
             return Err(Kind::EntriesDiffer.because(conflict));
         }
+        self.membership.note_down(cluster);
         for it in &cluster.managers {
             let Some(manager) = it.manager() else { continue };
-            let leadership = manager.leadership();
-            if leadership.is_self {
-                let first = *self.leaders.entry(leadership.term).or_insert(manager.raft().id());
-                if first != manager.raft().id() {
-                    let text = format!("term {} has two leaders: {first} and {}", leadership.term, manager.raft().id());
-                    return Err(Kind::TwoLeaders.because(text));
-                }
-            }
+            self.leaders.check(cluster, it)?;
             if !self.tables_may_differ {
                 self.check_digests(cluster, it, &manager)?;
             }
@@ -77,6 +77,7 @@ impl Invariants {
                 self.newest = view.version;
                 self.note_changed(&view);
                 self.tasks.check_tables(cluster, &view)?;
+                self.membership.check_tables(cluster, &view)?;
                 self.networks.check_tables(&view)?;
                 chain::check_order(&view)?;
                 self.cron.check_tables(&view)?;
@@ -84,6 +85,8 @@ impl Invariants {
                 self.rollouts.check_tables(&view)?;
                 self.jobs.check_tables(&view)?;
                 self.scales.check_tables(&view)?;
+                self.steady.check_tables(&view)?;
+                health_invariants::check_tables(cluster, &view)?;
             }
         }
         self.tasks.check_machines(cluster)?;
@@ -177,7 +180,9 @@ pub fn converged(cluster: &SimCluster) -> Result<(), String> {
     for service in view.services() {
         scale_invariants::converged(service)?;
         job_invariants::converged(service, wanted(service, &view), &view)?;
+        steady_invariants::converged(service, &view)?;
     }
+    volume_invariants::converged(&view)?;
     // A paused update waits for a user, and so does the failed task of its slot.
     for service in view.services().filter(|it| !it.update.is_paused() && !it.spec.mode.is_job()) {
         let (name, wanted) = (&service.spec.name, wanted(service, &view));

@@ -14,6 +14,7 @@ use flota_api::model::{NodeDescription, NodeDevice, Role};
 use flota_api::seal::Sealer;
 use flota_identity::{CONNECTION_WINDOW, Dialer, Peer, STREAM_WINDOW};
 use flota_manager::{Manager, ManagerOptions, TermClock};
+use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::raft::{LogBounds, ModelDisk, RaftNode, RaftOptions, StartError, Threads, Timing};
 use flota_raft_store::{Proposer, Store, Transaction};
 use flota_worker::{
@@ -151,6 +152,8 @@ fn serve(host: Host, network: &Network, manager: &Manager) {
 pub(super) struct WorkerProcess {
     pub(super) host: Host,
     pub(super) node_id: NodeId,
+    /// The address at which others reach the node.
+    pub(super) address: String,
     pub(super) description: NodeDescription,
     pub(super) devices: Vec<NodeDevice>,
     pub(super) machine: FakeMachine,
@@ -169,10 +172,11 @@ pub(super) async fn run_worker(process: WorkerProcess) {
     // Only other workers connect to a worker, to fetch images, and no worker in a simulation has any.
     drop(process.network.listen(process.host));
     let (_, cdi_devices) = tokio::sync::watch::channel(Vec::new());
+    process.machine.set_checked(!faults::is_on(Fault::BlindWorker));
     let options = AgentOptions {
         node_id: process.node_id.to_string(),
         description: process.description,
-        address: process.host.address(),
+        address: process.address,
         dialer: Dialer::through(process.network.connector(process.host, peer)),
         managers: process.managers,
         executor: Arc::new(FakeExecutor::new(process.machine.clone(), process.clock.clone())),

@@ -17,11 +17,15 @@ use flota_raft_store::View;
 
 use super::user::ROLLED_OUT;
 use super::violation::{Kind, Violation};
+use updates::UpdateSeen;
+
+mod updates;
 
 /// State from earlier checks, for comparison with later ones.
 #[derive(Default)]
 pub(super) struct RolloutInvariants {
     services: BTreeMap<ServiceId, Rollout>,
+    updates: BTreeMap<ServiceId, UpdateSeen>,
     /// The nodes that were lost, with the last version of the store in which they were.
     lost: BTreeMap<NodeId, Version>,
 }
@@ -49,9 +53,17 @@ impl RolloutInvariants {
         self.lost.extend(lost);
         self.lost.retain(|_, version| *version + DECIDED_BEFORE >= view.version);
         let lost = self.lost.keys().cloned().collect();
-        for service in ROLLED_OUT.iter().filter_map(|name| view.service_by_name(name)) {
+        for service in ROLLED_OUT.iter().filter_map(|it| view.service_by_name(it.name)) {
             let slots = slots(service, view);
+            if let Some(before) = self.updates.remove(&service.id) {
+                before.check(service, &slots, &lost)?;
+            }
+            self.updates.insert(service.id.clone(), UpdateSeen::of(service, &slots));
             let before = self.services.remove(&service.id).unwrap_or_default();
+            if service.spec.stopped {
+                check_stopped(service, &slots)?;
+                continue;
+            }
             let now = before.next(service, &slots, &lost)?;
             self.services.insert(service.id.clone(), now);
             check_nodes(service, &slots)?;
@@ -152,6 +164,17 @@ impl Rollout {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// A service that is stopped begins with no task.
+fn check_stopped(service: &Service, slots: &BTreeMap<u64, Vec<&Arc<Task>>>) -> Result<(), Violation> {
+    let is_new = |task: &&&Arc<Task>| is_to_run(task) && task.meta.created > service.meta.version;
+    match slots.values().flatten().find(is_new) {
+        Some(task) => {
+            Err(Kind::TooManyTasks.because(format!("{} is stopped, and begins with {task:?}", service.spec.name)))
+        }
+        None => Ok(()),
     }
 }
 

@@ -16,6 +16,7 @@ use super::focus::Focus;
 use super::host::{Host, USER};
 use super::network::DELAY;
 use super::raft_network::Mishaps;
+use super::user::yard::LABELS;
 
 /// A step of a fault.
 #[derive(Clone, Debug)]
@@ -43,6 +44,7 @@ enum Action {
     KillContainer { worker: usize },
     ChangeManagers(Change),
     Drain { worker: usize, time: u64 },
+    Label { worker: usize, label: usize, is_set: bool },
 }
 
 /// Draws faults and applies them.
@@ -84,7 +86,7 @@ impl Schedule {
             last: now,
             hurt: BTreeMap::new(),
             bad_network: 0,
-            changes: Changes::default(),
+            changes: Changes::new(if focus == Focus::Roles { 2 } else { 3 }),
             drains: Drains::default(),
         }
     }
@@ -99,7 +101,7 @@ impl Schedule {
         self.changes.is_open()
     }
 
-    /// Whether a node is drained.
+    /// Whether a node is drained, or gets a label.
     pub fn is_draining(&self) -> bool {
         self.drains.is_open()
     }
@@ -202,7 +204,27 @@ impl Schedule {
             Focus::Jobs if rng.random_bool(0.5) => Action::KillContainer { worker },
             Focus::Rollouts if rng.random_bool(0.7) => Action::Drain { worker, time },
             Focus::Jobs | Focus::Rollouts => Action::CrashLeader { power: false, down },
-            Focus::Scaling => Action::Split { alone: cluster.workers[worker].host, both_ways: true, time },
+            Focus::Roles => match rng.random_range(0..10) {
+                0..=2 => Action::ChangeManagers(Change::Demote(rng.random_range(0..cluster.managers.len()))),
+                3..=4 => Action::ChangeManagers(Change::Promote(worker)),
+                5 => Action::ChangeManagers(Change::RotateCa { twice: rng.random_bool(0.5) }),
+                6 => Action::CrashLeader { power: false, down },
+                7 => Action::CrashWorker { number: worker, power: false, down },
+                _ => {
+                    let number = rng.random_range(0..cluster.managers.len());
+                    Action::CrashManager { number, power: false, down: time * 2 }
+                }
+            },
+            Focus::Labels => {
+                Action::Label { worker, label: rng.random_range(0..LABELS.len()), is_set: rng.random_bool(0.5) }
+            }
+            Focus::Volumes if rng.random_bool(0.3) => Action::CrashLeader { power: false, down },
+            Focus::Volumes if rng.random_bool(0.5) => {
+                Action::CrashWorker { number: worker, power: rng.random_bool(0.5), down }
+            }
+            Focus::Scaling | Focus::Volumes => {
+                Action::Split { alone: cluster.workers[worker].host, both_ways: true, time }
+            }
         })
     }
 
@@ -219,7 +241,7 @@ impl Schedule {
         let down = if rng.random_bool(0.5) { rng.random_range(0..=100) } else { rng.random_range(500..4_000) };
         let time = rng.random_range(200..5_000);
         let both_ways = rng.random_bool(0.5);
-        match rng.random_range(0..32) {
+        match rng.random_range(0..36) {
             0..=1 => Action::CrashManager { number, power, down },
             2..=6 => Action::CrashLeader { power, down },
             7 => Action::CrashAll { power, down },
@@ -251,6 +273,10 @@ impl Schedule {
             27 => Action::ChangeManagers(Change::Leave(number)),
             28 => Action::ChangeManagers(Change::Replace(number)),
             29..=30 => Action::Drain { worker, time },
+            31 => Action::ChangeManagers(Change::Promote(worker)),
+            32 => Action::ChangeManagers(Change::Demote(number)),
+            33 => Action::ChangeManagers(Change::RotateCa { twice: both_ways }),
+            34 => Action::Label { worker, label: rng.random_range(0..LABELS.len()), is_set: both_ways },
             _ if both_ways => Action::KillContainer { worker },
             _ => Action::Block { from: USER, to: manager_host, time },
         }
@@ -286,7 +312,8 @@ impl Schedule {
             }
             Action::CrashWorker { .. } | Action::StartWorker(_) => {}
             Action::ChangeManagers(change) => self.changes.begin(cluster, change),
-            Action::Drain { worker, time } => self.drains.begin(cluster, worker, time),
+            Action::Drain { worker, time } => self.drains.drain(cluster, worker, time),
+            Action::Label { worker, label, is_set } => self.drains.label(cluster, worker, LABELS[label], is_set),
             Action::Pause { host, time } => self.pause(cluster, host, time),
             Action::PauseLeader { time } => {
                 if let Some(number) = cluster.leader() {

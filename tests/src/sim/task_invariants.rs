@@ -15,8 +15,7 @@ use flota_raft_store::View;
 use flota_worker::RunningSlot;
 
 use super::cluster::{SimCluster, WorkerHost};
-use super::user::rollouts::STARTS_FIRST;
-use super::user::{STARTED_FIRST, priority};
+use super::user::{priority, starts_first};
 use super::violation::{Kind, Violation};
 
 /// How long two containers of one slot may run while one leader reaches both of their nodes, in milliseconds: a node that
@@ -224,7 +223,7 @@ fn check_places(view: &View) -> Result<(), Violation> {
 
 /// Returns how many tasks a slot of the service may have: two if its updates start the new task first.
 fn most_tasks(service: &str) -> usize {
-    1 + usize::from(STARTED_FIRST.contains(&service) || service == STARTS_FIRST)
+    1 + usize::from(starts_first(service))
 }
 
 fn check_devices(view: &View) -> Result<(), Violation> {

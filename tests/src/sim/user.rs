@@ -2,7 +2,7 @@
 //! Control API, and record what they observe. They also create and remove networks. Like `ctl`, they retry with the
 //! next manager and the same request id after any loss. What a service of theirs is like is in `user/specs.rs`. Users
 //! with services of their own, whose history is not recorded, are in `user/chain.rs`, `user/jobs.rs`,
-//! `user/rollouts.rs` and `user/scaled.rs`.
+//! `user/rollouts.rs`, `user/scaled.rs`, `user/vault.rs` and `user/yard.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -16,6 +16,7 @@ use tonic::{Code, Request, Status};
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::control::{CreateServiceRequest, ListRequest, RemoveRequest, UpdateServiceRequest};
 use flota_api::proto::objects::Service;
+use flota_api::proto::specs::UpdateOrder;
 use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
 use flota_manager::forward::STALE;
@@ -34,12 +35,17 @@ mod prober;
 pub(super) mod rollouts;
 pub(super) mod scaled;
 mod specs;
+pub(super) mod vault;
+pub(super) mod yard;
 
 pub(super) use jobs::JOBS;
 pub(super) use rollouts::ROLLED_OUT;
 pub(super) use scaled::SCALED;
-pub(super) use specs::{CRON, STARTED_FIRST, TAG, VOLUMES, priority};
+use specs::STARTED_FIRST;
+pub(super) use specs::{CRON, TAG, VOLUMES, priority};
 pub use specs::{NAMES, Wishes};
+pub(super) use vault::VAULT;
+pub(super) use yard::STEADY;
 
 /// Time limit of one try at one manager.
 const TRY: Duration = Duration::from_secs(5);
@@ -183,6 +189,12 @@ impl Users {
         }
         if let Some(name) = self.wishes.scaled {
             clients.spawn(client(self.clients + 5).change_scaled(name));
+        }
+        if self.wishes.vault {
+            clients.spawn(client(self.clients + 6).change_vault());
+        }
+        if self.wishes.yard {
+            clients.spawn(client(self.clients + 7).deploy_yard());
         }
         for number in 0..self.clients {
             clients.spawn(client(number).run(self.pause));
@@ -349,6 +361,13 @@ impl Client {
         }
         None
     }
+}
+
+/// Whether the service may replace its tasks in this order: the new one of a slot is started first.
+pub(super) fn starts_first(service: &str) -> bool {
+    let is_start_first = |order| order == UpdateOrder::StartFirst;
+    let mut rolled_out = ROLLED_OUT.iter().filter(|it| is_start_first(it.order) || is_start_first(it.rollback_order));
+    STARTED_FIRST.contains(&service) || STEADY.contains(&service) || rolled_out.any(|it| it.name == service)
 }
 
 /// Whether another manager may answer although this one did not.

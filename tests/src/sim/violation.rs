@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 pub enum Kind {
     /// Two managers lead in one term.
     TwoLeaders,
+    /// A manager has gone although those that stay have no majority that works.
+    NoMajority,
+    /// The former CA counts for nothing before every node has confirmed the new one.
+    CaTooEarly,
+    /// The control loops run twice on a manager, or on one that does not lead.
+    LoopsRunOn,
     /// Two entries of the same index and term differ.
     EntriesDiffer,
     /// The tables of two managers differ after the same entry.
@@ -36,6 +42,12 @@ pub enum Kind {
     TooManyTasks,
     /// Fewer tasks of a service serve than its policy allows, by no fault.
     TooFewTasks,
+    /// An update goes on although it is paused or too much has failed, or its policy does not say what has become of it.
+    WrongUpdate,
+    /// A task counts as running although its health check has not succeeded.
+    FalseHealth,
+    /// A task is replaced although nothing asks for that.
+    NeedlessMove,
     /// A job does again what it has done, or more than it asks for.
     WorkedTwice,
     /// More slots of a job work at once than may.
@@ -48,6 +60,10 @@ pub enum Kind {
     DeviceTwice,
     /// Two nodes have the data that a slot has in a volume, or a task is on another node than its data.
     VolumeTwice,
+    /// A machine has data of a volume that the store does not know of.
+    VolumeLeft,
+    /// Data of a volume is gone although nobody has removed the volume.
+    VolumeLost,
     /// The tasks of a node have reserved more than it has.
     Overcommitted,
     /// Two objects have the same address, or one has an address outside of its network.

@@ -1,26 +1,39 @@
 //! Invariants of volumes: the data that a slot has in a volume is on one node, where all tasks of the slot run. Tasks of one
-//! slot can then never use it on two nodes at once, and none begins with an empty folder where there is data elsewhere.
-//! No user of a simulation removes a volume or a worker.
+//! slot can then never use it on two nodes at once, and none begins with an empty folder where there is data elsewhere. Data
+//! goes only when its volume was removed, and while it is there, the store knows where. No worker is removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use flota_api::id::{NodeId, VolumeId};
+use flota_api::model::Volume;
 use flota_raft_store::View;
 
 use super::cluster::SimCluster;
-use super::user::VOLUMES;
+use super::host::Host;
+use super::user::{VAULT, VOLUMES};
 use super::violation::{Kind, Violation};
 
 /// Where the data of volumes is, from the first time that it was there.
 #[derive(Default)]
 pub(super) struct VolumeInvariants {
     places: BTreeMap<(VolumeId, Option<u64>), NodeId>,
+    /// The volumes of the newest version of the store, those that were removed included.
+    known: BTreeMap<VolumeId, Arc<Volume>>,
+    /// The data that machines had.
+    data: BTreeSet<(Host, VolumeId, Option<u64>)>,
+}
+
+/// The services that have a volume, and the names of their volumes.
+fn volumes() -> impl Iterator<Item = (&'static str, &'static str)> {
+    VOLUMES.into_iter().chain([VAULT])
 }
 
 impl VolumeInvariants {
     /// Checks the places of all volumes, and that the tasks of a slot are where its data is.
     pub(super) fn check_tables(&mut self, view: &View) -> Result<(), Violation> {
-        for volume in VOLUMES.iter().filter_map(|(_, name)| view.volume_by_name(name)) {
+        self.known = view.volumes().map(|volume| (volume.id.clone(), Arc::clone(volume))).collect();
+        for volume in volumes().filter_map(|(_, name)| view.volume_by_name(name)) {
             for place in &volume.places {
                 let node = self.places.entry((volume.id.clone(), place.slot)).or_insert(place.node_id.clone());
                 if *node != place.node_id {
@@ -29,7 +42,7 @@ impl VolumeInvariants {
                 }
             }
         }
-        for (name, volume) in VOLUMES {
+        for (name, volume) in volumes() {
             let Some((service, volume)) = view.service_by_name(name).zip(view.volume_by_name(volume)) else { continue };
             for task in view.tasks_of_service(&service.id).filter(|task| task.holds_resources()) {
                 let data = (volume.id.clone(), volume.data_slot(false, task.slot));
@@ -44,7 +57,7 @@ impl VolumeInvariants {
 
     /// Checks that no two machines have the same data, whatever the store says of its place. The volume of a global service
     /// has data on each node.
-    pub(super) fn check_machines(&self, cluster: &SimCluster) -> Result<(), Violation> {
+    pub(super) fn check_machines(&mut self, cluster: &SimCluster) -> Result<(), Violation> {
         let mut holders = BTreeMap::new();
         for worker in &cluster.workers {
             let is_ours =
@@ -56,6 +69,36 @@ impl VolumeInvariants {
                 }
             }
         }
-        Ok(())
+        self.check_removals(cluster)
+    }
+
+    /// Checks that no data has gone of a volume that is there, and that there is none that nobody knows of.
+    fn check_removals(&mut self, cluster: &SimCluster) -> Result<(), Violation> {
+        let before = std::mem::take(&mut self.data);
+        for worker in &cluster.workers {
+            for (volume, slot) in worker.machine.volumes() {
+                let is_there = |it: &&Arc<Volume>| it.nodes_with(slot).any(|node| *node == worker.node_id);
+                let volume = VolumeId::from(volume.as_str());
+                let known = self.known.get(&volume);
+                if known.filter(is_there).is_none() {
+                    let text = format!("{} has data of {volume} and slot {slot:?}: {known:?}", worker.host);
+                    return Err(Kind::VolumeLeft.because(text));
+                }
+                self.data.insert((worker.host, volume, slot));
+            }
+        }
+        let is_kept = |volume: &VolumeId| self.known.get(volume).is_some_and(|it| !it.is_removed);
+        match before.difference(&self.data).find(|(_, volume, _)| is_kept(volume)) {
+            Some(gone) => Err(Kind::VolumeLost.because(format!("nobody has removed what is gone: {gone:?}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether no volume is left that was removed. What machines have of such ones is checked at every moment.
+pub(super) fn converged(view: &View) -> Result<(), String> {
+    match view.volumes().find(|volume| volume.is_removed) {
+        Some(volume) => Err(format!("a volume was removed, and is there: {volume:?}")),
+        None => Ok(()),
     }
 }

@@ -1,7 +1,7 @@
 //! Nodes that are lost, cut off, drained and removed, and what becomes of their tasks.
 
-use flota_api::model::NodeState;
-use flota_api::proto::control::RemoveRequest;
+use flota_api::model::{NodeState, Task};
+use flota_api::proto::control::{RemoveRequest, UpdateClusterRequest};
 use flota_api::proto::specs::{NodeSpec, OnPartition, ServiceSpec};
 use flota_api::proto::types::{Availability, TaskState};
 use flota_tests::sim::script::{Script, script, script_with, spec};
@@ -17,6 +17,9 @@ pub(super) fn cut_off(it: &mut Script, worker: usize) {
         it.cluster().world.network.block(manager, worker);
     }
 }
+
+/// How long a manager waits for an answer on a connection before it gives it up, in milliseconds: a ping, and its answer.
+const ANSWERS_WITHIN: u64 = 4_000;
 
 fn availability(availability: Availability) -> NodeSpec {
     NodeSpec { availability: availability.into(), ..NodeSpec::default() }
@@ -39,6 +42,59 @@ fn tasks_of_a_lost_machine_start_elsewhere_and_are_listed_with_a_doubt() {
         it.converge();
         assert!(it.cluster().workers[0].machine.running().is_empty(), "what was replaced is not started again");
     });
+}
+
+#[test]
+fn tasks_that_are_to_stay_wait_for_their_lost_node_until_it_is_back_or_a_person_decides() {
+    script(2, |it| {
+        let keeps = ServiceSpec { keep_on_node_loss: true, ..spec("db", 2) };
+        it.create(it.leader(), keeps).unwrap();
+        it.converge();
+        it.cluster().crash_worker(0, true);
+        it.wait("the node is down", 6_000, node_is(0, NodeState::Down));
+        it.pass(60_000);
+        assert_eq!(it.cluster().workers[1].machine.running().len(), 1, "its task runs nowhere else");
+        let before = tasks_of(it.cluster(), "db").unwrap();
+        it.cluster().start_worker(0);
+        it.converge();
+        let ids = |tasks: &[Task]| tasks.iter().map(|task| task.id.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(&tasks_of(it.cluster(), "db").unwrap()), ids(&before), "the same tasks run again");
+        assert_eq!(it.cluster().workers[0].machine.running().len(), 1);
+        it.cluster().crash_worker(0, true);
+        it.wait("the node is down", 6_000, node_is(0, NodeState::Down));
+        it.pass(10_000);
+        it.update_node("w1", availability(Availability::Drain));
+        it.wait("a person has decided: both run on the other", 10_000, containers(1, 2));
+    });
+}
+
+#[test]
+fn lost_node_is_down_after_as_many_heartbeats_as_the_cluster_is_set_to() {
+    for (period, missed) in [(500, 2), (1_000, 3), (1_000, 6), (3_000, 3)] {
+        script(1, move |it| {
+            let request = UpdateClusterRequest {
+                heartbeat_ms: Some(period),
+                heartbeats_missed: Some(missed),
+                ..UpdateClusterRequest::default()
+            };
+            it.request(it.leader(), |mut control| async move { control.update_cluster(request).await }).unwrap();
+            // Nodes follow with their next session.
+            it.cluster().crash_worker(0, false);
+            it.cluster().start_worker(0);
+            it.wait("it is back", 10_000, node_is(0, NodeState::Ready));
+            it.pass(2 * period);
+            // It does not say that it is gone, and its connection stays.
+            let host = it.cluster().workers[0].host;
+            it.cluster().world.pause(host, true);
+            let took = it.wait("the node is down", 60_000, node_is(0, NodeState::Down));
+            // The last heartbeat was heard up to a period before, and half a period more is no miss. The leader looks at
+            // its nodes in a part of a period, and writes what it sees. If that takes longer than to find that nobody
+            // answers on the connection, the time counts from there.
+            let silence = if period * missed < ANSWERS_WITHIN { 0 } else { ANSWERS_WITHIN };
+            let (least, most) = (period * (missed - 1) + period / 2, silence + period * missed + period + 100);
+            assert!((least..=most).contains(&took), "{took} ms with {missed} heartbeats of {period} ms");
+        });
+    }
 }
 
 #[test]

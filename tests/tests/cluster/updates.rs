@@ -18,6 +18,8 @@ use super::{Seen, seen, tasks_are, tasks_of};
 
 /// The service whose updates start the new task first: the simulation's checks know it by this name.
 const STARTED_FIRST: &str = "the-queue";
+/// Number of tasks of a service whose updates are counted.
+const REPLICAS: usize = 6;
 
 fn with_env(name: &str, replicas: u64, env: &str) -> ServiceSpec {
     ServiceSpec { env: vec![env.into()], ..spec(name, replicas) }
@@ -82,7 +84,6 @@ fn update_replaces_one_task_after_the_other() {
 
 #[test]
 fn update_has_exactly_the_surge_and_the_shortage_that_its_policy_allows() {
-    const REPLICAS: usize = 6;
     use UpdateOrder::{StartFirst, StopFirst};
     for (name, parallelism, order, shortage, surge) in [
         ("web", 1, StopFirst, 1, 0),
@@ -100,21 +101,57 @@ fn update_has_exactly_the_surge_and_the_shortage_that_its_policy_allows() {
             it.create(it.leader(), spec("VERSION=1")).unwrap();
             it.converge();
             it.update(it.leader(), "update", spec("VERSION=2")).unwrap();
-            let (least, most) = (Cell::new(usize::MAX), Cell::new(0));
-            // The condition is asked after each event of the simulation.
-            it.wait("the update is done", 60_000, |cluster| {
-                let serving = tasks_of(cluster, name)?.iter().filter(|task| task.is_serving()).count();
-                least.set(least.get().min(serving));
-                most.set(most.get().max(running(cluster)));
-                update_is(name, UpdatePhase::Completed)(cluster)
-            });
-            let seen = (REPLICAS - least.get(), most.get() - REPLICAS);
+            let seen = shortage_and_surge(it, name, UpdatePhase::Completed);
             assert_eq!(seen, (shortage, surge), "{name}: {parallelism} at once, {order:?}");
             let all: BTreeSet<_> = (1..=REPLICAS as u64).map(|slot| (slot, 2)).collect();
             assert_eq!(serving(it.cluster(), name), Ok(all));
             it.converge();
         });
     }
+}
+
+#[test]
+fn rollback_has_exactly_the_surge_and_the_shortage_that_its_own_policy_allows() {
+    use UpdateOrder::{StartFirst, StopFirst};
+    for (name, update, rollback, shortage, surge) in [
+        ("web", policy(0, StopFirst), policy(1, StopFirst), 1, 0),
+        ("web", policy(1, StopFirst), policy(4, StopFirst), 4, 0),
+        (STARTED_FIRST, policy(0, StartFirst), policy(1, StartFirst), 0, 1),
+        (STARTED_FIRST, policy(1, StartFirst), policy(2, StopFirst), 2, 0),
+        (STARTED_FIRST, policy(1, StopFirst), policy(3, StartFirst), 0, 3),
+    ] {
+        script(3, move |it| {
+            let spec = |env: &str| ServiceSpec {
+                update: Some(update),
+                rollback: Some(rollback),
+                ..with_env(name, REPLICAS as u64, env)
+            };
+            it.create(it.leader(), spec("VERSION=1")).unwrap();
+            it.converge();
+            it.update(it.leader(), "update", spec("VERSION=2")).unwrap();
+            it.wait("the update is done", 60_000, update_is(name, UpdatePhase::Completed));
+            roll_back(it, name, None).unwrap();
+            let seen = shortage_and_surge(it, name, UpdatePhase::RolledBack);
+            assert_eq!(seen, (shortage, surge), "{name}: {rollback:?}");
+            let all: BTreeSet<_> = (1..=REPLICAS as u64).map(|slot| (slot, 1)).collect();
+            assert_eq!(serving(it.cluster(), name), Ok(all));
+            it.converge();
+        });
+    }
+}
+
+/// Waits for the end of an update of a service with [`REPLICAS`] tasks. Returns how many fewer have served than it is to
+/// have, and how many more have run.
+fn shortage_and_surge(it: &mut Script, name: &'static str, end: UpdatePhase) -> (usize, usize) {
+    let (least, most) = (Cell::new(usize::MAX), Cell::new(0));
+    // The condition is asked after each event of the simulation.
+    it.wait("the update is done", 60_000, |cluster| {
+        let serving = tasks_of(cluster, name)?.iter().filter(|task| task.is_serving()).count();
+        least.set(least.get().min(serving));
+        most.set(most.get().max(running(cluster)));
+        update_is(name, end)(cluster)
+    });
+    (REPLICAS - least.get(), most.get() - REPLICAS)
 }
 
 /// The update of `web` is paused, for this reason.

@@ -9,6 +9,7 @@ mod certificates;
 mod dependencies;
 mod devices;
 mod encryption;
+mod examples;
 mod faults;
 mod health;
 mod histories;

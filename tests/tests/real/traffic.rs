@@ -130,11 +130,18 @@ fn signal(cluster: &Cluster, task: &Value, signal: &str) {
 /// Starts a cluster with the network `front` and the service `web` on its two workers.
 fn with_web(replicas: u32) -> Cluster {
     let cluster = Cluster::up(3, 2);
+    create_web(&cluster, replicas, &["--health-tcp", "80"]);
+    cluster
+}
+
+fn create_web(cluster: &Cluster, replicas: u32, flags: &[&str]) {
     cluster.ok("network create front");
     let service = "service create --name web --network front --publish 8080:80 --constraint node.role==worker \
-        --health-tcp 80 --health-start-period 30s --health-start-interval 50ms";
-    cluster.ok(&format!("{service} --replicas {replicas} whoami"));
-    cluster
+        --health-start-period 30s --health-start-interval 50ms --replicas";
+    let replicas = replicas.to_string();
+    let words = service.split_whitespace().chain([replicas.as_str()]).chain(flags.iter().copied()).chain(["whoami"]);
+    let created = cluster.ctl_args(&words.collect::<Vec<_>>());
+    assert_eq!(created.code, 0, "{}", created.stderr);
 }
 
 #[test]
@@ -153,6 +160,29 @@ fn scaling_updates_and_drains_fail_no_request() {
         .wait("both tasks run on w1", |it| it.running("web").iter().filter(|task| task["node"] == "w1").count() == 2);
     traffic.ctl("node update --availability active w2");
     traffic.ctl("service update --force web");
+    traffic.assert_none_failed();
+}
+
+#[test]
+fn unhealthy_tasks_leave_names_and_balancers_before_they_are_restarted_and_fail_no_request() {
+    let cluster = Cluster::up(3, 2);
+    // The only program of an image that tasks have beside their own: a shell.
+    let folder = tempfile::tempdir().unwrap();
+    let shell = folder.path().join("sh");
+    std::fs::copy("/bin/busybox", &shell).unwrap();
+    cluster.ok(&format!("image pack --tag shell {}", shell.display()));
+    let check = ["--health-cmd", "[ ! -e /sick ]", "--health-interval", "100ms", "--health-retries", "2"];
+    create_web(&cluster, 3, &[&["--mount", "type=image,source=shell,target=/bin"], &check[..]].concat());
+    let mut traffic = Traffic::start(&cluster);
+    for slot in 1..=3 {
+        traffic.step("a task becomes unhealthy");
+        let sick = cluster.ctl_args(&["exec", &format!("web.{slot}"), "--", "/bin/sh", "-c", "echo > /sick"]);
+        assert_eq!(sick.code, 0, "{}", sick.stderr);
+        let filter = format!("service ps web --filter slot={slot} --filter state=running");
+        cluster.wait("it is restarted, and healthy again", |it| {
+            it.rows(&filter).iter().any(|task| task["attempt"] == 2 && task["health"] == "healthy")
+        });
+    }
     traffic.assert_none_failed();
 }
 

@@ -163,7 +163,7 @@ fn services_on_some_nodes_and_on_each_are_restarted_stopped_and_started() {
 }
 
 #[test]
-fn a_global_service_runs_on_each_node_and_a_job_to_its_end() {
+fn a_global_service_runs_on_each_node_and_leaves_those_that_are_drained() {
     let cluster = Cluster::up(1, 2);
     cluster.ok("service create --name agent --mode global whoami");
     let nodes = |cluster: &Cluster| {
@@ -179,7 +179,11 @@ fn a_global_service_runs_on_each_node_and_a_job_to_its_end() {
     cluster.wait("it has its task again", |it| nodes(it).len() == 3);
     let refused = cluster.ctl("service scale agent=2");
     assert!(refused.code == 2 && refused.stderr.contains("has a task on each node"), "{}", refused.stderr);
+}
 
+#[test]
+fn a_job_runs_to_its_end_and_one_that_fails_for_good_is_reported() {
+    let cluster = Cluster::up(1, 0);
     cluster.ok("service create --name calm --mode replicated-job --replicas 4 --max-concurrent 2 whoami env");
     let row = &cluster.rows("service ls --filter name=calm")[0];
     assert_eq!(

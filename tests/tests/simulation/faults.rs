@@ -150,3 +150,58 @@ fn a_job_with_more_tasks_at_once_than_may_be_is_found() {
 fn a_load_that_is_taken_for_none_because_it_is_not_known_is_found() {
     is_found(within(Focus::Scaling, 40, Fault::SilentTasks), &[Kind::WrongScale]);
 }
+
+#[test]
+fn control_loops_that_outlive_the_leadership_of_their_manager_are_found() {
+    is_found(within(Focus::Splits, 20, Fault::LingeringLoops), &[Kind::LoopsRunOn]);
+}
+
+#[test]
+fn a_paused_update_that_goes_on_is_found() {
+    is_found(within(Focus::Rollouts, 20, Fault::DeafPause), &[Kind::WrongUpdate]);
+}
+
+#[test]
+fn an_update_that_goes_on_after_too_many_failures_is_found() {
+    is_found(within(Focus::Rollouts, 20, Fault::LenientUpdate), &[Kind::WrongUpdate]);
+}
+
+#[test]
+fn an_update_that_does_not_wait_for_the_health_of_its_tasks_is_found() {
+    is_found(within(Focus::Rollouts, 20, Fault::BlindUpdate), &[Kind::TooFewTasks, Kind::TooManyTasks]);
+}
+
+#[test]
+fn tasks_that_count_as_healthy_without_a_check_are_found() {
+    is_found(within(Focus::Rollouts, 20, Fault::BlindWorker), &[Kind::FalseHealth]);
+}
+
+#[test]
+fn a_changed_label_of_a_service_that_replaces_its_tasks_is_found() {
+    is_found(within(Focus::Labels, 20, Fault::LabelUpdate), &[Kind::NeedlessMove]);
+}
+
+#[test]
+fn a_task_that_leaves_a_node_for_a_label_that_says_nothing_is_found() {
+    is_found(within(Focus::Labels, 20, Fault::JumpyMoves), &[Kind::NeedlessMove]);
+}
+
+#[test]
+fn data_that_is_left_of_a_removed_volume_is_found() {
+    is_found(within(Focus::Volumes, 20, Fault::EarlyForget), &[Kind::VolumeLeft]);
+}
+
+#[test]
+fn data_that_goes_although_nobody_has_removed_its_volume_is_found() {
+    is_found(within(Focus::Volumes, 20, Fault::EagerDrop), &[Kind::VolumeLost]);
+}
+
+#[test]
+fn a_manager_that_goes_and_leaves_no_majority_is_found() {
+    is_found(within(Focus::Roles, 30, Fault::CarelessDeparture), &[Kind::NoMajority]);
+}
+
+#[test]
+fn a_former_ca_that_counts_for_nothing_too_early_is_found() {
+    is_found(within(Focus::Roles, 30, Fault::EarlyCa), &[Kind::CaTooEarly]);
+}

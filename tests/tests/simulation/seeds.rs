@@ -11,12 +11,15 @@ use crate::simulate;
 const SEEDS: std::ops::Range<u64> = 1..25;
 
 /// What must happen in the seeds together, by the line of the log that says so, and how often at least.
-const HAPPENS: [(&str, usize); 5] = [
+const HAPPENS: [(&str, usize); 8] = [
     ("wrote a snapshot", 300),
     ("purged the log", 300),
     ("installed the snapshot of another manager", 15),
     ("the set of managers is complete", 5),
     ("the set of managers changes: Leave", 1),
+    ("the set of managers changes: Promote", 1),
+    ("the set of managers changes: RotateCa", 1),
+    ("the demoted manager votes no more", 1),
 ];
 
 #[test]

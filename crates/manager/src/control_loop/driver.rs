@@ -81,6 +81,7 @@ impl Driver {
 
     /// Runs until `cancel` is cancelled.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
+        let _running = self.counters.begin();
         let (view, mut watch) = self.store.view_and_watch();
         self.look_at_everything(&view);
         loop {

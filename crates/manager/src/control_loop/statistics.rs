@@ -16,9 +16,24 @@ pub struct LoopStatistics {
 
 /// Counts what the control loops do, in all terms of a manager. Clones count together.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LoopCounters(Arc<[AtomicU64; 3]>);
+pub(crate) struct LoopCounters(Arc<[AtomicU64; 4]>);
+
+/// A driver that runs until this is dropped.
+#[derive(Debug)]
+pub(super) struct RunningDriver(LoopCounters);
+
+impl Drop for RunningDriver {
+    fn drop(&mut self) {
+        self.0.0[3].fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl LoopCounters {
+    pub(super) fn begin(&self) -> RunningDriver {
+        self.0[3].fetch_add(1, Ordering::Relaxed);
+        RunningDriver(self.clone())
+    }
+
     pub(super) fn passed(&self) {
         self.0[0].fetch_add(1, Ordering::Relaxed);
     }
@@ -29,6 +44,11 @@ impl LoopCounters {
 
     pub(super) fn met(&self, conflicts: usize) {
         self.0[2].fetch_add(conflicts as u64, Ordering::Relaxed);
+    }
+
+    /// Returns the number of drivers that run: one while this manager leads, else none.
+    pub(crate) fn running(&self) -> u64 {
+        self.0[3].load(Ordering::Relaxed)
     }
 
     /// Returns the counts.

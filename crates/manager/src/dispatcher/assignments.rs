@@ -17,6 +17,7 @@ use flota_api::proto::dispatcher::{Assignments, ImageSource, TaskAssignment, Tas
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::{Timestamp, Version};
 use flota_raft_store::Tables;
+use flota_raft_store::faults::{self, Fault};
 
 use super::networks::has_served;
 use crate::values;
@@ -150,7 +151,11 @@ impl Told {
         let removed_tasks: Vec<_> =
             self.tasks.iter().map(|(id, _)| id).filter(is_gone).map(ToString::to_string).collect();
         let dropped_images: Vec<_> = dropped.difference(&self.dropped).cloned().collect();
-        let dropped_volumes: Vec<String> = view.removed_volumes_of_node(&node).map(ToString::to_string).collect();
+        let mut dropped_volumes: Vec<String> = view.removed_volumes_of_node(&node).map(ToString::to_string).collect();
+        if faults::is_on(Fault::EagerDrop) {
+            let is_here = |volume: &&Arc<model::Volume>| volume.places.iter().any(|place| place.node_id == self.node);
+            dropped_volumes = view.volumes().filter(is_here).map(|volume| volume.id.to_string()).collect();
+        }
         let drops_others = dropped_volumes.iter().any(|id| !self.dropped_volumes.contains(id));
         let is_news = drops_others || !tasks.is_empty() || !removed_tasks.is_empty() || !dropped_images.is_empty();
         let whole = Assignments {

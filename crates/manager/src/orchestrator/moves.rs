@@ -11,6 +11,7 @@ use std::time::Duration;
 use flota_api::model::{Availability, Node, NodeState, Service, Task, UpdateOrder};
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::Tables;
+use flota_raft_store::faults::{self, Fault};
 
 use super::after_end::{AfterEnd, after_end, delayed};
 use super::slot::Slot;
@@ -43,7 +44,8 @@ pub(super) enum Move {
 pub(super) fn is_leaving(task: &Task, view: &Tables) -> bool {
     let service = view.service(&task.service_id);
     let suits = |service: &Arc<Service>, node: &Node| {
-        service.spec.constraints.iter().all(|constraint| node.satisfies(constraint))
+        let is_jumpy = faults::is_on(Fault::JumpyMoves) && node.spec.labels.contains_key("rack");
+        service.spec.constraints.iter().all(|constraint| node.satisfies(constraint) && !is_jumpy)
             && !affinity::must_part(service, node, view)
     };
     let may_stay = |node: &Node| {

@@ -229,7 +229,9 @@ fn newest_of<'a>(service: &Service, slot: &'a Slot) -> Option<&'a Arc<Task>> {
 /// can't, as most programs that lack something do.
 pub(super) fn settled_at(policy: &UpdatePolicy, task: &Task) -> Option<Timestamp> {
     let settles = if task.status.health.is_some() { Duration::ZERO } else { defaults::UPDATE_SETTLE };
-    task.served_at.map(|at| at + settles.min(policy.monitor))
+    let early = faults::is_on(Fault::BlindUpdate) && task.status.state == TaskState::Starting;
+    let served_at = task.served_at.or(early.then_some(task.meta.updated_at));
+    served_at.map(|at| at + settles.min(policy.monitor))
 }
 
 /// What is known of a new task.

@@ -212,7 +212,8 @@ impl Executor for FakeExecutor {
     }
 
     fn health_check<'a>(&'a self, spec: &'a ServiceSpec, _: Option<&'a str>) -> BoxFuture<'a, Option<HealthCheck>> {
-        Box::pin(std::future::ready(spec.healthcheck.check(&HealthSpec::default())))
+        let check = spec.healthcheck.check(&HealthSpec::default());
+        Box::pin(std::future::ready(check.filter(|_| self.machine.is_checked())))
     }
 
     fn check_health(&self, task: &TaskId, _: &HealthTest) -> BoxFuture<'static, CheckEnd> {

@@ -77,6 +77,10 @@ struct Inner {
     volumes: BTreeSet<(String, Option<u64>)>,
     /// The volumes that a task uses.
     volume_uses: BTreeMap<String, Vec<String>>,
+    /// Whether daemons take tasks for ones without a health check.
+    is_unchecked: bool,
+    /// The tasks of which a health check has succeeded.
+    passed: BTreeSet<String>,
     /// How often each action has failed.
     failures: BTreeMap<(String, Act), u32>,
 }
@@ -261,13 +265,31 @@ impl FakeMachine {
         self.with(|inner| {
             let Some(container) = inner.last(task).filter(|it| !it.has_ended) else { return Some(false) };
             let age = container.running.since.elapsed();
-            match container.health {
-                FakeHealth::Good => Some(true),
-                FakeHealth::From(begin) => Some(age >= begin),
-                FakeHealth::Until(end) => Some(age < end),
-                FakeHealth::Hangs => None,
+            let is_healthy = match container.health {
+                FakeHealth::Good => true,
+                FakeHealth::From(begin) => age >= begin,
+                FakeHealth::Until(end) => age < end,
+                FakeHealth::Hangs => return None,
+            };
+            if is_healthy {
+                inner.passed.insert(task.to_owned());
             }
+            Some(is_healthy)
         })
+    }
+
+    /// Sets whether daemons see that tasks have health checks, as they do at first.
+    pub fn set_checked(&self, is_checked: bool) {
+        self.with(|inner| inner.is_unchecked = !is_checked);
+    }
+
+    pub(super) fn is_checked(&self) -> bool {
+        self.with(|inner| !inner.is_unchecked)
+    }
+
+    /// Returns whether a health check of the task has ever succeeded.
+    pub fn has_been_healthy(&self, task: &str) -> bool {
+        self.with(|inner| inner.passed.contains(task))
     }
 
     /// Waits until another health check has begun.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::Rng;
 use tonic::Status;
 
-use flota_api::proto::control::{CreateServiceRequest, UpdateServiceRequest};
+use flota_api::proto::control::{CreateServiceRequest, GetRequest, UpdateServiceRequest};
 use flota_api::proto::specs::ServiceSpec;
 use flota_api::reason::Reason;
 
@@ -37,6 +37,33 @@ impl Client {
         });
         // Whoever changes a service does so again, and the last change is made when nothing goes wrong.
         created.await;
+    }
+
+    /// Changes a part of the spec that a service has now, if there is one of its name.
+    pub(super) async fn amend(&mut self, name: &str, edit: impl Fn(&mut ServiceSpec)) {
+        let get = GetRequest { name: name.to_owned() };
+        let got = self.request(|mut client| {
+            let get = get.clone();
+            async move { client.get_service(get).await }
+        });
+        let Some(Ok(row)) = got.await else { return };
+        let Some(service) = row.into_inner().service else { return };
+        let Some((mut spec, meta)) = service.spec.zip(service.meta) else { return };
+        edit(&mut spec);
+        let update = UpdateServiceRequest {
+            request_id: self.request_id(self.history.tag()),
+            service: name.to_owned(),
+            version: meta.version,
+            spec: Some(spec),
+            ..UpdateServiceRequest::default()
+        };
+        // It is refused if the service has changed since.
+        let amended = self.request(|mut client| {
+            let update = update.clone();
+            async move { client.update_service(update).await.map(drop) }
+        });
+        let amended = amended.await;
+        tracing::info!(client = self.number, name, ?amended, "a service was to be changed");
     }
 
     /// Waits for at most so many milliseconds.

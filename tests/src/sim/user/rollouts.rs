@@ -1,6 +1,6 @@
-//! A user who rolls out two services, one whose updates start the new task of a slot first and one whose updates stop
-//! the old one first: new releases, broken ones, which the cluster takes back by itself, earlier ones, and fewer tasks,
-//! of which the user says which one goes.
+//! A user who rolls out services of all policies: new releases, some of which fail, are sick or take a while to be well;
+//! earlier ones; updates that are paused and go on; services that are stopped, started and restarted; and fewer tasks, of
+//! which the user says which one goes.
 
 use std::time::Duration;
 
@@ -9,78 +9,188 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use flota_api::proto::control::control_client::ControlClient;
-use flota_api::proto::control::{ListTasksRequest, RemoveTaskRequest, RollbackServiceRequest};
-use flota_api::proto::specs::{FailureAction, ServiceSpec, UpdateOrder, UpdatePolicy};
+use flota_api::proto::control::{ListTasksRequest, PauseUpdateRequest, RemoveTaskRequest, RollbackServiceRequest};
+use flota_api::proto::specs::{
+    FailureAction, HealthSpec, HealthTest, ServiceSpec, UpdateOrder, UpdatePolicy, health_test,
+};
 use flota_api::proto::types::{DesiredState, RestartPolicy};
-use flota_worker::{FakeMachine, FakeProgram};
+use flota_worker::{FakeHealth, FakeMachine, FakeProgram};
 
 use super::Client;
 
-/// The service whose updates start the new task of a slot before the old one is stopped.
-pub(in crate::sim) const STARTS_FIRST: &str = "the-shop";
+/// A service of this user. Its policies never change, because those that count are those that it has at that moment.
+pub(in crate::sim) struct RolledOut {
+    pub(in crate::sim) name: &'static str,
+    replicas: u64,
+    /// Largest number of its tasks on a node; 0 for any.
+    on_node: u64,
+    parallelism: u64,
+    /// Order of its updates.
+    pub(super) order: UpdateOrder,
+    pub(super) rollback_order: UpdateOrder,
+    failure_action: FailureAction,
+    max_failure_millionths: u32,
+    /// Whether its tasks have a health check.
+    is_checked: bool,
+}
+
 /// The services of this user.
-pub(in crate::sim) const ROLLED_OUT: [&str; 2] = [STARTS_FIRST, "the-mill"];
+pub(in crate::sim) const ROLLED_OUT: [RolledOut; 4] = [
+    // The tasks of the first two on a drained node just find room on two others: four, two on a node, and none.
+    RolledOut {
+        name: "the-shop",
+        on_node: 2,
+        order: UpdateOrder::StartFirst,
+        rollback_order: UpdateOrder::StartFirst,
+        ..MILL
+    },
+    RolledOut { replicas: 3, on_node: 1, ..MILL },
+    RolledOut {
+        name: "the-loom",
+        parallelism: 1,
+        failure_action: FailureAction::Pause,
+        max_failure_millionths: 250_000,
+        is_checked: true,
+        ..MILL
+    },
+    RolledOut {
+        name: "the-forge",
+        replicas: 3,
+        order: UpdateOrder::StartFirst,
+        failure_action: FailureAction::Continue,
+        is_checked: true,
+        ..MILL
+    },
+];
+const MILL: RolledOut = RolledOut {
+    name: "the-mill",
+    replicas: 4,
+    on_node: 0,
+    parallelism: 2,
+    order: UpdateOrder::StopFirst,
+    rollback_order: UpdateOrder::StopFirst,
+    failure_action: FailureAction::Rollback,
+    max_failure_millionths: 0,
+    is_checked: false,
+};
+
 /// What is logged if a task that was taken from its service is there afterwards.
 pub(in crate::sim) const NOT_TAKEN: &str = "a task that was taken from its service is to run";
 /// The image of a release whose tasks fail.
 const BROKEN: &str = "broken-app";
+/// The image of a release whose tasks never are healthy.
+const SICK: &str = "sick-app";
+/// The image of a release whose tasks are healthy after a while.
+const SLOW: &str = "slow-app";
 
-/// Makes the tasks of a broken release fail on this machine.
+/// Sets how the tasks of the releases behave on this machine.
 pub(in crate::sim) fn prepare(machine: &FakeMachine) {
     let runs = Some(Duration::from_millis(50));
     machine.set_program(BROKEN, FakeProgram { runs, exit_code: 1, ..FakeProgram::default() });
+    for (image, after) in [(SICK, Duration::from_secs(3_600)), (SLOW, Duration::from_millis(900))] {
+        machine.set_program(image, FakeProgram { health: FakeHealth::From(after), ..FakeProgram::default() });
+    }
+}
+
+impl RolledOut {
+    fn spec(&self, image: &str, release: u64, delay_ms: u64) -> ServiceSpec {
+        let policy = UpdatePolicy {
+            parallelism: self.parallelism,
+            delay_ms,
+            monitor_ms: 1_000,
+            failure_action: self.failure_action.into(),
+            max_failure_millionths: self.max_failure_millionths,
+            order: self.order.into(),
+            ..UpdatePolicy::default()
+        };
+        let rollback =
+            UpdatePolicy { failure_action: FailureAction::Pause.into(), order: self.rollback_order.into(), ..policy };
+        let check = HealthSpec {
+            test: Some(HealthTest { test: Some(health_test::Test::Shell("well".into())) }),
+            interval_ms: Some(200),
+            start_period_ms: Some(1_500),
+            start_interval_ms: Some(100),
+            retries: 2,
+            ..HealthSpec::default()
+        };
+        ServiceSpec {
+            name: self.name.to_owned(),
+            image: image.to_owned(),
+            replicas: self.replicas,
+            env: vec![format!("RELEASE={release}")],
+            stop_grace_ms: 1_000,
+            restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
+            update: Some(policy),
+            rollback: Some(rollback),
+            max_replicas_per_node: self.on_node,
+            healthcheck: self.is_checked.then_some(check),
+            ..ServiceSpec::default()
+        }
+    }
 }
 
 impl Client {
     /// Changes the services until the history is stopped. The last release of each is a good one.
     pub(super) async fn roll_out(mut self) {
-        for name in ROLLED_OUT {
-            self.release(name, self.wishes.image).await;
+        for service in &ROLLED_OUT {
+            self.release(service, self.wishes.image).await;
         }
         self.pause(2_000).await;
         while !self.history.is_stopped() {
-            let name = ROLLED_OUT[self.rng.random_range(0..ROLLED_OUT.len())];
-            match self.rng.random_range(0..10) {
-                0..=4 => self.release(name, self.wishes.image).await,
-                5..=6 => self.release(name, BROKEN).await,
-                7 => self.roll_back(name).await,
-                _ => self.take_task(name).await,
+            let service = &ROLLED_OUT[self.rng.random_range(0..ROLLED_OUT.len())];
+            match self.rng.random_range(0..16) {
+                0..=4 => self.release(service, self.wishes.image).await,
+                5 => self.release(service, SLOW).await,
+                6..=7 => self.release(service, BROKEN).await,
+                8 => self.release(service, SICK).await,
+                9..=10 => self.release_and_pause(service).await,
+                11 => self.roll_back(service.name).await,
+                12 => self.stop_and_start(service.name).await,
+                // As `ctl service restart` and `service update --force` do.
+                13 => self.amend(service.name, |spec| spec.force += 1).await,
+                _ => self.take_task(service.name).await,
             }
             self.pause(3_000).await;
         }
-        for name in ROLLED_OUT {
-            self.release(name, self.wishes.image).await;
+        for service in &ROLLED_OUT {
+            self.release(service, self.wishes.image).await;
         }
     }
 
     /// Replaces all tasks of the service.
-    async fn release(&mut self, name: &str, image: &str) {
-        // What is checked by these policies is what they say at that moment, so all of them say the same.
-        let starts_first = name == STARTS_FIRST;
-        let order = if starts_first { UpdateOrder::StartFirst } else { UpdateOrder::StopFirst };
-        // The tasks of one service on a drained node just find room on two others, and that of the other service finds none.
-        let (replicas, max_replicas_per_node) = if starts_first { (4, 2) } else { (3, 1) };
-        let policy = UpdatePolicy {
-            parallelism: 2,
-            delay_ms: self.rng.random_range(0..=1) * 300,
-            monitor_ms: 1_000,
-            failure_action: FailureAction::Rollback.into(),
-            order: order.into(),
-            ..UpdatePolicy::default()
-        };
-        let spec = ServiceSpec {
-            name: name.to_owned(),
-            image: image.to_owned(),
-            replicas,
-            env: vec![format!("RELEASE={}", self.history.tag())],
-            stop_grace_ms: 1_000,
-            restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
-            update: Some(policy),
-            rollback: Some(UpdatePolicy { failure_action: FailureAction::Pause.into(), ..policy }),
-            max_replicas_per_node,
-            ..ServiceSpec::default()
-        };
-        self.deploy(spec).await;
+    async fn release(&mut self, service: &RolledOut, image: &str) {
+        let delay_ms = self.rng.random_range(0..=1) * 300;
+        let release = self.history.tag();
+        self.deploy(service.spec(image, release, delay_ms)).await;
+    }
+
+    /// Pauses an update in its midst, and lets it go on after a while; sometimes only the next release does.
+    async fn release_and_pause(&mut self, service: &RolledOut) {
+        let image = if self.rng.random_bool(0.7) { self.wishes.image } else { BROKEN };
+        self.release(service, image).await;
+        self.pause(400).await;
+        self.pause_update(service.name, true).await;
+        self.pause(2_500).await;
+        if self.rng.random_bool(0.7) {
+            self.pause_update(service.name, false).await;
+        }
+    }
+
+    async fn pause_update(&mut self, name: &str, paused: bool) {
+        let request_id = self.request_id(self.history.tag());
+        let request = PauseUpdateRequest { request_id, service: name.to_owned(), paused };
+        // It is refused if the update has ended before.
+        self.request(|mut client| {
+            let request = request.clone();
+            async move { client.pause_update(request).await.map(drop) }
+        })
+        .await;
+    }
+
+    async fn stop_and_start(&mut self, name: &str) {
+        self.amend(name, |spec| spec.stopped = true).await;
+        self.pause(2_000).await;
+        self.amend(name, |spec| spec.stopped = false).await;
     }
 
     async fn roll_back(&mut self, name: &str) {

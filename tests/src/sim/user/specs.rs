@@ -53,6 +53,10 @@ pub struct Wishes {
     pub rollouts: bool,
     /// Whether one more user changes jobs.
     pub jobs: bool,
+    /// Whether one more user changes a service with volumes, and removes both.
+    pub vault: bool,
+    /// Whether one more user deploys the same stack again and again.
+    pub yard: bool,
     /// The service whose number of tasks follows their load, which one more user changes; `None` for none.
     pub scaled: Option<&'static str>,
     /// The only service that the clients change; `None` for all of [`NAMES`].
@@ -99,6 +103,7 @@ impl Client {
                 _ => ServiceMode::Replicated,
             }
             .into(),
+            stopped: name != CRON && self.rng.random_bool(0.05),
             schedule: if name == CRON { "* * * * *".into() } else { String::new() },
             replicas: self.rng.random_range(0..=self.wishes.replicas),
             env: vec![format!("RELEASE={}", self.rng.random_range(0..3))],

@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use flota_api::model::{Revision, ServiceSpec};
 use flota_api::proto::control::{GetRequest, RollbackServiceRequest, ServiceHistory, ServiceRevision};
-use flota_api::version::Timestamp;
 
 use crate::client::{Client, request_id};
 use crate::printer::{self, Format, RowOptions};
@@ -152,6 +151,7 @@ mod tests {
     use std::time::Duration;
 
     use flota_api::model::{PinnedImage, ServiceMode};
+    use flota_api::version::Timestamp;
 
     use super::*;
 
