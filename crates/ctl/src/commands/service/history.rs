@@ -159,7 +159,7 @@ mod tests {
         let revision = Revision {
             version,
             image_digest: Some(digest.into()),
-            set_at: Some(Timestamp(set_at)),
+            set_at: (set_at > 0).then_some(Timestamp(set_at)),
             ..Revision::default()
         };
         ServiceRevision { revision: Some((&revision).into()), spec: Some(spec.into()) }
