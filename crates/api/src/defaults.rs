@@ -55,8 +55,9 @@ pub const REVISIONS_KEPT: usize = 10;
 /// Number of runs of a service of the mode cron that are kept when they are over, with their tasks, as many as Docker keeps
 /// tasks of a slot. Of times that were skipped, as many more are kept.
 pub const RUNS_KEPT: usize = 5;
-/// Number of tasks of a slot that are kept, the one that runs included, as in Docker.
-pub const TASK_HISTORY_LIMIT: NonZeroU64 = NonZeroU64::new(5).expect("it is not zero");
+/// Number of tasks of each slot that are kept unless the cluster's setting says otherwise: the present one, and the one before
+/// it. Docker keeps five; each manager has all of them in memory, and in large clusters they would be most of it.
+pub const TASK_HISTORY_LIMIT: NonZeroU64 = NonZeroU64::new(2).expect("it is not zero");
 /// Most runs of one service that are under way at once, so that runs that do not end can't fill the cluster.
 pub const RUNS_AT_ONCE: usize = 100;
 /// Signal that asks a program to stop.

@@ -73,13 +73,13 @@ impl RestartPolicy {
     /// Records a restart after an end at `now`, and returns the delay before it.
     pub fn restart(&self, history: &mut RestartHistory, now: Timestamp) -> Duration {
         let delay = self.delay_after(history.in_a_row);
-        history.in_a_row += 1;
-        history.count += 1;
+        // A worker has reported these numbers, so they may be anything.
+        history.in_a_row = history.in_a_row.saturating_add(1);
+        history.count = history.count.saturating_add(1);
         match self.max_attempts.filter(|_| self.window.is_some()) {
             Some(most) => {
                 history.times.push(now);
-                let kept = usize::try_from(most.get()).unwrap_or(usize::MAX).min(RESTARTS_TIMED);
-                history.times.drain(..history.times.len().saturating_sub(kept));
+                history.forget_oldest(usize::try_from(most.get()).unwrap_or(usize::MAX));
             }
             None => history.times.clear(),
         }
@@ -93,8 +93,8 @@ impl RestartPolicy {
     }
 }
 
-/// The restarts of a slot that were caused by the end of its program, or by a start that failed. A start after a reboot of
-/// the node and a move to another node are not among them.
+/// The restarts of a slot that followed the end of its program or a failed start. Starts after a reboot of the node, and
+/// moves to another node, do not count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RestartHistory {
@@ -127,10 +127,16 @@ impl RestartHistory {
         self.in_a_row.is_multiple_of(RESTARTS_ON_A_NODE) && (self.in_a_row / RESTARTS_ON_A_NODE).is_power_of_two()
     }
 
+    /// Forgets the times of all but so many restarts, and of all but the newest [`RESTARTS_TIMED`].
+    pub fn forget_oldest(&mut self, kept: usize) {
+        self.times.drain(..self.times.len().saturating_sub(kept.min(RESTARTS_TIMED)));
+    }
+
     /// Returns the history by a clock that shows `own` when the present one shows `theirs`.
     #[must_use]
     pub fn by_clock(&self, theirs: Timestamp, own: Timestamp) -> Self {
-        let times = self.times.iter().map(|at| Timestamp((own.0 + at.0).saturating_sub(theirs.0))).collect();
+        let times =
+            self.times.iter().map(|at| Timestamp(own.0.saturating_add(at.0).saturating_sub(theirs.0))).collect();
         Self { times, ..*self }
     }
 }
@@ -187,6 +193,20 @@ mod tests {
         let theirs = history.by_clock(BEGIN, BEGIN + hour);
         assert!(!policy.has_budget(&theirs, BEGIN + hour + 8 * SECOND), "by another clock it is as long ago");
         assert!(policy.has_budget(&theirs, BEGIN + hour + 9 * SECOND));
+    }
+
+    #[test]
+    fn whatever_a_worker_reports_is_counted_on_and_kept_within_bounds() {
+        let times = (0..=RESTARTS_TIMED as u64).map(|it| Timestamp(u64::MAX - it)).rev().collect();
+        let mut history = RestartHistory { in_a_row: u64::MAX, count: u64::MAX, times };
+        history.forget_oldest(usize::MAX);
+        assert_eq!(history.times.len(), RESTARTS_TIMED);
+        assert_eq!(history.times.last(), Some(&Timestamp(u64::MAX)), "the newest stay");
+        let mut history = history.by_clock(BEGIN, BEGIN + SECOND);
+        let policy =
+            RestartPolicy { max_attempts: NonZeroU64::new(3), window: Some(SECOND), ..RestartPolicy::default() };
+        assert_eq!(policy.restart(&mut history, BEGIN), RESTART_DELAY_MOST);
+        assert_eq!((history.in_a_row, history.count, history.times.len()), (u64::MAX, u64::MAX, 3));
     }
 
     #[test]

@@ -351,7 +351,7 @@ pub struct Service {
     pub virtual_ips: Vec<VirtualIp>,
     /// The ports on which every node answers, all with a published port.
     pub ports: Vec<PublishedPort>,
-    /// Of a job: number of its present run, from 1. Of the mode cron, the status has the numbers. 0 if it is no job.
+    /// Number of a job's present run, from 1; 0 if the service is not a job, or has the mode cron, which numbers its runs itself.
     #[serde(skip_serializing_if = "is_zero")]
     pub job_run: u64,
     /// Of the mode cron: its runs, and which times of its schedule have been handled.
@@ -362,7 +362,7 @@ pub struct Service {
     pub scale: ScaleStatus,
 }
 
-/// Whether the service is no job.
+/// Whether the number is left out of the output.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_zero(job_run: &u64) -> bool {
     *job_run == 0

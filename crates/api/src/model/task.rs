@@ -36,10 +36,10 @@ pub struct TaskStatus {
     pub image_digest: Option<String>,
     /// The health of this attempt; `None` if it has no check, or no container yet.
     pub health: Option<Health>,
-    /// Whether it was rejected because the registry of an image did not send it.
+    /// Whether the task was rejected because a registry did not send one of its images.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lacks_image: bool,
-    /// The restarts of its slot, by the clock of the worker; `None` as long as they are those that the task has inherited.
+    /// The restarts of the task's slot, by the clock of the worker; `None` until the task itself is restarted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restarts: Option<Box<RestartHistory>>,
 }
@@ -93,7 +93,7 @@ pub struct Task {
     pub spec_version: u64,
     /// Number of its slot, from 1. The task that replaces it has the same slot.
     pub slot: u64,
-    /// Number of the run of its job that it belongs to; 0 if its service is no job.
+    /// Number of the job's run to which the task belongs, from 1; 0 if its service is not a job.
     pub run: u64,
     /// The node that the scheduler chose; never changed afterwards.
     #[serde(serialize_with = "text_or_empty")]
@@ -113,12 +113,12 @@ pub struct Task {
     pub desired_state: DesiredState,
     /// The status that its worker observed.
     pub status: TaskStatus,
-    /// Starts of its slot before this task was made.
+    /// Number of times that the tasks before this one in its slot were started.
     pub inherited_restarts: u64,
     /// Number of those starts that made up for a task which had not ended by itself: its node was lost or drained, or a user
     /// removed it.
     pub moves: u64,
-    /// The restarts of its slot before it was made that count for delay and budget, by the leader's clock.
+    /// The restarts of its slot before this task was made, from which delay and budget follow. By the leader's clock.
     pub restart_history: RestartHistory,
     /// The digest of its image, which may be that of an index; `None` if the service has none and the cluster keeps no
     /// image of that name, in which case the worker asks the registry what the reference means.
@@ -252,7 +252,8 @@ impl Task {
             None => {
                 let own = u64::from(self.status.attempt.saturating_sub(1));
                 let inherited = &self.restart_history;
-                RestartHistory { in_a_row: inherited.in_a_row + own, count: inherited.count + own, ..inherited.clone() }
+                let (in_a_row, count) = (inherited.in_a_row.saturating_add(own), inherited.count.saturating_add(own));
+                RestartHistory { in_a_row, count, ..inherited.clone() }
             }
         }
     }

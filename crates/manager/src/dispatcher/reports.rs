@@ -96,7 +96,7 @@ fn accepted(view: &Tables, node_id: &NodeId, reports: Vec<TaskReport>) -> Vec<(T
         let health = status.health.map(|health| bounded_health(health, room));
         room -= health.as_ref().map_or(0, |health| health.log.len());
         let mut restarts = status.restarts;
-        restarts.iter_mut().for_each(|it| it.times.truncate(RESTARTS_TIMED));
+        restarts.iter_mut().for_each(|it| it.forget_oldest(RESTARTS_TIMED));
         let status = TaskStatus { message, error, image_digest, health, restarts, ..status };
         observed.then(|| (report.task_id.into(), node_id.clone(), status))
     };

@@ -106,9 +106,7 @@ impl ContainerError {
             Self::Fetch(_) | Self::Value(_) | Self::Io(_) | Self::Watch(_) => false,
         }
     }
-}
 
-impl ContainerError {
     /// Returns whether a registry has not sent an image.
     fn is_unfetched(&self) -> bool {
         match self {
