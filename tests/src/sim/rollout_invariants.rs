@@ -4,7 +4,7 @@
 //!
 //! What counts is what the leader does, by what it knows. A slot is taken from the service when its last serving task
 //! is told to stop, and is given back when one serves again. A fault excuses the slot that it has hit and no other: a
-//! task that was not told to stop, but failed or was on a node that was lost.
+//! task that was not told to stop, but failed, was started again, or was on a node that was lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,8 +36,8 @@ const DECIDED_BEFORE: Version = 10;
 /// What a check has seen of the slots of a service.
 #[derive(Default)]
 struct Rollout {
-    /// The tasks that serve, of each slot that has some.
-    serving: BTreeMap<u64, BTreeSet<TaskId>>,
+    /// The tasks that serve, with their attempts, of each slot that has some.
+    serving: BTreeMap<u64, BTreeSet<(TaskId, u32)>>,
     /// The slots that were taken from the service.
     taken: BTreeSet<u64>,
     /// The slots that have two tasks which are to run.
@@ -93,8 +93,7 @@ impl Rollout {
     ) -> Result<Self, Violation> {
         let mut now = Self::default();
         for (number, tasks) in slots {
-            let serving: BTreeSet<TaskId> =
-                tasks.iter().filter(|task| task.is_serving()).map(|task| task.id.clone()).collect();
+            let serving: BTreeSet<_> = tasks.iter().filter(|task| task.is_serving()).map(|task| start(task)).collect();
             if !serving.is_empty() {
                 now.serving.insert(*number, serving);
             } else if self.is_taken(service, *number, tasks, lost) {
@@ -129,8 +128,13 @@ impl Rollout {
         let is_lost = |task: &Task| task.node_id.as_ref().is_some_and(|node| lost.contains(node));
         match self.serving.get(&number) {
             Some(served) => {
-                let mut served = tasks.iter().filter(|task| served.contains(&task.id));
-                served.all(|task| task.desired_state.is_stopping() && task.preempted_by.is_none() && !is_lost(task))
+                // Of one that was started again since, the leader may have known that it did not serve.
+                let was_restarted =
+                    |task: &Task| served.iter().any(|(id, attempt)| *id == task.id && *attempt != task.status.attempt);
+                let mut same = tasks.iter().filter(|task| served.contains(&start(task)));
+                !tasks.iter().any(|task| was_restarted(task))
+                    && same
+                        .all(|task| task.desired_state.is_stopping() && task.preempted_by.is_none() && !is_lost(task))
             }
             None => {
                 let has_failed = |task: &Task| {
@@ -165,6 +169,11 @@ impl Rollout {
             _ => Ok(()),
         }
     }
+}
+
+/// A start of a task.
+fn start(task: &Task) -> (TaskId, u32) {
+    (task.id.clone(), task.status.attempt)
 }
 
 /// A service that is stopped begins with no task.

@@ -280,7 +280,7 @@ async fn a_default_of_the_cluster_stays_until_another_is_given() {
 async fn how_many_tasks_of_a_slot_are_kept_is_a_setting_within_bounds() {
     let control = cluster().await;
     let limit = |task_history_limit| ClusterDefaults { task_history_limit, ..ClusterDefaults::default() };
-    for (given, expected) in [(None, 5), (Some(7), 7), (None, 7), (Some(1), 1)] {
+    for (given, expected) in [(None, 2), (Some(7), 7), (None, 7), (Some(1), 1)] {
         let updated = control.update_cluster(None, limit(given)).await.expect("it is within the bounds").cluster;
         assert_eq!(updated.task_history_limit().get(), expected, "{given:?}");
     }

@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flota_api::model::{DependencyCondition as Condition, Service, Task};
-use flota_api::proto::control::{DeployStackRequest, RemoveStackRequest};
-use flota_api::proto::specs::{Dependency, DependencyCondition, ServiceMode, ServiceSpec, StackSpec};
+use flota_api::proto::specs::{Dependency, DependencyCondition, ServiceMode, ServiceSpec};
 use flota_api::proto::types::{RestartCondition, RestartPolicy};
 use flota_api::state::DesiredState;
 use flota_raft_store::View;
@@ -54,25 +53,12 @@ impl Client {
     /// Deploys and removes the stack until the history is stopped.
     pub(super) async fn change_chain(mut self) {
         while !self.history.is_stopped() {
-            let request_id = self.request_id(self.history.tag());
-            let spec = StackSpec { name: STACK.into(), services: self.chain(), ..StackSpec::default() };
-            let request = DeployStackRequest { request_id, spec: Some(spec), ..DeployStackRequest::default() };
-            self.request(|mut client| {
-                let request = request.clone();
-                async move { client.deploy_stack(request).await.map(drop) }
-            })
-            .await;
+            self.deploy_stack(STACK, self.chain()).await;
             self.pause(10_000).await;
             if self.history.is_stopped() {
                 return;
             }
-            let request_id = self.request_id(self.history.tag());
-            let request = RemoveStackRequest { request_id, name: STACK.into(), ..RemoveStackRequest::default() };
-            self.request(|mut client| {
-                let request = request.clone();
-                async move { client.remove_stack(request).await.map(drop) }
-            })
-            .await;
+            self.remove_stack(STACK).await;
             self.pause(3_000).await;
         }
     }

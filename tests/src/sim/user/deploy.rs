@@ -5,8 +5,10 @@ use std::time::Duration;
 use rand::Rng;
 use tonic::Status;
 
-use flota_api::proto::control::{CreateServiceRequest, GetRequest, UpdateServiceRequest};
-use flota_api::proto::specs::ServiceSpec;
+use flota_api::proto::control::{
+    CreateServiceRequest, DeployStackRequest, GetRequest, RemoveStackRequest, UpdateServiceRequest,
+};
+use flota_api::proto::specs::{ServiceSpec, StackSpec};
 use flota_api::reason::Reason;
 
 use super::Client;
@@ -37,6 +39,29 @@ impl Client {
         });
         // Whoever changes a service does so again, and the last change is made when nothing goes wrong.
         created.await;
+    }
+
+    /// Deploys a stack of these services.
+    pub(super) async fn deploy_stack(&mut self, name: &str, services: Vec<ServiceSpec>) {
+        let request_id = self.request_id(self.history.tag());
+        let spec = StackSpec { name: name.into(), services, ..StackSpec::default() };
+        let request = DeployStackRequest { request_id, spec: Some(spec), ..DeployStackRequest::default() };
+        self.request(|mut client| {
+            let request = request.clone();
+            async move { client.deploy_stack(request).await.map(drop) }
+        })
+        .await;
+    }
+
+    /// Removes a stack, if it is there.
+    pub(super) async fn remove_stack(&mut self, name: &str) {
+        let request_id = self.request_id(self.history.tag());
+        let request = RemoveStackRequest { request_id, name: name.into(), ..RemoveStackRequest::default() };
+        self.request(|mut client| {
+            let request = request.clone();
+            async move { client.remove_stack(request).await.map(drop) }
+        })
+        .await;
     }
 
     /// Changes a part of the spec that a service has now, if there is one of its name.

@@ -4,8 +4,7 @@
 
 use rand::Rng;
 
-use flota_api::proto::control::{DeployStackRequest, RemoveStackRequest};
-use flota_api::proto::specs::{ServiceSpec, StackSpec, UpdateOrder, UpdatePolicy};
+use flota_api::proto::specs::{ServiceSpec, UpdateOrder, UpdatePolicy};
 use flota_api::proto::types::RestartPolicy;
 
 use super::Client;
@@ -27,20 +26,13 @@ impl Client {
             self.deploy_once().await;
             self.pause(1_500).await;
             if self.rng.random_bool(0.05) {
-                let request_id = self.request_id(self.history.tag());
-                let request = RemoveStackRequest { request_id, name: STACK.into(), ..RemoveStackRequest::default() };
-                self.request(|mut client| {
-                    let request = request.clone();
-                    async move { client.remove_stack(request).await.map(drop) }
-                })
-                .await;
+                self.remove_stack(STACK).await;
             }
         }
         self.deploy_once().await;
     }
 
     async fn deploy_once(&mut self) {
-        let request_id = self.request_id(self.history.tag());
         let is_same = self.rng.random_bool(0.5);
         let tag = if is_same { 0 } else { self.history.tag() };
         let order = if tag % 2 == 0 { UpdateOrder::StopFirst } else { UpdateOrder::StartFirst };
@@ -59,12 +51,7 @@ impl Client {
             restart: Some(RestartPolicy { delay_ms: 200, ..RestartPolicy::default() }),
             ..ServiceSpec::default()
         };
-        let spec = StackSpec { name: STACK.into(), services: STEADY.map(spec).into(), ..StackSpec::default() };
-        let request = DeployStackRequest { request_id, spec: Some(spec), ..DeployStackRequest::default() };
-        self.request(|mut client| {
-            let request = request.clone();
-            async move { client.deploy_stack(request).await.map(drop) }
-        })
-        .await;
+        let services = STEADY.map(spec).into();
+        self.deploy_stack(STACK, services).await;
     }
 }
