@@ -3,6 +3,7 @@
 //! An earlier spec has its earlier number again, so that tasks which still have it are not replaced.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use flota_api::defaults::REVISIONS_KEPT;
@@ -119,7 +120,8 @@ fn replaced(
     // A new run of a job replaces the one before at once.
     let update = if spec.mode.is_job() { update.completed() } else { update };
     let scale = scale(service, &spec);
-    let job_run = if spec.mode.has_numbered_runs() { service.job_run + 1 } else { 0 };
+    let next_run = service.job_run.map_or(NonZeroU64::MIN, |run| run.saturating_add(1));
+    let job_run = spec.mode.has_numbered_runs().then_some(next_run);
     images.put_on(Service { spec, spec_version: version, revisions, update, job_run, scale, values, ..service.clone() })
 }
 

@@ -197,7 +197,10 @@ fn name_of(task: &Task, view: &Tables) -> String {
 
 /// Returns the name of a task with the number of its run if it has one: `backup.1#7`.
 pub(crate) fn with_run(name: String, task: &Task) -> String {
-    if task.run == 0 { name } else { format!("{name}#{}", task.run) }
+    match task.run {
+        Some(run) => format!("{name}#{run}"),
+        None => name,
+    }
 }
 
 #[cfg(test)]

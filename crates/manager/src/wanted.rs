@@ -80,7 +80,7 @@ pub(crate) fn is_of_present_run(service: &Service, task: &Task) -> bool {
 /// way.
 pub(crate) fn done<'a>(service: &'a Service, view: &'a Tables) -> impl Iterator<Item = &'a Arc<Task>> {
     let is_present = |task: &&Arc<Task>| match service.spec.mode {
-        ServiceMode::Cron { .. } => under_way(service).any(|run| run.number == task.run),
+        ServiceMode::Cron { .. } => under_way(service).any(|run| Some(run.number) == task.run),
         _ => is_of_present_run(service, task),
     };
     let tasks = view.tasks_of_service(&service.id).filter(|_| service.spec.mode.is_job());

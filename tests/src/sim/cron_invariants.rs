@@ -39,7 +39,7 @@ impl CronInvariants {
 /// Each time begins one run at most, whose number is higher than those before, and runs overlap only if they may.
 fn check_runs(service: &Service, seen: &mut Seen) -> Result<(), String> {
     let (name, cron) = (&service.spec.name, &service.cron);
-    for run in cron.runs.iter().filter(|run| run.number > seen.last_number) {
+    for run in cron.runs.iter().filter(|run| run.number.get() > seen.last_number) {
         let newest = seen.times.last().copied().unwrap_or_default();
         let was_wrong = run.scheduled_at.until(newest).as_millis() > u128::from(TRUSTED);
         if !seen.times.insert(run.scheduled_at) && !was_wrong {
@@ -61,7 +61,7 @@ fn check_runs(service: &Service, seen: &mut Seen) -> Result<(), String> {
 fn check_tasks(service: &Service, view: &View) -> Result<(), String> {
     let name = &service.spec.name;
     for run in &service.cron.runs {
-        let tasks: Vec<_> = view.tasks_of_service(&service.id).filter(|task| task.run == run.number).collect();
+        let tasks: Vec<_> = view.tasks_of_service(&service.id).filter(|task| task.run == Some(run.number)).collect();
         let slots: BTreeSet<u64> = tasks.iter().map(|task| task.slot).collect();
         let done = tasks.iter().filter(|task| task.has_done_its_work()).count() as u64;
         if slots.len() as u64 > run.completions || done > run.completions {
@@ -71,9 +71,9 @@ fn check_tasks(service: &Service, view: &View) -> Result<(), String> {
             return Err(format!("{done} tasks of {name} are too few for {run:?}"));
         }
     }
-    let is_ahead = |task: &&std::sync::Arc<flota_api::model::Task>| task.run > service.cron.last_number;
-    match view.tasks_of_service(&service.id).find(is_ahead) {
-        Some(task) => Err(format!("task {} of {name} belongs to run {}, which is not recorded", task.id, task.run)),
+    let mut runs = view.tasks_of_service(&service.id).filter_map(|task| Some((&task.id, task.run?)));
+    match runs.find(|(_, run)| run.get() > service.cron.last_number) {
+        Some((id, run)) => Err(format!("task {id} of {name} belongs to run {run}, which is not recorded")),
         None => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
 //! Services of the mode cron: runs that begin when their time comes.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use flota_api::model::{CronRun, RunState};
@@ -40,7 +41,7 @@ fn runs(cluster: &SimCluster) -> Result<Vec<CronRun>, String> {
 fn newest_is(number: u64, state: RunState) -> impl Fn(&SimCluster) -> Seen {
     move |cluster| {
         let runs = runs(cluster)?;
-        seen(runs.last().is_some_and(|run| (run.number, run.state) == (number, state)), runs)
+        seen(runs.last().is_some_and(|run| (run.number.get(), run.state) == (number, state)), runs)
     }
 }
 
@@ -131,7 +132,8 @@ fn a_run_that_fails_for_good_is_over_and_the_next_one_begins_anew() {
         set_program(it, "backup", &runs_for(1));
         it.wait("the next one has not", NEXT + 20_000, newest_is(2, RunState::Complete));
         let tasks = tasks_of(it.cluster(), "backup").unwrap();
-        let of_run = |run, state| tasks.iter().any(|task| task.run == run && task.status.state == state);
+        let of_run =
+            |run, state| tasks.iter().any(|task| task.run == NonZeroU64::new(run) && task.status.state == state);
         assert!(of_run(1, TaskState::Failed) && of_run(2, TaskState::Complete), "{tasks:?}");
     });
 }
@@ -165,8 +167,8 @@ fn a_service_that_is_stopped_or_removed_begins_no_run_and_old_runs_go_with_their
         it.wait("there were seven runs", 8 * NEXT, newest_is(7, RunState::Complete));
         it.wait("five are kept, with their tasks", 5_000, |cluster| {
             let (runs, tasks) = (runs(cluster)?, tasks_of(cluster, "backup")?);
-            let is_kept = tasks.len() == 10 && tasks.iter().all(|task| task.run > 2);
-            seen(is_kept && runs.first().is_some_and(|run| run.number == 3), (runs, tasks))
+            let is_kept = tasks.len() == 10 && tasks.iter().all(|task| task.run > NonZeroU64::new(2));
+            seen(is_kept && runs.first().is_some_and(|run| run.number.get() == 3), (runs, tasks))
         });
         let stopped = ServiceSpec { stopped: true, ..backup(2, Concurrency::Forbid) };
         it.update(it.leader(), "stop", stopped).unwrap();

@@ -1,6 +1,7 @@
 //! Jobs: tasks that end when their work is done.
 
 use std::cell::Cell;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use flota_api::model::NodeState;
@@ -96,7 +97,7 @@ fn a_forced_update_is_another_run_and_ends_the_one_before() {
         it.update(it.leader(), "again", ServiceSpec { force: 1, ..job(2, 0) }).unwrap();
         it.wait("the second run is under way", 10_000, tasks_are("job", 2, TaskState::Running));
         let tasks = tasks_of(it.cluster(), "job").unwrap();
-        let runs: Vec<_> = tasks.iter().map(|task| (task.run, task.status.state)).collect();
+        let runs: Vec<_> = tasks.iter().map(|task| (task.run.map_or(0, NonZeroU64::get), task.status.state)).collect();
         let of_run = |run, state| runs.iter().filter(|it| **it == (run, state)).count();
         assert_eq!((of_run(1, TaskState::Complete), of_run(2, TaskState::Running)), (2, 2), "{runs:?}");
         set_program(it, "job", &runs_for(1));

@@ -42,7 +42,9 @@ fn a_bad_update_is_rolled_back_or_paused_and_the_user_goes_on_from_there() {
     let bad = cluster.ctl_args(&["service", "update", "--args", "fail 4", "web"]);
     assert!(bad.code == 1 && bad.stderr.contains("the update is paused: web."), "{}", bad.stderr);
     assert_eq!(update_state(&cluster, "web"), "paused");
-    assert_eq!(running(&cluster, "web").len(), 2, "no other slot is touched");
+    // The task of the new spec is started again and again.
+    let kept = running(&cluster, "web").iter().filter(|id| after.contains(id)).count();
+    assert_eq!(kept, 2, "no other slot is touched");
     cluster.ok("service rollback web");
     assert_eq!(update_state(&cluster, "web"), "rolled-back");
     assert_eq!(running(&cluster, "web").len(), 3);

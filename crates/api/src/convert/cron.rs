@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::networks::all;
-use super::{FromNumber, Malformed};
+use super::{FromNumber, Malformed, require};
 use crate::model::{CronRun, CronStatus, Handled, ServiceMode};
 use crate::proto::{objects as po, specs as ps};
 use crate::schedule::{Schedule, ScheduleError, UTC};
@@ -98,7 +98,7 @@ impl TryFrom<Option<po::CronStatus>> for CronStatus {
 impl From<&CronRun> for po::CronRun {
     fn from(it: &CronRun) -> Self {
         Self {
-            number: it.number,
+            number: it.number.get(),
             scheduled_at: it.scheduled_at.0,
             began_at: it.began_at.0,
             ended_at: it.ended_at.map(|it| it.0),
@@ -113,7 +113,7 @@ impl TryFrom<po::CronRun> for CronRun {
     type Error = Malformed;
     fn try_from(it: po::CronRun) -> Result<Self, Malformed> {
         Ok(Self {
-            number: it.number,
+            number: require(NonZeroU64::new(it.number), "cron.runs.number")?,
             scheduled_at: Timestamp(it.scheduled_at),
             began_at: Timestamp(it.began_at),
             ended_at: it.ended_at.map(Timestamp),
@@ -185,7 +185,7 @@ mod tests {
     fn runs_survive_the_way_to_the_wire_and_back_and_cost_nothing_where_there_are_none() {
         let schedule = Arc::new("@daily".parse::<Schedule>().expect("a good schedule"));
         let run = |number, state, ended_at| CronRun {
-            number,
+            number: NonZeroU64::new(number).unwrap(),
             scheduled_at: Timestamp(1),
             began_at: Timestamp(2),
             ended_at,

@@ -1,9 +1,11 @@
 //! The runs of a service of the mode cron. They are kept beside its spec, which the system never changes.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::task::Task;
 use super::text_or_empty;
 use crate::schedule::Schedule;
 use crate::state::states;
@@ -32,7 +34,7 @@ states! {
 #[serde(rename_all = "camelCase")]
 pub struct CronRun {
     /// Number of the run. Each run has a higher one than those before it.
-    pub number: u64,
+    pub number: NonZeroU64,
     /// The time for which it was planned.
     pub scheduled_at: Timestamp,
     /// When it began, or was skipped.
@@ -94,7 +96,12 @@ impl CronStatus {
     }
 
     /// Returns the run with this number, if it is kept.
-    pub fn run(&self, number: u64) -> Option<&CronRun> {
+    pub fn run(&self, number: NonZeroU64) -> Option<&CronRun> {
         self.runs.iter().find(|run| run.number == number)
+    }
+
+    /// Returns the run to which a task belongs, if it is kept.
+    pub fn run_of(&self, task: &Task) -> Option<&CronRun> {
+        self.run(task.run?)
     }
 }

@@ -351,21 +351,15 @@ pub struct Service {
     pub virtual_ips: Vec<VirtualIp>,
     /// The ports on which every node answers, all with a published port.
     pub ports: Vec<PublishedPort>,
-    /// Number of a job's present run, from 1; 0 if the service is not a job, or has the mode cron, which numbers its runs itself.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub job_run: u64,
+    /// Number of a job's present run; `None` if the service is not a job, or has the mode cron, which numbers its runs itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_run: Option<NonZeroU64>,
     /// Of the mode cron: its runs, and which times of its schedule have been handled.
     #[serde(skip_serializing_if = "CronStatus::is_unused")]
     pub cron: CronStatus,
     /// The number of tasks that their load has led to.
     #[serde(rename = "scaleStatus", skip_serializing_if = "ScaleStatus::is_unused")]
     pub scale: ScaleStatus,
-}
-
-/// Whether the number is left out of the output.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
-fn is_zero(job_run: &u64) -> bool {
-    *job_run == 0
 }
 
 impl Service {

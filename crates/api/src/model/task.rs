@@ -1,5 +1,7 @@
 //! Tasks: the instances of a service, each on one node.
 
+use std::num::NonZeroU64;
+
 use serde::Serialize;
 
 use super::device::DeviceId;
@@ -93,8 +95,9 @@ pub struct Task {
     pub spec_version: u64,
     /// Number of its slot, from 1. The task that replaces it has the same slot.
     pub slot: u64,
-    /// Number of the job's run to which the task belongs, from 1; 0 if its service is not a job.
-    pub run: u64,
+    /// Number of the job's run to which the task belongs; `None` if its service is not a job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<NonZeroU64>,
     /// The node that the scheduler chose; never changed afterwards.
     #[serde(serialize_with = "text_or_empty")]
     pub node_id: Option<NodeId>,
@@ -157,7 +160,7 @@ impl Default for Task {
             service_id: ServiceId::default(),
             spec_version: 0,
             slot: 1,
-            run: 0,
+            run: None,
             node_id: None,
             pinned_to: None,
             replaces: None,

@@ -220,9 +220,9 @@ impl Row {
             "addresses": task.attachments.iter().flat_map(|it| &it.addresses).collect::<Vec<_>>(),
             "createdAt": task.meta.created_at, "updatedAt": task.meta.updated_at,
         });
-        // Only tasks of services of the mode cron have one.
-        if task.run != 0 {
-            row["run"] = task.run.into();
+        // Only tasks of jobs have one.
+        if let Some(run) = task.run {
+            row["run"] = run.get().into();
         }
         if self.crash_loop {
             row["crashLoop"] = true.into();
@@ -265,11 +265,11 @@ pub(crate) async fn ls(client: &Client, request: ListTasksRequest, options: &Lis
     let Listed { header, rows, notes } = listed(client, request).await?;
     printer::age(header);
     // Only jobs have runs.
-    let has_runs = rows.iter().any(|row| row.task.run != 0);
+    let has_runs = rows.iter().any(|row| row.task.run.is_some());
     let cells = |row: &Row| -> Vec<String> {
         let task = &row.task;
         let exit = task.status.exit_code.map(|code| code.to_string()).unwrap_or_default();
-        let run = has_runs.then(|| if task.run == 0 { String::new() } else { task.run.to_string() });
+        let run = has_runs.then(|| task.run.map(|run| run.to_string()).unwrap_or_default());
         let first = [printer::short_id(task.id.as_str(), &options.rows), row.name()];
         let rest = [
             match row.image_digest().filter(|_| options.rows.no_trunc) {

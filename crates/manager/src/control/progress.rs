@@ -271,7 +271,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
 /// stopped.
 fn of_runs(service: &Service, tasks: &[&Arc<Task>], view: &Tables) -> ServiceProgress {
     let live: Vec<_> =
-        tasks.iter().copied().filter(|task| service.cron.run(task.run).is_some_and(CronRun::is_live)).collect();
+        tasks.iter().copied().filter(|task| service.cron.run_of(task).is_some_and(CronRun::is_live)).collect();
     let has_ended = |task: &&&Arc<Task>| task.status.state.is_terminal() || is_node_lost(view, task);
     ServiceProgress {
         running: live.iter().filter(|task| task.is_serving()).count() as u64,

@@ -1,6 +1,7 @@
 //! Services: their rows, and how users create, change and remove them.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use flota_api::clock::Random;
@@ -83,7 +84,7 @@ pub(super) fn new_service(spec: ServiceSpec, stack_id: Option<StackId>, random: 
         id: random.draw(ServiceId::random),
         spec_version: 1,
         stack_id,
-        job_run: u64::from(spec.mode.has_numbered_runs()),
+        job_run: spec.mode.has_numbered_runs().then_some(NonZeroU64::MIN),
         spec: Arc::new(spec),
         ..Service::default()
     }

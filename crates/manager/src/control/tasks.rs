@@ -109,7 +109,7 @@ const FIELDS: &[Field<TaskSummary>] = &[
     ("name", |row| Some(task_name(row.service_name(), row.task.slot))),
     ("service", |row| Some(row.service_name().to_owned())),
     ("slot", |row| Some(row.task.slot.to_string())),
-    ("run", |row| Some(row.task.run.to_string()).filter(|_| row.task.run != 0)),
+    ("run", |row| row.task.run.map(|run| run.to_string())),
     ("node", |row| Some(row.node_name().to_owned())),
     ("image", |row| Some(row.image().to_owned())),
     ("desiredState", |row| Some(row.task.desired_state.to_string())),

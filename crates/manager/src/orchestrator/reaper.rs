@@ -3,6 +3,7 @@
 //! preempted; of the mode cron, those of each run that is kept.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use flota_api::defaults::TASK_HISTORY_LIMIT;
@@ -63,8 +64,8 @@ impl ControlLoop for Reaper {
         };
         for slot in tasks.chunk_by(|left, right| left.slot == right.slot) {
             let has_schedule = view.service(&service).is_some_and(|it| it.spec.mode.cron().is_some());
-            let mut runs: BTreeMap<u64, Vec<&Arc<Task>>> = BTreeMap::new();
-            slot.iter().for_each(|task| runs.entry(if has_schedule { task.run } else { 0 }).or_default().push(task));
+            let mut runs: BTreeMap<Option<NonZeroU64>, Vec<&Arc<Task>>> = BTreeMap::new();
+            slot.iter().for_each(|task| runs.entry(task.run.filter(|_| has_schedule)).or_default().push(task));
             runs.values().for_each(|tasks| reap(tasks, view, &mut plan));
             if plan.is_full(cx) {
                 break;
@@ -93,14 +94,14 @@ fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
         let is_result = task.has_done_its_work()
             && service.is_some_and(|service| {
                 let is_present = service.spec_version == task.spec_version && service.job_run == task.run
-                    || service.cron.run(task.run).is_some();
+                    || service.cron.run_of(task).is_some();
                 service.spec.restart.condition != RestartCondition::Any && is_present
             });
         let nowhere = !unassigned && view.node_of(task).is_none() && !is_result;
         let unwanted =
             task.desired_state == DesiredState::Remove || (unassigned && task.desired_state == DesiredState::Shutdown);
         let has_schedule = service.is_some_and(|service| service.spec.mode.cron().is_some());
-        let is_forgotten = has_schedule && service.is_some_and(|service| service.cron.run(task.run).is_none());
+        let is_forgotten = has_schedule && service.is_some_and(|service| service.cron.run_of(task).is_none());
         let is_of_history = newest.iter().any(|it| it.id == task.id)
             || [last_failure, last_preempted].contains(&Some(&task.id))
             || is_result;
@@ -193,11 +194,11 @@ mod tests {
 
     #[test]
     fn the_results_of_the_present_run_of_a_job_stay_and_those_of_earlier_ones_are_history() {
-        let of_run = |id: &str, run| Task { run, ..task(id, TaskState::Complete) };
+        let of_run = |id: &str, run| Task { run: NonZeroU64::new(run), ..task(id, TaskState::Complete) };
         let mode = ServiceMode::ReplicatedJob { completions: 1, max_concurrent: None };
         let restart = RestartPolicy { condition: RestartCondition::OnFailure, ..RestartPolicy::default() };
         let spec = Arc::new(ServiceSpec { mode, restart, ..ServiceSpec::default() });
-        let job = Service { id: "s".into(), spec, job_run: 4, ..Service::default() };
+        let job = Service { id: "s".into(), spec, job_run: NonZeroU64::new(4), ..Service::default() };
         let tasks = || vec![of_run("a", 1), of_run("aa", 2), of_run("aaa", 3), of_run("aaaa", 4)];
         assert_eq!(removed_with_limit(1, Some(job.clone()), tasks()), ["a", "aa", "aaa"]);
         assert_eq!(removed_with_limit(3, Some(job), tasks()), ["a"]);
@@ -218,7 +219,7 @@ mod tests {
     fn the_tasks_of_a_run_stay_with_it_and_go_with_it() {
         use TaskState::{Complete, Failed, Running};
         let run = |number, state| CronRun {
-            number,
+            number: NonZeroU64::new(number).expect("a number from 1"),
             scheduled_at: Timestamp(1),
             began_at: Timestamp(1),
             ended_at: None,
@@ -228,7 +229,7 @@ mod tests {
         };
         let cron =
             CronStatus { runs: vec![run(2, RunState::Complete), run(3, RunState::Running)], ..Default::default() };
-        let of_run = |id, run, state| Task { run, ..task(id, state) };
+        let of_run = |id, run, state| Task { run: NonZeroU64::new(run), ..task(id, state) };
         let tasks = vec![
             of_run("a", 1, Complete),
             of_run("aa", 1, Running),

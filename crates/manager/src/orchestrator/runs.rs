@@ -6,6 +6,7 @@
 //! run, unless that is more than a day ahead; if it jumps ahead, or no manager has led, the newest of the times that were
 //! missed gets its run, late.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,13 +126,14 @@ fn take_due(
             Next::Wait => stop(status, RunState::Replaced),
             Next::Begin | Next::Skip => {
                 let is_skipped = matches!(next, Next::Skip);
-                status.last_number += 1;
+                let number = NonZeroU64::MIN.saturating_add(status.last_number);
+                status.last_number = number.get();
                 status.requested = false;
                 if let Some(due) = due.filter(|_| !faults::is_on(Fault::RunAgain)) {
                     (handled.until, status.missed) = (due.at, status.missed + due.missed);
                 }
                 status.runs.push(CronRun {
-                    number: status.last_number,
+                    number,
                     scheduled_at,
                     began_at: now,
                     ended_at: is_skipped.then_some(now),

@@ -1,6 +1,7 @@
 //! The tasks of a service by slot, and the role that each has in its slot.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use flota_api::id::NodeId;
@@ -16,8 +17,8 @@ pub(super) struct Slot {
     pub(super) tasks: Vec<Arc<Task>>,
     /// Number of the service's present spec.
     spec_version: u64,
-    /// Number of the run of the job that goes on; 0 if it is none.
-    run: u64,
+    /// Number of the run of the job that goes on; `None` if it is not a job.
+    run: Option<NonZeroU64>,
 }
 
 /// The slots of a service, by number.
@@ -37,7 +38,7 @@ impl Slot {
     pub(super) fn new<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, spec_version: u64) -> Self {
         let mut tasks: Vec<_> = tasks.cloned().collect();
         tasks.sort_by(|left, right| (order(left), &left.id).cmp(&(order(right), &right.id)));
-        Self { tasks, spec_version, run: 0 }
+        Self { tasks, spec_version, run: None }
     }
 
     /// The slot with these tasks, of this service; of the mode cron, see [`Slot::of_run`].
@@ -47,7 +48,7 @@ impl Slot {
 
     /// The slot with another run that goes on.
     #[must_use]
-    pub(super) fn of_run(self, run: u64) -> Self {
+    pub(super) fn of_run(self, run: Option<NonZeroU64>) -> Self {
         Self { run, ..self }
     }
 

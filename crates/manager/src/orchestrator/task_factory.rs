@@ -52,7 +52,7 @@ pub(super) fn make(
         spec_version,
         slot,
         // The run of a service of the mode cron is known to whoever calls.
-        run: if service.spec.mode.has_numbered_runs() { service.job_run } else { before.map_or(0, |task| task.run) },
+        run: if service.spec.mode.has_numbered_runs() { service.job_run } else { before.and_then(|task| task.run) },
         pinned_to: view.tasks_of_slot(&service.id, slot).find_map(|task| task.pinned_to.clone()),
         desired_state: DesiredState::Running,
         status: TaskStatus { state: TaskState::Pending, at: cx.now, ..TaskStatus::default() },

@@ -28,7 +28,9 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
             Node { id: "n".into(), spec, raft_id: Some(7), certificates, trusts: "t".into(), ..Node::default() }
                 .into_object()
         }
-        Kind::Service => Service { id: "s".into(), spec_version: 2, job_run: 3, ..Service::default() }.into_object(),
+        Kind::Service => {
+            Service { id: "s".into(), spec_version: 2, job_run: NonZeroU64::new(3), ..Service::default() }.into_object()
+        }
         Kind::Task => Task { id: "t".into(), slot: 9, device_ids: vec![gpu.clone()], ..Task::default() }.into_object(),
         Kind::Image => Image { id: "i".into(), size: 5, ..Image::default() }.into_object(),
         Kind::Stack => Stack { id: "k".into(), ..Stack::default() }.into_object(),

@@ -82,6 +82,8 @@ pub(super) fn summary(service: &Service, running: u64, desired: u64, done: Optio
 mod tests {
     use std::sync::Arc;
 
+    use std::num::NonZeroU64;
+
     use super::*;
     use flota_api::model::{CronStatus, ModeName, ServiceMode, ServiceSpec};
 
@@ -89,7 +91,7 @@ mod tests {
 
     fn run(number: u64, state: RunState) -> CronRun {
         CronRun {
-            number,
+            number: NonZeroU64::new(number).expect("a number from 1"),
             scheduled_at: NOON,
             began_at: NOON,
             ended_at: (state != RunState::Running).then_some(NOON),

@@ -1,5 +1,7 @@
 //! Exec, logs and forwarded connections as calls of functions. The worker is played by the test.
 
+use std::num::NonZeroU64;
+
 use flota_api::Malformed;
 use flota_api::model::{
     Health, HealthResult, HealthState, LogLine, Output, StreamKind, StreamRequest, Task, TaskFrame, UserFrame,
@@ -121,7 +123,7 @@ async fn logs_of_a_service_name_the_task_that_can_not_be_read_and_go_on() {
 async fn a_line_of_a_log_names_the_run_of_its_task() {
     let mut worker = Worker::new().await;
     let control = worker.control.clone();
-    control.put(Task { run: 7, ..task("t4", "s2", 2, "n3") }).await;
+    control.put(Task { run: NonZeroU64::new(7), ..task("t4", "s2", 2, "n3") }).await;
     let line = |task_name: &str| LogLine {
         task: "t4".into(),
         task_name: task_name.into(),

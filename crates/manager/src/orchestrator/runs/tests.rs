@@ -211,11 +211,11 @@ fn the_last_runs_and_skipped_times_are_kept_and_those_under_way() {
         come(&mut service, at(minutes), RunProgress::Complete);
     }
     // Each is over when the next begins.
-    assert_eq!(service.cron.runs.iter().map(|run| run.number).collect::<Vec<_>>(), [15, 16, 17, 18, 19, 20]);
+    assert_eq!(service.cron.runs.iter().map(|run| run.number.get()).collect::<Vec<_>>(), [15, 16, 17, 18, 19, 20]);
     for minutes in 21..=40 {
         come(&mut service, at(minutes), RunProgress::Busy);
     }
-    let numbers: Vec<u64> = service.cron.runs.iter().map(|run| run.number).collect();
+    let numbers: Vec<u64> = service.cron.runs.iter().map(|run| run.number.get()).collect();
     assert_eq!(numbers, [15, 16, 17, 18, 19, 20, 36, 37, 38, 39, 40]);
 }
 

@@ -5,6 +5,7 @@
 //! other slots.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use flota_api::model::{CronRun, RunState, Service, Task, UpdateStatus};
@@ -24,11 +25,11 @@ use crate::plan::{Plan, PlanContext};
 /// Plans the runs of a service, and their tasks.
 pub(super) fn plan_runs(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
     plan.expect(Kind::Service, &service.id);
-    let mut tasks: BTreeMap<u64, Vec<&Arc<Task>>> = BTreeMap::new();
+    let mut tasks: BTreeMap<Option<NonZeroU64>, Vec<&Arc<Task>>> = BTreeMap::new();
     for task in view.tasks_of_service(&service.id) {
         tasks.entry(task.run).or_default().push(task);
     }
-    let of_run = |number: u64| tasks.get(&number).map(Vec::as_slice).unwrap_or_default();
+    let of_run = |number| tasks.get(&Some(number)).map(Vec::as_slice).unwrap_or_default();
     let progress = |run: &CronRun| progress(service, run, of_run(run.number), view);
     let status = runs::advance(service, progress, cx.wall);
     if let Some(at) = runs::look_at(&status, cx.wall, cx.now) {
@@ -38,11 +39,14 @@ pub(super) fn plan_runs(service: &Arc<Service>, view: &Tables, plan: &mut Plan, 
     if status != service.cron {
         plan.put(Service { cron: status.clone(), ..service.as_ref().clone() });
     }
-    let is_live = |number: u64| status.run(number).is_some_and(CronRun::is_live);
-    let holds_slot = |task: &&&Arc<Task>| !task.status.state.is_terminal() || is_live(task.run);
+    let holds_slot =
+        |task: &&&Arc<Task>| !task.status.state.is_terminal() || status.run_of(task).is_some_and(CronRun::is_live);
     let mut taken: BTreeSet<u64> = tasks.values().flatten().filter(holds_slot).map(|task| task.slot).collect();
     for (number, tasks) in &tasks {
-        if status.run(*number).is_none_or(|run| !run.is_live() || run.state != RunState::Running) {
+        if number
+            .and_then(|number| status.run(number))
+            .is_none_or(|run| !run.is_live() || run.state != RunState::Running)
+        {
             tasks.iter().filter(|task| task.is_live()).for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
         }
     }
@@ -77,7 +81,7 @@ fn plan_run(
         let Some(number) = (1..).find(|number| !taken.contains(number)) else { return };
         taken.insert(number);
         let task = task_factory::make(service, number, None, None, view, cx);
-        put_new(Task { run: run.number, ..task }, plan, cx);
+        put_new(Task { run: Some(run.number), ..task }, plan, cx);
     }
     if plan.changes.is_empty() {
         moves::advance(service, &kept, view, plan, cx);
@@ -87,7 +91,9 @@ fn plan_run(
 /// The slots of a run, by number, each with the tasks of this run alone.
 fn slots(run: &CronRun, tasks: &[&Arc<Task>]) -> BTreeMap<u64, Slot> {
     let slots = tasks.chunk_by(|left, right| left.slot == right.slot);
-    slots.map(|tasks| (tasks[0].slot, Slot::new(tasks.iter().copied(), run.spec_version).of_run(run.number))).collect()
+    slots
+        .map(|tasks| (tasks[0].slot, Slot::new(tasks.iter().copied(), run.spec_version).of_run(Some(run.number))))
+        .collect()
 }
 
 /// Returns the service as it was when the run began; `None` if the spec is not kept any more, which it is as long as the

@@ -16,6 +16,7 @@ const NOON: Timestamp = Timestamp(1_795_867_200_000);
 /// A run of two tasks by the spec 2 that began at noon.
 fn run(number: u64) -> CronRun {
     let (state, ended_at) = (RunState::Running, None);
+    let number = NonZeroU64::new(number).expect("a number from 1");
     CronRun { number, scheduled_at: NOON, began_at: NOON, ended_at, state, spec_version: 2, completions: 2 }
 }
 
@@ -23,7 +24,7 @@ fn run(number: u64) -> CronRun {
 fn service(concurrency: Concurrency, runs: Vec<CronRun>) -> Service {
     let schedule = Arc::new("*/10 * * * *".parse().expect("a good schedule"));
     let mode = ServiceMode::Cron { schedule: Arc::clone(&schedule), concurrency, completions: 2, max_concurrent: None };
-    let last_number = runs.last().map_or(0, |run| run.number);
+    let last_number = runs.last().map_or(0, |run| run.number.get());
     let cron =
         CronStatus { handled: Some(Handled { schedule, until: NOON }), last_number, runs, ..CronStatus::default() };
     let spec = ServiceSpec { name: "backup".into(), image: "app".into(), ..ServiceSpec::of_mode(mode) };
@@ -36,7 +37,7 @@ fn task(id: &str, run: u64, slot: u64, state: TaskState) -> Task {
         service_id: "s".into(),
         spec_version: 2,
         slot,
-        run,
+        run: NonZeroU64::new(run),
         node_id: Some("a".into()),
         status: TaskStatus { state, at: NOON, ..TaskStatus::default() },
         meta: Meta { created: slot, ..Meta::default() },
@@ -58,7 +59,9 @@ fn planned(view: &Tables, minutes: u64) -> Vec<String> {
     let mut cx = PlanContext::at(Timestamp(NOON.0 + minutes * 60_000));
     let plan = ServiceTasks.plan(&Key::of("s"), view, &mut cx);
     let short = |change: &Change| match change {
-        Change::Put(Object::Task(task)) if view.task(&task.id).is_none() => format!("+{}/{}", task.run, task.slot),
+        Change::Put(Object::Task(task)) if view.task(&task.id).is_none() => {
+            format!("+{}/{}", task.run.expect("it belongs to a run"), task.slot)
+        }
         Change::Put(Object::Task(task)) => format!("{}:{}", task.id, task.desired_state),
         Change::Put(Object::Service(service)) => {
             let shown = |run: &CronRun| format!("{} {}", run.number, run.state);
@@ -164,7 +167,7 @@ fn a_run_goes_on_by_the_spec_with_which_it_began() {
     let mut cx = PlanContext::at(NOON);
     let plan = ServiceTasks.plan(&Key::of("s"), &after, &mut cx);
     let [Change::Put(Object::Task(second))] = plan.changes.as_slice() else { panic!("{:?}", plan.changes) };
-    assert_eq!((second.run, second.slot, second.spec_version), (1, 2, 2));
+    assert_eq!((second.run, second.slot, second.spec_version), (NonZeroU64::new(1), 2, 2));
     assert_eq!(second.image_digests().collect::<Vec<_>>(), ["sha256:old", "sha256:data"]);
     // The next run has the new one.
     updated.cron.runs.clear();

@@ -3,16 +3,16 @@
 use super::*;
 
 /// A job with one task, whose present run has this number.
-fn job(job_run: u64) -> Service {
+fn job(run: u64) -> Service {
     let mode = ServiceMode::ReplicatedJob { completions: 1, max_concurrent: None };
     let restart = RestartPolicy { condition: RestartCondition::OnFailure, ..RestartPolicy::default() };
     let service = service(1);
     let spec = ServiceSpec { mode, restart, ..service.spec.as_ref().clone() };
-    Service { spec: Arc::new(spec), job_run, ..service }
+    Service { spec: Arc::new(spec), job_run: NonZeroU64::new(run), ..service }
 }
 
 fn of_run(id: &str, run: u64, state: TaskState) -> Task {
-    Task { run, meta: Meta { created: run, ..Meta::default() }, ..task(id, 1, "a", state) }
+    Task { run: NonZeroU64::new(run), meta: Meta { created: run, ..Meta::default() }, ..task(id, 1, "a", state) }
 }
 
 /// The run and slot of the task that is made for a job with these tasks; `None` if there is nothing to do.
@@ -21,7 +21,7 @@ fn made(job: &Service, tasks: &[Task]) -> Option<(u64, u64)> {
     let plan = ServiceTasks.plan(&Key::of("s"), &view(objects), &mut PlanContext::at(NOW));
     match plan.changes.as_slice() {
         [] => None,
-        [Change::Put(Object::Task(task))] => Some((task.run, task.slot)),
+        [Change::Put(Object::Task(task))] => task.run.map(|run| (run.get(), task.slot)),
         other => panic!("{other:?}"),
     }
 }
