@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::networks::all;
-use super::{FromNumber, Malformed, require};
+use super::{FromNumber, Malformed, millis, require};
 use crate::model::{CronRun, CronStatus, Handled, ServiceMode};
 use crate::proto::{objects as po, specs as ps};
 use crate::schedule::{Schedule, ScheduleError, UTC};
@@ -36,6 +36,7 @@ pub(super) fn set_mode(mode: &ServiceMode, spec: &mut ps::ServiceSpec) {
         spec.schedule = schedule.text().to_owned();
         spec.time_zone = schedule.time_zone().to_owned();
         spec.concurrency = concurrency.number();
+        spec.start_deadline_ms = mode.start_deadline().map_or(0, millis);
     }
 }
 
@@ -50,6 +51,7 @@ pub(super) fn mode(spec: &ps::ServiceSpec) -> Result<ServiceMode, Malformed> {
         Ok(ps::ServiceMode::Cron) => ServiceMode::Cron {
             schedule: schedule(&spec.schedule, &spec.time_zone)?,
             concurrency: FromNumber::from_number(spec.concurrency)?,
+            start_deadline: Some(Duration::from_millis(spec.start_deadline_ms)).filter(|it| !it.is_zero()),
             completions: spec.replicas,
             max_concurrent,
         },
@@ -133,6 +135,7 @@ mod tests {
     fn every_mode_survives_the_way_to_the_wire_and_back() {
         let weekly = Arc::new(Schedule::parse("0 9 * * MON", "Europe/Zurich").expect("a good schedule"));
         let (concurrency, max_concurrent) = (Concurrency::Replace, NonZeroU64::new(2));
+        let start_deadline = Some(Duration::from_secs(600));
         for (mode, json) in [
             (ServiceMode::Replicated { replicas: 3 }, r#"{"mode":"replicated","replicas":3}"#),
             (ServiceMode::Global {}, r#"{"mode":"global"}"#),
@@ -142,10 +145,10 @@ mod tests {
             ),
             (ServiceMode::GlobalJob {}, r#"{"mode":"global-job"}"#),
             (
-                ServiceMode::Cron { schedule: weekly, concurrency, completions: 4, max_concurrent },
+                ServiceMode::Cron { schedule: weekly, concurrency, start_deadline, completions: 4, max_concurrent },
                 concat!(
                     r#"{"mode":"cron","schedule":"0 9 * * MON","timeZone":"Europe/Zurich","concurrency":"replace","#,
-                    r#""completions":4,"maxConcurrent":2}"#
+                    r#""startDeadline":"600s","completions":4,"maxConcurrent":2}"#
                 ),
             ),
         ] {

@@ -2,9 +2,11 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
+use super::seconds_or_zero;
 use crate::resources::number_or_zero;
 use crate::schedule::Schedule;
 use crate::state::states;
@@ -87,6 +89,10 @@ pub enum ServiceMode {
         schedule: Arc<Schedule>,
         /// What happens when a run is due while an earlier one is under way.
         concurrency: Concurrency,
+        /// How late a run may begin; a time that is longer ago is missed. `None`: the newest time is made up for, however
+        /// late.
+        #[serde(serialize_with = "seconds_or_zero")]
+        start_deadline: Option<Duration>,
         /// The number of tasks of one run whose program must end well.
         completions: u64,
         /// Largest number of tasks of one run that run at once; `None` for all.
@@ -106,6 +112,7 @@ impl ServiceMode {
             (ModeName::Cron, Some(schedule)) => Self::Cron {
                 schedule: Arc::new(schedule),
                 concurrency: Concurrency::Forbid,
+                start_deadline: None,
                 completions: 1,
                 max_concurrent: None,
             },
@@ -151,21 +158,17 @@ impl ServiceMode {
     /// # Errors
     /// It has a task on each node.
     pub fn with_replicas(&self, replicas: u64) -> Result<Self, String> {
-        match self {
-            Self::Replicated { .. } => Ok(Self::Replicated { replicas }),
-            Self::ReplicatedJob { max_concurrent, .. } => {
-                Ok(Self::ReplicatedJob { completions: replicas, max_concurrent: *max_concurrent })
-            }
-            Self::Cron { schedule, concurrency, max_concurrent, .. } => Ok(Self::Cron {
-                schedule: Arc::clone(schedule),
-                concurrency: *concurrency,
-                completions: replicas,
-                max_concurrent: *max_concurrent,
-            }),
+        let mut mode = self.clone();
+        match &mut mode {
+            Self::Replicated { replicas: count }
+            | Self::ReplicatedJob { completions: count, .. }
+            | Self::Cron { completions: count, .. } => *count = replicas,
             Self::Global {} | Self::GlobalJob {} => {
-                Err(format!("a service of the mode {} has a task on each node, and no number of tasks", self.as_str()))
+                let name = self.as_str();
+                return Err(format!("a service of the mode {name} has a task on each node, and no number of tasks"));
             }
         }
+        Ok(mode)
     }
 
     /// Returns the mode with this largest number of tasks at once; `None` for all.
@@ -173,18 +176,14 @@ impl ServiceMode {
     /// # Errors
     /// It is another mode than replicated-job and cron.
     pub fn with_max_concurrent(&self, max_concurrent: Option<NonZeroU64>) -> Result<Self, String> {
-        match self {
-            Self::ReplicatedJob { completions, .. } => {
-                Ok(Self::ReplicatedJob { completions: *completions, max_concurrent })
+        let mut mode = self.clone();
+        match &mut mode {
+            Self::ReplicatedJob { max_concurrent: most, .. } | Self::Cron { max_concurrent: most, .. } => {
+                *most = max_concurrent;
             }
-            Self::Cron { schedule, concurrency, completions, .. } => Ok(Self::Cron {
-                schedule: Arc::clone(schedule),
-                concurrency: *concurrency,
-                completions: *completions,
-                max_concurrent,
-            }),
-            _ => Err("it is for services of the modes replicated-job and cron".into()),
+            _ => return Err("it is for services of the modes replicated-job and cron".into()),
         }
+        Ok(mode)
     }
 
     /// Returns the largest number of tasks that run at once; `None` if all may.
@@ -214,6 +213,14 @@ impl ServiceMode {
     pub fn cron(&self) -> Option<(&Arc<Schedule>, Concurrency)> {
         match self {
             Self::Cron { schedule, concurrency, .. } => Some((schedule, *concurrency)),
+            _ => None,
+        }
+    }
+
+    /// Returns how late a run of the mode cron may begin; `None` for however late.
+    pub fn start_deadline(&self) -> Option<Duration> {
+        match self {
+            Self::Cron { start_deadline, .. } => *start_deadline,
             _ => None,
         }
     }

@@ -1,6 +1,7 @@
 //! The flags of the mode cron: when a service runs, and what happens when runs would overlap.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -8,6 +9,7 @@ use flota_api::model::{Concurrency, ModeName, ServiceMode, ServiceSpec};
 use flota_api::schedule::{Schedule, ScheduleError, UTC};
 
 use crate::error::Usage;
+use crate::parse;
 
 #[derive(Debug, Default, Args)]
 pub(crate) struct ScheduleFlags {
@@ -20,6 +22,9 @@ pub(crate) struct ScheduleFlags {
     /// Rule for a run that is due while another is under way: forbid (skip it), allow or replace
     #[arg(long, value_parser = Concurrency::parse)]
     concurrency: Option<Concurrency>,
+    /// How late a run may begin; a time that is longer ago is missed (default 0: however late)
+    #[arg(long, value_name = "TIME", value_parser = parse::duration_or_none)]
+    start_deadline: Option<Duration>,
 }
 
 impl ScheduleFlags {
@@ -39,14 +44,18 @@ impl ScheduleFlags {
             ("--schedule", self.schedule.is_some()),
             ("--time-zone", self.time_zone.is_some()),
             ("--concurrency", self.concurrency.is_some()),
+            ("--start-deadline", self.start_deadline.is_some()),
         ];
         let Some((flag, _)) = given.into_iter().find(|(_, is_given)| *is_given) else { return Ok(()) };
-        let ServiceMode::Cron { schedule, concurrency, .. } = &mut spec.mode else {
+        let ServiceMode::Cron { schedule, concurrency, start_deadline, .. } = &mut spec.mode else {
             anyhow::bail!(Usage(format!("{flag}: it is for services of the mode cron")));
         };
         let text = self.schedule.as_deref().unwrap_or(schedule.text());
         *schedule = Arc::new(self.parse(text, schedule.time_zone())?);
         *concurrency = self.concurrency.unwrap_or(*concurrency);
+        if let Some(given) = self.start_deadline {
+            *start_deadline = Some(given).filter(|it| !it.is_zero());
+        }
         Ok(())
     }
 
@@ -65,7 +74,8 @@ mod tests {
     use super::*;
 
     fn flags(schedule: Option<&str>, time_zone: Option<&str>, concurrency: Option<Concurrency>) -> ScheduleFlags {
-        ScheduleFlags { schedule: schedule.map(Into::into), time_zone: time_zone.map(Into::into), concurrency }
+        let (schedule, time_zone) = (schedule.map(Into::into), time_zone.map(Into::into));
+        ScheduleFlags { schedule, time_zone, concurrency, start_deadline: None }
     }
 
     #[test]
@@ -98,5 +108,11 @@ mod tests {
         assert_eq!(after(flags(None, None, Some(Concurrency::Allow))), "@daily Europe/Zurich allow Some(3)");
         assert_eq!(after(flags(Some("@hourly"), None, None)), "@hourly Europe/Zurich allow Some(3)");
         assert_eq!(after(flags(None, Some("Asia/Tokyo"), None)), "@hourly Asia/Tokyo allow Some(3)");
+        let mut deadline = |seconds| {
+            let start_deadline = Some(Duration::from_secs(seconds));
+            ScheduleFlags { start_deadline, ..ScheduleFlags::default() }.apply(&mut spec).expect("good flags");
+            spec.mode.start_deadline()
+        };
+        assert_eq!((deadline(60), deadline(0)), (Some(Duration::from_secs(60)), None), "0 removes it");
     }
 }

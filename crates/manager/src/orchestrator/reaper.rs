@@ -239,9 +239,8 @@ mod tests {
             of_run("cc", 3, Failed),
             of_run("ccc", 3, Running),
         ];
-        let schedule = Arc::new(Schedule::parse("@hourly", "UTC").expect("a schedule"));
-        let mode =
-            ServiceMode::Cron { schedule, concurrency: Concurrency::Forbid, completions: 1, max_concurrent: None };
+        let schedule = Schedule::parse("@hourly", "UTC").expect("a schedule");
+        let mode = ServiceMode::named(ModeName::Cron, Some(schedule)).expect("it has a schedule");
         let spec = Arc::new(ServiceSpec { mode, ..ServiceSpec::default() });
         let service = Service { id: "s".into(), spec, cron, ..Service::default() };
         assert_eq!(

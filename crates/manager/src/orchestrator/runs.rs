@@ -4,7 +4,7 @@
 //! later: a run that is recorded and has no tasks yet gets them. So no leader starts a run twice, and none misses one.
 //! Times are those of the wall clock. If it is set back, nothing begins until it shows a later time than that of the last
 //! run, unless that is more than a day ahead; if it jumps ahead, or no manager has led, the newest of the times that were
-//! missed gets its run, late.
+//! missed gets its run, late, unless it is later than the service's deadline.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use flota_api::defaults::{RUNS_AT_ONCE, RUNS_KEPT};
 use flota_api::model::{Concurrency, CronRun, CronStatus, Handled, RunState, Service};
-use flota_api::schedule::Schedule;
+use flota_api::schedule::{Due, Schedule};
 use flota_api::version::Timestamp;
 use flota_raft_store::faults::{self, Fault};
 
@@ -113,7 +113,14 @@ fn take_due(
     // the time later, so that nothing is made up for that was due before.
     let begun = || Handled { schedule: Arc::clone(schedule), until: service.meta.updated_at.min(now) };
     let mut handled = known.unwrap_or_else(begun);
-    let due = schedule.due(handled.until, now);
+    let is_late = |due: &Due| service.spec.mode.start_deadline().is_some_and(|most| due.at.until(now) > most);
+    let (late, due) = match schedule.due(handled.until, now) {
+        Some(due) if is_late(&due) => (Some(due), None),
+        due => (None, due),
+    };
+    if let Some(late) = late {
+        (handled.until, status.missed) = (late.at, status.missed + late.missed + 1);
+    }
     if let Some(scheduled_at) = due.map(|due| due.at).or_else(|| status.requested.then_some(now)) {
         let live = status.live().count();
         let next = match concurrency {

@@ -117,7 +117,9 @@ fn next_event(events: &ContainerEvents) -> Option<ContainerEvent> {
 
 #[test]
 fn memory_that_ran_out_is_an_event_before_the_exit() {
-    let mut container = Supervised::new("head -c 60m /dev/zero | tail -c 60m | wc -c; read go; kill -9 $$; exit 137");
+    // The kernel prefers the others, of which each may have to end before the memory of the first is free.
+    let others = "(echo 1000 >/proc/self/oom_score_adj; head -c 60m /dev/zero | tail -c 60m | wc -c)";
+    let mut container = Supervised::new(&format!("{others}; read go; kill -9 $$; exit 137"));
     container.bundle.set("/linux/resources/memory", json!({"limit": 16 << 20, "swap": 16 << 20}));
     let events = container.start_watched();
     while next_event(&events) != Some(ContainerEvent::OutOfMemory) {}

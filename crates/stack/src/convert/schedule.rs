@@ -1,12 +1,11 @@
 //! The mode of a service, with its schedule if it is cron. Compose has no words for a schedule: `x-flota-schedule`,
-//! `x-flota-time-zone` and `x-flota-concurrency` are.
-
-use std::sync::Arc;
+//! `x-flota-time-zone`, `x-flota-concurrency` and `x-flota-start-deadline` are.
 
 use flota_api::model::{Concurrency, ModeName, ServiceMode};
 use flota_api::schedule::{Schedule, ScheduleError, UTC};
 
 use crate::fields::Fields;
+use crate::parse::duration_or_none;
 use crate::tree::{Fault, Node};
 
 /// Reads the mode from the keys of `deploy`. A job with a schedule, and a service with a schedule and no mode, are of the
@@ -15,9 +14,9 @@ pub(super) fn mode(keys: &mut Fields<'_>) -> Result<ServiceMode, Fault> {
     let node = keys.get("mode");
     let name = node.map(|it| it.parsed(ModeName::parse)).transpose()?;
     let (schedule, zone) = (keys.get("x-flota-schedule"), keys.get("x-flota-time-zone"));
-    let rule = keys.get("x-flota-concurrency");
+    let (rule, deadline) = (keys.get("x-flota-concurrency"), keys.get("x-flota-start-deadline"));
     let Some(schedule) = schedule else {
-        if let Some(it) = zone.or(rule) {
+        if let Some(it) = zone.or(rule).or(deadline) {
             return Err(it.fault("it is for a service with `x-flota-schedule`"));
         }
         let name = name.unwrap_or(ModeName::Replicated);
@@ -31,15 +30,14 @@ pub(super) fn mode(keys: &mut Fields<'_>) -> Result<ServiceMode, Fault> {
         Some(other) => return Err(schedule.fault(format!("a service of the mode {other} has no schedule"))),
     };
     let concurrency = rule.map(|it| it.parsed(Concurrency::parse)).transpose()?;
+    let deadline = deadline.map(|it| it.parsed(duration_or_none)).transpose()?.flatten();
     let parsed = parse(schedule, zone)?;
-    let mode = ServiceMode::named(name, Some(parsed)).map_err(|why| schedule.fault(why))?;
-    Ok(match mode {
-        ServiceMode::Cron { schedule, concurrency: default, completions, max_concurrent } => {
-            let concurrency = concurrency.unwrap_or(default);
-            ServiceMode::Cron { schedule: Arc::clone(&schedule), concurrency, completions, max_concurrent }
-        }
-        other => other,
-    })
+    let mut mode = ServiceMode::named(name, Some(parsed)).map_err(|why| schedule.fault(why))?;
+    if let ServiceMode::Cron { concurrency: rule, start_deadline, .. } = &mut mode {
+        *rule = concurrency.unwrap_or(*rule);
+        *start_deadline = deadline;
+    }
+    Ok(mode)
 }
 
 /// Parses a schedule. A fault is that of the key that is wrong.
@@ -63,7 +61,8 @@ mod tests {
         let mode = node.fields().and_then(|mut keys| mode(&mut keys));
         let mode = mode.map_err(|fault| format!("{}: {}", fault.key, fault.why))?;
         let cron = mode.cron().map(|(schedule, concurrency)| format!(" {schedule} {concurrency}"));
-        Ok(format!("{}{}", mode.as_str(), cron.unwrap_or_default()))
+        let deadline = mode.start_deadline().map(|it| format!(" {it:?}"));
+        Ok(format!("{}{}{}", mode.as_str(), cron.unwrap_or_default(), deadline.unwrap_or_default()))
     }
 
     #[test]
@@ -73,6 +72,7 @@ mod tests {
             ("mode: global-job", "global-job"),
             ("x-flota-schedule: '@daily'", "cron @daily UTC forbid"),
             ("{ mode: replicated-job, x-flota-schedule: '@daily' }", "cron @daily UTC forbid"),
+            ("{ x-flota-schedule: '@daily', x-flota-start-deadline: 1h }", "cron @daily UTC forbid 3600s"),
             (
                 "{ mode: cron, x-flota-schedule: '*/5 * * * *', x-flota-time-zone: Asia/Tokyo, x-flota-concurrency: allow }",
                 "cron */5 * * * * Asia/Tokyo allow",
@@ -90,6 +90,8 @@ mod tests {
             ("x-flota-schedule: 0 0 30 2 *", "x-flota-schedule: `0 0 30 2 *` never comes"),
             ("{ x-flota-schedule: '@daily', x-flota-time-zone: Mars }", "x-flota-time-zone: `Mars` is no time zone"),
             ("{ x-flota-schedule: '@daily', x-flota-concurrency: no }", "x-flota-concurrency: `no` is none of"),
+            ("{ x-flota-schedule: '@daily', x-flota-start-deadline: soon }", "x-flota-start-deadline: `soon` is not"),
+            ("x-flota-start-deadline: 1h", "x-flota-start-deadline: it is for a service with `x-flota-schedule`"),
             ("x-flota-time-zone: UTC", "x-flota-time-zone: it is for a service with `x-flota-schedule`"),
         ] {
             let refused = read(text).expect_err(text);

@@ -73,7 +73,7 @@ pub(super) fn summary(service: &Service, running: u64, desired: u64, done: Optio
         lines.push(format!("the run that was due at {} was skipped: {why}", run.scheduled_at));
     }
     if cron.missed > 0 {
-        lines.push(format!("{} times have passed without a run, as no manager led or a clock jumped", cron.missed));
+        lines.push(format!("{} times have passed without a run, which could not begin in time", cron.missed));
     }
     lines
 }

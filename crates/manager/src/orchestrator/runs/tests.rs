@@ -16,7 +16,7 @@ fn at(minutes: i64) -> Timestamp {
 /// A service that was created at noon and runs every ten minutes, or at another schedule.
 fn service(schedule: &str, concurrency: Concurrency) -> Service {
     let schedule = Arc::new(schedule.parse().expect("a good schedule"));
-    let mode = ServiceMode::Cron { schedule, concurrency, completions: 2, max_concurrent: None };
+    let mode = ServiceMode::Cron { schedule, concurrency, start_deadline: None, completions: 2, max_concurrent: None };
     let meta = Meta { created_at: NOON, updated_at: NOON, ..Meta::default() };
     Service { spec: Arc::new(ServiceSpec::of_mode(mode)), spec_version: 3, meta, ..Service::default() }
 }
@@ -121,6 +121,38 @@ fn of_the_times_that_were_missed_the_newest_is_run_once_and_the_others_are_count
 }
 
 #[test]
+fn a_time_is_missed_if_no_run_could_begin_by_its_deadline() {
+    let within = |minutes: u64, concurrency| {
+        let deadline = |spec: &mut ServiceSpec| match &mut spec.mode {
+            ServiceMode::Cron { start_deadline, .. } => *start_deadline = Some(Duration::from_secs(minutes * 60)),
+            other => panic!("{other:?}"),
+        };
+        let mut service = with(&service("*/10 * * * *", concurrency), deadline, NOON);
+        come(&mut service, at(1), RunProgress::Idle);
+        service
+    };
+    let mut missed = within(6, Concurrency::Forbid);
+    come(&mut missed, at(47), RunProgress::Idle);
+    assert_eq!((runs(&missed).as_str(), missed.cron.missed), ("", 4), "the one at 12:40 is seven minutes late");
+    come(&mut missed, at(50), RunProgress::Idle);
+    assert_eq!((runs(&missed).as_str(), missed.cron.missed), ("1@50 running…", 4), "the next one is in time");
+    let mut made_up_for = within(7, Concurrency::Forbid);
+    come(&mut made_up_for, at(47), RunProgress::Idle);
+    assert_eq!((runs(&made_up_for).as_str(), made_up_for.cron.missed), ("1@40 running…", 3));
+    // A user asks for a run now, whatever the schedule.
+    let mut asked = within(6, Concurrency::Forbid);
+    asked.cron.requested = true;
+    come(&mut asked, at(47), RunProgress::Idle);
+    assert_eq!((runs(&asked).as_str(), asked.cron.missed), ("1@47 running…", 4));
+    // The run that is replaced takes too long to stop.
+    let mut replaced = within(6, Concurrency::Replace);
+    come(&mut replaced, at(10), RunProgress::Idle);
+    come(&mut replaced, at(20), RunProgress::Busy);
+    come(&mut replaced, at(27), RunProgress::Complete);
+    assert_eq!((runs(&replaced).as_str(), replaced.cron.missed), ("1@10 complete", 1));
+}
+
+#[test]
 fn a_clock_that_is_set_back_begins_no_run_a_second_time() {
     let mut service = service("*/10 * * * *", Concurrency::Forbid);
     come(&mut service, at(20), RunProgress::Idle);
@@ -165,7 +197,8 @@ fn another_schedule_counts_from_when_it_was_set_and_another_rule_or_number_chang
     come(&mut service, at(30), RunProgress::Idle);
     let each_minute = |spec: &mut ServiceSpec| {
         let (schedule, max_concurrent) = (Arc::new("* * * * *".parse().expect("a good schedule")), None);
-        spec.mode = ServiceMode::Cron { schedule, concurrency: Concurrency::Allow, completions: 7, max_concurrent };
+        let (concurrency, start_deadline) = (Concurrency::Allow, None);
+        spec.mode = ServiceMode::Cron { schedule, concurrency, start_deadline, completions: 7, max_concurrent };
     };
     let mut changed = with(&service, each_minute, at(31));
     come(&mut changed, at(31), RunProgress::Idle);

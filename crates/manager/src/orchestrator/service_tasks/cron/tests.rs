@@ -23,7 +23,13 @@ fn run(number: u64) -> CronRun {
 /// A service with the spec 2 that runs every ten minutes, of which the times up to noon are done with.
 fn service(concurrency: Concurrency, runs: Vec<CronRun>) -> Service {
     let schedule = Arc::new("*/10 * * * *".parse().expect("a good schedule"));
-    let mode = ServiceMode::Cron { schedule: Arc::clone(&schedule), concurrency, completions: 2, max_concurrent: None };
+    let mode = ServiceMode::Cron {
+        schedule: Arc::clone(&schedule),
+        concurrency,
+        start_deadline: None,
+        completions: 2,
+        max_concurrent: None,
+    };
     let last_number = runs.last().map_or(0, |run| run.number.get());
     let cron =
         CronStatus { handled: Some(Handled { schedule, until: NOON }), last_number, runs, ..CronStatus::default() };

@@ -16,21 +16,21 @@ fn of_run(id: &str, run: u64, state: TaskState) -> Task {
 }
 
 /// The run and slot of the task that is made for a job with these tasks; `None` if there is nothing to do.
-fn made(job: &Service, tasks: &[Task]) -> Option<(u64, u64)> {
+fn made(job: &Service, tasks: &[Task]) -> Option<(Option<u64>, u64)> {
     let objects = [job.clone().into_object()].into_iter().chain(tasks.iter().map(|it| it.clone().into_object()));
     let plan = ServiceTasks.plan(&Key::of("s"), &view(objects), &mut PlanContext::at(NOW));
     match plan.changes.as_slice() {
         [] => None,
-        [Change::Put(Object::Task(task))] => task.run.map(|run| (run.get(), task.slot)),
+        [Change::Put(Object::Task(task))] => Some((task.run.map(NonZeroU64::get), task.slot)),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
 fn the_tasks_of_a_job_have_the_number_of_its_run() {
-    assert_eq!(made(&job(1), &[]), Some((1, 1)));
-    assert_eq!(made(&job(1), &[of_run("t1", 1, TaskState::Failed)]), Some((1, 1)), "the same run goes on");
-    assert_eq!(made(&service(1), &[]), Some((0, 1)), "a service has no runs");
+    assert_eq!(made(&job(1), &[]), Some((Some(1), 1)));
+    assert_eq!(made(&job(1), &[of_run("t1", 1, TaskState::Failed)]), Some((Some(1), 1)), "the same run goes on");
+    assert_eq!(made(&service(1), &[]), Some((None, 1)), "a service has no runs");
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn what_an_earlier_run_has_done_is_done_again_also_by_the_same_spec() {
     assert_eq!(made(&job(1), std::slice::from_ref(&done)), None, "it is done");
     let later = of_run("t2", 2, TaskState::Complete);
     let earlier_spec_again = Task { spec_version: 2, ..later };
-    assert_eq!(made(&job(3), &[done.clone(), earlier_spec_again]), Some((3, 1)));
+    assert_eq!(made(&job(3), &[done.clone(), earlier_spec_again]), Some((Some(3), 1)));
     let third = Task { meta: Meta { created: 9, ..Meta::default() }, ..of_run("t3", 3, TaskState::Complete) };
     assert_eq!(made(&job(3), &[done, third]), None);
 }
