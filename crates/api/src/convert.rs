@@ -129,7 +129,7 @@ enums! {
     }
     LogDriver = ps::LogDriver, "log.driver" { JsonFile = JsonFile, None = None }
     PullPolicy = ps::PullPolicy, "pull" { Missing = Missing, Always = Always }
-    PlacementStrategy = ps::PlacementStrategy, "strategy" { Spread = Spread, Binpack = Binpack }
+    PlacementStrategy = ps::PlacementStrategy, "strategy" { Spread = Spread, Binpack = Binpack, LeastUsed = LeastUsed }
     DependencyCondition = ps::DependencyCondition, "depends_on.condition" {
         Started = Started, Healthy = Healthy, Completed = Completed,
     }

@@ -68,7 +68,9 @@ pub use pinned_image::PinnedImage;
 pub use placement::PlacementStrategy;
 pub use platform::Platform;
 pub use restart::{RestartCondition, RestartHistory, RestartPolicy};
-pub use scale::{Measured, RequestCounter, RequestTarget, ScaleDecision, ScalePolicy, ScaleStatus, TaskUsage};
+pub use scale::{
+    Measured, NodeUsage, RequestCounter, RequestTarget, ScaleDecision, ScalePolicy, ScaleStatus, TaskUsage,
+};
 pub use service::{OnPartition, Service, ServiceSpec};
 pub use setting::{Bound, LogDriver, LogSpec, PullPolicy, Ulimit, UlimitError, UlimitName};
 pub use stack::{Stack, StackSpec};

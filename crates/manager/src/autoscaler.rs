@@ -19,8 +19,8 @@ use flota_api::model::{ScaleDecision, Service, Task, TaskUsage};
 use flota_api::version::Timestamp;
 use flota_raft_store::{Tables, Transaction, View, WriteTx};
 
-use crate::dispatcher::Usage;
 use crate::replica::Replica;
+use crate::usage::Usage;
 use decide::{Needs, Window};
 
 /// How long a task must have served before its use of CPU counts: many programs need more to start than to serve, and more
@@ -144,7 +144,7 @@ mod tests {
         let usage = Usage::default();
         let used =
             |id: &str| TaskUsage { task: id.into(), nano_cpus: Some(5), memory_bytes: Some(7), milli_requests: None };
-        usage.record(&"n".into(), ["new", "old", "starts"].map(used).into());
+        usage.record(&"n".into(), ["new", "old", "starts"].map(used).into(), None);
         let seen: Vec<_> = measured(&service(), &view, &usage, NOW)
             .into_iter()
             .map(|it| (it.task.to_string(), it.nano_cpus, it.memory_bytes))

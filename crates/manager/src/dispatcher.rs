@@ -5,7 +5,7 @@
 //! `assignments.rs` and `networks.rs` at the pace of `pace.rs`, and the reports in `reports.rs`, `status_sink.rs` and
 //! `image_report.rs`. `mailbox.rs` has what a worker has not read yet. `sessions.rs` tracks which nodes are connected,
 //! `liveness.rs` which nodes are alive, `concerns.rs` wakes the sessions that a change concerns, `programmed.rs` knows
-//! which nodes have carried it out, `usage.rs` what their tasks use, and `clocks.rs` records how far the clocks of
+//! which nodes have carried it out, and `clocks.rs` records how far the clocks of
 //! nodes are off.
 
 mod assignment_stream;
@@ -23,7 +23,6 @@ mod reports;
 mod server;
 mod sessions;
 mod status_sink;
-mod usage;
 mod volume_report;
 
 use tokio_util::sync::CancellationToken;
@@ -34,12 +33,12 @@ use liveness::Liveness;
 use status_sink::StatusSink;
 
 use crate::replica::Replica;
+use crate::usage::Usage;
 
 pub(crate) use programmed::Programmed;
 pub(crate) use reports::bounded_health;
 pub use server::DispatcherService;
 pub(crate) use sessions::Sessions;
-pub(crate) use usage::Usage;
 
 /// The dispatcher of a manager: its sessions, and the liveness of their nodes. Clones are the same dispatcher.
 #[derive(Clone, Debug)]

@@ -127,7 +127,7 @@ fn begin(Parts { replica, dispatcher, threads, counters }: &Parts, scope: &Cance
     clock.begin(store.view().time);
     dispatcher.begin_term();
     let driver = Driver::new(store.clone(), replica.proposer(), (clock.clone(), random.fork()), pipeline());
-    let driver = driver.counted_by(counters.clone());
+    let driver = driver.counted_by(counters.clone()).with_usage(dispatcher.usage().clone());
     let mut work = JoinSet::new();
     match threads {
         Threads::Current => drop(work.spawn(driver.run(scope.clone()))),

@@ -47,6 +47,7 @@ mod stack_values;
 mod streams;
 mod term_clock;
 mod trust;
+mod usage;
 mod values;
 mod volumes;
 mod wanted;

@@ -12,6 +12,7 @@ use crate::control_loop::{self, ControlLoop, Key};
 use crate::leader;
 use crate::plan::PlanContext;
 use crate::scheduler::Scheduler;
+use crate::usage::Usage;
 
 /// Control loops without a cluster.
 pub struct Loops {
@@ -48,7 +49,8 @@ impl Loops {
     /// tables, and their events noticed, before the next call.
     pub fn pass(&mut self, tables: &Tables, now: Timestamp) -> Vec<Transaction> {
         let led_since = Timestamp(1);
-        let mut cx = PlanContext { now, wall: now, led_since, rng: StdRng::seed_from_u64(1), room: self.share };
+        let (rng, usage) = (StdRng::seed_from_u64(1), Usage::default());
+        let mut cx = PlanContext { now, wall: now, led_since, rng, usage, room: self.share };
         let planned = control_loop::run(&mut self.loops, &mut self.dirty, tables, &mut cx);
         planned.groups.into_iter().map(|(transaction, _)| transaction).collect()
     }

@@ -10,6 +10,8 @@ use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::state::DesiredState;
 use flota_api::version::Timestamp;
 
+use crate::usage::Usage;
+
 /// A planned change.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Change {
@@ -84,6 +86,8 @@ pub(crate) struct PlanContext {
     pub(crate) led_since: Timestamp,
     /// Source of new ids; seeded, so that a run can be replayed.
     pub(crate) rng: StdRng,
+    /// What the nodes say that is in use.
+    pub(crate) usage: Usage,
     /// Number of changes that the driver takes of the plan.
     pub(crate) room: usize,
 }
@@ -97,6 +101,7 @@ impl PlanContext {
             wall: now,
             led_since: Timestamp::default(),
             rng: rand::SeedableRng::seed_from_u64(1),
+            usage: Usage::default(),
             room: usize::MAX,
         }
     }

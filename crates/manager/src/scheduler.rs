@@ -117,7 +117,7 @@ impl ControlLoop for Scheduler {
         for same in tasks.chunk_by(|left, right| kind(left) == kind(right)) {
             if let Some(demand) = Demand::of(&service, same[0].spec_version, view) {
                 let failures = candidate::count_failures(same[0], view, cx.now);
-                let mut nodes = Ranking::new(&service, demand, view, &failures, used);
+                let mut nodes = Ranking::new(&service, demand, view, &failures, used, cx);
                 let goes_on = place(same, demand, (&mut nodes, &mut volumes), view, &mut plan, cx);
                 used = nodes.into_used();
                 // The others would take the room for which these wait.

@@ -15,7 +15,7 @@ use flota_api::clock::{Clock, Random};
 use flota_api::clock_offset::ClockOffset;
 use flota_api::defaults::{HEARTBEAT, NEW_EPOCH_GRACE};
 use flota_api::id::VolumeId;
-use flota_api::model::{CdiName, NodeDescription, Role, TaskUsage};
+use flota_api::model::{CdiName, NodeDescription, Role};
 use flota_api::version::Timestamp;
 use flota_identity::Dialer;
 
@@ -31,6 +31,7 @@ use crate::services::NodeServices;
 use crate::session::{Session, SessionError};
 use crate::spawned::Spawned;
 use crate::task_pool::TaskPool;
+use crate::usage::UsageReport;
 
 /// Number of heartbeat periods after which a silent leader is given up; a leader answers each heartbeat. A packet that is
 /// lost on a slow link, and comes after a few round trips, must not end the session. A worker must find the next leader
@@ -72,8 +73,8 @@ pub(crate) struct Agent {
     pub(crate) clock_offset: ClockOffset,
     /// Volumes that are being dropped.
     pub(crate) dropping: Arc<Mutex<BTreeSet<VolumeId>>>,
-    /// What the measured tasks use.
-    pub(crate) usage: watch::Receiver<Vec<TaskUsage>>,
+    /// What the measured tasks use, and the node.
+    pub(crate) usage: watch::Receiver<UsageReport>,
     pub(crate) newest: Newest,
     pub(crate) parts: Parts,
     pub(crate) network_parts: UpdateParts,

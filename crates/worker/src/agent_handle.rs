@@ -28,7 +28,7 @@ use crate::services::NodeServices;
 use crate::spawned::Spawned;
 use crate::task_pool::TaskPool;
 use crate::task_runner::Shared;
-use crate::usage::measure;
+use crate::usage::{UsageReport, measure};
 use crate::worker_state::WorkerState;
 
 /// Time that a leader has to accept the last message of an agent.
@@ -113,7 +113,7 @@ pub(crate) fn start_reporting_to(
         live: Arc::default(),
         ended: Arc::default(),
     });
-    let (measured, usage) = watch::channel(Vec::new());
+    let (measured, usage) = watch::channel(UsageReport::default());
     spawned.spawn(measure(executor, pool.clone(), measured));
     let (departure, departure_receiver) = watch::channel(None);
     let (removed_sender, removed) = watch::channel(false);

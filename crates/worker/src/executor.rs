@@ -26,6 +26,8 @@ mod container;
 #[cfg(any(test, feature = "fake"))]
 mod fake;
 #[cfg(any(test, feature = "fake"))]
+mod fake_usage;
+#[cfg(any(test, feature = "fake"))]
 mod machine;
 mod paths;
 mod prepared;
@@ -105,6 +107,17 @@ pub struct Counters {
     pub requests: Option<u64>,
 }
 
+/// What the machine has used since it started, whoever used it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeCounters {
+    /// The time for which its CPUs worked, in any unit.
+    pub busy: u64,
+    /// The time of its CPUs, in the same unit.
+    pub all: u64,
+    /// The memory that is in use now, in thousandths.
+    pub memory: u32,
+}
+
 /// The container of a task, as [`Executor::find`] finds it.
 #[derive(Debug)]
 pub enum Found {
@@ -151,6 +164,9 @@ pub trait Executor: fmt::Debug + Send + Sync {
 
     /// Reads what the task's container has used; `None` if it does not run. May wait for an answer of the task.
     fn counters<'a>(&'a self, task: &'a TaskId, measured: &'a Measured) -> BoxFuture<'a, Option<Counters>>;
+
+    /// Reads what the machine has used; `None` if it does not say.
+    fn node_counters(&self) -> Option<NodeCounters>;
 
     /// Replaces the files of the task's running container that follow the newest version of a secret or config and have an
     /// older one, and signals the program.

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use flota_api::id::{TaskId, ValueDataId, VolumeId};
 use flota_api::model::{
-    Assignment, ImageSource, NetworkUpdate, NodeDescription, Role, StreamRequest, TaskStatus, TaskUsage, ValueBytes,
+    Assignment, ImageSource, NetworkUpdate, NodeDescription, Role, StreamRequest, TaskStatus, ValueBytes,
 };
 use flota_api::version::{Timestamp, Version};
+
+use crate::usage::UsageReport;
 
 /// A message to the leader.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,8 +22,8 @@ pub(crate) enum ToLeader {
     Description(Box<NodeDescription>),
     /// The node's networks are as the leader described them up to this version.
     Programmed(Version),
-    /// What the measured tasks use; all of them.
-    Usage(Vec<TaskUsage>),
+    /// What the measured tasks use, and the node.
+    Usage(UsageReport),
     Leaving(Departure),
 }
 

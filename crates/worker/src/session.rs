@@ -24,6 +24,7 @@ use crate::messages::{
     AssignmentSet, Departure, FromLeader, ImageReport, OpenStream, Part, Refused, Registered, Registration, SetVersion,
     StatusBatch, TaskReport, ToLeader,
 };
+use crate::usage::UsageReport;
 
 /// Time that a manager has to answer.
 const CONNECT_WAIT: Duration = Duration::from_secs(1);
@@ -90,9 +91,9 @@ impl Session {
             ToLeader::Statuses(batch) => ToManager::Statuses(status_batch(batch)),
             ToLeader::Description(description) => ToManager::Description(description.as_ref().into()),
             ToLeader::Programmed(version) => ToManager::Programmed(pd::Programmed { version }),
-            ToLeader::Usage(tasks) => {
+            ToLeader::Usage(UsageReport { tasks, node }) => {
                 let tasks = tasks.into_iter().take(USAGE_BOUND).map(Into::into).collect();
-                ToManager::Usage(pd::Usage { tasks })
+                ToManager::Usage(pd::Usage { tasks, node: node.map(Into::into) })
             }
             ToLeader::Leaving(departure) => {
                 ToManager::Leaving(pd::Leaving { machine: departure == Departure::Machine })

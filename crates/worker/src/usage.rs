@@ -1,4 +1,5 @@
-//! Measures what tasks use whose service is scaled by its load, and keeps the result for the session with the leader.
+//! Measures what tasks use whose service is scaled by its load, and how much of the node is in use, and keeps the result for
+//! the session with the leader.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,20 +11,34 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use flota_api::defaults::MEASURE_INTERVAL;
 use flota_api::id::TaskId;
-use flota_api::model::{Measured, TaskUsage};
+use flota_api::model::{Measured, NodeUsage, TaskUsage};
 
-use crate::executor::{Counters, Executor};
+use crate::executor::{Counters, Executor, NodeCounters};
 use crate::task_pool::TaskPool;
 
 /// Number of tasks that are read at once.
 const AT_ONCE: usize = 64;
 
+/// The usage of a node is an average of so many looks.
+const AVERAGED: f64 = 6.0;
+/// The leader hears of the usage of a node when it differs by so many thousandths from what it has heard.
+const NOTABLE: u32 = 25;
+
+/// What is in use.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct UsageReport {
+    /// What the tasks use that are measured; all of them.
+    pub(crate) tasks: Vec<TaskUsage>,
+    /// How much of the node is in use; `None` if the machine does not say.
+    pub(crate) node: Option<NodeUsage>,
+}
+
 /// What was read of a task at the last look.
 type Seen = BTreeMap<TaskId, (Instant, Counters)>;
 
-/// Measures at each interval for as long as somebody asks for the result. The result has all tasks that are measured.
-pub(crate) async fn measure(executor: Arc<dyn Executor>, pool: TaskPool, result: watch::Sender<Vec<TaskUsage>>) {
-    let mut seen = Seen::new();
+/// Measures at each interval for as long as somebody asks for the result.
+pub(crate) async fn measure(executor: Arc<dyn Executor>, pool: TaskPool, result: watch::Sender<UsageReport>) {
+    let (mut seen, mut average) = (Seen::new(), NodeAverage::default());
     let mut looks = tokio::time::interval(MEASURE_INTERVAL);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -32,12 +47,43 @@ pub(crate) async fn measure(executor: Arc<dyn Executor>, pool: TaskPool, result:
             _ = looks.tick() => {}
         }
         let read = read_all(&executor, pool.measured()).await;
-        if read.is_empty() && seen.is_empty() {
+        let node = executor.node_counters().and_then(|now| average.add(now));
+        let node = if is_notable(result.borrow().node, node) { node } else { result.borrow().node };
+        if read.is_empty() && seen.is_empty() && node == result.borrow().node {
             continue;
         }
-        let usages = read.iter().map(|(task, now)| used(task, seen.get(task), now)).collect();
+        let tasks = read.iter().map(|(task, now)| used(task, seen.get(task), now)).collect();
         seen = read;
-        result.send_replace(usages);
+        result.send_replace(UsageReport { tasks, node });
+    }
+}
+
+/// Whether the leader is to hear of what the node uses now.
+fn is_notable(told: Option<NodeUsage>, now: Option<NodeUsage>) -> bool {
+    match (told, now) {
+        (Some(told), Some(now)) => told.cpu.abs_diff(now.cpu).max(told.memory.abs_diff(now.memory)) >= NOTABLE,
+        (told, now) => told != now,
+    }
+}
+
+/// The share of the node that has been in use in the last looks; later ones count more.
+#[derive(Debug, Default)]
+struct NodeAverage {
+    last: Option<NodeCounters>,
+    /// Of the CPU, in thousandths.
+    cpu: Option<f64>,
+}
+
+impl NodeAverage {
+    /// Adds a look, and returns the share; `None` at the first look.
+    fn add(&mut self, now: NodeCounters) -> Option<NodeUsage> {
+        let before = self.last.replace(now)?;
+        let (busy, all) = (now.busy.checked_sub(before.busy)?, now.all.checked_sub(before.all)?);
+        let share = (u128::from(busy.min(all)) * 1_000).checked_div(u128::from(all))? as f64;
+        let cpu = self.cpu.map_or(share, |average| average + (share - average) / AVERAGED);
+        self.cpu = Some(cpu);
+        // It is between 0 and 1,000.
+        Some(NodeUsage { cpu: cpu.round() as u32, memory: now.memory })
     }
 }
 
@@ -71,6 +117,21 @@ fn used(task: &TaskId, before: Option<&(Instant, Counters)>, (at, now): &(Instan
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_usage_of_a_node_is_an_average_and_only_a_notable_change_is_told() {
+        let mut average = NodeAverage::default();
+        let mut after = |busy, all| average.add(NodeCounters { busy, all, memory: 70 }).map(|it| (it.cpu, it.memory));
+        assert_eq!(after(500, 1_000), None, "nothing to compare with");
+        assert_eq!(after(600, 1_200), Some((500, 70)));
+        assert_eq!(after(600, 1_400), Some((417, 70)), "idle for one look of six");
+        assert_eq!(after(600, 1_400), None, "no time has passed");
+        assert_eq!(after(0, 0), None, "the machine was started again");
+        let usage = |cpu, memory| Some(NodeUsage { cpu, memory });
+        assert!(is_notable(None, usage(0, 0)) && is_notable(usage(0, 0), None));
+        assert!(is_notable(usage(100, 500), usage(125, 500)) && is_notable(usage(100, 500), usage(100, 475)));
+        assert!(!is_notable(usage(100, 500), usage(124, 476)) && !is_notable(None, None));
+    }
 
     #[test]
     fn a_rate_is_what_a_counter_has_risen_by_in_the_time_between() {

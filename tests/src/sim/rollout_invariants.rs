@@ -4,7 +4,9 @@
 //!
 //! What counts is what the leader does, by what it knows. A slot is taken from the service when its last serving task
 //! is told to stop, and is given back when one serves again. A fault excuses the slot that it has hit and no other: a
-//! task that was not told to stop, but failed, was started again, or was on a node that was lost.
+//! task that was not told to stop, but failed, was started again, or was on a node that was lost. A status changes no
+//! version, so what a leader decides may be by the one before: a start counts as serving once the leader has known it for
+//! some entries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,14 +32,15 @@ pub(super) struct RolloutInvariants {
     lost: BTreeMap<NodeId, Version>,
 }
 
-/// For so many entries, what a leader does may be because of a node that is not lost any more.
+/// For so many entries, what a leader does may be because of a node that is not lost any more, or a task that has begun to
+/// serve.
 const DECIDED_BEFORE: Version = 10;
 
 /// What a check has seen of the slots of a service.
 #[derive(Default)]
 struct Rollout {
-    /// The tasks that serve, with their attempts, of each slot that has some.
-    serving: BTreeMap<u64, BTreeSet<(TaskId, u32)>>,
+    /// The tasks that serve, with their attempts, of each slot that has some, and since which version of the store.
+    serving: BTreeMap<u64, BTreeMap<(TaskId, u32), Version>>,
     /// The slots that were taken from the service.
     taken: BTreeSet<u64>,
     /// The slots that have two tasks which are to run.
@@ -64,7 +67,7 @@ impl RolloutInvariants {
                 check_stopped(service, &slots)?;
                 continue;
             }
-            let now = before.next(service, &slots, &lost)?;
+            let now = before.next(service, &slots, &lost, view.version)?;
             self.services.insert(service.id.clone(), now);
             check_nodes(service, &slots)?;
         }
@@ -90,13 +93,17 @@ impl Rollout {
         service: &Service,
         slots: &BTreeMap<u64, Vec<&Arc<Task>>>,
         lost: &BTreeSet<NodeId>,
+        version: Version,
     ) -> Result<Self, Violation> {
         let mut now = Self::default();
         for (number, tasks) in slots {
-            let serving: BTreeSet<_> = tasks.iter().filter(|task| task.is_serving()).map(|task| start(task)).collect();
+            let known = self.serving.get(number);
+            let since = |start: &(TaskId, u32)| known.and_then(|it| it.get(start)).copied().unwrap_or(version);
+            let serving = tasks.iter().filter(|task| task.is_serving()).map(|task| start(task));
+            let serving: BTreeMap<_, _> = serving.map(|start| (start.clone(), since(&start))).collect();
             if !serving.is_empty() {
                 now.serving.insert(*number, serving);
-            } else if self.is_taken(service, *number, tasks, lost) {
+            } else if self.is_taken(service, *number, tasks, lost, version) {
                 now.taken.insert(*number);
             }
             let running: Vec<&Arc<Task>> = tasks.iter().copied().filter(|task| is_to_run(task)).collect();
@@ -124,17 +131,26 @@ impl Rollout {
     }
 
     /// Whether a slot without a serving task is taken from the service, by no fault.
-    fn is_taken(&self, service: &Service, number: u64, tasks: &[&Arc<Task>], lost: &BTreeSet<NodeId>) -> bool {
+    fn is_taken(
+        &self,
+        service: &Service,
+        number: u64,
+        tasks: &[&Arc<Task>],
+        lost: &BTreeSet<NodeId>,
+        version: Version,
+    ) -> bool {
         let is_lost = |task: &Task| task.node_id.as_ref().is_some_and(|node| lost.contains(node));
         match self.serving.get(&number) {
             Some(served) => {
                 // Of one that was started again since, the leader may have known that it did not serve.
                 let was_restarted =
-                    |task: &Task| served.iter().any(|(id, attempt)| *id == task.id && *attempt != task.status.attempt);
-                let mut same = tasks.iter().filter(|task| served.contains(&start(task)));
-                !tasks.iter().any(|task| was_restarted(task))
-                    && same
-                        .all(|task| task.desired_state.is_stopping() && task.preempted_by.is_none() && !is_lost(task))
+                    |task: &Task| served.keys().any(|(id, attempt)| *id == task.id && *attempt != task.status.attempt);
+                let is_new = |since: Version| since + DECIDED_BEFORE >= version;
+                let mut same = tasks.iter().filter_map(|task| Some((task, *served.get(&start(task))?)));
+                let is_told = |(task, since): (&&Arc<Task>, Version)| {
+                    task.desired_state.is_stopping() && task.preempted_by.is_none() && !is_lost(task) && !is_new(since)
+                };
+                !tasks.iter().any(|task| was_restarted(task)) && same.all(is_told)
             }
             None => {
                 let has_failed = |task: &Task| {

@@ -28,6 +28,7 @@ mod services;
 mod sessions;
 mod streams;
 mod updates;
+mod usage;
 mod volumes;
 
 use flota_api::model::{Node, NodeState, Task};

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::networks::all;
 use super::{FromNumber, Malformed, millis, require};

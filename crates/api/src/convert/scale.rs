@@ -4,7 +4,9 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::{Malformed, millis};
-use crate::model::{Measured, RequestCounter, RequestTarget, ScaleDecision, ScalePolicy, ScaleStatus, TaskUsage};
+use crate::model::{
+    Measured, NodeUsage, RequestCounter, RequestTarget, ScaleDecision, ScalePolicy, ScaleStatus, TaskUsage,
+};
 use crate::proto::{dispatcher as pd, objects as po, specs as ps};
 use crate::version::Timestamp;
 
@@ -93,6 +95,18 @@ impl From<pd::TaskUsage> for TaskUsage {
     }
 }
 
+impl From<NodeUsage> for pd::NodeUsage {
+    fn from(it: NodeUsage) -> Self {
+        Self { cpu: it.cpu, memory: it.memory }
+    }
+}
+
+impl From<pd::NodeUsage> for NodeUsage {
+    fn from(it: pd::NodeUsage) -> Self {
+        Self { cpu: it.cpu, memory: it.memory }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -133,6 +147,8 @@ mod tests {
         }
         let usage = TaskUsage { task: "t".into(), nano_cpus: Some(1), memory_bytes: None, milli_requests: Some(0) };
         assert_eq!(TaskUsage::from(pd::TaskUsage::from(usage.clone())), usage);
+        let node = NodeUsage { cpu: 1, memory: 2 };
+        assert_eq!(NodeUsage::from(pd::NodeUsage::from(node)), node);
     }
 
     #[test]

@@ -11,6 +11,8 @@ states! {
         Spread = "spread",
         /// One with many, so that others stay free for large tasks.
         Binpack = "binpack",
+        /// One of which little is in use, as measured.
+        LeastUsed = "least-used",
     }
 }
 
@@ -19,6 +21,6 @@ impl FromStr for PlacementStrategy {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.iter().copied().find(|it| it.as_str() == text);
-        found.ok_or_else(|| format!("`{text}` is none of spread and binpack"))
+        found.ok_or_else(|| format!("`{text}` is none of spread, binpack and least-used"))
     }
 }

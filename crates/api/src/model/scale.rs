@@ -130,6 +130,22 @@ pub struct TaskUsage {
     pub milli_requests: Option<u64>,
 }
 
+/// How much of a node is in use, by whatever runs there: an average of the last minute, in thousandths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeUsage {
+    /// Of its CPUs.
+    pub cpu: u32,
+    /// Of its memory, without the page cache that can be given up.
+    pub memory: u32,
+}
+
+impl NodeUsage {
+    /// Returns the share of the resource of which the most is in use.
+    pub fn highest(self) -> u32 {
+        self.cpu.max(self.memory)
+    }
+}
+
 /// The number of tasks that the load has led to. It is beside the spec, which the system never changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

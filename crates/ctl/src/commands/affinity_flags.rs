@@ -16,7 +16,7 @@ pub(crate) struct AffinityFlags {
     /// Service whose tasks never run on the same nodes; may be repeated
     #[arg(long, visible_alias = "anti-affinity-add", value_name = "SERVICE")]
     anti_affinity: Vec<String>,
-    /// Which of the nodes that fit a task gets: spread (one with few tasks) or binpack (one with little left)
+    /// Which of the nodes that fit a task gets: spread (one with few tasks), binpack (one with little left) or least-used (one of which little is in use)
     #[arg(long, value_name = "STRATEGY")]
     placement_strategy: Option<PlacementStrategy>,
     /// How important the tasks are, from -1000 to 1000: if there is no room for them, tasks of a lower priority are stopped
@@ -105,7 +105,8 @@ mod tests {
         assert_eq!(updated(&important, "--affinity web").expect("good").priority, 7, "it is left as it is");
         assert!(updated(&spec, "--anti-affinity-rm disk").is_err(), "it is in the other list");
         assert!(
-            updated(&spec, "--placement-strategy random").is_err_and(|it| it.contains("none of spread and binpack"))
+            updated(&spec, "--placement-strategy random")
+                .is_err_and(|it| it.contains("none of spread, binpack and least-used"))
         );
     }
 }

@@ -18,6 +18,7 @@ use super::timers::Timers;
 use super::{ControlLoop, Key};
 use crate::plan::PlanContext;
 use crate::term_clock::TermClock;
+use crate::usage::Usage;
 
 /// Bounds of one entry, in actions and bytes; a larger group gets an entry of its own.
 const ENTRY_ACTIONS: usize = 1_000;
@@ -43,6 +44,8 @@ pub(crate) struct Driver {
     share: usize,
     timers: Timers,
     counters: LoopCounters,
+    /// What the nodes use.
+    usage: Usage,
     /// Number of batches of events that were taken.
     batches: u64,
 }
@@ -70,6 +73,7 @@ impl Driver {
             share,
             timers,
             counters: LoopCounters::default(),
+            usage: Usage::default(),
             batches: 0,
         }
     }
@@ -77,6 +81,11 @@ impl Driver {
     /// Lets these counters count what it does.
     pub(crate) fn counted_by(self, counters: LoopCounters) -> Self {
         Self { counters, ..self }
+    }
+
+    /// Lets the planners know what the nodes use.
+    pub(crate) fn with_usage(self, usage: Usage) -> Self {
+        Self { usage, ..self }
     }
 
     /// Runs until `cancel` is cancelled.
@@ -180,6 +189,7 @@ impl Driver {
             wall: self.clock.wall().now(),
             led_since: self.led_since,
             rng: StdRng::from_rng(&mut self.rng),
+            usage: self.usage.clone(),
             room: self.share,
         };
         let planned = pass::run(&mut self.loops, &mut self.dirty, &view, &mut cx);

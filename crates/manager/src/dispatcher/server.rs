@@ -26,8 +26,8 @@ use super::registration::{RegisterError, describe, register};
 use super::reports::{self, BATCH_BOUND, write_batches};
 use super::sessions::{Outgoing, SessionOutbox, Sessions, outgoing};
 use super::status_sink::StatusSink;
-use super::usage::Usage;
 use crate::replica::Replica;
+use crate::usage::Usage;
 
 /// Longest time for which a leaving node waits for the end of its session.
 const LEAVE_WAIT: Duration = Duration::from_millis(900);
@@ -190,7 +190,8 @@ impl DispatcherService {
                     )));
                 }
                 Some(FromWorker::Usage(it)) => {
-                    self.usage.record(node_id, it.tasks.into_iter().map(Into::into).collect());
+                    let tasks = it.tasks.into_iter().map(Into::into).collect();
+                    self.usage.record(node_id, tasks, it.node.map(Into::into));
                 }
                 // The writer ends only with this session.
                 Some(FromWorker::Statuses(batch)) => drop(batches.send(Box::new(batch)).await),

@@ -33,7 +33,7 @@ pub(super) fn keep_order<'a>(
     let mut entries: Vec<Entry> = slots.map(|(number, slot)| entry(spec, number, slot, view)).collect();
     let load = |node: &Option<NodeId>| node.as_ref().map_or(0, |node| view.load(node).live);
     match spec.strategy {
-        PlacementStrategy::Spread => {
+        PlacementStrategy::Spread | PlacementStrategy::LeastUsed => {
             entries.sort_by_cached_key(|it| (it.needless, load(&it.node), it.number));
             take_turns(&mut entries, |it| it.node.clone());
         }

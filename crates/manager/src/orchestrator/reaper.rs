@@ -116,7 +116,7 @@ fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
 mod tests {
     use super::*;
     use flota_api::model::{
-        Cluster, Concurrency, CronRun, CronStatus, Node, RestartPolicy, RunState, Service, ServiceMode, ServiceSpec,
+        Cluster, CronRun, CronStatus, ModeName, Node, RestartPolicy, RunState, Service, ServiceMode, ServiceSpec,
         TaskStatus,
     };
     use flota_api::object::StoreObject;

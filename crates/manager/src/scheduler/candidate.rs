@@ -11,9 +11,17 @@ use flota_api::version::Timestamp;
 use flota_raft_store::{Load, Tables};
 
 use super::devices::FreeDevices;
+use crate::usage::Usage;
 
 /// How long a failure of a spec on a node counts against that node.
 const FAILURES_COUNT: Duration = Duration::from_secs(300);
+
+/// Nodes with shares in use that differ by less, in thousandths, are alike.
+const USED_ALIKE: u64 = 50;
+/// What a task that reserves nothing is assumed to use of its node until it is measured, in thousandths.
+const ASSUMED_SHARE: u64 = 25;
+/// How long a task must have served before what its node reports has what it uses.
+const MEASURED_AFTER: Duration = Duration::from_secs(60);
 
 /// A port of a node.
 type HostPort = (Option<u16>, Protocol);
@@ -31,6 +39,10 @@ pub(super) fn host_ports(spec: &ServiceSpec) -> impl Iterator<Item = HostPort> {
 pub(super) struct Candidate<'a> {
     pub(super) node: &'a Arc<Node>,
     load: Load,
+    /// How much of it is in use, in thousandths, if that decides.
+    used: u64,
+    /// What tasks are assumed to use that were placed in this plan, or wait for room here.
+    to_be_used: u64,
     /// Number of live tasks of the service, without those that are about to be replaced.
     of_service: u64,
     /// Slots of tasks that are about to be replaced, for which this plan has no node yet.
@@ -88,6 +100,8 @@ impl<'a> Candidate<'a> {
         let mut it = Self {
             node,
             load: view.load(&node.id),
+            used: 0,
+            to_be_used: 0,
             of_service: view.live_tasks(service, &node.id),
             unplaced: BTreeSet::new(),
             failures: 0,
@@ -107,8 +121,35 @@ impl<'a> Candidate<'a> {
         it
     }
 
+    /// Looks up what is in use, as the node has reported it. If it has not, what its tasks have reserved counts. What a task
+    /// uses that is not measured yet is assumed.
+    pub(super) fn look_up_usage(&mut self, usage: &Usage, view: &Tables, now: Timestamp) {
+        let Some(measured) = usage.of_node(&self.node.id) else {
+            self.used = self.share_of(&view.load(&self.node.id).reserved);
+            return;
+        };
+        let is_measured = |task: &Task| task.served_at.is_some_and(|since| since.until(now) >= MEASURED_AFTER);
+        let unmeasured = self.holders(view).filter(|task| !is_measured(task)).filter_map(|task| view.spec_of(task));
+        self.used = u64::from(measured.highest()) + unmeasured.map(|spec| self.assumed_share(spec)).sum::<u64>();
+    }
+
+    /// The share of the node that a task of the spec is assumed to use until it is measured, in thousandths.
+    fn assumed_share(&self, spec: &ServiceSpec) -> u64 {
+        match self.share_of(&spec.reservations) {
+            0 => ASSUMED_SHARE,
+            reserved => reserved,
+        }
+    }
+
+    /// The larger one of the shares of CPU and memory, in thousandths.
+    fn share_of(&self, part: &Resources) -> u64 {
+        let all = self.node.description.resources;
+        share(part.nano_cpus, all.nano_cpus).max(share(part.memory_bytes, all.memory_bytes))
+    }
+
     /// Takes the room of a task that waits for it out of what is free.
     fn claim(&mut self, spec: &ServiceSpec) {
+        self.to_be_used += self.assumed_share(spec);
         self.load.reserved = self.load.reserved.plus(&spec.reservations);
         self.given_ports.extend(host_ports(spec));
         self.claimed.extend(spec.generic_resources.iter().cloned());
@@ -202,6 +243,7 @@ impl<'a> Candidate<'a> {
         self.given.extend_from_slice(&devices);
         self.given_ports.extend(host_ports(spec));
         self.load.reserved = self.load.reserved.plus(&spec.reservations);
+        self.to_be_used += self.assumed_share(spec);
         self.load.live += 1;
         self.of_service += 1;
         self.differs = true;
@@ -225,19 +267,26 @@ impl<'a> Candidate<'a> {
     }
 
     /// Lower is better: fewest failures of the spec, then, to spread, fewest tasks of the service and fewest tasks; to pack,
-    /// the least that is free, and most tasks.
+    /// the least that is free, and most tasks; by usage, the least that is in use, and fewest tasks of the service.
     pub(super) fn rank(&self, strategy: PlacementStrategy) -> Rank {
         match strategy {
             PlacementStrategy::Spread => (self.failures, self.of_service, self.load.live),
             PlacementStrategy::Binpack => (self.failures, self.free_share(), u64::MAX - self.load.live),
+            PlacementStrategy::LeastUsed => {
+                (self.failures, (self.used + self.to_be_used) / USED_ALIKE, self.of_service)
+            }
         }
     }
 
     /// The shares of CPU and memory that no task has reserved, in thousandths, added.
     fn free_share(&self) -> u64 {
         let (all, free) = (self.node.description.resources, self.free());
-        let share = |free: u64, all: u64| (u128::from(free) * 1_000).checked_div(u128::from(all)).unwrap_or_default();
-        let sum = share(free.nano_cpus, all.nano_cpus) + share(free.memory_bytes, all.memory_bytes);
-        u64::try_from(sum).unwrap_or(u64::MAX)
+        share(free.nano_cpus, all.nano_cpus) + share(free.memory_bytes, all.memory_bytes)
     }
+}
+
+/// The share of a part, in thousandths; 0 of nothing.
+fn share(part: u64, all: u64) -> u64 {
+    let share = (u128::from(part) * 1_000).checked_div(u128::from(all)).unwrap_or_default();
+    u64::try_from(share).unwrap_or(u64::MAX)
 }

@@ -11,18 +11,22 @@ use std::sync::Arc;
 use flota_api::id::{NodeId, ServiceId};
 use flota_api::model::{DeviceId, Filter, Node, PlacementStrategy, Task};
 use flota_api::object::Kind;
+use flota_api::version::Timestamp;
 use flota_raft_store::Tables;
 
 use super::candidate::{Candidate, Rank};
 use super::filters::{self, Demand};
 use super::spread::Spread;
-use crate::plan::Plan;
+use crate::plan::{Plan, PlanContext};
+use crate::usage::Usage;
 
 /// Every node, in an order that is made as far as it is needed.
 pub(super) struct Ranking<'a> {
     service: &'a ServiceId,
     task: Demand<'a>,
     view: &'a Tables,
+    /// What is in use on the nodes, if that decides, and the time.
+    usage: Option<(Usage, Timestamp)>,
     /// The nodes that were looked at and do not refuse the spec, and all that the plan has changed.
     seen: Vec<Candidate<'a>>,
     /// Those of `seen` that do not refuse the spec, by rank; those with the same rank by id.
@@ -51,7 +55,10 @@ impl<'a> Ranking<'a> {
         view: &'a Tables,
         failures: &BTreeMap<NodeId, u64>,
         used: Vec<Candidate<'a>>,
+        cx: &PlanContext,
     ) -> Self {
+        let by_usage = task.spec.strategy == PlacementStrategy::LeastUsed;
+        let usage = by_usage.then(|| (cx.usage.clone(), cx.now));
         let mut seen = used;
         let mut places: BTreeMap<NodeId, usize> =
             seen.iter().enumerate().map(|(index, it)| (it.node.id.clone(), index)).collect();
@@ -65,6 +72,9 @@ impl<'a> Ranking<'a> {
         }
         for node in &mut seen {
             node.failures = failures.get(&node.node.id).copied().unwrap_or_default();
+            if let Some((usage, now)) = &usage {
+                node.look_up_usage(usage, view, *now);
+            }
         }
         let mut levels = view.live_task_levels(service);
         let (level, further) = (levels.next().unwrap_or_default(), levels.next());
@@ -73,7 +83,8 @@ impl<'a> Ranking<'a> {
         let spread =
             (!task.spec.spread_over.is_empty()).then(|| Spread::new(&task.spec.spread_over, &seen, service, view));
         let (next, is_complete) = (None, false);
-        let mut it = Self { service, task, view, seen, best, places, level, further, walk, next, is_complete, spread };
+        let mut it =
+            Self { service, task, view, usage, seen, best, places, level, further, walk, next, is_complete, spread };
         (0..it.seen.len()).for_each(|index| it.rank(index));
         it
     }
@@ -140,16 +151,25 @@ impl<'a> Ranking<'a> {
         }
         let node = self.view.node(id)?;
         let next = self.next.take_if(|next| next.node.id == node.id);
-        let index = self.look_at(next.unwrap_or_else(|| Candidate::new(node, self.service, self.view)));
+        let index = self.look_at(next.unwrap_or_else(|| self.as_in_tables(node)));
         // From here on the walk leaves it out.
         self.rank(index);
         Some(index)
     }
 
+    /// A node as the tables have it.
+    fn as_in_tables(&self, node: &'a Arc<Node>) -> Candidate<'a> {
+        let mut candidate = Candidate::new(node, self.service, self.view);
+        if let Some((usage, now)) = &self.usage {
+            candidate.look_up_usage(usage, self.view, *now);
+        }
+        candidate
+    }
+
     /// This node as the plan leaves it so far.
     pub(super) fn candidate(&self, node: &'a Arc<Node>) -> Candidate<'a> {
         let known = self.places.get(&node.id).map(|index| self.seen[*index].clone());
-        known.unwrap_or_else(|| Candidate::new(node, self.service, self.view))
+        known.unwrap_or_else(|| self.as_in_tables(node))
     }
 
     /// Keeps room on this node for a task that waits until tasks there have ended: those that were told before, and these.
@@ -267,7 +287,7 @@ impl<'a> Ranking<'a> {
     }
 
     fn fitting(&self, node: &'a Arc<Node>) -> Option<Candidate<'a>> {
-        Some(Candidate::new(node, self.service, self.view)).filter(|node| self.fits(node))
+        Some(self.as_in_tables(node)).filter(|node| self.fits(node))
     }
 
     /// Puts a node into the order, unless it refuses the spec.
@@ -372,9 +392,9 @@ mod tests {
             let spec = base.spec_version(&service, 1).expect("it is there");
             let failures = (0..rng.random_range(0..3)).map(|_| (format!("n{}", rng.random_range(0..10)).into(), 1));
             let failures: BTreeMap<NodeId, u64> = failures.collect();
-            let mut used = Vec::new();
+            let (mut used, cx) = (Vec::new(), PlanContext::at(Timestamp::default()));
             for number in 0..30 {
-                let mut ranking = Ranking::new(&service, Demand::of_spec(spec), &base, &failures, used);
+                let mut ranking = Ranking::new(&service, Demand::of_spec(spec), &base, &failures, used, &cx);
                 // Several tasks with the same ranking, and one after another.
                 for part in 0..rng.random_range(1..4) {
                     let expected = best(&view, spec, &failures);
@@ -405,7 +425,8 @@ mod tests {
         }
         let service = "s".into();
         let spec = view.spec_version(&service, 1).expect("it is there");
-        let mut ranking = Ranking::new(&service, Demand::of_spec(spec), &view, &BTreeMap::new(), Vec::new());
+        let cx = PlanContext::at(Timestamp::default());
+        let mut ranking = Ranking::new(&service, Demand::of_spec(spec), &view, &BTreeMap::new(), Vec::new(), &cx);
         for expected in ["n0000", "n0001", "n0002"] {
             assert_eq!(ranking.take(&mut Plan::default()), Some((expected.into(), Vec::new())));
         }

@@ -4,6 +4,7 @@ mod outdated;
 mod platforms;
 mod preemption;
 mod successors;
+mod usage;
 mod volumes;
 mod wakeups;
 

@@ -16,7 +16,8 @@ use flota_image::{Image, ImageError};
 use flota_runtime::{ContainerClient, ContainerEvents, ContainerState, Program};
 
 use super::{
-    Cause, CheckEnd, Control, Counters, Draft, Executor, ExecutorError, Found, PrepareStep, Running, TaskPaths,
+    Cause, CheckEnd, Control, Counters, Draft, Executor, ExecutorError, Found, NodeCounters, PrepareStep, Running,
+    TaskPaths,
 };
 use crate::cdi::{self, CdiError};
 use crate::images::{FetchError, Images};
@@ -31,6 +32,7 @@ mod check;
 mod counters;
 mod mounted_images;
 mod network;
+mod node_counters;
 mod requests;
 mod steps;
 mod supervisor;
@@ -336,6 +338,10 @@ impl Executor for ContainerExecutor {
 
     fn counters<'a>(&'a self, task: &'a TaskId, measured: &'a Measured) -> BoxFuture<'a, Option<Counters>> {
         Box::pin(counters::read(self.place(task), measured))
+    }
+
+    fn node_counters(&self) -> Option<NodeCounters> {
+        node_counters::read()
     }
 
     fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {

@@ -17,8 +17,8 @@ use nix::libc::{SIGKILL, SIGTERM};
 
 use super::machine::Act;
 use super::{
-    Cause, CheckEnd, Control, Counters, Draft, Executor, ExecutorError, FakeMachine, FakeProgram, Found, PrepareStep,
-    Running,
+    Cause, CheckEnd, Control, Counters, Draft, Executor, ExecutorError, FakeMachine, FakeProgram, Found, NodeCounters,
+    PrepareStep, Running,
 };
 
 /// Runs tasks on a [`FakeMachine`].
@@ -229,6 +229,10 @@ impl Executor for FakeExecutor {
 
     fn counters<'a>(&'a self, task: &'a TaskId, _: &'a Measured) -> BoxFuture<'a, Option<Counters>> {
         Box::pin(std::future::ready(self.machine.counters(task.as_str())))
+    }
+
+    fn node_counters(&self) -> Option<NodeCounters> {
+        Some(self.machine.node_counters())
     }
 
     fn kill_all<'a>(&'a self, task: &'a TaskId) -> BoxFuture<'a, Result<(), Cause>> {

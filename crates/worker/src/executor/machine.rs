@@ -9,10 +9,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use flota_api::model::{Assignment, TaskVolume};
+use flota_api::model::{Assignment, NodeUsage, TaskVolume};
 
-use super::Counters;
+use super::fake_usage::FakeUsage;
 use super::program::{FakeFailure, FakeHealth, FakeProgram, OnStop};
+use super::{Counters, NodeCounters};
 
 /// A running container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +68,7 @@ struct Inner {
     boot: u64,
     programs: BTreeMap<String, FakeProgram>,
     default_program: FakeProgram,
+    usage: FakeUsage,
     /// The containers in the order of their starts. A task has several if its daemon starts one while another runs.
     containers: Vec<MachineContainer>,
     events: Vec<MachineEvent>,
@@ -260,6 +262,15 @@ impl FakeMachine {
     }
 
     /// Returns what a health check of the task's last container finds now; `None` if the check hangs.
+    /// Lets the machine use this share of itself from now on.
+    pub fn set_usage(&self, usage: NodeUsage) {
+        self.with(|inner| inner.usage.set(usage));
+    }
+
+    pub(super) fn node_counters(&self) -> NodeCounters {
+        self.with(|inner| inner.usage.counters())
+    }
+
     pub(super) fn is_healthy(&self, task: &str) -> Option<bool> {
         self.checks.send_modify(|checks| *checks += 1);
         self.with(|inner| {
