@@ -102,7 +102,8 @@ fn a_question_that_nobody_answers_fails_before_clients_give_up() {
     machine.name("web", &["10.0.0.2"]);
     let socket = machine.socket();
     let asked = question("example.com", RecordType::A);
-    for _ in 0..300 {
+    // More than may wait at once, and fewer than fill the buffer of the server's socket, which drops the rest.
+    for _ in 0..200 {
         socket.send(&asked.to_vec().unwrap()).unwrap();
     }
     assert_eq!(machine.addresses("web"), ["10.0.0.2"], "names of the networks don't wait");
