@@ -106,7 +106,7 @@ impl<'a> Fields<'a> {
         let unknown = self.map.iter().filter(is_unknown).min_by_key(|(_, node)| node.line());
         let known = || self.known.iter().copied().collect::<Vec<_>>().join(", ");
         unknown.map_or(Ok(()), |(_, node)| {
-            Err(node.fault(format!("this key is not supported; the keys that are supported here: {}", known())))
+            Err(node.unknown_key(format!("this key is not supported; the keys that are supported here: {}", known())))
         })
     }
 }

@@ -7,6 +7,7 @@
 
 mod convert;
 pub mod env_file;
+mod faults;
 mod fields;
 mod load;
 pub mod mount;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use flota_api::model::{StackSpec, StackValue};
 
 use crate::convert::{self, Context};
+use crate::faults::convert_all;
 use crate::tree::{self, Fault};
 
 const FILE_BOUND: u64 = 16 << 20;
@@ -27,18 +28,33 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
     },
-    /// The file is not a stack file, or has a key or value that is not understood.
-    #[error("{path}:{line}: {key}{colon}{why}", path = path.display(), colon = if key.is_empty() { "" } else { ": " })]
+    /// The file is not a stack file, or has keys or values that are not understood. It is written as one line for each.
+    #[error("{}", lines(path, defects))]
     Content {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// The key, such as `services.web.image`; empty for the whole file.
-        key: String,
-        /// The defect.
-        why: String,
+        /// All that is wrong and does not follow from something else that is, in the order of the lines.
+        defects: Vec<Defect>,
     },
+}
+
+/// What is wrong with a stack file.
+#[derive(Debug)]
+pub struct Defect {
+    /// The line, from 1.
+    pub line: usize,
+    /// The key, such as `services.web.image`; empty for the whole file.
+    pub key: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+fn lines(path: &Path, defects: &[Defect]) -> String {
+    let line = |Defect { line, key, why }: &Defect| {
+        let colon = if key.is_empty() { "" } else { ": " };
+        format!("{}:{line}: {key}{colon}{why}", path.display())
+    };
+    defects.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Reads a stack from a file. `name` becomes the stack's name and the prefix of its services' names. Variables without a
@@ -46,17 +62,22 @@ pub enum LoadError {
 /// configs that the file declares.
 ///
 /// # Errors
-/// The file can't be read, has more than 16 MiB, or has a key or value that is not understood.
+/// The file can't be read, has more than 16 MiB, or has keys or values that are not understood.
 pub fn load(path: &Path, name: &str) -> Result<(StackSpec, Vec<StackValue>), LoadError> {
     let read = |source| LoadError::Read { path: path.to_owned(), source };
     if std::fs::metadata(path).map_err(read)?.len() > FILE_BOUND {
         return Err(LoadError::TooLarge { path: path.to_owned() });
     }
     let text = std::fs::read_to_string(path).map_err(read)?;
-    let content = |Fault { line, key, why }| LoadError::Content { path: path.to_owned(), line, key, why };
+    let defect = |Fault { line, key, why, .. }| Defect { line, key, why };
+    let content = |faults: Vec<Fault>| LoadError::Content {
+        path: path.to_owned(),
+        defects: faults.into_iter().map(defect).collect(),
+    };
     let folder = path.parent().unwrap_or(Path::new(""));
     let context = Context { environment: &|name| std::env::var(name).ok(), folder };
-    tree::parse(&text).and_then(|document| convert::stack(name, &document, &context)).map_err(content)
+    let document = tree::parse(&text).map_err(|fault| content(vec![fault]))?;
+    convert_all(document, |document| convert::stack(name, document, &context)).map_err(content)
 }
 
 /// Parses a text as if it were a file in the present folder, for tests.
@@ -227,6 +248,13 @@ services:
         std::fs::write(&path, "services:\n  web: 1\n").expect("a temporary file");
         let error = load(&path, "s").expect_err("it is not a service").to_string();
         assert_eq!(error, format!("{}:2: services.web: a map is needed, not a text", path.display()));
+        std::fs::write(&path, "services: { web: { image: a, user: [x], init: maybe2 } }\nnetwork: 1")
+            .expect("the same");
+        let error = load(&path, "s").expect_err("it has two defects").to_string();
+        let lines: Vec<_> =
+            error.lines().map(|line| line.rsplit_once(".yml:").expect("the file comes first").1).collect();
+        assert_eq!(lines.len(), 2, "{error}");
+        assert!(lines[0].starts_with("1: services.web.user: ") && lines[1].starts_with("2: network: "), "{error}");
         std::fs::remove_file(path).expect("its own file");
     }
 }

@@ -21,11 +21,19 @@ pub(crate) struct Fault {
     /// The key, such as `services.web.ports[0]`; empty for the whole document.
     pub(crate) key: String,
     pub(crate) why: String,
+    /// Whether the key itself is wrong, whatever its value is.
+    pub(crate) is_unknown_key: bool,
+}
+
+impl Fault {
+    fn new(line: usize, key: &str, why: impl Into<String>) -> Self {
+        Self { line, key: key.to_owned(), why: why.into(), is_unknown_key: false }
+    }
 }
 
 impl From<ScanError> for Fault {
     fn from(error: ScanError) -> Self {
-        Self { line: error.marker().line(), key: String::new(), why: error.info().to_owned() }
+        Self::new(error.marker().line(), "", error.info())
     }
 }
 
@@ -47,11 +55,36 @@ pub(crate) enum Value {
 
 impl Node {
     pub(crate) fn fault(&self, why: impl Into<String>) -> Fault {
-        Fault { line: self.line, key: self.key.clone(), why: why.into() }
+        Fault::new(self.line, &self.key, why)
     }
 
     pub(crate) fn line(&self) -> usize {
         self.line
+    }
+
+    /// Returns an error for a key that is not known.
+    pub(crate) fn unknown_key(&self, why: impl Into<String>) -> Fault {
+        Fault { is_unknown_key: true, ..self.fault(why) }
+    }
+
+    /// Removes the values at fault, below this node. An alias may have put copies of one into several places. Returns whether
+    /// there was one.
+    pub(crate) fn remove(&mut self, fault: &Fault) -> bool {
+        let is_at_fault = |node: &Self| node.line == fault.line && node.key == fault.key;
+        let mut removed = false;
+        match &mut self.value {
+            Value::Null | Value::Scalar(_) => {}
+            Value::List(items) => {
+                removed |= items.extract_if(.., |item| is_at_fault(item)).count() > 0;
+                items.iter_mut().for_each(|item| removed |= item.remove(fault));
+            }
+            Value::Map(entries) => {
+                removed |= entries.values().any(is_at_fault);
+                entries.retain(|_, value| !is_at_fault(value));
+                entries.values_mut().for_each(|value| removed |= value.remove(fault));
+            }
+        }
+        removed
     }
 
     /// Returns the number of values in the tree below and including this node.
@@ -72,7 +105,7 @@ pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
         match event {
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => {}
             event if root.is_none() => root = Some(builder.node(event, &Place { line, key: String::new(), depth: 0 })?),
-            _ => return Err(Fault { line, key: String::new(), why: "a stack file is one document".into() }),
+            _ => return Err(Fault::new(line, "", "a stack file is one document")),
         }
     }
     Ok(root.unwrap_or(Node { line: 1, key: String::new(), value: Value::Null }))
@@ -87,7 +120,7 @@ struct Place {
 
 impl Place {
     fn fault(&self, why: impl Into<String>) -> Fault {
-        Fault { line: self.line, key: self.key.clone(), why: why.into() }
+        Fault::new(self.line, &self.key, why)
     }
 
     fn item(&self, index: usize, line: usize) -> Self {

@@ -22,7 +22,7 @@ use flota_identity::Dialer;
 use crate::assignments::{Newest, Parts};
 use crate::describe::registration;
 use crate::managers::{KnownManagers, Search};
-use crate::messages::{AssignmentSet, Departure, FromLeader, Part, Registered, Registration, ToLeader};
+use crate::messages::{AssignmentSet, Departure, FromLeader, Part, Registered, Registration, ToLeader, UsageReport};
 use crate::networks::{NetworkFacts, NodeNetworks, UpdateParts};
 use crate::offers::NodeOffers;
 use crate::order::Contact;
@@ -31,7 +31,6 @@ use crate::services::NodeServices;
 use crate::session::{Session, SessionError};
 use crate::spawned::Spawned;
 use crate::task_pool::TaskPool;
-use crate::usage::UsageReport;
 
 /// Number of heartbeat periods after which a silent leader is given up; a leader answers each heartbeat. A packet that is
 /// lost on a slow link, and comes after a few round trips, must not end the session. A worker must find the next leader

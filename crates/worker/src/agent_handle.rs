@@ -18,7 +18,7 @@ use crate::assignments::{Newest, Parts};
 use crate::executor::Executor;
 use crate::health::HealthBoard;
 use crate::managers::KnownManagers;
-use crate::messages::Departure;
+use crate::messages::{Departure, UsageReport};
 use crate::networks::{NodeNetworks, UpdateParts};
 use crate::offers::NodeOffers;
 use crate::order::Contact;
@@ -28,7 +28,7 @@ use crate::services::NodeServices;
 use crate::spawned::Spawned;
 use crate::task_pool::TaskPool;
 use crate::task_runner::Shared;
-use crate::usage::{UsageReport, measure};
+use crate::usage::measure;
 use crate::worker_state::WorkerState;
 
 /// Time that a leader has to accept the last message of an agent.

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use flota_api::id::{TaskId, ValueDataId, VolumeId};
 use flota_api::model::{
-    Assignment, ImageSource, NetworkUpdate, NodeDescription, Role, StreamRequest, TaskStatus, ValueBytes,
+    Assignment, ImageSource, NetworkUpdate, NodeDescription, NodeUsage, Role, StreamRequest, TaskStatus, TaskUsage,
+    ValueBytes,
 };
 use flota_api::version::{Timestamp, Version};
-
-use crate::usage::UsageReport;
 
 /// A message to the leader.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +24,15 @@ pub(crate) enum ToLeader {
     /// What the measured tasks use, and the node.
     Usage(UsageReport),
     Leaving(Departure),
+}
+
+/// What is in use.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct UsageReport {
+    /// What the tasks use that are measured; all of them.
+    pub(crate) tasks: Vec<TaskUsage>,
+    /// How much of the node is in use; `None` if the machine does not say.
+    pub(crate) node: Option<NodeUsage>,
 }
 
 /// A message from the leader, or from a manager that does not lead.

@@ -22,9 +22,8 @@ use flota_api::version::Timestamp;
 
 use crate::messages::{
     AssignmentSet, Departure, FromLeader, ImageReport, OpenStream, Part, Refused, Registered, Registration, SetVersion,
-    StatusBatch, TaskReport, ToLeader,
+    StatusBatch, TaskReport, ToLeader, UsageReport,
 };
-use crate::usage::UsageReport;
 
 /// Time that a manager has to answer.
 const CONNECT_WAIT: Duration = Duration::from_secs(1);

@@ -14,6 +14,7 @@ use flota_api::id::TaskId;
 use flota_api::model::{Measured, NodeUsage, TaskUsage};
 
 use crate::executor::{Counters, Executor, NodeCounters};
+use crate::messages::UsageReport;
 use crate::task_pool::TaskPool;
 
 /// Number of tasks that are read at once.
@@ -23,15 +24,6 @@ const AT_ONCE: usize = 64;
 const AVERAGED: f64 = 6.0;
 /// The leader hears of the usage of a node when it differs by so many thousandths from what it has heard.
 const NOTABLE: u32 = 25;
-
-/// What is in use.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct UsageReport {
-    /// What the tasks use that are measured; all of them.
-    pub(crate) tasks: Vec<TaskUsage>,
-    /// How much of the node is in use; `None` if the machine does not say.
-    pub(crate) node: Option<NodeUsage>,
-}
 
 /// What was read of a task at the last look.
 type Seen = BTreeMap<TaskId, (Instant, Counters)>;
