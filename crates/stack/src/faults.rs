@@ -12,12 +12,10 @@ const BOUND: usize = 20;
 ///
 /// # Errors
 /// The faults that do not follow from one another, in the order of their lines.
-pub(crate) fn convert_all<T>(
-    mut document: Node,
-    convert: impl Fn(&Node) -> Result<T, Fault>,
-) -> Result<T, Vec<Fault>> {
+pub(crate) fn convert_all<T>(mut document: Node, convert: impl Fn(&Node) -> Result<T, Fault>) -> Result<T, Vec<Fault>> {
     let mut faults: Vec<Fault> = Vec::new();
-    // Without one of its values, others of a map may be wrong, too. A key that nobody knows is wrong in any case.
+    // The maps from which a value was removed: others of their values may be wrong only without it. An unknown key is wrong in
+    // any case.
     let mut maps = BTreeSet::new();
     while faults.len() < BOUND {
         let fault = match convert(&document) {
@@ -69,7 +67,8 @@ mod tests {
     /// The line and key of each fault of a file.
     fn found(text: &str) -> Vec<String> {
         let context = Context { environment: &|_| None, folder: Path::new("/nowhere") };
-        let converted = convert_all(parse(text).expect("good YAML"), |document| convert::stack("s", document, &context));
+        let converted =
+            convert_all(parse(text).expect("good YAML"), |document| convert::stack("s", document, &context));
         let shown = |fault: &Fault| format!("{} {}", fault.line, fault.key);
         converted.map_or_else(|faults| faults.iter().map(shown).collect(), |_| Vec::new())
     }
@@ -120,10 +119,7 @@ colour: red
                 vec!["5 services.a.deploy.x-flota-schedule"],
             ),
             // Without the service, nothing can depend on it.
-            (
-                "services:\n  a: { command: x }\n  b: { image: x, depends_on: [a], init: maybe }",
-                vec!["2 services.a"],
-            ),
+            ("services:\n  a: { command: x }\n  b: { image: x, depends_on: [a], init: maybe }", vec!["2 services.a"]),
             // Without its file, the secret has no value.
             (
                 "services: { a: { image: x, secrets: [key] } }\nsecrets:\n  key:\n    file: [x]",

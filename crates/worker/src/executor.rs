@@ -110,9 +110,9 @@ pub struct Counters {
 /// What the machine has used since it started, whoever used it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeCounters {
-    /// The time for which its CPUs worked, in any unit.
+    /// Time for which its CPUs have worked, in any unit.
     pub busy: u64,
-    /// The time of its CPUs, in the same unit.
+    /// Time of its CPUs in all, at work or not, in the same unit.
     pub all: u64,
     /// The memory that is in use now, in thousandths.
     pub memory: u32,

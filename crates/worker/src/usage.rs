@@ -39,9 +39,10 @@ pub(crate) async fn measure(executor: Arc<dyn Executor>, pool: TaskPool, result:
             _ = looks.tick() => {}
         }
         let read = read_all(&executor, pool.measured()).await;
-        let node = executor.node_counters().and_then(|now| average.add(now));
-        let node = if is_notable(result.borrow().node, node) { node } else { result.borrow().node };
-        if read.is_empty() && seen.is_empty() && node == result.borrow().node {
+        let told = result.borrow().node;
+        let now = executor.node_counters().and_then(|counters| average.add(counters));
+        let node = now.filter(|now| is_notable(told, *now)).or(told);
+        if read.is_empty() && seen.is_empty() && node == told {
             continue;
         }
         let tasks = read.iter().map(|(task, now)| used(task, seen.get(task), now)).collect();
@@ -50,12 +51,9 @@ pub(crate) async fn measure(executor: Arc<dyn Executor>, pool: TaskPool, result:
     }
 }
 
-/// Whether the leader is to hear of what the node uses now.
-fn is_notable(told: Option<NodeUsage>, now: Option<NodeUsage>) -> bool {
-    match (told, now) {
-        (Some(told), Some(now)) => told.cpu.abs_diff(now.cpu).max(told.memory.abs_diff(now.memory)) >= NOTABLE,
-        (told, now) => told != now,
-    }
+/// Whether the leader, which was told this before, is to hear of what the node uses now.
+fn is_notable(told: Option<NodeUsage>, now: NodeUsage) -> bool {
+    told.is_none_or(|told| told.cpu.abs_diff(now.cpu).max(told.memory.abs_diff(now.memory)) >= NOTABLE)
 }
 
 /// The share of the node that has been in use in the last looks; later ones count more.
@@ -119,10 +117,11 @@ mod tests {
         assert_eq!(after(600, 1_400), Some((417, 70)), "idle for one look of six");
         assert_eq!(after(600, 1_400), None, "no time has passed");
         assert_eq!(after(0, 0), None, "the machine was started again");
-        let usage = |cpu, memory| Some(NodeUsage { cpu, memory });
-        assert!(is_notable(None, usage(0, 0)) && is_notable(usage(0, 0), None));
-        assert!(is_notable(usage(100, 500), usage(125, 500)) && is_notable(usage(100, 500), usage(100, 475)));
-        assert!(!is_notable(usage(100, 500), usage(124, 476)) && !is_notable(None, None));
+        let usage = |cpu, memory| NodeUsage { cpu, memory };
+        let told = Some(usage(100, 500));
+        assert!(is_notable(None, usage(0, 0)));
+        assert!(is_notable(told, usage(125, 500)) && is_notable(told, usage(100, 475)));
+        assert!(!is_notable(told, usage(124, 476)));
     }
 
     #[test]

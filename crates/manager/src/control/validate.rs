@@ -32,6 +32,9 @@ const PRIORITIES: RangeInclusive<i32> = -1_000..=1_000;
 /// Longest time that a spec can name. Whoever names a longer one has mistaken the unit.
 const TIME_BOUND: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// Shortest time within which the runs of a service of the mode cron may have to begin.
+const LEAST_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Returns every rule that `spec` breaks.
 pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -164,17 +167,40 @@ fn times(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
         ("restart.window", spec.restart.window.unwrap_or_default()),
         ("stop_grace", spec.stop_grace),
         ("on_partition", on_partition),
+        ("start_deadline", spec.mode.start_deadline().unwrap_or_default()),
     ] {
         let [time, most] = [time, TIME_BOUND].map(|it| it.as_secs() / 3600);
         let why = || format!("{time} h are over the bound of {most} h");
         check(field, (time <= most).then_some(()).ok_or_else(why));
+    }
+    if spec.mode.start_deadline().is_some_and(|it| it < LEAST_DEADLINE) {
+        check("start_deadline", Err("it is less than 1 s, which a change of the leader alone can take".into()));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{RestartPolicy, ServiceMode};
+    use std::sync::Arc;
+
+    use flota_api::model::{Concurrency, RestartPolicy, ServiceMode};
+
+    #[test]
+    fn a_run_may_have_to_begin_within_a_second_or_a_month_and_no_other_time() {
+        let why = |deadline| {
+            let schedule = Arc::new("@daily".parse().expect("a good schedule"));
+            let (concurrency, start_deadline) = (Concurrency::Forbid, Some(deadline));
+            let mode =
+                ServiceMode::Cron { schedule, concurrency, start_deadline, completions: 1, max_concurrent: None };
+            let spec = ServiceSpec { name: "web".into(), image: "web".into(), ..ServiceSpec::of_mode(mode) };
+            violations(&spec).iter().map(|it| format!("{}: {}", it.field, it.why)).collect::<Vec<_>>()
+        };
+        assert_eq!(why(Duration::from_secs(1)), [""; 0]);
+        assert_eq!(why(TIME_BOUND), [""; 0]);
+        let short = "start_deadline: it is less than 1 s, which a change of the leader alone can take";
+        assert_eq!(why(Duration::from_millis(999)), [short]);
+        assert_eq!(why(Duration::from_secs(721 * 3600)), ["start_deadline: 721 h are over the bound of 720 h"]);
+    }
 
     #[test]
     fn a_window_counts_a_hundred_restarts_at_most() {

@@ -18,9 +18,9 @@ const FAILURES_COUNT: Duration = Duration::from_secs(300);
 
 /// Nodes with shares in use that differ by less, in thousandths, are alike.
 const USED_ALIKE: u64 = 50;
-/// What a task that reserves nothing is assumed to use of its node until it is measured, in thousandths.
+/// The share of its node that a task without reservations is assumed to use until it is measured, in thousandths.
 const ASSUMED_SHARE: u64 = 25;
-/// How long a task must have served before what its node reports has what it uses.
+/// How long a task must have served until what its node reports includes what the task uses.
 const MEASURED_AFTER: Duration = Duration::from_secs(60);
 
 /// A port of a node.
