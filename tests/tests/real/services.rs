@@ -46,7 +46,10 @@ fn a_crash_loop_is_shown_as_one_and_explained_with_the_last_output() {
     let script = "echo no such table; exit 4";
     let created = cluster.ctl_args(&create.split_whitespace().chain([script]).collect::<Vec<_>>());
     assert_eq!(created.code, 0, "{}", created.stderr);
-    cluster.wait("the task is in a crash loop", |it| it.rows("service ps loop")[0]["crashLoop"] == true);
+    cluster.wait("the task is in a crash loop", |it| {
+        // The service has no task yet when `create --detach` returns.
+        it.rows("service ps loop").first().is_some_and(|task| task["crashLoop"] == true)
+    });
     let table = cluster.ok("service ps loop");
     assert!(table.contains("ready (crash loop)") && table.contains("exit code 4"), "{table}");
     let explained = cluster.ok("service explain loop");
