@@ -31,6 +31,9 @@ use self::volumes::{Home, VolumePlaces};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
 
+/// Most tasks of a service that are looked at together. A plan seldom has room for more, so the others need no look then.
+const TOGETHER: usize = 1_000;
+
 /// The loop; keyed by service.
 #[derive(Debug, Default)]
 pub(crate) struct Scheduler;
@@ -102,30 +105,8 @@ impl ControlLoop for Scheduler {
     }
 
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
-        let mut plan = Plan::default();
-        let service = ServiceId::from(key.id);
-        // A task without its addresses waits for the allocator.
-        let mut tasks: Vec<&Arc<Task>> = view.tasks_waiting(&service).filter(|task| view.is_attached(task)).collect();
-        if tasks.is_empty() {
-            return plan;
-        }
-        // Those for which tasks have been stopped come first, so that others of the service leave them their room.
-        tasks.sort_by_key(|task| (task.claim().is_none(), task.spec_version, task.meta.order(), task.slot));
-        let mut used = candidate::without_replaced(&tasks, &service, view);
-        let mut volumes = VolumePlaces::new(view);
-        let kind = |task: &Task| (task.claim().is_none(), task.spec_version);
-        for same in tasks.chunk_by(|left, right| kind(left) == kind(right)) {
-            if let Some(demand) = Demand::of(&service, same[0].spec_version, view) {
-                let failures = candidate::count_failures(same[0], view, cx.now);
-                let mut nodes = Ranking::new(&service, demand, view, &failures, used, cx);
-                let goes_on = place(same, demand, (&mut nodes, &mut volumes), view, &mut plan, cx);
-                used = nodes.into_used();
-                // The others would take the room for which these wait.
-                if !goes_on {
-                    break;
-                }
-            }
-        }
+        let (mut plan, mut volumes) = (Plan::default(), VolumePlaces::new(view));
+        place_in_turn(&ServiceId::from(key.id), &mut volumes, view, &mut plan, cx);
         volumes.record(&mut plan);
         plan
     }
@@ -202,6 +183,32 @@ struct Unplaced {
     volumes: Vec<VolumeAt>,
     /// The node that has all of it.
     home: Option<NodeId>,
+}
+
+/// Places the waiting tasks of a service in their turn, as many as there is room for in the plan.
+fn place_in_turn(service: &ServiceId, volumes: &mut VolumePlaces, view: &Tables, plan: &mut Plan, cx: &PlanContext) {
+    // A task without its addresses waits for the allocator.
+    let mut waiting = view.tasks_waiting(service).filter(|task| view.is_attached(task));
+    let (mut used, mut released) = (Vec::new(), BTreeSet::new());
+    while !plan.is_full(cx) {
+        let tasks: Vec<&Arc<Task>> = waiting.by_ref().take(TOGETHER).collect();
+        if tasks.is_empty() {
+            return;
+        }
+        used = candidate::without_replaced(&tasks, service, view, used, &mut released);
+        let kind = |task: &Task| (task.claim().is_none(), task.spec_version);
+        for same in tasks.chunk_by(|left, right| kind(left) == kind(right)) {
+            let Some(demand) = Demand::of(service, same[0].spec_version, view) else { continue };
+            let failures = candidate::count_failures(same[0], view, cx.now);
+            let mut nodes = Ranking::new(service, demand, view, &failures, used, cx);
+            let goes_on = place(same, demand, (&mut nodes, volumes), view, plan, cx);
+            used = nodes.into_used();
+            // The others would take the room for which these wait.
+            if !goes_on {
+                return;
+            }
+        }
+    }
 }
 
 /// Places waiting tasks of one spec, as many as there is room for in the plan. Returns whether that is all of them.

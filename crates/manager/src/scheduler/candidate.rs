@@ -79,11 +79,18 @@ pub(super) fn count_failures(task: &Task, view: &Tables, now: Timestamp) -> BTre
     failures
 }
 
-/// Returns the nodes of tasks that these are to replace, as if those tasks were not there.
-pub(super) fn without_replaced<'a>(tasks: &[&Arc<Task>], service: &ServiceId, view: &'a Tables) -> Vec<Candidate<'a>> {
-    let slots: BTreeSet<u64> = tasks.iter().map(|task| task.slot).collect();
-    let replaced = slots.into_iter().flat_map(|slot| view.tasks_of_slot(service, slot)).filter(|task| task.is_live());
-    let mut nodes: BTreeMap<&NodeId, Candidate> = BTreeMap::new();
+/// Returns the nodes that differ from what the tables have: `used`, and those with tasks that these are to replace. Such a
+/// task no longer counts there. `released` has the slots for which this was done before.
+pub(super) fn without_replaced<'a>(
+    tasks: &[&Arc<Task>],
+    service: &ServiceId,
+    view: &'a Tables,
+    used: Vec<Candidate<'a>>,
+    released: &mut BTreeSet<u64>,
+) -> Vec<Candidate<'a>> {
+    let slots = tasks.iter().map(|task| task.slot).filter(|slot| released.insert(*slot));
+    let replaced = slots.flat_map(|slot| view.tasks_of_slot(service, slot)).filter(|task| task.is_live());
+    let mut nodes: BTreeMap<&NodeId, Candidate> = used.into_iter().map(|it| (&it.node.id, it)).collect();
     for (task, node) in replaced.filter_map(|task| Some((task, view.node_of(task)?))) {
         let candidate = nodes.entry(&node.id).or_insert_with(|| Candidate::new(node, service, view));
         candidate.of_service = candidate.of_service.saturating_sub(1);

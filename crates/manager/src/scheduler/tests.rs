@@ -18,8 +18,8 @@ use flota_api::FEATURE_LEVEL;
 use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{
     Allowance, Attachment, Availability, DeviceId, GenericResource, Mount, MountSource, Network, NetworkAttachment,
-    NetworkSpec, NodeDevice, NodePort, NodeState, Propagation, Protocol, PublishMode, PublishedPort, Service,
-    ServiceMode, ServiceSpec, TunnelKey,
+    NetworkSpec, NodeDevice, NodePort, NodeState, Protocol, PublishMode, PublishedPort, Service, ServiceMode,
+    ServiceSpec, TunnelKey,
 };
 use flota_api::object::{Kind, StoreObject};
 use flota_api::resources::Resources;
@@ -275,6 +275,44 @@ fn a_plan_stops_where_there_is_no_more_room_for_it() {
     objects.extend((0..5).map(|number| task(&format!("p{number}"), "s", "", TaskState::Pending).into_object()));
     let mut cx = PlanContext { room: 3, ..PlanContext::at(Timestamp(1)) };
     assert_eq!(Scheduler.plan(&Key::of("s"), &view(objects), &mut cx).changes.len(), 3);
+}
+
+#[test]
+fn a_task_behind_many_that_go_on_waiting_has_its_turn_in_the_same_plan() {
+    let mut objects = vec![node("a").into_object(), service("s", ServiceSpec::default()).into_object()];
+    let number = TOGETHER as u64 + 1;
+    objects.extend((1..=number).map(|slot| {
+        let (meta, waiting) =
+            (Meta { created: slot, ..Meta::default() }, task(&format!("p{slot}"), "s", "", TaskState::Pending));
+        let pending_reason = Some(PendingReason::NoNode);
+        Task { slot, meta, pinned_to: Some("gone".into()), pending_reason, ..waiting }.into_object()
+    }));
+    let meta = Meta { created: number + 1, ..Meta::default() };
+    objects.push(Task { slot: number + 1, meta, ..task("last", "s", "", TaskState::Pending) }.into_object());
+    assert_eq!(planned(&view(objects), "s"), ["last@a"]);
+}
+
+#[test]
+fn tasks_get_the_same_nodes_however_many_changes_a_pass_has_room_for() {
+    let placed = |room: usize| {
+        let nodes = ["a", "b", "c"].map(|id| node(id).into_object()).into_iter();
+        let mut view =
+            view(nodes.chain([service("s", ServiceSpec::default()).into_object()]).chain(pending(8)).collect());
+        for _ in 0..8 {
+            let mut cx = PlanContext { room, ..PlanContext::at(Timestamp(1)) };
+            let changes = Scheduler.plan(&Key::of("s"), &view, &mut cx).changes;
+            for change in changes.into_iter().take(room) {
+                let Change::Put(object) = change else { panic!("{change:?}") };
+                view.put(object);
+            }
+        }
+        view.tasks().map(|task| place(task)).collect::<Vec<_>>()
+    };
+    let expected = placed(8);
+    assert!(expected.iter().all(|task| !task.ends_with('@')), "{expected:?}");
+    for room in [1, 2, 3] {
+        assert_eq!(placed(room), expected, "with room for {room}");
+    }
 }
 
 #[test]

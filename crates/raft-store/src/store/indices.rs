@@ -16,7 +16,7 @@ use flota_api::id::{ImageId, NodeId, ServiceId, TaskId, VolumeId};
 use flota_api::model::{Image, Node, PinnedImage, Role, Service, ServiceSpec, Task, Volume};
 use flota_api::resources::Resources;
 use flota_api::state::TaskState;
-use flota_api::version::Version;
+use flota_api::version::{Timestamp, Version};
 
 /// The resources that the tasks of a node hold there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub(super) struct Indices {
     /// Tasks of a service, by slot.
     pub(super) of_service: Groups<ServiceId, (u64, TaskId)>,
     pub(super) of_node: Groups<NodeId, TaskId>,
-    /// Tasks of a service that may run and have no node yet.
-    pub(super) waiting: Groups<ServiceId, TaskId>,
+    /// Tasks of a service that may run and have no node yet, in the order of their turns.
+    pub(super) waiting: Groups<ServiceId, Turn>,
     /// Tasks of a service that failed or were rejected.
     pub(super) failed: Groups<ServiceId, TaskId>,
     /// Tasks that wait for room on a node.
@@ -78,10 +78,15 @@ pub(super) struct Indices {
     pub(super) networks: NetworkIndices,
 }
 
+/// The turn of a waiting task among those of its service: whether it has no room that was made for it, the version of its
+/// spec, its age, its slot and its id.
+type Turn = (bool, u64, (Version, Timestamp), u64, TaskId);
+
 /// Everything about a task that an index depends on.
 #[derive(PartialEq)]
 struct Facts<'a> {
     task: (&'a ServiceId, u64, u64, &'a TaskId),
+    age: (Version, Timestamp),
     node: Option<&'a NodeId>,
     digest: Option<&'a str>,
     mounted: &'a [PinnedImage],
@@ -97,6 +102,7 @@ impl<'a> Facts<'a> {
         let state = task.status.state;
         Self {
             task: (&task.service_id, task.slot, task.spec_version, &task.id),
+            age: task.meta.order(),
             node: task.node_id.as_ref(),
             digest: task.image_digest.as_deref(),
             mounted: &task.mounted_images,
@@ -114,6 +120,11 @@ impl<'a> Facts<'a> {
 
     fn id(&self) -> TaskId {
         self.task.3.clone()
+    }
+
+    fn turn(&self) -> Turn {
+        let (_, slot, version, id) = self.task;
+        (self.claim.is_none(), version, self.age, slot, id.clone())
     }
 
     /// What the index of users has of the image with this digest, if the task still needs it.
@@ -150,7 +161,7 @@ impl Indices {
         follow!(of_service, |it: &Facts| Some((it.service(), (it.task.1, it.id()))));
         follow!(versions, |it: &Facts| Some((it.service(), it.task.2)));
         follow!(of_node, |it: &Facts| Some((it.node?.clone(), it.id())));
-        follow!(waiting, |it: &Facts| it.is_waiting.then(|| (it.service(), it.id())));
+        follow!(waiting, |it: &Facts| it.is_waiting.then(|| (it.service(), it.turn())));
         follow!(claims, |it: &Facts| Some((it.claim?.clone(), it.id())));
         follow!(failed, |it: &Facts| it.has_failed.then(|| (it.service(), it.id())));
         follow!(live, |it: &Facts| it.live().map(|(service, node)| (service.clone(), node.clone())));

@@ -157,9 +157,10 @@ impl Tables {
         self.indices.waiting.keys()
     }
 
-    /// Tasks of a service that may run and have no node yet, in the order of their ids.
+    /// Tasks of a service that may run and have no node yet, in the order in which they get nodes: those for which tasks were
+    /// stopped, so that others leave them their room, then those of an older spec, then those that are older.
     pub fn tasks_waiting(&self, id: &ServiceId) -> impl Iterator<Item = &Arc<Task>> {
-        self.tasks_with(self.indices.waiting.of(id))
+        self.tasks_with(self.indices.waiting.of(id).map(|(.., id)| id))
     }
 
     /// Tasks of a service that failed or were rejected, in the order of their ids.

@@ -8,6 +8,7 @@ use crate::store::Tables;
 use flota_api::model::{ImageHolder, NodeState, PendingReason, PinnedImage, Service, ServiceSpec, TaskStatus};
 use flota_api::object::{Kind, StoreObject};
 use flota_api::state::DesiredState;
+use flota_api::version::Meta;
 
 const NODES: [&str; 3] = ["n0", "n1", "n2"];
 const SERVICES: [&str; 3] = ["s0", "s1", "s2"];
@@ -205,4 +206,24 @@ fn managers_are_the_nodes_of_that_role() {
     }
     tables.remove(Kind::Node, "n");
     assert_eq!(tables.managers().count(), 0);
+}
+
+#[test]
+fn waiting_tasks_have_their_turn_by_the_room_that_was_made_for_them_then_by_spec_and_age() {
+    let mut tables = Tables::default();
+    // Ids that would give another order.
+    for (id, spec_version, created, slot, has_room) in [
+        ("e", 2, 9, 1, true),
+        ("d", 1, 4, 1, false),
+        ("c", 1, 4, 2, false),
+        ("b", 1, 5, 1, false),
+        ("a", 2, 1, 1, false),
+    ] {
+        let made = PendingReason::AwaitsRoom { node_id: "n".into(), node: "n".into(), refused: BTreeMap::new() };
+        let meta = Meta { created, ..Meta::default() };
+        let (id, service_id, pending_reason) = (id.into(), "s".into(), has_room.then_some(made));
+        tables.put(Task { id, meta, service_id, spec_version, slot, pending_reason, ..Task::default() }.into_object());
+    }
+    let turns: String = tables.tasks_waiting(&"s".into()).map(|task| task.id.to_string()).collect();
+    assert_eq!(turns, "edcba");
 }
