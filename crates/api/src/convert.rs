@@ -41,16 +41,59 @@ use crate::state::{DesiredState, TaskState};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the field `{field}` {what}")]
 pub struct Malformed {
-    /// Name of the field in `proto/`.
-    pub field: &'static str,
+    /// Name of the field in `proto/`, with the place in its list.
+    pub field: Cow<'static, str>,
     /// The defect, such as `is missing`.
     pub what: Cow<'static, str>,
 }
 
 impl Malformed {
     /// Returns an error for a field, with a description such as `is missing`.
-    pub fn new(field: &'static str, what: impl Into<Cow<'static, str>>) -> Self {
-        Self { field, what: what.into() }
+    pub fn new(field: impl Into<Cow<'static, str>>, what: impl Into<Cow<'static, str>>) -> Self {
+        Self { field: field.into(), what: what.into() }
+    }
+
+    /// Returns the same defect of a field that is within this one.
+    fn within(self, outer: impl std::fmt::Display) -> Self {
+        Self { field: format!("{outer}.{}", self.field).into(), ..self }
+    }
+}
+
+/// What is malformed in a message, so that its sender learns all of it at once.
+#[derive(Debug, Default)]
+struct Faults(Vec<Malformed>);
+
+impl Faults {
+    /// Returns what was read, or `instead` if it is malformed.
+    fn or<T>(&mut self, read: Result<T, Malformed>, instead: T) -> T {
+        read.unwrap_or_else(|fault| {
+            self.0.push(fault);
+            instead
+        })
+    }
+
+    /// Returns what was read, or its default if it is malformed.
+    fn or_default<T: Default>(&mut self, read: Result<T, Malformed>) -> T {
+        self.or(read, T::default())
+    }
+
+    /// Returns those that are not malformed.
+    fn all<W, T: TryFrom<W, Error = Malformed>>(&mut self, values: Vec<W>) -> Vec<T> {
+        values.into_iter().filter_map(|value| value.try_into().map_err(|fault| self.0.push(fault)).ok()).collect()
+    }
+
+    /// Parses the texts of a list, and returns those that are not malformed.
+    fn parsed<T, E: std::fmt::Display>(
+        &mut self,
+        field: &str,
+        texts: &[String],
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Vec<T> {
+        let mut read = |(index, text): (usize, &String)| {
+            let malformed = |error| Malformed::new(format!("{field}[{index}]"), format!("can't be used: {error}"));
+            parse(text).map_err(|error| self.0.push(malformed(error))).ok()
+        };
+        texts.iter().enumerate().filter_map(&mut read).collect()
     }
 }
 

@@ -62,6 +62,20 @@ pub(crate) fn named(names: &[String]) -> Result<(), Usage> {
     if names.is_empty() { Err(Usage("no name is given: give at least one".into())) } else { Ok(()) }
 }
 
+/// Fails with all errors of these at once, if there are any. That is a wrong usage if one of them is.
+pub(crate) fn all(results: impl IntoIterator<Item = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut errors: Vec<anyhow::Error> = results.into_iter().filter_map(Result::err).collect();
+    if errors.len() < 2 {
+        return errors.pop().map_or(Ok(()), Err);
+    }
+    let text = errors.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("; ");
+    if errors.iter().any(|error| code(error) == USAGE) {
+        Err(Usage(text).into())
+    } else {
+        Err(anyhow::Error::msg(text))
+    }
+}
+
 /// A refusal by `ctl` itself.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]

@@ -199,7 +199,7 @@ fn part(it: pd::Assignments) -> Result<Part, SessionError> {
 
 /// Converts a spec, which all of its tasks then share.
 fn spec(it: pd::AssignedSpec) -> Result<Arc<ServiceSpec>, Malformed> {
-    let spec = it.spec.ok_or(Malformed { field: "specs.spec", what: "is missing".into() })?;
+    let spec = it.spec.ok_or(Malformed::new("specs.spec", "is missing"))?;
     Ok(Arc::new(spec.try_into()?))
 }
 

@@ -36,6 +36,28 @@ fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
         assert!(result.stderr.contains(text), "{words}: {}", result.stderr);
         assert!(result.stderr.starts_with("error: "), "{words}: {}", result.stderr);
     }
+    let words = [
+        "--mode",
+        "cron",
+        "--schedule",
+        "now and then",
+        "--constraint",
+        "a==b",
+        "--constraint",
+        "c",
+        "--entrypoint",
+        "'",
+        "--restart-condition",
+        "often",
+        "--name",
+        "web",
+    ];
+    let all = cluster.ctl_args(&[&["service", "create"], &words[..], &["whoami"]].concat());
+    assert_eq!(all.code, 2, "{}", all.stderr);
+    for text in ["--schedule: `now and then`", "constraints[0]: `a==b`", "constraints[1]: `c`", "--entrypoint", "often"]
+    {
+        assert!(all.stderr.contains(text), "all that is wrong is said at once: {text}: {}", all.stderr);
+    }
     assert!(cluster.rows("service ls").is_empty(), "nothing was made");
     cluster.ok("service create --name web whoami");
     let twice = cluster.ctl("service create --name web whoami");

@@ -20,7 +20,7 @@ impl From<ps::DeviceMapping> for DeviceMapping {
 /// Parses the names of CDI devices, of a spec or of a node.
 pub(super) fn cdi_names(texts: &[String]) -> Result<Vec<CdiName>, Malformed> {
     let parse = |(index, text): (usize, &String)| {
-        let malformed = |error| Malformed::new("cdi_devices", format!("can't be used: cdi_devices[{index}]: {error}"));
+        let malformed = |error| Malformed::new(format!("cdi_devices[{index}]"), format!("can't be used: {error}"));
         text.parse().map_err(malformed)
     };
     texts.iter().enumerate().map(parse).collect()
@@ -126,7 +126,7 @@ mod tests {
             ..ps::ServiceSpec::default()
         };
         let error = ServiceSpec::try_from(spec).expect_err("no name").to_string();
-        let expected = "the field `cdi_devices` can't be used: cdi_devices[1]: `gpu`: a CDI device has the form";
+        let expected = "the field `cdi_devices[1]` can't be used: `gpu`: a CDI device has the form";
         assert!(error.starts_with(expected), "{error}");
     }
 

@@ -160,7 +160,7 @@ mod tests {
             (ps::ScalePolicy { requests: 0, ..wire.clone() }, "scale.requests"),
             (ps::ScalePolicy { requests_from: "x".into(), ..wire }, "scale.requests_from"),
         ] {
-            assert_eq!(ScalePolicy::try_from(broken).map_err(|it| it.field), Err(field));
+            assert_eq!(ScalePolicy::try_from(broken).expect_err(field).field, field);
         }
     }
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::devices::cdi_names;
 use super::networks::{all, parse_all, parse_filled, texts};
-use super::{FromNumber, Malformed, cron, filled, millis, on_partition, require, settings};
+use super::{Faults, FromNumber, Malformed, cron, filled, millis, on_partition, require, settings};
 use crate::capability::normalise;
 use crate::constraint::{Constraint, NodeProperty};
 use crate::model::{
-    Bound, LogSpec, NodeDescription, NodeSpec, OnPartition, RestartPolicy, ServiceSpec, StackSpec, TaskStatus,
-    UpdatePolicy,
+    Bound, CdiName, EndpointMode, LogSpec, NodeDescription, NodeSpec, OnPartition, PlacementStrategy, PullPolicy,
+    RestartCondition, RestartPolicy, ServiceSpec, StackSpec, TaskStatus, UpdatePolicy,
 };
 use crate::proto::{specs as ps, types as pt};
 use crate::resources::{Limits, Resources};
@@ -228,12 +228,13 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
     }
 }
 
-impl TryFrom<ps::ServiceSpec> for ServiceSpec {
-    type Error = Malformed;
-    fn try_from(spec: ps::ServiceSpec) -> Result<Self, Malformed> {
-        let mode = cron::mode(&spec)?;
-        let restart = require(spec.restart, "restart")?;
-        Ok(Self {
+impl ServiceSpec {
+    /// Reads a spec, and all that is malformed in it. What is malformed has its default, and is left out of a list.
+    pub fn read(spec: ps::ServiceSpec) -> (Self, Vec<Malformed>) {
+        let mut faults = Faults::default();
+        let mode = faults.or_default(cron::mode(&spec));
+        let restart = faults.or_default(require(spec.restart, "restart"));
+        let read = Self {
             name: spec.name,
             labels: spec.labels.into_iter().collect(),
             image: spec.image,
@@ -247,21 +248,21 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             limits: spec.limits.into(),
             reservations: spec.reservations.into(),
             restart: RestartPolicy {
-                condition: FromNumber::from_number(restart.condition)?,
+                condition: faults.or(FromNumber::from_number(restart.condition), RestartCondition::Any),
                 delay: Duration::from_millis(restart.delay_ms),
                 max_attempts: NonZeroU64::new(restart.max_attempts),
                 window: (restart.window_ms > 0).then(|| Duration::from_millis(restart.window_ms)),
             },
             stop_grace: Duration::from_millis(spec.stop_grace_ms),
             stop_signal: filled(spec.stop_signal),
-            constraints: constraints(&spec.constraints)?,
-            spread_over: keys(&spec.spread_over)?,
+            constraints: faults.parsed("constraints", &spec.constraints, Constraint::parse),
+            spread_over: faults.parsed("spread_over", &spec.spread_over, NodeProperty::parse),
             max_replicas_per_node: NonZeroU64::new(spec.max_replicas_per_node),
             affinity: spec.affinity,
             anti_affinity: spec.anti_affinity,
-            strategy: FromNumber::from_number(spec.strategy)?,
+            strategy: faults.or(FromNumber::from_number(spec.strategy), PlacementStrategy::Spread),
             priority: spec.priority,
-            on_partition: on_partition(spec.on_partition, spec.on_partition_after_ms)?,
+            on_partition: faults.or(on_partition(spec.on_partition, spec.on_partition_after_ms), OnPartition::Run),
             keep_on_node_loss: spec.keep_on_node_loss,
             force: spec.force,
             runtime: filled(spec.runtime),
@@ -271,51 +272,44 @@ impl TryFrom<ps::ServiceSpec> for ServiceSpec {
             cap_add: spec.cap_add.iter().map(|it| normalise(it)).collect(),
             cap_drop: spec.cap_drop.iter().map(|it| normalise(it)).collect(),
             devices: spec.devices.into_iter().map(Into::into).collect(),
-            cdi_devices: cdi_names(&spec.cdi_devices)?,
+            cdi_devices: faults.parsed("cdi_devices", &spec.cdi_devices, str::parse::<CdiName>),
             generic_resources: spec.generic_resources.into_iter().map(Into::into).collect(),
             networks: spec.networks.into_iter().map(Into::into).collect(),
-            ports: all(spec.ports)?,
-            endpoint_mode: FromNumber::from_number(spec.endpoint_mode)?,
-            dns: spec.dns.try_into()?,
-            hosts: all(spec.hosts)?,
-            healthcheck: spec.healthcheck.try_into()?,
-            update: spec.update.try_into()?,
-            rollback: spec.rollback.try_into()?,
+            ports: faults.all(spec.ports),
+            endpoint_mode: faults.or(FromNumber::from_number(spec.endpoint_mode), EndpointMode::Vip),
+            dns: faults.or_default(spec.dns.try_into()),
+            hosts: faults.all(spec.hosts),
+            healthcheck: faults.or_default(spec.healthcheck.try_into()),
+            update: faults.or_default(spec.update.try_into()),
+            rollback: faults.or_default(spec.rollback.try_into()),
             stopped: spec.stopped,
-            mounts: all(spec.mounts)?,
+            mounts: faults.all(spec.mounts),
             secrets: spec.secrets.into_iter().map(Into::into).collect(),
             configs: spec.configs.into_iter().map(Into::into).collect(),
             read_only: spec.read_only,
             tty: spec.tty,
             shm_size: NonZeroU64::new(spec.shm_size),
-            ulimits: all(spec.ulimits)?,
+            ulimits: faults.all(spec.ulimits),
             sysctls: spec.sysctls,
             groups: spec.groups,
             container_labels: spec.container_labels,
-            memory_swap: spec.memory_swap.map(|it| settings::bound("memory_swap", it)).transpose()?,
+            memory_swap: faults.or_default(spec.memory_swap.map(|it| settings::bound("memory_swap", it)).transpose()),
             oom_score_adj: spec.oom_score_adj,
-            log: spec.log.try_into()?,
-            pull: FromNumber::from_number(spec.pull)?,
-            depends_on: all(spec.depends_on)?,
-            scale: spec.scale.map(TryInto::try_into).transpose()?,
-        })
+            log: faults.or_default(spec.log.try_into()),
+            pull: faults.or(FromNumber::from_number(spec.pull), PullPolicy::Missing),
+            depends_on: faults.all(spec.depends_on),
+            scale: faults.or_default(spec.scale.map(TryInto::try_into).transpose()),
+        };
+        (read, faults.0)
     }
 }
 
-fn keys(texts: &[String]) -> Result<Vec<NodeProperty>, Malformed> {
-    let parse = |(index, text): (usize, &String)| {
-        let malformed = |error| Malformed::new("spread_over", format!("can't be used: spread_over[{index}]: {error}"));
-        NodeProperty::parse(text).map_err(malformed)
-    };
-    texts.iter().enumerate().map(parse).collect()
-}
-
-fn constraints(texts: &[String]) -> Result<Vec<Constraint>, Malformed> {
-    let parse = |(index, text): (usize, &String)| {
-        Constraint::parse(text)
-            .map_err(|error| Malformed::new("constraints", format!("can't be used: constraints[{index}]: {error}")))
-    };
-    texts.iter().enumerate().map(parse).collect()
+impl TryFrom<ps::ServiceSpec> for ServiceSpec {
+    type Error = Malformed;
+    fn try_from(spec: ps::ServiceSpec) -> Result<Self, Malformed> {
+        let (spec, malformed) = Self::read(spec);
+        malformed.into_iter().next().map_or(Ok(spec), Err)
+    }
 }
 
 impl From<&StackSpec> for ps::StackSpec {
@@ -332,8 +326,23 @@ impl From<&StackSpec> for ps::StackSpec {
 impl TryFrom<ps::StackSpec> for StackSpec {
     type Error = Malformed;
     fn try_from(spec: ps::StackSpec) -> Result<Self, Malformed> {
-        let volumes = spec.volumes.into_iter().map(Into::into).collect();
-        Ok(Self { name: spec.name, services: all(spec.services)?, networks: all(spec.networks)?, volumes })
+        let (spec, malformed) = Self::read(spec);
+        malformed.into_iter().next().map_or(Ok(spec), Err)
+    }
+}
+
+impl StackSpec {
+    /// Reads a spec, and all that is malformed in it, as [`ServiceSpec::read`].
+    pub fn read(spec: ps::StackSpec) -> (Self, Vec<Malformed>) {
+        let mut faults = Faults::default();
+        let mut service = |wire: ps::ServiceSpec| {
+            let (service, malformed) = ServiceSpec::read(wire);
+            faults.0.extend(malformed.into_iter().map(|it| it.within(format_args!("services.{}", service.name))));
+            service
+        };
+        let services = spec.services.into_iter().map(&mut service).collect();
+        let (networks, volumes) = (faults.all(spec.networks), spec.volumes.into_iter().map(Into::into).collect());
+        (Self { name: spec.name, services, networks, volumes }, faults.0)
     }
 }
 
@@ -414,6 +423,41 @@ mod tests {
         assert!(crate::model::Node::default().satisfies(&spec.constraints[0]));
         assert_eq!(ps::ServiceSpec::from(&spec).constraints, ["node.role==worker"]);
         let error = ServiceSpec::try_from(wire(&["node.id==a", "colour==red"])).expect_err("no such key");
-        assert!(error.to_string().contains("constraints[1]: `colour==red`: the key is one of"), "{error}");
+        assert!(
+            error.to_string().contains("`constraints[1]` can't be used: `colour==red`: the key is one of"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn all_that_is_malformed_in_a_spec_is_found_and_the_rest_is_read() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let wire = ps::ServiceSpec {
+            name: "web".into(),
+            restart: None,
+            mode: ps::ServiceMode::Cron.into(),
+            schedule: "now and then".into(),
+            constraints: texts(&["colour==red", "node.role==worker", "node.id"]),
+            spread_over: texts(&["rack"]),
+            cdi_devices: texts(&["gpu"]),
+            ports: vec![pt::PublishedPort { target: 0, ..pt::PublishedPort::default() }],
+            ..ps::ServiceSpec::default()
+        };
+        let stack = ps::StackSpec { services: vec![wire.clone()], ..ps::StackSpec::default() };
+        let fields = |malformed: Vec<Malformed>| malformed.into_iter().map(|it| it.field).collect::<Vec<_>>();
+        let (spec, malformed) = ServiceSpec::read(wire);
+        let expected = [
+            "schedule",
+            "restart",
+            "constraints[0]",
+            "constraints[2]",
+            "spread_over[0]",
+            "cdi_devices[0]",
+            "ports.target",
+        ];
+        assert_eq!(fields(malformed), expected);
+        assert_eq!((spec.name.as_str(), spec.constraints.len()), ("web", 1));
+        let (_, malformed) = StackSpec::read(stack);
+        assert_eq!(fields(malformed), expected.map(|field| format!("services.web.{field}")));
     }
 }

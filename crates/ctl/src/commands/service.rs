@@ -109,8 +109,7 @@ pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
     match verb {
         Service::Create { name, mode, flags, no_resolve_image, wait, image, args } => {
             let name = name.unwrap_or_else(|| default_name(&image));
-            let mut spec = ServiceSpec { name, image, command: args, ..ServiceSpec::of_mode(flags.mode(mode)?) };
-            flags.apply(&mut spec)?;
+            let spec = ServiceSpec { name, image, command: args, ..flags.spec(mode)? };
             create(client, &spec, resolve_image(true, no_resolve_image), &wait).await
         }
         Service::Ls(options) => ls(client, &options).await,

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 
 use flota_api::constraint::{Constraint, NodeProperty};
-use flota_api::model::{ModeName, OnPartition, RestartCondition, ServiceMode, ServiceSpec};
+use flota_api::model::{ModeName, OnPartition, RestartCondition, ServiceSpec};
 
 use crate::commands::affinity_flags::AffinityFlags;
 use crate::commands::dependency_flags::DependencyFlags;
@@ -20,7 +20,7 @@ use crate::commands::schedule_flags::ScheduleFlags;
 use crate::commands::setting_flags::SettingFlags;
 use crate::commands::update_flags::{RollbackFlags, UpdateFlags};
 use crate::commands::value_flags::ValueFlags;
-use crate::error::Usage;
+use crate::error::{self, Usage};
 use crate::parse;
 
 /// The flags that `create` and `update` share.
@@ -131,9 +131,16 @@ struct BasicFlags {
 }
 
 impl SpecFlags {
-    /// Returns the mode of this name, for a service that is created.
-    pub(super) fn mode(&self, name: ModeName) -> anyhow::Result<ServiceMode> {
-        self.schedule.mode(name)
+    /// Returns the spec of a service that is created, of this mode.
+    ///
+    /// # Errors
+    /// All that is wrong with the flags.
+    pub(super) fn spec(&self, mode: ModeName) -> anyhow::Result<ServiceSpec> {
+        let mode = self.schedule.mode(mode);
+        let mut spec = mode.as_ref().map_or_else(|_| ServiceSpec::default(), |it| ServiceSpec::of_mode(it.clone()));
+        let schedule = mode.and_then(|_| self.schedule.apply(&mut spec));
+        error::all([schedule, self.apply_others(&mut spec)])?;
+        Ok(spec)
     }
 
     /// Returns whether the number of tasks is given.
@@ -142,10 +149,15 @@ impl SpecFlags {
     }
 
     /// Sets the given flags in the spec and leaves the rest as it is.
+    ///
+    /// # Errors
+    /// All that is wrong with the flags.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
-        self.schedule.apply(spec)?;
-        self.env.apply(spec)?;
-        self.settings.apply(spec)?;
+        error::all([self.schedule.apply(spec), self.apply_others(spec)])
+    }
+
+    /// As [`SpecFlags::apply`], without the flags of the mode cron.
+    fn apply_others(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
         self.privileges.apply(spec);
         self.networks.apply(spec);
         self.mounts.apply(spec);
@@ -155,8 +167,9 @@ impl SpecFlags {
         self.update.apply(spec);
         self.rollback.apply(spec);
         self.dependencies.apply(spec);
-        self.scale.apply(spec)?;
-        self.basic.apply(spec)
+        let settings = self.settings.apply(spec).map_err(Into::into);
+        let scale = self.scale.apply(spec).map_err(Into::into);
+        error::all([self.env.apply(spec), settings, scale, self.basic.apply(spec)])
     }
 }
 
@@ -167,12 +180,18 @@ impl BasicFlags {
                 target.clone_from(value);
             }
         }
+        let mut failed: Vec<anyhow::Error> = Vec::new();
         if let Some(replicas) = self.replicas {
-            spec.mode = spec.mode.with_replicas(replicas).map_err(|why| Usage(format!("--replicas: {why}")))?;
+            match spec.mode.with_replicas(replicas) {
+                Ok(mode) => spec.mode = mode,
+                Err(why) => failed.push(Usage(format!("--replicas: {why}")).into()),
+            }
         }
         if let Some(most) = self.max_concurrent {
-            let mode = spec.mode.with_max_concurrent(NonZeroU64::new(most));
-            spec.mode = mode.map_err(|why| Usage(format!("--max-concurrent: {why}")))?;
+            match spec.mode.with_max_concurrent(NonZeroU64::new(most)) {
+                Ok(mode) => spec.mode = mode,
+                Err(why) => failed.push(Usage(format!("--max-concurrent: {why}")).into()),
+            }
         }
         // An empty text or a zero removes what the spec has.
         fn replace<T: Clone, U>(target: &mut Option<U>, given: &Option<T>, read: impl FnOnce(T) -> Option<U>) {
@@ -201,23 +220,31 @@ impl BasicFlags {
         set(&mut spec.restart.delay, &self.restart_delay);
         set(&mut spec.stop_grace, &self.stop_grace_period);
         if let Some(entrypoint) = &self.entrypoint {
-            spec.entrypoint = parse::words(entrypoint).context("--entrypoint")?;
+            match parse::words(entrypoint).context("--entrypoint") {
+                Ok(words) => spec.entrypoint = words,
+                Err(error) => failed.push(error),
+            }
         }
         spec.labels.extend(self.label.iter().cloned());
         for (index, text) in self.constraint.iter().enumerate() {
-            let constraint = Constraint::parse(text).with_context(|| format!("constraints[{index}]"))?;
-            if !spec.constraints.contains(&constraint) {
-                spec.constraints.push(constraint);
+            match Constraint::parse(text).with_context(|| format!("constraints[{index}]")) {
+                Ok(constraint) if !spec.constraints.contains(&constraint) => spec.constraints.push(constraint),
+                Ok(_) => {}
+                Err(error) => failed.push(error),
             }
         }
         if let Some(text) = &self.restart_condition {
             use RestartCondition::{Any, None, OnFailure};
-            let found = [Any, OnFailure, None].into_iter().find(|it| it.as_str() == text);
-            spec.restart.condition = found
-                .ok_or_else(|| Usage(format!("--restart-condition {text}: it must be any, on-failure or none")))?;
+            match [Any, OnFailure, None].into_iter().find(|it| it.as_str() == text) {
+                Some(condition) => spec.restart.condition = condition,
+                Option::None => {
+                    let why = format!("--restart-condition {text}: it must be any, on-failure or none");
+                    failed.push(Usage(why).into());
+                }
+            }
         }
         set(&mut spec.on_partition, &self.on_partition);
         set(&mut spec.keep_on_node_loss, &self.on_node_loss);
-        Ok(())
+        error::all(failed.into_iter().map(Err))
     }
 }

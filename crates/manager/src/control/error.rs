@@ -229,9 +229,15 @@ impl ControlError {
     }
 }
 
+impl From<Malformed> for Violation {
+    fn from(error: Malformed) -> Self {
+        Self { field: error.field.into_owned(), why: format!("it {}", error.what) }
+    }
+}
+
 impl From<Malformed> for ControlError {
     fn from(error: Malformed) -> Self {
-        Self::invalid(error.field, format_args!("it {}", error.what))
+        Self::Invalid(vec![error.into()])
     }
 }
 

@@ -51,8 +51,14 @@ fn summary(stack: &Arc<Stack>, view: &Tables) -> StackSummary {
 }
 
 fn check(spec: &StackSpec) -> Result<(), ControlError> {
-    naming::check(&spec.name).map_err(|error| ControlError::invalid("name", error))?;
-    let mut found = Vec::new();
+    let found = violations(spec);
+    if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
+}
+
+/// Returns every rule that the stack breaks by itself.
+pub(super) fn violations(spec: &StackSpec) -> Vec<Violation> {
+    let name = naming::check(&spec.name).err().map(|error| Violation { field: "name".into(), why: error.to_string() });
+    let mut found = Vec::from_iter(name);
     for service in &spec.services {
         let within = |it: Violation| Violation { field: format!("services.{}.{}", service.name, it.field), ..it };
         found.extend(validate::violations(service).into_iter().map(within));
@@ -84,7 +90,7 @@ fn check(spec: &StackSpec) -> Result<(), ControlError> {
             found.push(Violation { field, why: "it is declared twice".into() });
         }
     }
-    if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
+    found
 }
 
 /// Returns the services that the stack of this name has and the spec does not.

@@ -3,11 +3,11 @@
 use clap::ValueEnum;
 
 use flota_api::model;
-use flota_api::proto::control::{ChangeRoleRequest, ListRequest};
+use flota_api::proto::control::{ChangeRoleRequest, Filter, ListRequest};
 use flota_api::proto::types;
 use flota_api::reason::Reason;
 
-use super::{get_row, list, parsed};
+use super::{get_row, list};
 use crate::client::{Client, request_id};
 use crate::error::{named, reason};
 use crate::printer;
@@ -72,11 +72,8 @@ pub(super) async fn change(client: &Client, name: &str, role: model::Role) -> an
 
 /// Returns the number of managers.
 pub(super) async fn managers(client: &Client) -> anyhow::Result<usize> {
-    let mut managers = 0;
-    for row in list(client, ListRequest::default()).await?.nodes {
-        managers += usize::from(parsed(row)?.node.role == model::Role::Manager);
-    }
-    Ok(managers)
+    let filters = vec![Filter { key: "role".into(), value: model::Role::Manager.to_string() }];
+    Ok(list(client, ListRequest { filters, ..ListRequest::default() }).await?.nodes.len())
 }
 
 /// Warns if the number of managers is a bad one.

@@ -20,6 +20,7 @@ use crate::commands::scale_flags::ScaleRemoval;
 use crate::commands::setting_flags::SettingRemovals;
 use crate::commands::spec_flags::SpecFlags;
 use crate::commands::value_flags::ValueRemovals;
+use crate::error;
 use crate::parse;
 use crate::printer;
 use crate::progress::{self, Awaited, WaitOptions};
@@ -158,27 +159,37 @@ impl Update {
     fn apply(&self, spec: &mut ServiceSpec, left: &[String]) -> anyhow::Result<()> {
         spec.env.retain(|it| !self.env_rm.iter().any(|name| it.split('=').next() == Some(name)));
         spec.labels.retain(|key, _| !self.label_rm.contains(key));
+        let mut failed = Vec::new();
         for text in &self.constraint_rm {
-            let removed = Constraint::parse(text)?;
-            spec.constraints.retain(|it| *it != removed);
+            match Constraint::parse(text).with_context(|| format!("--constraint-rm {text}")) {
+                Ok(removed) => spec.constraints.retain(|it| *it != removed),
+                Err(error) => failed.push(Err(error)),
+            }
         }
         spec.spread_over.retain(|it| !self.placement_pref_rm.contains(it));
         if let Some(image) = &self.image {
             spec.image.clone_from(image);
         }
         if let Some(args) = &self.args {
-            spec.command = parse::words(args).context("--args")?;
+            match parse::words(args).context("--args") {
+                Ok(words) => spec.command = words,
+                Err(error) => failed.push(Err(error)),
+            }
         }
         spec.force += u64::from(self.force);
-        self.removals.apply(spec)?;
-        self.setting_removals.apply(spec)?;
-        self.network_removals.apply(spec, left)?;
-        self.mount_removals.apply(spec)?;
-        self.value_removals.apply(spec)?;
-        self.affinity_removals.apply(spec)?;
         self.scale_removal.apply(spec);
-        self.dependency_removals.apply(spec)?;
-        self.flags.apply(spec)
+        let removals = [
+            self.removals.apply(spec),
+            self.setting_removals.apply(spec),
+            self.network_removals.apply(spec, left),
+            self.mount_removals.apply(spec),
+            self.value_removals.apply(spec),
+            self.affinity_removals.apply(spec),
+            self.dependency_removals.apply(spec),
+        ];
+        failed.extend(removals.into_iter().map(|it| it.map_err(Into::into)));
+        failed.push(self.flags.apply(spec));
+        error::all(failed)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use flota_api::Malformed;
 use flota_api::model::{
     NetworkSpec, Node, NodeSpec, Platform, Role, Service, ServiceSpec, StackSpec, StackValue, ValueKind, ValueSpec,
     VolumeSpec,
@@ -13,7 +14,7 @@ use flota_api::version::Version;
 use super::super::Freshness;
 use super::super::ca::CaSummary;
 use super::super::cluster::ClusterInfo;
-use super::super::error::ControlError;
+use super::super::error::{ControlError, Violation};
 use super::super::events::{EventPage, Until};
 use super::super::filter::Filter;
 use super::super::images::NamedImage;
@@ -23,8 +24,9 @@ use super::super::pins::{ResolveImage, Warned};
 use super::super::progress::{HangingTask, ImageProgress, ServiceProgress};
 use super::super::registries::RegistrySummary;
 use super::super::services::ServiceSummary;
-use super::super::stacks::StackSummary;
+use super::super::stacks::{self, StackSummary};
 use super::super::tasks::TaskSummary;
+use super::super::validate;
 use super::super::values::ValueSummary;
 use super::super::volumes::VolumeSummary;
 use super::pages::header;
@@ -82,8 +84,19 @@ pub(super) fn node_spec(spec: Option<ps::NodeSpec>) -> Result<NodeSpec, ControlE
     Ok(spec.ok_or_else(missing_spec)?.try_into()?)
 }
 
+/// Returns the spec if nothing is malformed in it. If something is, the error lists the rules that the rest breaks, too.
 pub(super) fn service_spec(spec: Option<ps::ServiceSpec>) -> Result<ServiceSpec, ControlError> {
-    Ok(spec.ok_or_else(missing_spec)?.try_into()?)
+    let (spec, malformed) = ServiceSpec::read(spec.ok_or_else(missing_spec)?);
+    refuse(malformed, || validate::violations(&spec))?;
+    Ok(spec)
+}
+
+/// Fails if something is malformed, with that and with these other violations.
+fn refuse(malformed: Vec<Malformed>, others: impl FnOnce() -> Vec<Violation>) -> Result<(), ControlError> {
+    if malformed.is_empty() {
+        return Ok(());
+    }
+    Err(ControlError::Invalid(malformed.into_iter().map(Into::into).chain(others()).collect()))
 }
 
 pub(super) fn network_spec(spec: Option<ps::NetworkSpec>) -> Result<NetworkSpec, ControlError> {
@@ -106,8 +119,11 @@ pub(super) fn stack_values(values: Vec<pc::StackValue>) -> Result<Vec<StackValue
     values.into_iter().map(|it| Ok(it.try_into()?)).collect()
 }
 
+/// As [`service_spec`].
 pub(super) fn stack_spec(spec: Option<ps::StackSpec>) -> Result<StackSpec, ControlError> {
-    Ok(spec.ok_or_else(missing_spec)?.try_into()?)
+    let (spec, malformed) = StackSpec::read(spec.ok_or_else(missing_spec)?);
+    refuse(malformed, || stacks::violations(&spec))?;
+    Ok(spec)
 }
 
 impl From<ClusterInfo> for pc::ClusterInfo {
