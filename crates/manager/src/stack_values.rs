@@ -64,8 +64,8 @@ fn of_stacks(view: &Tables, is_such: impl Fn(&StackId) -> bool) -> Vec<Key> {
     secrets.map(|it| Key::of(&it.id)).chain(configs.map(|it| Key::of(&it.id))).collect()
 }
 
-/// Removes a secret or config with all its versions, if its stack is gone and nothing uses it. Whoever begins to use it
-/// changes it, so that a removal which was planned before meets a conflict.
+/// Removes a secret or config with all its versions, if its stack is gone and nothing uses it. A service that begins to use it
+/// changes its version, so a removal that was planned before fails with a conflict.
 fn remove_left<K>(kind: Kind, value: &StoredValue<K>, view: &Tables, plan: &mut Plan, cx: &PlanContext) {
     let is_left = value.stack_id.as_ref().is_some_and(|stack| view.stack(stack.as_str()).is_none());
     let uses = |pins: &[PinnedValue]| pins.iter().any(|pin| pin.value == value.id);

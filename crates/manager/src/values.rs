@@ -16,7 +16,7 @@ use flota_raft_store::Tables;
 /// Why a spec's secrets and configs can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unusable {
-    /// There is none of this name.
+    /// There is no secret or config of this kind with this name.
     Unknown(ValueKind, String),
     /// It has no such version, or no longer. The field, and the versions that it has.
     Version { field: String, name: String, version: u64, kept: Vec<u64> },

@@ -51,7 +51,7 @@ pub(crate) async fn measure(executor: Arc<dyn Executor>, pool: TaskPool, result:
     }
 }
 
-/// Whether the leader, which was told this before, is to hear of what the node uses now.
+/// Whether the use of the node differs enough from what the leader was told last to be reported again.
 fn is_notable(told: Option<NodeUsage>, now: NodeUsage) -> bool {
     told.is_none_or(|told| told.cpu.abs_diff(now.cpu).max(told.memory.abs_diff(now.memory)) >= NOTABLE)
 }

@@ -69,6 +69,21 @@ fn tasks_that_are_to_stay_wait_for_their_lost_node_until_it_is_back_or_a_person_
 }
 
 #[test]
+fn a_node_that_was_lost_again_and_again_gets_tasks_last() {
+    script(2, |it| {
+        for _ in 0..2 {
+            it.cluster().crash_worker(0, true);
+            it.wait("the node is down", 6_000, node_is(0, NodeState::Down));
+            it.cluster().start_worker(0);
+            it.wait("the node is back", 10_000, node_is(0, NodeState::Ready));
+        }
+        it.create(it.leader(), spec("web", 4)).unwrap();
+        it.converge();
+        assert!(it.cluster().workers[0].machine.running().is_empty(), "it comes and goes");
+    });
+}
+
+#[test]
 fn lost_node_is_down_after_as_many_heartbeats_as_the_cluster_is_set_to() {
     for (period, missed) in [(500, 2), (1_000, 3), (1_000, 6), (3_000, 3)] {
         script(1, move |it| {

@@ -15,10 +15,10 @@ use crate::version::Timestamp;
 /// Port of an HTTP check whose address names none.
 const HTTP_PORT: u16 = 80;
 
-/// How it is found out whether a task is healthy.
+/// The test of a task's health.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HealthTest {
-    /// Not at all, whatever the image says.
+    /// No test, even if the image has one.
     None,
     /// By a program and its arguments, run in the container: its exit code 0 is a success.
     Command(Vec<String>),

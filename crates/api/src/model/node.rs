@@ -37,7 +37,7 @@ states! {
     RoleChange {
         /// It is to be a manager, and does not vote yet.
         Promoting = "promoting",
-        /// It is to be a manager no more, and still votes or has what managers have.
+        /// It is to be a worker, and still votes or has the keys of a manager.
         Demoting = "demoting",
     }
 }

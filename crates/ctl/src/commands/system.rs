@@ -49,7 +49,7 @@ pub(crate) async fn run(verb: System, client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns how many tasks of each slot the cluster keeps; `None` if this node is no manager, or no leader answers.
+/// Returns how many tasks of each slot the cluster keeps; `None` if this node is not a manager, or no leader answers.
 async fn task_history_limit(client: &Client, info: &NodeInfo) -> Option<u64> {
     info.store.as_ref()?;
     let cluster = client.read(Empty {}, |mut control, request| async move { control.get_cluster(request).await });

@@ -29,7 +29,7 @@ const SPREAD_BOUND: usize = 8;
 /// Priorities of services, of which there are more than any cluster needs.
 const PRIORITIES: RangeInclusive<i32> = -1_000..=1_000;
 
-/// Longest time that a spec can name. Whoever names a longer one has mistaken the unit.
+/// Longest time that a spec can name. A longer one is most likely a mistaken unit.
 const TIME_BOUND: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Shortest time within which the runs of a service of the mode cron may have to begin.

@@ -104,7 +104,7 @@ impl<'a> Preemption<'a> {
                     found = Some(Room { node, victims });
                     break;
                 }
-                // Tasks of this plan have made it dearer.
+                // Tasks of this plan have raised its cost.
                 Some((offer, _)) => offers.push(offer),
                 None => {}
             }
@@ -190,9 +190,9 @@ impl<'a> Preemption<'a> {
         }
         let service = self.view.service(&task.service_id)?;
         let may_go = service.spec.priority < self.priority
-            // The new task would not stand beside it any more.
+            // The new task has to run beside it.
             && !spec.affinity.contains(&service.spec.name)
-            // Nor would it run without it.
+            // The new task needs it to run.
             && !spec.depends_on.iter().any(|it| it.service == service.spec.name)
             && !home::is_bound(service, task, &node.node.id, self.view);
         may_go.then_some(service.spec.priority)

@@ -17,7 +17,7 @@ const REPLACE: u32 = 1 << 2;
 
 /// Largest number of programs that the kernel allows in one group (BPF_CGROUP_MAX_PROGS).
 const MOST_PROGRAMS: usize = 64;
-/// Largest number of maps that are asked for of a program. One that has more is none of the balancer's.
+/// Largest number of maps that are asked for of a program. A program with more is not one of the balancer.
 const MOST_MAPS: usize = 16;
 /// Errors of opening a program that is another user's, that a security module guards, or that has just been removed.
 const LEFT_OUT: [i32; 3] = [libc::EPERM, libc::EACCES, libc::ENOENT];

@@ -35,7 +35,7 @@ impl EventFilter {
     /// Creates the filter that these pairs of key and value stand for.
     ///
     /// # Errors
-    /// A key is unknown, a value of `type` or `event` is none of their words, or there are too many.
+    /// A key is unknown, a value of `type` or `event` is unknown, or there are too many.
     pub(super) fn new(filters: &[Filter]) -> Result<Self, ControlError> {
         if filters.len() > FILTERS_BOUND {
             let why = format!("there are {}, and {FILTERS_BOUND} is the most", filters.len());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use flota_api::defaults::REPLICAS_BOUND;
 use flota_api::model::{ScalePolicy, ServiceMode, ServiceSpec};
 
-/// Longest window. Whoever names a longer one has mistaken the unit.
+/// Longest window. A longer one is most likely a mistaken unit.
 const MOST: Duration = Duration::from_secs(3600);
 
 /// Calls `check` with the result for every field.

@@ -97,7 +97,7 @@ impl Gate {
         self.gateway.as_mut().map_or(Ok(()), |it| Ok(it.end_outdated()?))
     }
 
-    /// Makes everything what is wanted.
+    /// Brings everything to the wanted state.
     fn set(&mut self, options: &LinuxOptions, wanted: Wanted) -> Result<(), KernelError> {
         let Self { gateway, mesh, wanted: old, .. } = self;
         // The mesh comes first: a port must not lead to an address that it does not reach.
@@ -141,7 +141,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Makes the senders, the ports of services and the addresses of tasks what is wanted.
+    /// Brings the senders, the ports of services and the addresses of tasks to the wanted state.
     fn change(
         &mut self,
         senders: BTreeMap<Sender, bool>,

@@ -26,8 +26,8 @@ pub(super) struct Known {
     pub(super) reach: Option<Reach>,
 }
 
-/// The way to what another node has in an encrypted network: the keys of the node, oldest first, and where packets for each
-/// go.
+/// The way to what another node has in an encrypted network: its keys, oldest first, each with the address to which packets
+/// for that key are sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reach {
     mac: Mac,
