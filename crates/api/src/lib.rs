@@ -44,4 +44,4 @@ pub mod proto {
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The newest feature level that this build supports. A manager applies nothing above the level in use.
-pub const FEATURE_LEVEL: u32 = 4;
+pub const FEATURE_LEVEL: u32 = 5;

@@ -54,7 +54,7 @@ pub use endpoint::{Endpoint, NetworkConfig, NetworkNode, NetworkService, Network
 pub use health::{Health, HealthCheck, HealthResult, HealthSpec, HealthState, HealthTest};
 pub use image::{Image, ImageHolder};
 pub use mode::{Concurrency, ModeName, ServiceMode};
-pub use mount::{Mount, MountSource, Propagation};
+pub use mount::{BindMount, Mount, MountSource, Propagation, VolumeMount};
 pub use network::{
     AddressPool, Attachment, DnsConfig, EndpointMode, HostEntry, INGRESS, LastGiven, Network, NetworkAttachment,
     NetworkDriver, NetworkSpec, NodePort, Protocol, PublishMode, PublishedPort, Subnet, SubnetSpec, VirtualIp,

@@ -29,7 +29,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use flota_api::model::{Mount, MountSource, Node, NodeSpec, ServiceSpec, Volume, VolumePlace, VolumeSpec};
+    use flota_api::model::{
+        Mount, MountSource, Node, NodeSpec, ServiceSpec, Volume, VolumeMount, VolumePlace, VolumeSpec,
+    };
     use flota_api::object::StoreObject;
 
     /// Whether a task on the node `a` waits for it, given changes of its service, its task and its node.
@@ -54,7 +56,7 @@ mod tests {
     #[test]
     fn a_task_that_no_other_node_can_have_waits_for_its_own_until_a_person_decides() {
         let with = |volume: &str| {
-            let source = MountSource::Volume { name: Some(volume.into()), no_copy: false, per_slot: false };
+            let source = MountSource::Volume(VolumeMount { name: Some(volume.into()), ..VolumeMount::default() });
             let mounts = vec![Mount { target: "/data".into(), read_only: false, source }];
             ServiceSpec { mounts, ..ServiceSpec::default() }
         };

@@ -1,16 +1,21 @@
 //! Mounts of a service as people write them: Docker's `--mount` and `--tmpfs`, and the short form of Compose. Also used by
 //! `ctl` for its flags.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-use flota_api::model::{Mount, MountSource, Propagation};
+use flota_api::model::{BindMount, Mount, MountSource, Propagation, VolumeMount};
 
 use crate::parse;
 
 /// The keys of `--mount`, for errors.
 const KEYS: &str = "type, source (src), target (dst, destination), readonly (ro), consistency, bind-propagation, \
-                    bind-recursive, bind-nonrecursive, bind-create-src, volume-nocopy, volume-per-slot, volume-driver, \
-                    tmpfs-size, tmpfs-mode, image-subpath";
+                    bind-recursive, bind-nonrecursive, bind-create-src, volume-nocopy, volume-per-slot, volume-label, \
+                    volume-subpath, volume-driver, tmpfs-size, tmpfs-mode, image-subpath";
+
+/// Why the options of Docker's driver `local` are refused: with them, any user mounts any file system as root of a node.
+pub(crate) const NO_OPTIONS: &str = "a volume has no options. To use NFS and the like, mount it on the nodes, allow bind \
+                                     mounts of it there (bind-mounts in flotad.toml), and use a bind mount";
 
 /// The fields of a mount, before it is known which of them belong to its type.
 #[derive(Debug, Default)]
@@ -21,13 +26,15 @@ pub(crate) struct MountFields {
     pub(crate) read_only: Option<bool>,
     pub(crate) propagation: Option<String>,
     pub(crate) non_recursive: Option<bool>,
-    /// Whether a source that is not there is created, which is refused.
     pub(crate) create_source: Option<bool>,
     pub(crate) no_copy: Option<bool>,
     pub(crate) per_slot: Option<bool>,
     pub(crate) size: Option<String>,
     pub(crate) mode: Option<String>,
+    /// `KEY=VALUE` each.
+    pub(crate) labels: Vec<String>,
     pub(crate) subpath: Option<String>,
+    pub(crate) image_subpath: Option<String>,
 }
 
 impl MountFields {
@@ -37,33 +44,35 @@ impl MountFields {
         let belongs = |given: bool, field: &str, of: &str| {
             if given && kind != of { Err(format!("`{field}` belongs to the type {of}, not {kind}")) } else { Ok(()) }
         };
-        belongs(self.propagation.is_some(), "propagation", "bind")?;
-        belongs(self.non_recursive.is_some(), "nonrecursive", "bind")?;
-        belongs(self.create_source.is_some(), "create-src", "bind")?;
-        if self.create_source == Some(true) {
-            return Err("the source of a bind mount is not created; it must be there".into());
-        }
-        belongs(self.no_copy.is_some(), "nocopy", "volume")?;
-        belongs(self.per_slot.is_some(), "per-slot", "volume")?;
-        belongs(self.size.is_some(), "size", "tmpfs")?;
-        belongs(self.mode.is_some(), "mode", "tmpfs")?;
-        belongs(self.subpath.is_some(), "subpath", "image")?;
+        belongs(self.propagation.is_some(), "bind-propagation", "bind")?;
+        belongs(self.non_recursive.is_some(), "bind-nonrecursive", "bind")?;
+        belongs(self.create_source.is_some(), "bind-create-src", "bind")?;
+        belongs(self.no_copy.is_some(), "volume-nocopy", "volume")?;
+        belongs(self.per_slot.is_some(), "volume-per-slot", "volume")?;
+        belongs(self.size.is_some(), "tmpfs-size", "tmpfs")?;
+        belongs(self.mode.is_some(), "tmpfs-mode", "tmpfs")?;
+        belongs(!self.labels.is_empty(), "volume-label", "volume")?;
+        belongs(self.subpath.is_some(), "volume-subpath", "volume")?;
+        belongs(self.image_subpath.is_some(), "image-subpath", "image")?;
         let read_only = match (kind, self.read_only) {
             ("image", Some(false)) => return Err("an image is always mounted read-only".into()),
             ("image", _) => true,
             (_, given) => given.unwrap_or_default(),
         };
         let source = match kind {
-            "bind" => MountSource::Bind {
+            "bind" => MountSource::Bind(BindMount {
                 source: self.source.ok_or("a bind mount needs a source")?,
                 propagation: self.propagation.as_deref().map_or(Ok(Propagation::Rprivate), propagation)?,
                 non_recursive: self.non_recursive.unwrap_or_default(),
-            },
-            "volume" => MountSource::Volume {
+                create_source: self.create_source.unwrap_or_default(),
+            }),
+            "volume" => MountSource::Volume(VolumeMount {
                 name: self.source.filter(|name| !name.is_empty()),
                 no_copy: self.no_copy.unwrap_or_default(),
                 per_slot: self.per_slot.unwrap_or_default(),
-            },
+                labels: labels(&self.labels)?,
+                subpath: self.subpath,
+            }),
             "tmpfs" if self.source.is_some() => return Err("a tmpfs has no source".into()),
             "tmpfs" => MountSource::Tmpfs {
                 size: self.size.as_deref().map(parse::bytes).transpose()?.and_then(NonZeroU64::new),
@@ -71,7 +80,7 @@ impl MountFields {
             },
             "image" => MountSource::Image {
                 reference: self.source.ok_or("a mount of an image needs a source, the reference of the image")?,
-                subpath: self.subpath,
+                subpath: self.image_subpath,
             },
             _ => return Err(format!("`{kind}` is not a type of mount; a type is bind, volume, tmpfs or image")),
         };
@@ -88,6 +97,15 @@ fn propagation(text: &str) -> Result<Propagation, String> {
     let known = || Propagation::ALL.iter().map(|it| it.as_str()).collect::<Vec<_>>().join(", ");
     let found = Propagation::ALL.iter().copied().find(|it| it.as_str() == text);
     found.ok_or_else(|| format!("`{text}` is not a propagation; it is one of {}", known()))
+}
+
+/// Parses labels, `KEY=VALUE` or `KEY` each. The last with a key counts, as in Docker.
+fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, String> {
+    let label = |text: &String| match text.split_once('=').unwrap_or((text, "")) {
+        ("", _) => Err(format!("volume-label: `{text}` has no key")),
+        (key, value) => Ok((key.to_owned(), value.to_owned())),
+    };
+    texts.iter().map(label).collect()
 }
 
 /// Returns whether file systems that are mounted in the source of a bind mount stay out.
@@ -145,12 +163,14 @@ pub fn mount(text: &str) -> Result<Mount, String> {
             "consistency" => consistency(&texts(value)?)?,
             "volume-nocopy" => fields.no_copy = Some(flag(key, value)?),
             "volume-per-slot" | "per-slot" => fields.per_slot = Some(flag(key, value)?),
+            "volume-label" => fields.labels.push(texts(value)?),
+            "volume-subpath" => fields.subpath = Some(texts(value)?),
             "volume-driver" if value == Some("local") => {}
             "volume-driver" => return Err("the driver of a volume is local; there is no other".into()),
-            "volume-opt" => return Err("volumes have no options: the driver local takes none here".into()),
+            "volume-opt" => return Err(NO_OPTIONS.into()),
             "tmpfs-size" => fields.size = Some(texts(value)?),
             "tmpfs-mode" => fields.mode = Some(texts(value)?),
-            "image-subpath" => fields.subpath = Some(texts(value)?),
+            "image-subpath" => fields.image_subpath = Some(texts(value)?),
             _ => return Err(format!("`{field}`: there is no key `{key}`; the keys are {KEYS}")),
         }
     }
@@ -215,11 +235,15 @@ mod tests {
     fn shown(mount: &Mount) -> String {
         let read_only = if mount.read_only { " ro" } else { "" };
         let source = match &mount.source {
-            MountSource::Bind { source, propagation, non_recursive } => {
-                format!("{source} {propagation} {non_recursive}")
+            MountSource::Bind(it) => {
+                let created = if it.create_source { " created" } else { "" };
+                format!("{} {} {}{created}", it.source, it.propagation, it.non_recursive)
             }
-            MountSource::Volume { name, no_copy, per_slot } => {
-                format!("volume {} {no_copy} {per_slot}", name.as_deref().unwrap_or("-"))
+            MountSource::Volume(it) => {
+                let labels: String = it.labels.iter().map(|(key, value)| format!(" {key}={value}")).collect();
+                let subpath = it.subpath.iter().map(|it| format!(" at {it}")).collect::<String>();
+                let name = it.name.as_deref().unwrap_or("-");
+                format!("volume {name} {} {}{labels}{subpath}", it.no_copy, it.per_slot)
             }
             MountSource::Tmpfs { size, mode } => {
                 format!("tmpfs {} {:o}", size.map_or(0, NonZeroU64::get), mode.unwrap_or_default())
@@ -242,6 +266,9 @@ mod tests {
             ("type=bind,src=/,dst=/x,bind-propagation=rslave,bind-nonrecursive,readonly", "/x: / rslave true ro"),
             ("type=bind,src=/,dst=/x,bind-recursive=disabled,bind-create-src=false", "/x: / rprivate true"),
             ("type=bind,src=/,dst=/x,bind-recursive=enabled,consistency=cached", "/x: / rprivate false"),
+            ("type=bind,src=/srv,dst=/x,bind-create-src", "/x: /srv rprivate false created"),
+            ("src=db,dst=/x,volume-label=a=b=c,volume-label=d", "/x: volume db false false a=b=c d="),
+            ("src=db,dst=/x,volume-subpath=a/b,ro", "/x: volume db false false at a/b ro"),
             ("src=db,dst=/x,volume-driver=local,consistency=default", "/x: volume db false false"),
             ("type=tmpfs,dst=/x", "/x: tmpfs 0 0"),
             ("type=tmpfs,dst=/x,tmpfs-size=64m,tmpfs-mode=0700", "/x: tmpfs 67108864 700"),
@@ -270,25 +297,35 @@ mod tests {
             ("type=image,src=a,dst=/x,image-subpath=b/../..", "image_subpath: `b/../..`: a path has neither"),
             ("type=image,src=a,dst=/x,image-subpath=", "image_subpath: ``: a path has neither"),
             ("type=image,src=a,dst=/x,image-subpath", "image-subpath= needs a value"),
-            ("type=image,src=a,dst=/x,volume-nocopy", "`nocopy` belongs to the type volume, not image"),
-            ("src=db,dst=/x,image-subpath=a", "`subpath` belongs to the type image, not volume"),
+            ("type=image,src=a,dst=/x,volume-nocopy", "`volume-nocopy` belongs to the type volume, not image"),
+            ("src=db,dst=/x,image-subpath=a", "`image-subpath` belongs to the type image, not volume"),
             ("src=db", "a mount needs a target"),
             ("type=bind,dst=/x", "a bind mount needs a source"),
             ("type=bind,src=srv,dst=/x", "source: `srv` is not an absolute path"),
             ("type=bind,src=/srv,dst=/x,bind-propagation=up", "`up` is not a propagation; it is one of rprivate"),
-            ("type=bind,src=/srv,dst=/x,volume-nocopy", "`nocopy` belongs to the type volume, not bind"),
-            ("src=db,dst=/x,tmpfs-size=1", "`size` belongs to the type tmpfs, not volume"),
+            ("type=bind,src=/srv,dst=/x,volume-nocopy", "`volume-nocopy` belongs to the type volume, not bind"),
+            ("src=db,dst=/x,tmpfs-size=1", "`tmpfs-size` belongs to the type tmpfs, not volume"),
             ("type=tmpfs,src=a,dst=/x", "a tmpfs has no source"),
             ("type=tmpfs,dst=/x,tmpfs-mode=rwx", "`rwx` is not a mode such as 1777"),
             ("src=..,dst=/x", "source: `..`: the name of a volume has"),
             ("src=db,dst=/", "target: a mount can't hide the whole root"),
             ("src=db,dst=/x,readonly=maybe", "readonly: `maybe` is neither true nor false"),
             ("src=db,dst=/x,volume-driver=nfs", "the driver of a volume is local"),
-            ("src=db,dst=/x,volume-opt=type=nfs", "volumes have no options: the driver local takes none here"),
+            ("src=db,dst=/x,volume-opt=type=nfs", "a volume has no options. To use NFS and the like, mount it"),
+            ("src=db,dst=/x,volume-label==a", "volume-label: `=a` has no key"),
+            ("dst=/x,volume-label=a", "volume_label: a volume without a name belongs to one task alone"),
+            ("dst=/x,volume-subpath=a", "volume_subpath: a volume without a name belongs to one task alone"),
+            ("src=db,dst=/x,volume-subpath=../b", "volume_subpath: `../b`: a path has neither"),
+            (
+                "src=db,dst=/x,volume-subpath=/b",
+                "volume_subpath: `/b` begins with `/`: it is relative to the root of the volume",
+            ),
+            ("type=tmpfs,dst=/x,volume-subpath=a", "`volume-subpath` belongs to the type volume, not tmpfs"),
+            ("type=bind,src=/a,dst=/x,volume-label=a", "`volume-label` belongs to the type volume, not bind"),
+            ("src=db,dst=/x,bind-create-src", "`bind-create-src` belongs to the type bind, not volume"),
             ("type=bind,src=/a,dst=/x,bind-recursive=writable", "`writable` is not supported: what is mounted in"),
             ("type=bind,src=/a,dst=/x,bind-recursive=on", "`on` is neither enabled nor disabled"),
-            ("src=db,dst=/x,bind-recursive=disabled", "`nonrecursive` belongs to the type bind, not volume"),
-            ("type=bind,src=/a,dst=/x,bind-create-src", "the source of a bind mount is not created; it must be there"),
+            ("src=db,dst=/x,bind-recursive=disabled", "`bind-nonrecursive` belongs to the type bind, not volume"),
             ("src=db,dst=/x,consistency=strict", "`strict` is not a consistency; it is one of default, consistent"),
             ("src=db,dst", "dst= needs a value"),
             ("src=db,dst=/x,colour=red", "`colour=red`: there is no key `colour`; the keys are type, source"),
@@ -321,7 +358,7 @@ mod tests {
         for (text, expected) in [
             ("./data:/data", "`./data:/data`: the source of a bind mount is an absolute path on the node"),
             ("db:/data:z", "`z` is not an option of a volume; they are ro, rw and nocopy"),
-            ("/srv:/data:nocopy", "`nocopy` belongs to the type volume, not bind"),
+            ("/srv:/data:nocopy", "`volume-nocopy` belongs to the type volume, not bind"),
             ("a:b:c:d", "`a:b:c:d` does not have the form"),
         ] {
             let error = read(text).expect_err(text);

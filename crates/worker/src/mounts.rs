@@ -6,7 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, mkdirat};
 
 use flota_api::model::{Mount, MountSource, Propagation, Refusal, ServiceSpec};
 use flota_runtime::{ImageFiles, ImageMount, oci};
@@ -17,6 +21,17 @@ pub(crate) enum BindError {
     /// There is none, or a part of its path can't be looked at.
     #[error("failed to find `{path}`, the source of the mount at `{target}`")]
     Find {
+        /// The source.
+        path: String,
+        /// Path in the container.
+        target: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It is missing and can't be made.
+    #[error("failed to make `{path}`, the source of the mount at `{target}`")]
+    Make {
         /// The source.
         path: String,
         /// Path in the container.
@@ -40,28 +55,36 @@ pub(crate) enum BindError {
 pub(crate) struct BindSources(BTreeMap<String, PathBuf>);
 
 impl BindSources {
-    /// Finds out where the source of each bind mount is; `roots` are those of [`crate::NodeOffers`].
+    /// Finds out where the source of each bind mount is, and makes those that are missing if their mount says so; `roots` are
+    /// those of [`crate::NodeOffers`].
     ///
     /// # Errors
     /// A source does not exist, or is not below a path that is allowed.
     pub(crate) fn find(spec: &ServiceSpec, roots: &[PathBuf]) -> Result<Self, BindError> {
         let mut sources = BTreeMap::new();
         for mount in &spec.mounts {
-            let Some(path) = mount.bind_source() else { continue };
-            let failed = |source| BindError::Find { path: path.to_owned(), target: mount.target.clone(), source };
-            let place = std::fs::canonicalize(path).map_err(failed)?;
-            if !roots.iter().any(|root| place.starts_with(root)) {
-                let refusal = Refusal::BindMount(place.display().to_string());
-                return Err(BindError::Refused { path: path.to_owned(), refusal });
-            }
-            sources.insert(mount.target.clone(), place);
+            let MountSource::Bind(bind) = &mount.source else { continue };
+            let (path, target) = (&bind.source, &mount.target);
+            let failed = |source| BindError::Find { path: path.clone(), target: target.clone(), source };
+            let allowed = |place: PathBuf| match roots.iter().any(|root| place.starts_with(root)) {
+                true => Ok(place),
+                false => {
+                    let refusal = Refusal::BindMount(place.display().to_string());
+                    Err(BindError::Refused { path: path.clone(), refusal })
+                }
+            };
+            let place = match std::fs::canonicalize(path) {
+                Err(error) if bind.create_source && error.kind() == io::ErrorKind::NotFound => {
+                    let place = allowed(missing(Path::new(path)).map_err(failed)?)?;
+                    let failed = |source| BindError::Make { path: path.clone(), target: target.clone(), source };
+                    make_folder(&place).map_err(failed)?;
+                    place
+                }
+                found => allowed(found.map_err(failed)?)?,
+            };
+            sources.insert(target.clone(), place);
         }
         Ok(Self(sources))
-    }
-
-    /// Returns all of them.
-    pub(crate) fn paths(&self) -> Vec<PathBuf> {
-        self.0.values().cloned().collect()
     }
 
     fn path(&self, target: &str) -> Option<String> {
@@ -69,9 +92,39 @@ impl BindSources {
     }
 }
 
+/// Returns the place of a path of which the end is missing: links in the part that is there are followed.
+fn missing(path: &Path) -> io::Result<PathBuf> {
+    let there = path.ancestors().skip(1).find_map(|above| Some((above, std::fs::canonicalize(above).ok()?)));
+    let (above, place) = there.ok_or(io::ErrorKind::NotFound)?;
+    Ok(place.join(path.strip_prefix(above).map_err(io::Error::other)?))
+}
+
+/// Makes a folder and those above it that are missing. No link is followed, as a task that may write there could put one into
+/// the path at any time.
+fn make_folder(path: &Path) -> io::Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut folder = open("/", flags, Mode::empty())?;
+    for name in path.strip_prefix("/").map_err(io::Error::other)? {
+        match mkdirat(&folder, name, Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        folder = openat(&folder, name, flags, Mode::empty())?;
+    }
+    Ok(())
+}
+
+/// Returns the sources of mounts in which the supervisor must find no link: those of bind mounts, and parts of volumes.
+pub(crate) fn pinned(spec: &ServiceSpec, volumes: &BTreeMap<String, PathBuf>, binds: &BindSources) -> Vec<PathBuf> {
+    let part = |mount: &Mount| match &mount.source {
+        MountSource::Volume(it) if it.subpath.is_some() => volumes.get(&mount.target).cloned(),
+        _ => None,
+    };
+    binds.0.values().cloned().chain(spec.mounts.iter().filter_map(part)).collect()
+}
+
 /// Returns the mounts for the container's configuration: those of the image, then those of the spec, each with outer folders
-/// first. `volumes` are the folders of its
-/// volumes, by target.
+/// first. `volumes` are the folders of its volumes, by target.
 pub(crate) fn of_task(spec: &ServiceSpec, volumes: &BTreeMap<String, PathBuf>, binds: &BindSources) -> Vec<oci::Mount> {
     let of_spec = spec.mounts.iter().filter_map(|mount| mount_of(mount, volumes, binds));
     let is_own = |target: &&String| !spec.mounts.iter().any(|mount| mount.target == **target);
@@ -93,7 +146,7 @@ pub(crate) fn images(spec: &ServiceSpec, files: &BTreeMap<String, ImageFiles>) -
             files: files.get(reference)?.clone(),
             subpath: subpath.as_ref().map(PathBuf::from),
         }),
-        MountSource::Bind { .. } | MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
+        MountSource::Bind(_) | MountSource::Volume(_) | MountSource::Tmpfs { .. } => None,
     };
     spec.mounts.iter().filter_map(mount).collect()
 }
@@ -112,12 +165,12 @@ pub(crate) fn of_values(values: &BTreeMap<String, PathBuf>) -> Vec<oci::Mount> {
 fn mount_of(mount: &Mount, volumes: &BTreeMap<String, PathBuf>, binds: &BindSources) -> Option<oci::Mount> {
     let target = mount.target.as_str();
     Some(match &mount.source {
-        MountSource::Volume { .. } => {
+        MountSource::Volume(_) => {
             bound(target, volumes.get(target)?.display().to_string(), &["rprivate"], mount.read_only)
         }
-        MountSource::Bind { propagation, non_recursive, .. } => {
-            let mut made = bound(target, binds.path(target)?, &[propagation.as_str()], mount.read_only);
-            if *non_recursive {
+        MountSource::Bind(it) => {
+            let mut made = bound(target, binds.path(target)?, &[it.propagation.as_str()], mount.read_only);
+            if it.non_recursive {
                 made.options.retain(|option| option != "rro");
                 made.options.iter_mut().filter(|option| *option == "rbind").for_each(|option| *option = "bind".into());
             }
@@ -164,9 +217,9 @@ pub(crate) fn add(result: &mut oci::Spec, mounts: Vec<oci::Mount>, spec: &Servic
     result.mounts.extend(mounts);
     // Mounts of the machine reach the container only through a root that takes part in them, as in Docker.
     let is_any = |wanted: [Propagation; 2]| {
-        spec.mounts.iter().any(|mount| match mount.source {
-            MountSource::Bind { propagation, .. } => wanted.contains(&propagation),
-            MountSource::Volume { .. } | MountSource::Tmpfs { .. } | MountSource::Image { .. } => false,
+        spec.mounts.iter().any(|mount| match &mount.source {
+            MountSource::Bind(it) => wanted.contains(&it.propagation),
+            MountSource::Volume(_) | MountSource::Tmpfs { .. } | MountSource::Image { .. } => false,
         })
     };
     if let Some(linux) = &mut result.linux {
@@ -181,13 +234,15 @@ pub(crate) fn add(result: &mut oci::Spec, mounts: Vec<oci::Mount>, spec: &Servic
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-    use std::path::Path;
+
+    use flota_api::model::{BindMount, VolumeMount};
 
     use super::*;
     use crate::offers::bind_roots;
 
     fn bind(source: &Path, propagation: Propagation, non_recursive: bool) -> MountSource {
-        MountSource::Bind { source: source.display().to_string(), propagation, non_recursive }
+        let source = source.display().to_string();
+        MountSource::Bind(BindMount { source, propagation, non_recursive, create_source: false })
     }
 
     fn spec(mounts: Vec<(&str, MountSource, bool)>) -> ServiceSpec {
@@ -222,7 +277,7 @@ mod tests {
             ("listed/absolute", "real/in"),
         ] {
             let found = found(name).unwrap_or_else(|error| panic!("{name}: {error}"));
-            assert_eq!(found.paths(), [path(place)], "{name}");
+            assert_eq!(found.0["/x"], path(place), "{name}");
         }
         for (name, expected) in [
             ("listed/out", format!("this node does not allow bind mounts of {}", path("outside").display())),
@@ -233,6 +288,57 @@ mod tests {
             let error = found(name).expect_err(name).to_string();
             assert!(error.contains(&expected), "{name}: {error}");
         }
+    }
+
+    #[test]
+    fn a_source_that_is_missing_is_made_only_below_what_is_listed() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let dir = dir.path().canonicalize().expect("it exists");
+        let path = |name: &str| dir.join(name);
+        std::fs::create_dir_all(path("listed/in")).expect("it is new");
+        std::fs::create_dir(path("outside")).expect("it is new");
+        symlink("in", path("listed/inside")).expect("a link");
+        symlink("../outside", path("listed/out")).expect("a link");
+        symlink("../outside/new", path("listed/dangling")).expect("a link");
+        let roots = bind_roots(&[path("listed").display().to_string(), path("later/on").display().to_string()]);
+        let found = |name: &str, create_source| {
+            let source = path(name).display().to_string();
+            let source = MountSource::Bind(BindMount { source, create_source, ..BindMount::default() });
+            BindSources::find(&spec(vec![("/x", source, false)]), &roots)
+        };
+        found("listed/new", false).expect_err("nobody has asked to make it");
+        for (name, place) in [
+            ("listed/new", "listed/new"),
+            ("listed/inside/a/b", "listed/in/a/b"),
+            // It was listed before it existed.
+            ("later/on/a", "later/on/a"),
+        ] {
+            let found = found(name, true).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(found.0["/x"], path(place), "{name}");
+            assert!(path(place).is_dir(), "{name}");
+        }
+        std::fs::write(path("listed/file"), "").expect("it is new");
+        found("listed/file", true).expect("what is there is used as it is");
+        for (name, expected) in [
+            ("listed/out/new", format!("this node does not allow bind mounts of {}", path("outside/new").display())),
+            ("outside/new", "this node does not allow bind mounts".to_owned()),
+            ("listed/dangling", "failed to make".to_owned()),
+        ] {
+            let error = found(name, true).expect_err(name).to_string();
+            assert!(error.contains(&expected), "{name}: {error}");
+        }
+        assert_eq!(std::fs::read_dir(path("outside")).expect("it exists").count(), 0, "nothing is made outside");
+    }
+
+    #[test]
+    fn a_part_of_a_volume_is_pinned_and_a_whole_one_is_not() {
+        let volume = |subpath: Option<&str>| {
+            let subpath = subpath.map(str::to_owned);
+            MountSource::Volume(VolumeMount { name: Some("db".into()), subpath, ..VolumeMount::default() })
+        };
+        let spec = spec(vec![("/a", volume(None), false), ("/b", volume(Some("c")), false)]);
+        let folders = [("/a", "/v/data"), ("/b", "/v/data/c")].map(|(at, path)| (at.to_owned(), path.into())).into();
+        assert_eq!(pinned(&spec, &folders, &BindSources::default()), [Path::new("/v/data/c")]);
     }
 
     #[test]
@@ -258,7 +364,8 @@ mod tests {
 
     #[test]
     fn mounts_become_those_of_a_configuration_the_outer_ones_first() {
-        let volume = |name: &str| MountSource::Volume { name: Some(name.into()), no_copy: false, per_slot: false };
+        let volume =
+            |name: &str| MountSource::Volume(VolumeMount { name: Some(name.into()), ..VolumeMount::default() });
         let tmpfs = MountSource::Tmpfs { size: std::num::NonZeroU64::new(64), mode: Some(0o700) };
         let spec = spec(vec![
             ("/data/cache", tmpfs, true),

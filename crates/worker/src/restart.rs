@@ -150,12 +150,12 @@ mod tests {
 
     #[test]
     fn a_task_with_data_or_a_node_of_its_own_is_not_tried_elsewhere() {
-        use flota_api::model::{Mount, MountSource, ServiceMode};
+        use flota_api::model::{Mount, MountSource, ServiceMode, VolumeMount};
         let plain = ServiceSpec::default();
         assert!(can_move(&plain));
         assert!(!can_move(&ServiceSpec { mode: ServiceMode::Global {}, ..plain.clone() }));
         assert!(!can_move(&ServiceSpec { keep_on_node_loss: true, ..plain.clone() }));
-        let source = MountSource::Volume { name: Some("data".into()), no_copy: false, per_slot: false };
+        let source = MountSource::Volume(VolumeMount { name: Some("data".into()), ..VolumeMount::default() });
         let mounts = vec![Mount { target: "/data".into(), read_only: false, source }];
         assert!(!can_move(&ServiceSpec { mounts, ..plain }));
     }

@@ -149,6 +149,7 @@ pub(crate) fn container(
         TaskNetwork::Joined { resolver, .. } => Some(resolver.clone()),
         TaskNetwork::Loopback | TaskNetwork::Host => None,
     };
+    let pinned = mounts::pinned(spec, &places.volumes, &places.binds);
     let order = Order {
         id: assignment.task_id.to_string(),
         root: places.root,
@@ -162,7 +163,7 @@ pub(crate) fn container(
         log_bytes: spec.log.bytes(),
         terminal: spec.tty,
         runtime,
-        pinned: places.binds.paths(),
+        pinned,
         images: mounts::images(spec, &places.images),
     };
     Ok(Container { order, spec: result })

@@ -36,6 +36,25 @@ pub(crate) enum VolumeError {
     /// The image asks for more volumes than a task may have.
     #[error("the image has {0} volumes, more than the bound of {IMAGE_VOLUMES_BOUND}")]
     TooMany(usize),
+    /// The part of it that a task mounts is not there.
+    #[error("failed to find `{part}` in volume `{volume}`")]
+    Find {
+        /// Name of the volume.
+        volume: String,
+        /// Path in the volume.
+        part: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A link in it leads elsewhere.
+    #[error("`{part}` of volume `{volume}` leads out of the volume")]
+    LeadsOut {
+        /// Name of the volume.
+        volume: String,
+        /// Path in the volume.
+        part: String,
+    },
     /// Its content can't be copied from the image.
     #[error(transparent)]
     Copy(#[from] CopyError),
@@ -97,14 +116,35 @@ impl Volumes {
         self.uses.lock().expect("no holder panics").remove(task);
     }
 
-    /// Returns the folder with the data of a volume, and makes it at first use.
-    pub(crate) async fn provide(&self, volume: &TaskVolume, content: Option<Content>) -> Result<PathBuf, VolumeError> {
+    /// Returns the folder that has, or gets, the data of a volume as its `data`.
+    fn folder(&self, volume: &TaskVolume) -> Result<PathBuf, VolumeError> {
         // An id becomes a part of a path.
         if !is_id(volume.id.as_str()) {
             return Err(VolumeError::Unknown(volume.name.clone()));
         }
         let slot = volume.slot.map_or_else(|| "shared".to_owned(), |slot| slot.to_string());
-        self.make(volume.id.as_str(), self.dir.join(volume.id.as_str()).join(slot), content, Keep::ForEver).await
+        Ok(self.dir.join(volume.id.as_str()).join(slot))
+    }
+
+    /// Returns the folder with the data of a volume, and makes it at first use.
+    pub(crate) async fn provide(&self, volume: &TaskVolume, content: Option<Content>) -> Result<PathBuf, VolumeError> {
+        self.make(volume.id.as_str(), self.folder(volume)?, content, Keep::ForEver).await
+    }
+
+    /// Returns where a part of a volume is, as a path without links. It makes nothing: a volume that began without the
+    /// files of the image would never get them.
+    pub(crate) async fn find_part(&self, volume: &TaskVolume, part: &str) -> Result<PathBuf, VolumeError> {
+        let (data, name, part) = (self.folder(volume)?.join("data"), volume.name.clone(), part.to_owned());
+        let found = tokio::task::spawn_blocking(move || {
+            let place =
+                std::fs::canonicalize(&data).and_then(|data| Ok((std::fs::canonicalize(data.join(&part))?, data)));
+            match place {
+                Ok((place, data)) if place.starts_with(&data) => Ok(place),
+                Ok(_) => Err(VolumeError::LeadsOut { volume: name, part }),
+                Err(source) => Err(VolumeError::Find { volume: name, part, source }),
+            }
+        });
+        found.await.map_err(io::Error::other)?
     }
 
     /// Makes the folder of a volume without a name, which belongs to a task.
@@ -297,6 +337,31 @@ mod tests {
         let outside = TaskVolume { id: "../../etc".into(), ..used(None) };
         let refused = volumes.provide(&outside, None).await.expect_err("it is no id");
         assert!(refused.is_final(), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_volume_is_in_it_wherever_its_links_lead() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let volumes = volumes(dir.path());
+        let early = volumes.find_part(&used(None), "a").await.expect_err("the volume has no data");
+        assert_eq!(early.to_string(), "failed to find `a` in volume `db`");
+        assert!(!dir.path().join("volumes").exists(), "the next task with all of the volume fills it");
+        let data = volumes.provide(&used(None), None).await.expect("a folder").canonicalize().expect("it exists");
+        fs::create_dir_all(data.join("a/b")).expect("it is new");
+        for (link, to) in [("in", "a/b"), ("out", "../.."), ("absolute", "/etc"), ("a/up", "../../data/a")] {
+            std::os::unix::fs::symlink(to, data.join(link)).expect("it is new");
+        }
+        for (part, place) in [("a", "a"), ("a/b", "a/b"), ("in", "a/b"), ("a/up/b", "a/b")] {
+            assert_eq!(volumes.find_part(&used(None), part).await.expect(part), data.join(place), "{part}");
+        }
+        for (part, expected) in [
+            ("out", "`out` of volume `db` leads out of the volume"),
+            ("absolute", "`absolute` of volume `db` leads out of the volume"),
+            ("none", "failed to find `none` in volume `db`"),
+        ] {
+            let error = volumes.find_part(&used(None), part).await.expect_err(part);
+            assert_eq!((error.to_string().as_str(), error.is_final()), (expected, false), "a task may still make it");
+        }
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use super::nodes::cut_off;
 use super::{Seen, node_is, seen};
 
 fn with_volume(spec: ServiceSpec, volume: &str, per_slot: bool) -> ServiceSpec {
-    let source = VolumeMount { name: volume.into(), no_copy: false, per_slot };
+    let source = VolumeMount { name: volume.into(), per_slot, ..VolumeMount::default() };
     let mount = Mount { target: "/data".into(), read_only: false, source: Some(mount::Source::Volume(source)) };
     ServiceSpec { mounts: vec![mount], ..spec }
 }

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use flota_tests::Cluster;
 
@@ -188,10 +189,103 @@ fn bind_mounts_show_what_the_nodes_owner_allows_and_no_more() {
     cluster.wait("a link that leads out is refused", |it| {
         reason(it, "leads-out").contains("leads elsewhere: this node does not allow bind mounts of /etc")
     });
+    // What is missing is made where the owner allows it, if the mount says so.
+    let made = |name: &str, source: &str| {
+        let mount = format!("--mount type=bind,source={source},target=/bound,bind-create-src");
+        let command = "--stop-signal KILL --entrypoint /busybox busybox sleep 1000000";
+        cluster.ok(&format!("service create --detach --name {name} {mount} {command}"));
+    };
+    made("maker", &path("made/here"));
+    cluster.wait("it runs", |it| it.running("maker").len() == 1);
+    sh_ok(&cluster, "maker", "/busybox echo mine > /bound/file");
+    assert_eq!(fs::read_to_string(path("made/here/file")).unwrap(), "mine\n");
+    made("outside", &path("out/made"));
+    cluster.wait("nothing is made elsewhere", |it| {
+        reason(it, "outside").contains("leads elsewhere: this node does not allow bind mounts of /etc/made")
+    });
     detached("missing", &path("none"));
     cluster.wait("a source that is missing is named", |it| {
         reason(it, "missing").contains("none`, the source of the mount at `/bound`")
     });
+}
+
+#[test]
+fn a_part_of_a_volume_is_mounted_and_nothing_outside_of_it() {
+    let cluster = Cluster::bare(1, 0);
+    cluster.pack_busybox();
+    create(&cluster, "all", "--mount source=data,target=/data,volume-label=tier=web");
+    let volume: serde_json::Value = serde_json::from_str(&cluster.ok("volume inspect data")).unwrap();
+    assert_eq!(volume[0]["spec"]["labels"], serde_json::json!({ "tier": "web" }));
+    sh_ok(&cluster, "all", "cd /data; busybox=/busybox; $busybox mkdir -p a/b; $busybox echo part > a/b/file");
+    sh_ok(&cluster, "all", "/busybox ln -s a/b /data/in; /busybox ln -s /etc /data/out");
+    let part = |name: &str, subpath: &str| {
+        let mount = format!("--mount source=data,target=/part,volume-subpath={subpath}");
+        let command = "--stop-signal KILL --entrypoint /busybox busybox sleep 1000000";
+        cluster.ok(&format!("service create --detach --name {name} {mount} {command}"));
+    };
+    for (name, subpath) in [("folder", "a/b"), ("link", "in")] {
+        part(name, subpath);
+        cluster.wait("it runs", |it| it.running(name).len() == 1);
+        assert_eq!(sh_ok(&cluster, name, "/busybox ls -a /part"), ".\n..\nfile");
+        assert_eq!(sh_ok(&cluster, name, "/busybox cat /part/file"), "part");
+    }
+    sh_ok(&cluster, "folder", "/busybox echo changed > /part/file");
+    assert_eq!(sh_ok(&cluster, "all", "/busybox cat /data/a/b/file"), "changed");
+    part("outside", "out");
+    cluster
+        .wait("it is refused", |it| reason(it, "outside").contains("`out` of volume `data` leads out of the volume"));
+    part("early", "later");
+    cluster
+        .wait("it says what is missing", |it| reason(it, "early").contains("failed to find `later` in volume `data`"));
+    sh_ok(&cluster, "all", "/busybox mkdir /data/later");
+    cluster.wait("it runs once the folder is there", |it| it.running("early").len() == 1);
+}
+
+/// A file that nobody can remove until this goes out of scope (chattr(1)), at whichever of these paths it is.
+struct Immutable([PathBuf; 2]);
+
+impl Immutable {
+    fn of(paths: [PathBuf; 2]) -> Self {
+        chattr("+i", &paths[0]);
+        Self(paths)
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        self.0.iter().filter(|path| path.exists()).for_each(|path| chattr("-i", path));
+    }
+}
+
+fn chattr(flag: &str, path: &Path) {
+    assert!(Command::new("chattr").arg(flag).arg(path).status().unwrap().success(), "{flag} {}", path.display());
+}
+
+#[test]
+fn a_removal_of_data_that_is_cut_off_goes_on_when_its_daemon_is_back() {
+    let cluster = Cluster::bare(1, 1);
+    cluster.pack_busybox();
+    for name in ["gone", "kept"] {
+        create(&cluster, name, &format!("--constraint node.hostname==w1 --mount source={name},target=/data"));
+        sh_ok(&cluster, name, "/busybox mkdir /data/a; /busybox touch /data/a/file; /busybox touch /data/file");
+    }
+    let ids: serde_json::Value = serde_json::from_str(&cluster.ok("volume inspect gone")).unwrap();
+    let folder = cluster.data("w1").join("worker/volumes").join(ids[0]["id"].as_str().unwrap());
+    let removed = folder.with_extension("removed");
+    // The removal gets as far as this file.
+    let stuck = Immutable::of([&folder, &removed].map(|it| it.join("shared/data/a/file")));
+    cluster.ok("service rm gone");
+    cluster.ok("volume rm gone");
+    cluster.wait("the removal has begun", |_| removed.exists() && !folder.exists());
+    cluster.sandbox_ok("kill --daemon-only w1");
+    drop(stuck);
+    assert!(removed.exists(), "it was cut off");
+    cluster.sandbox_ok("start w1");
+    cluster.wait_state("w1", "ready");
+    cluster.wait("the rest is gone", |_| !removed.exists());
+    cluster.wait("it is forgotten", |it| it.rows("volume ls").len() == 1);
+    cluster.wait("the other runs", |it| it.running("kept").len() == 1);
+    assert_eq!(sh_ok(&cluster, "kept", "/busybox ls /data /data/a"), "/data:\na\nfile\n\n/data/a:\nfile");
 }
 
 #[test]

@@ -3,22 +3,25 @@
 use std::num::NonZeroU64;
 
 use super::{FromNumber, Malformed, filled, require};
-use crate::model::{Mount, MountSource, TaskVolume, Volume, VolumeAt, VolumePlace, VolumeSpec};
+use crate::model::{BindMount, Mount, MountSource, TaskVolume, Volume, VolumeAt, VolumeMount, VolumePlace, VolumeSpec};
 use crate::proto::specs::mount::Source;
 use crate::proto::{dispatcher as pd, objects as po, specs as ps};
 
 impl From<&Mount> for ps::Mount {
     fn from(it: &Mount) -> Self {
         let source = match &it.source {
-            MountSource::Bind { source, propagation, non_recursive } => Source::Bind(ps::BindMount {
-                source: source.clone(),
-                propagation: propagation.number(),
-                non_recursive: *non_recursive,
+            MountSource::Bind(it) => Source::Bind(ps::BindMount {
+                source: it.source.clone(),
+                propagation: it.propagation.number(),
+                non_recursive: it.non_recursive,
+                create_source: it.create_source,
             }),
-            MountSource::Volume { name, no_copy, per_slot } => Source::Volume(ps::VolumeMount {
-                name: name.clone().unwrap_or_default(),
-                no_copy: *no_copy,
-                per_slot: *per_slot,
+            MountSource::Volume(it) => Source::Volume(ps::VolumeMount {
+                name: it.name.clone().unwrap_or_default(),
+                no_copy: it.no_copy,
+                per_slot: it.per_slot,
+                labels: it.labels.clone().into_iter().collect(),
+                subpath: it.subpath.clone().unwrap_or_default(),
             }),
             MountSource::Tmpfs { size, mode } => {
                 Source::Tmpfs(ps::TmpfsMount { size: size.map_or(0, NonZeroU64::get), mode: *mode })
@@ -36,14 +39,19 @@ impl TryFrom<ps::Mount> for Mount {
     type Error = Malformed;
     fn try_from(it: ps::Mount) -> Result<Self, Malformed> {
         let source = match require(it.source, "mounts.source")? {
-            Source::Bind(it) => MountSource::Bind {
+            Source::Bind(it) => MountSource::Bind(BindMount {
                 source: it.source,
                 propagation: FromNumber::from_number(it.propagation)?,
                 non_recursive: it.non_recursive,
-            },
-            Source::Volume(it) => {
-                MountSource::Volume { name: filled(it.name), no_copy: it.no_copy, per_slot: it.per_slot }
-            }
+                create_source: it.create_source,
+            }),
+            Source::Volume(it) => MountSource::Volume(VolumeMount {
+                name: filled(it.name),
+                no_copy: it.no_copy,
+                per_slot: it.per_slot,
+                labels: it.labels.into_iter().collect(),
+                subpath: filled(it.subpath),
+            }),
             Source::Tmpfs(it) => MountSource::Tmpfs { size: NonZeroU64::new(it.size), mode: it.mode },
             Source::Image(it) => MountSource::Image { reference: it.reference, subpath: filled(it.subpath) },
         };
@@ -123,11 +131,22 @@ mod tests {
 
     #[test]
     fn mounts_survive_the_way_to_the_wire_and_back() {
-        let bind = |propagation| MountSource::Bind { source: "/srv".into(), propagation, non_recursive: true };
-        let volume = |name: Option<&str>| MountSource::Volume {
-            name: name.map(str::to_owned),
-            no_copy: name.is_some(),
-            per_slot: name.is_some(),
+        let bind = |propagation| {
+            MountSource::Bind(BindMount {
+                source: "/srv".into(),
+                propagation,
+                non_recursive: true,
+                create_source: propagation == Propagation::Shared,
+            })
+        };
+        let volume = |name: Option<&str>| {
+            MountSource::Volume(VolumeMount {
+                name: name.map(str::to_owned),
+                no_copy: name.is_some(),
+                per_slot: name.is_some(),
+                labels: name.map(|it| (it.to_owned(), "b".to_owned())).into_iter().collect(),
+                subpath: name.map(|it| format!("{it}/c")),
+            })
         };
         let tmpfs = |size, mode| MountSource::Tmpfs { size: NonZeroU64::new(size), mode };
         let image = |subpath: Option<&str>| MountSource::Image {

@@ -135,7 +135,7 @@ fn is_within(path: &str, folder: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{MountSource, Propagation};
+    use crate::model::{BindMount, MountSource};
 
     fn list(items: &[&str]) -> Vec<String> {
         items.iter().map(|it| (*it).to_owned()).collect()
@@ -218,7 +218,7 @@ mod tests {
     fn bind_mounts_are_allowed_below_the_listed_paths_alone() {
         let bound = |source: &str| {
             let source = source.to_owned();
-            let source = MountSource::Bind { source, propagation: Propagation::Rprivate, non_recursive: false };
+            let source = MountSource::Bind(BindMount { source, ..BindMount::default() });
             let mounts = vec![Mount { target: "/x".into(), read_only: true, source }];
             ServiceSpec { mounts, ..ServiceSpec::default() }
         };

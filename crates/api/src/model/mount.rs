@@ -1,5 +1,6 @@
 //! Mounts: what of a node, or of memory, the tasks of a service see at a path of their own.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
 use serde::Serialize;
@@ -14,8 +15,10 @@ const MODE_BITS: u32 = 0o7777;
 
 states! {
     /// Whether mounts that are made below a bind mount later appear on its other side (mount_namespaces(7)).
+    #[derive(Default)]
     Propagation {
         /// On neither side, for all mounts in the source.
+        #[default]
         Rprivate = "rprivate",
         /// On neither side, for the source itself.
         Private = "private",
@@ -48,23 +51,9 @@ pub struct Mount {
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum MountSource {
     /// A file or folder of the node.
-    Bind {
-        /// Path on the node.
-        source: String,
-        /// Whether later mounts below it appear on the other side.
-        propagation: Propagation,
-        /// Whether file systems that are mounted in the source stay out.
-        non_recursive: bool,
-    },
+    Bind(BindMount),
     /// A folder that the cluster keeps for the service.
-    Volume {
-        /// Name of the volume; without one, the folder belongs to one start of one task.
-        name: Option<String>,
-        /// Whether a new volume stays empty, instead of getting what the image has at the target.
-        no_copy: bool,
-        /// Whether a volume that does not exist yet is created with data of its own for each slot.
-        per_slot: bool,
-    },
+    Volume(VolumeMount),
     /// Memory.
     Tmpfs {
         /// Most bytes that it can hold; half of the node's memory if `None`, as in tmpfs(5).
@@ -81,20 +70,50 @@ pub enum MountSource {
     },
 }
 
+/// A mount of a file or folder of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BindMount {
+    /// Path on the node.
+    pub source: String,
+    /// Whether later mounts below it appear on the other side.
+    pub propagation: Propagation,
+    /// Whether file systems that are mounted in the source stay out.
+    pub non_recursive: bool,
+    /// Whether a source that is missing is made, as an empty folder of the node's root user.
+    pub create_source: bool,
+}
+
+/// A mount of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeMount {
+    /// Name of the volume; without one, the folder belongs to one start of one task.
+    pub name: Option<String>,
+    /// Whether a new volume stays empty, instead of getting what the image has at the target.
+    pub no_copy: bool,
+    /// Whether a volume that does not exist yet is created with data of its own for each slot.
+    pub per_slot: bool,
+    /// Labels of a volume that does not exist yet.
+    pub labels: BTreeMap<String, String>,
+    /// The file or folder of the volume that is mounted, as a path without a leading `/`; all of it if `None`.
+    pub subpath: Option<String>,
+}
+
 impl Mount {
     /// Returns the name of its volume, if it has one.
     pub fn volume(&self) -> Option<&str> {
         match &self.source {
-            MountSource::Volume { name, .. } => name.as_deref(),
-            MountSource::Bind { .. } | MountSource::Tmpfs { .. } | MountSource::Image { .. } => None,
+            MountSource::Volume(it) => it.name.as_deref(),
+            MountSource::Bind(_) | MountSource::Tmpfs { .. } | MountSource::Image { .. } => None,
         }
     }
 
     /// Returns the path on the node, if it is a bind mount.
     pub fn bind_source(&self) -> Option<&str> {
         match &self.source {
-            MountSource::Bind { source, .. } => Some(source),
-            MountSource::Volume { .. } | MountSource::Tmpfs { .. } | MountSource::Image { .. } => None,
+            MountSource::Bind(it) => Some(&it.source),
+            MountSource::Volume(_) | MountSource::Tmpfs { .. } | MountSource::Image { .. } => None,
         }
     }
 
@@ -102,51 +121,80 @@ impl Mount {
     pub fn image(&self) -> Option<&str> {
         match &self.source {
             MountSource::Image { reference, .. } => Some(reference),
-            MountSource::Bind { .. } | MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
+            MountSource::Bind(_) | MountSource::Volume(_) | MountSource::Tmpfs { .. } => None,
         }
+    }
+
+    /// Returns the mount without what only matters for a volume that does not exist yet.
+    pub(super) fn as_tasks_see_it(&self) -> Self {
+        let mut mount = self.clone();
+        if let MountSource::Volume(it) = &mut mount.source {
+            (it.per_slot, it.labels) = (false, BTreeMap::new());
+        }
+        mount
     }
 
     /// Returns every rule that it breaks, as a field and what is wrong with it.
     pub fn violations(&self) -> Vec<(&'static str, String)> {
         let target = check_target(&self.target).err().map(|why| ("target", why));
         let source = match &self.source {
-            MountSource::Bind { source, .. } if source == "/" => None,
-            MountSource::Bind { source, .. } => {
-                naming::check_path(source).err().map(|error| ("source", error.to_string()))
-            }
-            MountSource::Volume { name: Some(name), .. } => {
-                volume::check_name(name).err().map(|error| ("source", error.to_string()))
-            }
-            MountSource::Volume { name: None, per_slot: true, .. } => {
-                Some(("volume_per_slot", "a volume without a name belongs to one task alone".to_owned()))
-            }
+            MountSource::Bind(it) if it.source == "/" => None,
+            MountSource::Bind(it) => naming::check_path(&it.source).err().map(|error| ("source", error.to_string())),
+            MountSource::Volume(_) => None,
             MountSource::Tmpfs { mode: Some(mode), .. } if mode & !MODE_BITS != 0 => {
                 Some(("tmpfs_mode", format!("{mode:o} is not a mode such as 1777")))
             }
             MountSource::Image { reference, .. } => {
                 ImageRef::parse(reference).err().map(|error| ("source", error.to_string()))
             }
-            MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
+            MountSource::Tmpfs { .. } => None,
         };
-        target.into_iter().chain(source).chain(self.violations_of_image()).collect()
+        let of_volume = match &self.source {
+            MountSource::Volume(it) => it.violations(),
+            MountSource::Bind(_) | MountSource::Tmpfs { .. } | MountSource::Image { .. } => Vec::new(),
+        };
+        target.into_iter().chain(source).chain(of_volume).chain(self.violations_of_image()).collect()
     }
 
     /// Returns the rules that only a mount of an image breaks.
     fn violations_of_image(&self) -> impl Iterator<Item = (&'static str, String)> {
         let (is_writable, subpath) = match &self.source {
             MountSource::Image { subpath, .. } => (!self.read_only, subpath.as_deref()),
-            MountSource::Bind { .. } | MountSource::Volume { .. } | MountSource::Tmpfs { .. } => (false, None),
+            MountSource::Bind(_) | MountSource::Volume(_) | MountSource::Tmpfs { .. } => (false, None),
         };
         let is_writable = is_writable.then(|| ("read_only", "an image is always mounted read-only".to_owned()));
-        let subpath = subpath.and_then(|it| check_subpath(it).err()).map(|why| ("image_subpath", why));
+        let subpath = subpath.and_then(|it| check_subpath(it, "image").err()).map(|why| ("image_subpath", why));
         is_writable.into_iter().chain(subpath)
     }
 }
 
-/// Refuses a path in an image that is not one of its own files and folders.
-fn check_subpath(subpath: &str) -> Result<(), String> {
+impl VolumeMount {
+    /// Returns every rule that it breaks, as a field and what is wrong with it.
+    fn violations(&self) -> Vec<(&'static str, String)> {
+        let Some(name) = &self.name else {
+            let of_named = [
+                ("volume_per_slot", self.per_slot),
+                ("volume_label", !self.labels.is_empty()),
+                ("volume_subpath", self.subpath.is_some()),
+            ];
+            let why = "a volume without a name belongs to one task alone";
+            return of_named
+                .into_iter()
+                .filter(|(_, given)| *given)
+                .map(|(field, _)| (field, why.to_owned()))
+                .collect();
+        };
+        let name = volume::check_name(name).err().map(|error| ("source", error.to_string()));
+        let label = self.labels.keys().any(String::is_empty).then(|| ("volume_label", "a key is empty".to_owned()));
+        let subpath = self.subpath.as_deref().and_then(|it| check_subpath(it, "volume").err());
+        name.into_iter().chain(label).chain(subpath.map(|why| ("volume_subpath", why))).collect()
+    }
+}
+
+/// Refuses a path in an image or a volume that is not one of its own files and folders.
+fn check_subpath(subpath: &str, whole: &str) -> Result<(), String> {
     if subpath.starts_with('/') {
-        return Err(format!("`{subpath}` begins with `/`: it is relative to the root of the image"));
+        return Err(format!("`{subpath}` begins with `/`: it is relative to the root of the {whole}"));
     }
     // The rule for absolute paths holds for the rest.
     let is_good = !subpath.is_empty() && naming::check_path(&format!("/{subpath}")).is_ok();
@@ -173,11 +221,11 @@ mod tests {
     }
 
     fn bind(source: &str) -> MountSource {
-        MountSource::Bind { source: source.into(), propagation: Propagation::Rprivate, non_recursive: false }
+        MountSource::Bind(BindMount { source: source.into(), ..BindMount::default() })
     }
 
     fn volume(name: Option<&str>, per_slot: bool) -> MountSource {
-        MountSource::Volume { name: name.map(str::to_owned), no_copy: false, per_slot }
+        MountSource::Volume(VolumeMount { name: name.map(str::to_owned), per_slot, ..VolumeMount::default() })
     }
 
     fn tmpfs(mode: u32) -> MountSource {

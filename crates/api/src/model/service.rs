@@ -254,8 +254,9 @@ impl ServiceSpec {
     }
 
     /// Returns whether tasks made from `self` also satisfy `newer`, which is so if only the number of tasks, how it follows
-    /// their load, their nodes and priority, the labels of the service, how its tasks are replaced, when its image is looked
-    /// up, what it depends on, or what its name and its ports on every node stand for differ.
+    /// their load, their nodes and priority, the labels of the service and of volumes that it creates, how its tasks are
+    /// replaced, when its image is looked up, what it depends on, or what its name and its ports on every node stand for
+    /// differ.
     pub fn same_task(&self, newer: &Self) -> bool {
         let plain = |spec: &Self| Self {
             mode: ServiceMode::default(),
@@ -275,6 +276,7 @@ impl ServiceSpec {
             scale: None,
             endpoint_mode: EndpointMode::Vip,
             ports: spec.host_ports().collect(),
+            mounts: spec.mounts.iter().map(Mount::as_tasks_see_it).collect(),
             ..spec.clone()
         };
         self.is_in_ingress() == newer.is_in_ingress() && plain(self) == plain(newer)

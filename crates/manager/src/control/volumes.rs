@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use flota_api::clock::Random;
 use flota_api::id::{StackId, VolumeId};
-use flota_api::model::{MountSource, ServiceSpec, Stack, StackSpec, Volume, VolumeSpec, check_volume_name};
+use flota_api::model::{
+    MountSource, ServiceSpec, Stack, StackSpec, Volume, VolumeMount, VolumeSpec, check_volume_name,
+};
 use flota_api::object::Kind;
 use flota_raft_store::{Tables, WriteTx};
 
@@ -103,7 +105,9 @@ pub(super) fn claim(
     let mut seen = BTreeSet::new();
     let is_global = spec.mode.replicas().is_none();
     for (index, mount) in spec.mounts.iter().enumerate() {
-        let MountSource::Volume { name: Some(name), per_slot, .. } = &mount.source else { continue };
+        let MountSource::Volume(VolumeMount { name: Some(name), per_slot, labels, .. }) = &mount.source else {
+            continue;
+        };
         let known = declared.and_then(|it| it.get(name)).or_else(|| view.volume_by_name(name).map(AsRef::as_ref));
         if let Some(volume) = known {
             let refuse = |why: &str| {
@@ -133,7 +137,8 @@ pub(super) fn claim(
                 return Err(ControlError::NotFound { kind: Kind::Volume, reference: name.clone() });
             }
             None => {
-                let spec = VolumeSpec { name: name.clone(), per_slot: *per_slot || is_global, ..VolumeSpec::default() };
+                let (name, labels) = (name.clone(), labels.clone());
+                let spec = VolumeSpec { name, labels, per_slot: *per_slot || is_global };
                 tx.create(Volume { id: random.draw(VolumeId::random), spec, ..Volume::default() });
             }
         }

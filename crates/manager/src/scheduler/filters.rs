@@ -2,8 +2,8 @@
 
 use flota_api::id::ServiceId;
 use flota_api::model::{
-    Availability, Filter, LogSpec, Mount, NodeDescription, NodeState, PinnedImage, Platform, Refusal, Service,
-    ServiceSpec,
+    Availability, Filter, LogSpec, Mount, MountSource, NodeDescription, NodeState, PinnedImage, Platform, Refusal,
+    Service, ServiceSpec,
 };
 use flota_raft_store::Tables;
 use flota_raft_store::faults::{self, Fault};
@@ -112,7 +112,14 @@ fn needed_level(spec: &ServiceSpec) -> u32 {
         || spec.memory_swap.is_some()
         || spec.oom_score_adj.is_some()
         || spec.log != LogSpec::default();
+    // The leader creates volumes with their labels; nodes do not know these.
+    let has_part = |mount: &Mount| match &mount.source {
+        MountSource::Bind(it) => it.create_source,
+        MountSource::Volume(it) => it.subpath.is_some(),
+        MountSource::Tmpfs { .. } | MountSource::Image { .. } => false,
+    };
     match () {
+        () if spec.mounts.iter().any(has_part) => 5,
         () if spec.mounts.iter().any(|it| Mount::image(it).is_some()) => 4,
         () if spec.values().next().is_some() => 3,
         () if has_settings || !spec.mounts.is_empty() => 2,

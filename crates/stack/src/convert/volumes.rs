@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flota_api::model::{Mount, MountSource, ServiceSpec, VolumeSpec};
+use flota_api::model::{Mount, MountSource, ServiceSpec, VolumeMount, VolumeSpec};
 
 use super::labels;
 use crate::fields::Fields;
@@ -53,7 +53,7 @@ impl<'a> DeclaredVolumes<'a> {
 
     fn mount(&mut self, fields: MountFields, node: &'a Node, is_global: bool) -> Result<Mount, Fault> {
         let mut mount = fields.finish().map_err(|why| node.fault(why))?;
-        if let MountSource::Volume { name: Some(name), per_slot, .. } = &mut mount.source {
+        if let MountSource::Volume(VolumeMount { name: Some(name), per_slot, .. }) = &mut mount.source {
             let full = self.names.get(name).ok_or_else(|| {
                 node.fault(format!("the volume `{name}` is not declared under the file's key `volumes`"))
             })?;
@@ -109,7 +109,7 @@ fn volume(key: &str, full: String, node: &Node) -> Result<(String, Option<Volume
         return Err(driver.fault("the driver of a volume is local; there is no other"));
     }
     if let Some(options) = keys.get("driver_opts").filter(|it| !it.map().is_ok_and(BTreeMap::is_empty)) {
-        return Err(options.fault("volumes have no options: the driver local takes none here"));
+        return Err(options.fault(mount::NO_OPTIONS));
     }
     let spec = VolumeSpec {
         name: name.unwrap_or(full),
@@ -141,6 +141,9 @@ fn long(node: &Node) -> Result<MountFields, Fault> {
     if let Some(node) = keys.get("volume") {
         let mut keys = node.fields()?;
         fields.no_copy = keys.read("nocopy", Node::flag)?;
+        fields.subpath = keys.text("subpath")?;
+        let given = keys.read("labels", labels)?.unwrap_or_default();
+        fields.labels = given.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
         keys.finish()?;
     }
     if let Some(node) = keys.get("tmpfs") {
@@ -150,7 +153,7 @@ fn long(node: &Node) -> Result<MountFields, Fault> {
     }
     if let Some(node) = keys.get("image") {
         let mut keys = node.fields()?;
-        fields.subpath = keys.text("subpath")?;
+        fields.image_subpath = keys.text("subpath")?;
         keys.finish()?;
     }
     keys.finish()?;
@@ -159,7 +162,7 @@ fn long(node: &Node) -> Result<MountFields, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use flota_api::model::{MountSource, StackSpec};
+    use flota_api::model::{MountSource, Propagation, StackSpec, VolumeMount};
 
     use crate::load;
 
@@ -188,15 +191,18 @@ mod tests {
     #[test]
     fn the_long_form_has_every_option() {
         let list = "volumes: [\
-            { type: volume, source: db, target: /a, read_only: true, volume: { nocopy: true } }, \
+            { type: volume, source: db, target: /a, read_only: true, volume: { nocopy: true, subpath: a/b } }, \
             { type: bind, source: /srv, target: /b, consistency: cached, \
-              bind: { propagation: rslave, create_host_path: false, recursive: disabled } }, \
+              bind: { propagation: rslave, create_host_path: true, recursive: disabled } }, \
             { type: tmpfs, target: /c, tmpfs: { size: 64m, mode: 0700 } }, \
             { type: image, source: 'data:1', target: /d, image: { subpath: models } }]";
         let stack = parsed(&service("web", list), "  db: { x-flota-per-slot: true }").expect("a good file");
         let sources: Vec<_> = stack.services[0].mounts.iter().map(|it| &it.source).collect();
-        assert_eq!(*sources[0], MountSource::Volume { name: Some("shop_db".into()), no_copy: true, per_slot: true });
-        assert!(matches!(sources[1], MountSource::Bind { non_recursive: true, .. }));
+        let (name, subpath) = (Some("shop_db".to_owned()), Some("a/b".to_owned()));
+        let volume = VolumeMount { name, no_copy: true, per_slot: true, subpath, ..VolumeMount::default() };
+        assert_eq!(*sources[0], MountSource::Volume(volume));
+        let MountSource::Bind(bind) = sources[1] else { panic!("{:?}", sources[1]) };
+        assert_eq!((bind.propagation, bind.non_recursive, bind.create_source), (Propagation::Rslave, true, true));
         assert_eq!(*sources[2], MountSource::Tmpfs { size: std::num::NonZeroU64::new(64 << 20), mode: Some(0o700) });
         let (reference, subpath) = ("data:1".to_owned(), Some("models".to_owned()));
         assert_eq!(*sources[3], MountSource::Image { reference, subpath });
@@ -243,19 +249,19 @@ mod tests {
             (
                 "volumes: [{ type: volume, source: db, target: /a, image: { subpath: b } }]",
                 "  db:",
-                "services.web.volumes[0]: `subpath` belongs to the type image, not volume",
+                "services.web.volumes[0]: `image-subpath` belongs to the type image, not volume",
             ),
             ("tmpfs: [/a, b]", "  db:", "services.web.tmpfs[1]: target: `b` is not an absolute path"),
             ("tmpfs: /a", "  db: { driver: nfs }", "volumes.db.driver: the driver of a volume is local; there is no"),
             (
                 "tmpfs: /a",
                 "  db: { driver_opts: { type: nfs } }",
-                "volumes.db.driver_opts: volumes have no options: the driver local takes none here",
+                "volumes.db.driver_opts: a volume has no options. To use NFS and the like, mount it",
             ),
             (
-                "volumes: [{ type: bind, source: /a, target: /b, bind: { create_host_path: true } }]",
+                "volumes: [{ type: volume, source: db, target: /a, volume: { subpath: ../b } }]",
                 "  db:",
-                "services.web.volumes[0]: the source of a bind mount is not created",
+                "services.web.volumes[0]: volume_subpath: `../b`: a path has neither",
             ),
             (
                 "volumes: [{ type: bind, source: /a, target: /b, bind: { recursive: readonly } }]",

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flota_api::model::{MountSource, ServiceSpec};
+use flota_api::model::{MountSource, ServiceSpec, VolumeMount};
 
 /// The memory that programs of a task share (shm_overview(7)).
 const SHARED_MEMORY: &str = "/dev/shm";
@@ -15,7 +15,7 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
     if spec.mounts.len() > MOUNTS_BOUND {
         check("mounts", Err(format!("{} are over the bound of {MOUNTS_BOUND}", spec.mounts.len())));
     }
-    let (mut targets, mut divided) = (BTreeSet::new(), BTreeMap::new());
+    let (mut targets, mut volumes) = (BTreeSet::new(), BTreeMap::<_, &VolumeMount>::new());
     for (index, mount) in spec.mounts.iter().enumerate() {
         for (field, why) in mount.violations() {
             check(&format!("mounts[{index}].{field}"), Err(why));
@@ -23,11 +23,18 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
         if !targets.insert(&mount.target) {
             check(&format!("mounts[{index}].target"), Err(format!("`{}` is there twice", mount.target)));
         }
-        if let MountSource::Volume { name: Some(name), per_slot, .. } = &mount.source
-            && divided.insert(name, per_slot).is_some_and(|other| other != per_slot)
+        if let MountSource::Volume(it) = &mount.source
+            && let Some(name) = &it.name
         {
-            let why = format!("volume `{name}` has one set of data, or one for each slot, at all its mounts");
-            check(&format!("mounts[{index}].source"), Err(why));
+            let first = *volumes.entry(name).or_insert(it);
+            if first.per_slot != it.per_slot {
+                let why = format!("volume `{name}` has one set of data, or one for each slot, at all its mounts");
+                check(&format!("mounts[{index}].source"), Err(why));
+            }
+            if !it.labels.is_empty() && first.labels != it.labels {
+                let why = format!("volume `{name}` has the labels of its first mount: leave them out here");
+                check(&format!("mounts[{index}].volume_label"), Err(why));
+            }
         }
         if mount.target == SHARED_MEMORY && spec.shm_size.is_some() {
             let why = format!("the size of {SHARED_MEMORY} is that of the mount: leave `shm_size` out");
@@ -39,11 +46,14 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
 /// Returns the texts of these fields, which count towards the size of a spec.
 pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &str> {
     spec.mounts.iter().flat_map(|it| {
-        let subpath = match &it.source {
-            MountSource::Image { subpath, .. } => subpath.as_deref(),
-            MountSource::Bind { .. } | MountSource::Volume { .. } | MountSource::Tmpfs { .. } => None,
+        let (subpath, labels) = match &it.source {
+            MountSource::Image { subpath, .. } => (subpath.as_deref(), None),
+            MountSource::Volume(it) => (it.subpath.as_deref(), Some(&it.labels)),
+            MountSource::Bind(_) | MountSource::Tmpfs { .. } => (None, None),
         };
-        [Some(it.target.as_str()), it.volume(), it.bind_source(), it.image(), subpath].into_iter().flatten()
+        let labels = labels.into_iter().flatten().flat_map(|(key, value)| [key.as_str(), value]);
+        let paths = [Some(it.target.as_str()), it.volume(), it.bind_source(), it.image(), subpath];
+        paths.into_iter().flatten().chain(labels)
     })
 }
 
@@ -51,10 +61,10 @@ pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
     use crate::control::validate::violations;
-    use flota_api::model::{Mount, MountSource};
+    use flota_api::model::Mount;
 
     fn volume(name: &str, target: &str) -> Mount {
-        let source = MountSource::Volume { name: Some(name.into()), no_copy: false, per_slot: false };
+        let source = MountSource::Volume(VolumeMount { name: Some(name.into()), ..VolumeMount::default() });
         Mount { target: target.into(), read_only: false, source }
     }
 
@@ -76,12 +86,26 @@ mod tests {
     #[test]
     fn mounts_that_contradict_each_other_or_the_settings_are_refused() {
         let per_slot = |target: &str| {
-            let source = MountSource::Volume { name: Some("db".into()), no_copy: false, per_slot: true };
+            let source =
+                MountSource::Volume(VolumeMount { name: Some("db".into()), per_slot: true, ..VolumeMount::default() });
             Mount { source, ..volume("db", target) }
         };
         assert_eq!(found(vec![per_slot("/a"), per_slot("/b")]), [] as [&str; 0]);
         let bad = found(vec![volume("db", "/a"), per_slot("/b")]);
         assert_eq!(bad, ["mounts[1].source: volume `db` has one set of data, or one for each slot, at all its mounts"]);
+        let labelled = |target: &str, key: &str| {
+            let labels = [(key.to_owned(), String::new())].into();
+            let source = VolumeMount { name: Some("db".into()), labels, ..VolumeMount::default() };
+            Mount { source: MountSource::Volume(source), ..volume("db", target) }
+        };
+        assert_eq!(found(vec![labelled("/a", "x"), labelled("/b", "x"), volume("db", "/c")]), [] as [&str; 0]);
+        for first in [labelled("/a", "y"), volume("db", "/a")] {
+            let bad = found(vec![first, labelled("/b", "x")]);
+            assert_eq!(
+                bad,
+                ["mounts[1].volume_label: volume `db` has the labels of its first mount: leave them out here"]
+            );
+        }
         let mounts = vec![volume("db", SHARED_MEMORY)];
         let spec = ServiceSpec { name: "web".into(), image: "web".into(), mounts, ..ServiceSpec::default() };
         assert_eq!(violations(&spec), []);

@@ -1,6 +1,6 @@
 //! Tests of the operations on volumes, and of how services and stacks name them.
 
-use flota_api::model::{Cluster, Mount, Node, ServiceMode, Stack, Task, TaskStatus, VolumePlace};
+use flota_api::model::{Cluster, Mount, Node, ServiceMode, Stack, Task, TaskStatus, VolumeMount, VolumePlace};
 use flota_api::object::StoreObject;
 use flota_api::reason::{Detail, Reason};
 use flota_api::state::{DesiredState, TaskState};
@@ -14,7 +14,7 @@ use crate::write::Consensus;
 
 /// A service with a mount of the volume.
 fn service(name: &str, volume: &str, per_slot: bool) -> ServiceSpec {
-    let source = MountSource::Volume { name: Some(volume.into()), no_copy: false, per_slot };
+    let source = MountSource::Volume(VolumeMount { name: Some(volume.into()), per_slot, ..VolumeMount::default() });
     let mounts = vec![Mount { target: "/data".into(), read_only: false, source }];
     ServiceSpec { name: name.into(), image: "web".into(), mounts, ..ServiceSpec::default() }
 }

@@ -8,7 +8,7 @@ use super::parts::{CHUNK, PART};
 use super::*;
 use flota_api::model::{
     Attachment, Cluster, DeviceId, Health, HealthResult, HealthState, Image, ImageHolder, Mount, MountSource, Node,
-    NodeState, PinnedImage, ScalePolicy, Service, TaskStatus, Volume, VolumePlace, VolumeSpec,
+    NodeState, PinnedImage, ScalePolicy, Service, TaskStatus, Volume, VolumeMount, VolumePlace, VolumeSpec,
 };
 use flota_api::object::{Kind, StoreObject};
 use flota_api::proto::dispatcher::{Grant, MountedImage};
@@ -349,7 +349,7 @@ fn hostname(name: &str) -> flota_api::model::NodeDescription {
 #[test]
 fn a_worker_is_told_the_volumes_of_its_tasks_and_which_to_drop_until_it_has() {
     let mut view = view(&[]);
-    let source = MountSource::Volume { name: Some("db".into()), no_copy: false, per_slot: true };
+    let source = MountSource::Volume(VolumeMount { name: Some("db".into()), per_slot: true, ..VolumeMount::default() });
     let mounts = ["/a", "/b"].map(|at| Mount { target: at.into(), read_only: false, source: source.clone() }).into();
     let spec = Arc::new(ServiceSpec { mounts, ..ServiceSpec::default() });
     view.put(Service { id: "s".into(), spec_version: 1, spec, ..Service::default() }.into_object());

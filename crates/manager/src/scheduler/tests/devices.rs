@@ -1,10 +1,12 @@
 //! Runtimes, privileges and devices: which nodes have them, and who holds which device.
 
+use flota_api::model::BindMount;
+
 use super::*;
 
 fn bound(source: &str) -> ServiceSpec {
     let source = source.to_owned();
-    let source = MountSource::Bind { source, propagation: Propagation::Rprivate, non_recursive: false };
+    let source = MountSource::Bind(BindMount { source, ..BindMount::default() });
     let mounts = vec![Mount { target: "/x".into(), read_only: false, source }];
     ServiceSpec { mounts, ..ServiceSpec::default() }
 }

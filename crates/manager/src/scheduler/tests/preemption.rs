@@ -1,7 +1,7 @@
 //! Which tasks are placed first, which node makes room for an important one, and which tasks stop there.
 
 use super::*;
-use flota_api::model::{Dependency, DependencyCondition, VolumePlace, VolumeSpec};
+use flota_api::model::{Dependency, DependencyCondition, VolumeMount, VolumePlace, VolumeSpec};
 
 /// A service of this priority, whose tasks reserve so many GiB of memory.
 fn ranked(id: &str, priority: i32, gib: u64) -> Service {
@@ -103,7 +103,7 @@ fn nothing_stops_without_a_lower_priority_or_for_another_reason_than_room() {
 fn a_task_that_belongs_to_its_node_is_not_stopped_for_another() {
     let keeps = service("low", ServiceSpec { keep_on_node_loss: true, ..reserving(4 * GIB) });
     assert_eq!(preempts(2, &["a"], vec![keeps], &["l1 low a"]), "p waits");
-    let source = MountSource::Volume { name: Some("data".into()), no_copy: false, per_slot: false };
+    let source = MountSource::Volume(VolumeMount { name: Some("data".into()), ..VolumeMount::default() });
     let mounts = vec![Mount { target: "/data".into(), read_only: false, source }];
     let low = service("low", ServiceSpec { mounts, ..reserving(4 * GIB) });
     let mut objects = cluster(&["a"], vec![low, ranked("high", 9, 2)], &["l1 low a"]);

@@ -1,6 +1,6 @@
 //! Where tasks with volumes are placed, and what becomes of the volumes then.
 
-use flota_api::model::{Mount, MountSource, VolumePlace, VolumeSpec};
+use flota_api::model::{Mount, MountSource, VolumeMount, VolumePlace, VolumeSpec};
 
 use super::*;
 
@@ -8,7 +8,7 @@ fn spec(volumes: &[&str]) -> ServiceSpec {
     let mount = |name: &&str| Mount {
         target: format!("/{name}"),
         read_only: false,
-        source: MountSource::Volume { name: Some((*name).into()), no_copy: false, per_slot: false },
+        source: MountSource::Volume(VolumeMount { name: Some((*name).into()), ..VolumeMount::default() }),
     };
     ServiceSpec { mounts: volumes.iter().map(mount).collect(), ..ServiceSpec::default() }
 }

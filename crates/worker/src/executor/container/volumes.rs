@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use futures::future::BoxFuture;
 
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, Mount, MountSource};
+use flota_api::model::{Assignment, Mount, MountSource, VolumeMount};
 
 use super::ContainerError;
 use crate::executor::{Cause, Draft, ExecutorError, PrepareStep, TaskPaths};
@@ -25,25 +25,33 @@ struct Needed<'a> {
     /// `None`: it belongs to the task.
     name: Option<&'a str>,
     no_copy: bool,
+    /// The part of it that is mounted; `None`: all of it.
+    subpath: Option<&'a str>,
 }
 
 /// Returns the volumes that the spec asks for, and those of the image (`VOLUME`) at whose paths it has no mount.
 fn needed<'a>(mounts: &'a [Mount], of_image: &'a [String]) -> Vec<Needed<'a>> {
     let of_spec = mounts.iter().filter_map(|mount| match &mount.source {
-        MountSource::Volume { name, no_copy, .. } => {
-            Some(Needed { target: &mount.target, name: name.as_deref(), no_copy: *no_copy })
-        }
-        MountSource::Bind { .. } | MountSource::Tmpfs { .. } | MountSource::Image { .. } => None,
+        MountSource::Volume(it) => Some(Needed {
+            target: &mount.target,
+            name: it.name.as_deref(),
+            no_copy: it.no_copy,
+            subpath: it.subpath.as_deref(),
+        }),
+        MountSource::Bind(_) | MountSource::Tmpfs { .. } | MountSource::Image { .. } => None,
     });
     let is_free = |target: &&str| !mounts.iter().any(|mount| mount.target == *target);
     let of_image = of_image.iter().map(|path| path.trim_end_matches('/')).filter(is_free);
-    let own = of_image.map(|target| Needed { target, name: None, no_copy: false });
+    let own = of_image.map(|target| Needed { target, name: None, no_copy: false, subpath: None });
     // What an image says is used as far as a spec could say it.
     let is_valid = |needed: &Needed| {
-        let source = MountSource::Volume { name: None, no_copy: false, per_slot: false };
+        let source = MountSource::Volume(VolumeMount::default());
         Mount { target: needed.target.to_owned(), read_only: false, source }.violations().is_empty()
     };
-    of_spec.chain(own.filter(is_valid)).collect()
+    let mut all: Vec<_> = of_spec.chain(own.filter(is_valid)).collect();
+    // A new volume is filled for a mount of all of it. A part can be found then.
+    all.sort_by_key(|volume| volume.subpath.is_some());
+    all
 }
 
 impl VolumeStep {
@@ -64,7 +72,10 @@ impl VolumeStep {
                 Some(name) => {
                     let known = task.volumes.iter().find(|it| it.name == name);
                     let known = known.ok_or_else(|| VolumeError::Unknown(name.to_owned()))?;
-                    self.volumes.provide(known, content).await?
+                    match volume.subpath {
+                        None => self.volumes.provide(known, content).await?,
+                        Some(part) => self.volumes.find_part(known, part).await?,
+                    }
                 }
                 None => {
                     let folder = own.join(index.to_string());
@@ -96,15 +107,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_volume_of_the_image_gives_way_to_a_mount_of_the_spec() {
+    fn a_volume_of_the_image_gives_way_to_a_mount_of_the_spec_and_parts_come_last() {
         let mount = |target: &str, source| Mount { target: target.into(), read_only: false, source };
-        let volume = |name: &str| MountSource::Volume { name: Some(name.into()), no_copy: true, per_slot: false };
+        let volume = |name: &str, subpath: Option<&str>| {
+            let (name, subpath) = (Some(name.to_owned()), subpath.map(str::to_owned));
+            MountSource::Volume(VolumeMount { name, no_copy: true, subpath, ..VolumeMount::default() })
+        };
         let tmpfs = MountSource::Tmpfs { size: None, mode: None };
-        let mounts = [mount("/data", volume("db")), mount("/cache", tmpfs)];
+        let mounts =
+            [mount("/part", volume("db", Some("a"))), mount("/data", volume("db", None)), mount("/cache", tmpfs)];
         let of_image = ["/data/", "/cache", "/logs", "relative", "/", "/a/../b", "/proc"].map(str::to_owned);
         let expected = [
-            Needed { target: "/data", name: Some("db"), no_copy: true },
-            Needed { target: "/logs", name: None, no_copy: false },
+            Needed { target: "/data", name: Some("db"), no_copy: true, subpath: None },
+            Needed { target: "/logs", name: None, no_copy: false, subpath: None },
+            Needed { target: "/part", name: Some("db"), no_copy: true, subpath: Some("a") },
         ];
         assert_eq!(needed(&mounts, &of_image), expected);
     }
