@@ -10,7 +10,7 @@ fn inspect(cluster: &Cluster, node: &str) -> Value {
 }
 
 /// The digests of the CAs that `ctl swarm ca` shows.
-fn digests(cluster: &Cluster) -> Vec<String> {
+pub(super) fn digests(cluster: &Cluster) -> Vec<String> {
     let shown = cluster.ok("swarm ca");
     shown.lines().filter_map(|line| line.trim().strip_prefix("SHA-256:")).map(|it| it.trim().to_owned()).collect()
 }

@@ -2,64 +2,12 @@
 //! deploy/runbooks, as they stand there.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
-use flota_tests::{Cluster, Output, programs};
+use flota_tests::{Cluster, programs};
 use serde_json::Value;
 
-/// The pages with commands, and the folder in which they run.
-struct Runbook {
-    text: String,
-    folder: tempfile::TempDir,
-}
-
-impl Runbook {
-    fn open(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/runbooks").join(name);
-        Self { text: std::fs::read_to_string(path).unwrap(), folder: tempfile::tempdir().unwrap() }
-    }
-
-    /// Returns the commands for this machine, one text for each block, in the order of the page.
-    fn blocks(&self, machine: &str) -> Vec<String> {
-        let mut blocks = Vec::new();
-        let mut lines = self.text.lines();
-        while let Some(line) = lines.next() {
-            if line.trim() == format!("```sh {machine}") {
-                let block = lines.by_ref().take_while(|line| line.trim() != "```");
-                blocks.push(block.map(|line| format!("{}\n", line.trim())).collect());
-            }
-        }
-        assert!(!blocks.is_empty(), "the page has commands for {machine}");
-        blocks
-    }
-
-    /// Runs commands as a shell on `node` does, up to the first that fails.
-    fn run(&self, cluster: &Cluster, node: &str, commands: &str) -> Output {
-        let path = format!("{}:{}", programs().display(), std::env::var("PATH").unwrap());
-        let host = format!("unix://{}", cluster.socket(node).display());
-        let output = Command::new("sh")
-            .args(["-e", "-c", commands])
-            .env("PATH", path)
-            .env("FLOTA_HOST", host)
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        Output {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    /// Runs commands, which must succeed, and returns what they print.
-    fn ok(&self, cluster: &Cluster, node: &str, commands: &str) -> String {
-        let output = self.run(cluster, node, commands);
-        assert_eq!(output.code, 0, "{commands}{}{}", output.stdout, output.stderr);
-        output.stdout
-    }
-}
+use super::runbook::{Runbook, wipe};
 
 /// Ids and processes of the containers that run on a node, with the tasks' names.
 fn containers(cluster: &Cluster, node: &str) -> Vec<(String, String)> {
@@ -86,15 +34,6 @@ fn info_on(cluster: &Cluster, node: &str) -> String {
 fn epoch(printed: &str) -> u64 {
     let (_, rest) = printed.split_once("in epoch ").expect("it names the epoch");
     rest.split('.').next().unwrap().parse().unwrap()
-}
-
-/// Makes the machine of a node as it was before it had joined.
-fn wipe(cluster: &Cluster, node: &str) {
-    cluster.sandbox(&format!("kill {node}"));
-    for entry in std::fs::read_dir(cluster.data(node)).unwrap().flatten() {
-        let path = entry.path();
-        if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
-    }
 }
 
 /// Creates one of everything that a cluster is to keep.

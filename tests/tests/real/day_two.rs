@@ -1,0 +1,70 @@
+//! What the owner of a cluster does when a manager or the key of the CA is lost, by the pages in deploy/runbooks.
+
+use flota_tests::Cluster;
+
+use super::ca;
+use super::runbook::{Runbook, wipe};
+
+/// The names of the managers that the cluster has.
+fn managers(cluster: &Cluster) -> Vec<String> {
+    let rows = cluster.rows("node ls --filter role=manager");
+    let mut names: Vec<String> = rows.iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn manager_replaced() {
+    let (cluster, page) = (Cluster::up(3, 2), Runbook::open("manager-replaced.md"));
+    let [look, remove, promote, token, by_itself]: [String; 5] =
+        page.blocks("manager").try_into().expect("five blocks");
+    let [join] = <[String; 1]>::try_from(page.blocks("new-manager")).expect("one block");
+    cluster.ok("service create --name web --replicas 4 whoami");
+    let lost = cluster.leader();
+    let left = ["m1", "m2", "m3"].into_iter().find(|name| *name != lost).unwrap();
+    cluster.kill(&lost);
+    cluster.wait("it is down", |it| it.ctl_on(left, "node ls --filter state=down -q").stdout.lines().count() == 1);
+    assert!(page.ok(&cluster, left, &look).contains(&lost));
+    page.ok(&cluster, left, &remove.replace("LOST", &lost));
+    let seen = page.ok(&cluster, left, &promote.replace("WORKER", "w1"));
+    assert!(!seen.contains(&lost) && managers(&cluster).contains(&"w1".to_owned()), "{seen}");
+
+    let printed = page.ok(&cluster, left, &token);
+    let words: Vec<&str> = printed.split_whitespace().collect();
+    let at = words.iter().position(|word| *word == "--token").expect("the command has a token");
+    wipe(&cluster, &lost);
+    cluster.sandbox_ok(&format!("start {lost}"));
+    page.ok(&cluster, &lost, &join.replace("TOKEN", words[at + 1]).replace("ADDRESS", words[at + 2]));
+    cluster.wait_state(&lost, "ready");
+    assert_eq!(managers(&cluster), ["m1", "m2", "m3", "w1"]);
+
+    // The same by itself, sooner than the page says.
+    page.ok(&cluster, left, &by_itself.replace("CANDIDATE", "w2"));
+    cluster.ok("swarm update --dead-manager-after 10s");
+    let dies = ["m1", "m2", "m3"].into_iter().find(|name| *name != left && **name != *cluster.leader()).unwrap();
+    cluster.kill(dies);
+    cluster.wait("another node takes its place", |it| {
+        let managers = managers(it);
+        managers.contains(&"w2".to_owned()) && !managers.contains(&dies.to_owned())
+    });
+    cluster.wait("all tasks run", |it| it.running("web").len() == 4);
+}
+
+#[test]
+fn ca_leaked() {
+    let (cluster, page) = (Cluster::up(1, 2), Runbook::open("ca-leaked.md"));
+    let [rotate, look, remove, end]: [String; 4] = page.blocks("manager").try_into().expect("four blocks");
+    cluster.ok("service create --name web --replicas 2 --constraint node.hostname==w1 whoami");
+    let tasks = |it: &Cluster| it.running("web").iter().map(|row| row["id"].clone()).collect::<Vec<_>>();
+    let (before, token) = (tasks(&cluster), cluster.ok("swarm join-token -q worker"));
+    cluster.sandbox_ok("stop w2");
+    cluster.wait_state("w2", "down");
+    page.ok(&cluster, "m1", &rotate);
+    cluster.wait("all others use the new one", |it| page.ok(it, "m1", &look).contains("2 of 3 nodes use the new one"));
+    assert!(page.ok(&cluster, "m1", &look).contains("missing: w2"));
+    assert_eq!(ca::digests(&cluster).len(), 2, "the former one is still trusted");
+    page.ok(&cluster, "m1", &remove.replace("AWAY", "w2"));
+    cluster.wait("the former one has gone", |it| ca::digests(it).len() == 1);
+    assert!(!page.ok(&cluster, "m1", &end).contains(token.trim()), "the token has changed");
+    assert_eq!(tasks(&cluster), before, "no task was touched");
+}
