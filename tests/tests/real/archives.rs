@@ -74,3 +74,11 @@ pub(crate) fn checked_busybox(dir: &Path) -> String {
     let check = json!({ "Test": ["CMD-SHELL", test], "Interval": 0 });
     archive_of(dir, &json!({ "Entrypoint": ["/bin/busybox", "sleep", "100000"], "Healthcheck": check }), &[&layer])
 }
+
+/// An image with busybox in `/bin`, which sleeps, and a `VOLUME` at `/srv/data`, where it has a file.
+pub(crate) fn busybox_with_volume(dir: &Path) -> String {
+    let program = fs::read("/bin/busybox").unwrap();
+    let layer = tar(&[("bin/busybox", &program), ("srv/data/of-image", b"of the image")]);
+    let config = json!({ "Entrypoint": ["/bin/busybox", "sleep", "100000"], "Volumes": { "/srv/data": {} } });
+    archive_of(dir, &config, &[&layer])
+}

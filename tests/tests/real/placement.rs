@@ -45,6 +45,29 @@ fn a_pending_task_says_how_many_nodes_each_reason_rules_out_and_runs_as_soon_as_
 }
 
 #[test]
+fn a_constraint_on_a_label_that_the_nodes_owner_has_set_is_met_there_alone() {
+    let cluster = Cluster::up(1, 2);
+    cluster.ok("service create --detach --name big --replicas 3 --constraint engine.labels.disk>=100 whoami");
+    wait_why(&cluster, "big", "no node fits: 3 of 3 excluded by a constraint");
+    cluster.set("w1", "[labels]\ndisk = \"120\"\nkind = \"ssd\"\n");
+    cluster.set("w2", "[labels]\ndisk = \"80\"\nkind = \"ssd\"\n");
+    cluster.wait("they have the node that fits by now", |it| it.running("big").len() == 3);
+    assert_eq!(nodes(&cluster, "big"), ["w1".to_owned()].into());
+    cluster.ok("service create --name fast --replicas 4 --constraint engine.labels.kind==ssd whoami");
+    assert_eq!(nodes(&cluster, "fast"), ["w1", "w2"].map(str::to_owned).into());
+    let node: Value = serde_json::from_str(&cluster.ok("node inspect w1")).unwrap();
+    assert!(node[0]["description"].to_string().contains("\"disk\":\"120\""), "{node}");
+    // The label of a user with the same name is another one.
+    cluster.ok("node update --label-add kind=ssd m1");
+    cluster.ok("service scale fast=6");
+    assert_eq!(nodes(&cluster, "fast"), ["w1", "w2"].map(str::to_owned).into());
+    // A node that has lost its label gives its tasks up.
+    cluster.set("w1", "");
+    let other: BTreeSet<String> = ["w2".to_owned()].into();
+    cluster.wait("they run on the other one", |it| nodes(it, "fast") == other && it.running("fast").len() == 6);
+}
+
+#[test]
 fn services_run_beside_each_other_and_apart_as_one_of_them_asks() {
     let cluster = Cluster::up(1, 2);
     cluster.ok("service create --name quiet --constraint node.hostname==w1 --anti-affinity noisy whoami");

@@ -91,6 +91,42 @@ fn root_limits_parameters_and_groups_are_as_the_service_says() {
 }
 
 #[test]
+fn privileges_can_be_gained_unless_the_service_its_node_or_the_cluster_forbids_it() {
+    let cluster = cluster();
+    create(&cluster, "own", "--no-new-privileges", SLEEP);
+    create(&cluster, "free", "--no-new-privileges=false", SLEEP);
+    create(&cluster, "box", "--update-monitor 0s", SLEEP);
+    let forbidden = |service: &str| {
+        let line = cluster.ok(&format!("exec {service} -- /bin/busybox grep NoNewPrivs /proc/1/status"));
+        line.trim() == "NoNewPrivs:\t1"
+    };
+    let seen = || ["own", "free", "box"].map(forbidden);
+    assert_eq!(seen(), [true, false, false]);
+    // What `exec` starts is bound, too.
+    let by_exec = cluster.ok("exec own -- /bin/busybox grep NoNewPrivs /proc/self/status");
+    assert_eq!(by_exec, "NoNewPrivs:\t1\n");
+
+    // The cluster's default, from the next start on.
+    cluster.ok("swarm update --no-new-privileges");
+    cluster.ok("service update --force box");
+    assert_eq!(seen(), [true, false, true]);
+    cluster.ok("service update --no-new-privileges=false box");
+    assert!(!forbidden("box"));
+    cluster.ok("service update --no-new-privileges=default box");
+    assert!(forbidden("box"));
+    // The node's setting comes before it.
+    cluster.set("m1", "no-new-privileges = false\n");
+    cluster.ok("service update --force box");
+    assert!(!forbidden("box"));
+    cluster.ok("swarm update --no-new-privileges=false");
+    cluster.set("m1", "no-new-privileges = true\n");
+    cluster.ok("service update --force box");
+    assert!(forbidden("box"));
+    cluster.ok("service update --no-new-privileges=false own");
+    assert!(!forbidden("own"));
+}
+
+#[test]
 fn a_terminal_and_a_log_are_as_the_service_says() {
     let cluster = cluster();
     create(&cluster, "term", "--tty", &format!("echo at $(busybox tty) with $TERM; {SLEEP}"));
