@@ -61,7 +61,7 @@ fn a_node_is_down_after_as_many_missed_heartbeats_as_the_cluster_says() {
     cluster.sandbox_ok("restart w1");
     cluster.wait_state("w1", "ready");
     let quick = time_until_down(&cluster);
-    assert!(quick < Duration::from_secs(4), "{quick:?}");
+    assert!(quick < slow, "{quick:?}, {slow:?}");
     let refused = cluster.ctl("swarm update --missed-heartbeats 0");
     assert_ne!(refused.code, 0, "{}", refused.stdout);
 }
