@@ -37,4 +37,5 @@ mod settings;
 mod timeline;
 mod traffic;
 mod updates;
+mod users;
 mod volumes;
