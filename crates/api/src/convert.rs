@@ -24,6 +24,7 @@ mod specs;
 mod streams;
 mod tunnels;
 mod updates;
+mod users;
 mod values;
 
 use std::borrow::Cow;
@@ -32,7 +33,7 @@ use std::time::Duration;
 use crate::model::{
     Availability, Balancer, Concurrency, DependencyCondition, EndpointMode, FailureAction, Filter, HealthState,
     LogDriver, NetworkDriver, NodeState, NodeStateReason, OnPartition, PlacementStrategy, Propagation, Protocol,
-    PublishMode, PullPolicy, RestartCondition, Role, RunState, UpdateOrder, UpdatePhase, ValueKind,
+    PublishMode, PullPolicy, RestartCondition, Role, RunState, UpdateOrder, UpdatePhase, UserRole, ValueKind,
 };
 use crate::proto::{objects as po, specs as ps, types as pt};
 use crate::state::{DesiredState, TaskState};
@@ -135,6 +136,7 @@ pub(crate) trait FromNumber: Sized {
 
 enums! {
     Role = pt::Role, "role" { Worker = Worker, Manager = Manager }
+    UserRole = pt::UserRole, "role" { Viewer = Viewer, Operator = Operator, Admin = Admin }
     Availability = pt::Availability, "availability" { Active = Active, Pause = Pause, Drain = Drain }
     NodeState = pt::NodeState, "state" { Unknown = Unknown, Ready = Ready, Down = Down }
     NodeStateReason = po::NodeStateReason, "state_reason" {

@@ -181,6 +181,10 @@ ids! {
     ValueId
     /// Identifies the bytes of one version of a secret or config.
     ValueDataId
+    /// Identifies a user.
+    UserId
+    /// Identifies the record of a change.
+    AuditId
 }
 
 #[cfg(test)]

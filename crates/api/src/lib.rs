@@ -40,8 +40,14 @@ pub mod proto {
     include_packages!(types specs objects raft control streams dispatcher ca images node errors);
 }
 
+/// Every method of every service in `proto/`, as `/flota.control.Control/GetNode`.
+pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+
 /// Version of this build, as `ctl version` and `node ls` print it.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The newest feature level that this build supports. A manager applies nothing above the level in use.
 pub const FEATURE_LEVEL: u32 = 5;
+
+/// The feature level from which on the store has users, and records of who has changed what.
+pub const LEVEL_OF_USERS: u32 = 5;

@@ -34,6 +34,7 @@ mod stream;
 mod task;
 mod tunnel;
 mod update;
+mod user;
 mod value;
 mod value_use;
 mod volume;
@@ -80,6 +81,7 @@ pub use stream::{
 pub use task::{Task, TaskStatus};
 pub use tunnel::TunnelKey;
 pub use update::{FailureAction, Ratio, Revision, UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus};
+pub use user::{AUDITED_OBJECTS, Audit, AuditedObject, PREFIXES_BOUND, PrefixError, User, UserRole, check_prefixes};
 pub use value::{
     AnyValue, ConfigMarker, SecretMarker, StackValue, StoredConfig, StoredSecret, StoredValue, VALUE_BOUND, ValueBytes,
     ValueData, ValueKind, ValueSpec, ValueVersion,

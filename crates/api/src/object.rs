@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use crate::id::Id;
 use crate::model::{
-    Cluster, Image, Network, Node, Registry, Service, Stack, StoredConfig, StoredSecret, Task, ValueData, ValueKind,
-    Volume,
+    Audit, Cluster, Image, Network, Node, Registry, Service, Stack, StoredConfig, StoredSecret, Task, User, ValueData,
+    ValueKind, Volume,
 };
 use crate::version::Meta;
 
@@ -138,4 +138,8 @@ kinds! {
     StoredConfig "config" |config| vec![&config.spec.name];
     /// The bytes of one version of a secret or config.
     ValueData "value" |_| Vec::new();
+    /// A user.
+    User "user" |user| vec![&user.name];
+    /// The record of a change, and of who asked for it.
+    Audit "audit" |_| Vec::new();
 }

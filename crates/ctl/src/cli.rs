@@ -6,7 +6,8 @@ use flota_api::model::ValueKind;
 
 use crate::client::Client;
 use crate::commands::{
-    events, exec, image, network, node, port_forward, registry, service, stack, swarm, system, task, value, volume,
+    context, events, exec, image, network, node, port_forward, registry, service, stack, swarm, system, task, value,
+    volume,
 };
 use crate::{printer, sandbox};
 
@@ -14,9 +15,12 @@ use crate::{printer, sandbox};
 #[derive(Debug, Parser)]
 #[command(name = "ctl", version = flota_api::VERSION, propagate_version = false, arg_required_else_help = true)]
 pub(crate) struct Cli {
-    /// Manager to talk to, unix://PATH; may be repeated: the managers are asked in turn until one answers
+    /// Manager to talk to, unix://PATH or tcp://HOST:PORT; may be repeated: they are asked in turn until one answers
     #[arg(short = 'H', long = "host", env = "FLOTA_HOST", value_delimiter = ',', global = true)]
     pub(crate) hosts: Vec<String>,
+    /// Context whose credentials and managers to use (default: the one of `ctl context use`)
+    #[arg(long, env = "FLOTA_CONTEXT", value_name = "NAME", global = true)]
+    pub(crate) context: Option<String>,
     #[command(subcommand)]
     pub(crate) noun: Noun,
 }
@@ -26,6 +30,9 @@ pub(crate) enum Noun {
     /// Begin, join and leave a cluster with this node
     #[command(subcommand)]
     Swarm(swarm::Swarm),
+    /// Manage what this machine's user talks to clusters with, from outside
+    #[command(subcommand)]
+    Context(context::Context),
     /// Manage the machines of the cluster
     #[command(subcommand)]
     Node(node::Node),
@@ -75,8 +82,14 @@ pub(crate) enum Noun {
 impl Cli {
     /// Runs the parsed command and returns the exit code.
     pub(crate) async fn run(self) -> anyhow::Result<u8> {
-        let client = Client::new(&self.hosts)?;
-        match self.noun {
+        // These are about files of this machine alone, and work although the context in use does not.
+        let noun = match self.noun {
+            Noun::Context(verb) => return context::run(verb).map(|()| 0),
+            Noun::Sandbox(verb) => return sandbox::run(verb).await,
+            noun => noun,
+        };
+        let client = Client::with_context(&self.hosts, self.context.as_deref())?;
+        match noun {
             Noun::Swarm(verb) => swarm::run(verb, &client).await?,
             Noun::Node(verb) => node::run(verb, &client).await?,
             Noun::Service(verb) => service::run(*verb, &client).await?,
@@ -91,7 +104,7 @@ impl Cli {
             Noun::Secret(verb) => value::run(verb, ValueKind::Secret, &client).await?,
             Noun::Config(verb) => value::run(verb, ValueKind::Config, &client).await?,
             Noun::Registry(verb) => registry::run(verb, &client).await?,
-            Noun::Sandbox(verb) => return sandbox::run(verb).await,
+            Noun::Context(_) | Noun::Sandbox(_) => {}
             Noun::System(verb) => system::run(verb, &client).await?,
             Noun::Version => version(&client).await,
         }

@@ -1,4 +1,5 @@
-//! Requests to managers, over the local socket or the sockets that `--host` or FLOTA_HOST name; used by every command.
+//! Requests to managers, over the local socket, the sockets and addresses that `--host` or FLOTA_HOST name, or the addresses of a
+//! context; used by every command.
 //!
 //! Every request goes through [`rounds`]: when the connection to one manager is lost, the next one is asked. A request
 //! that changes something carries the same id with every try, so that it takes effect only once.
@@ -22,6 +23,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
+use flota_api::clock::Clock;
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::control::{ListRequest, ListTasksRequest, ListValuesRequest, WatchEventsRequest};
@@ -30,9 +32,11 @@ use flota_api::proto::node::{InfoRequest, NodeInfo};
 use flota_api::proto::streams::Frame;
 use flota_api::proto::streams::frame::Frame as F;
 use flota_api::reason::Reason;
+use flota_identity::Dialer;
 
+use crate::context::{Contexts, Credentials};
 use crate::error::{Failed, Hinted, Usage, is_unreachable};
-use rounds::{Attempt, Limits};
+use rounds::{Attempt, Limits, ManagerAddress};
 
 /// Pause before a broken stream is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(100);
@@ -40,11 +44,13 @@ const REOPEN_PAUSE: Duration = Duration::from_millis(100);
 const QUEUE: usize = 32;
 const DEFAULT_SOCKET: &str = "/run/flota/flota.sock";
 
-/// A client of one or more managers, which are tried in the order of their sockets.
+/// A client of one or more managers, which are tried in order.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
-    sockets: Vec<PathBuf>,
+    targets: Vec<ManagerAddress>,
     limits: Limits,
+    /// The file of the context whose credentials are used, if any.
+    context: Option<PathBuf>,
 }
 
 /// A request for a list, which may ask for what one manager knows instead of the newest state.
@@ -100,20 +106,40 @@ fn local_node(channel: Channel) -> LocalNodeClient<Channel> {
 }
 
 impl Client {
-    /// Creates a client of the managers behind `hosts`, or of the one on this machine if `hosts` is empty.
+    /// Creates a client of the managers behind `hosts`, which are sockets, or of the one on this machine if `hosts` is empty.
     pub(crate) fn new(hosts: &[String]) -> anyhow::Result<Self> {
-        let socket = |host: &String| match host.strip_prefix("unix://") {
-            Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
-            _ if host.starts_with("tcp://") => Err(anyhow::anyhow!(Usage(format!(
-                "--host {host}: tcp:// needs a user's certificate, which is not there yet; use unix://"
-            )))),
-            _ => {
-                Err(anyhow::anyhow!(Usage(format!("--host {host}: it must have the form unix:///path/to/flota.sock"))))
-            }
+        let hosts = hosts.iter().filter(|host| !host.is_empty());
+        let targets = hosts.map(|host| target(host, None)).collect::<anyhow::Result<Vec<_>>>()?;
+        let targets =
+            if targets.is_empty() { vec![ManagerAddress::Socket(PathBuf::from(DEFAULT_SOCKET))] } else { targets };
+        Ok(Self { targets, limits: Limits::default(), context: None })
+    }
+
+    /// As [`Self::new`], with the credentials of a context: the one that is `asked` for, or else the one in use. Without
+    /// `hosts`, its managers are the ones to talk to.
+    pub(crate) fn with_context(hosts: &[String], asked: Option<&str>) -> anyhow::Result<Self> {
+        let needs_none = !hosts.is_empty() && hosts.iter().all(|host| host.is_empty() || host.starts_with("unix://"));
+        if needs_none && hosts.iter().any(|host| !host.is_empty()) {
+            return Self::new(hosts);
+        }
+        let found = match Contexts::of_user() {
+            Ok(contexts) => contexts.choose(asked)?,
+            Err(error) if asked.is_some() => return Err(error),
+            // Who has no home has no contexts.
+            Err(_) => None,
         };
-        let sockets = hosts.iter().filter(|host| !host.is_empty()).map(socket).collect::<Result<Vec<_>, _>>()?;
-        let sockets = if sockets.is_empty() { vec![PathBuf::from(DEFAULT_SOCKET)] } else { sockets };
-        Ok(Self { sockets, limits: Limits::default() })
+        let Some((path, credentials)) = found else { return Self::new(hosts) };
+        let dialer = dialer(&credentials)?;
+        let hosts: Vec<_> = hosts.iter().filter(|host| !host.is_empty()).cloned().collect();
+        let of_context = || credentials.managers.iter().map(|it| format!("tcp://{it}")).collect();
+        let hosts = if hosts.is_empty() { of_context() } else { hosts };
+        let targets = hosts.iter().map(|host| target(host, Some(&dialer))).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Self { targets, limits: Limits::default(), context: Some(path) })
+    }
+
+    /// Returns the file of the context in use, and what it says.
+    pub(crate) fn context(&self) -> anyhow::Result<Option<(PathBuf, Credentials)>> {
+        self.context.as_ref().map(|path| Ok((path.clone(), Credentials::read(path)?))).transpose()
     }
 
     /// Sends a request that changes something until a manager has answered it. Each try sends the same request with
@@ -158,7 +184,7 @@ impl Client {
             async move { attempt.answer(answer).await.map(Response::into_inner) }
         };
         // On the heap: a future with a spec in each of its states is so large that a few of them fill a thread's stack.
-        Box::pin(rounds::request(&self.sockets, &self.limits, bound, attempt)).await.map_err(failure)
+        Box::pin(rounds::request(&self.targets, &self.limits, bound, attempt)).await.map_err(failure)
     }
 
     /// Reads all pages of a list and returns them as one; `join` adds a page to those before it. A list that breaks
@@ -187,7 +213,7 @@ impl Client {
                 Ok(whole)
             }
         };
-        rounds::request(&self.sockets, &self.limits, self.limits.read, attempt).await.map_err(failure)
+        rounds::request(&self.targets, &self.limits, self.limits.read, attempt).await.map_err(failure)
     }
 
     /// Follows a stream until `each` breaks. When the stream is lost or ends earlier, it is opened again with the next
@@ -281,7 +307,7 @@ impl Client {
             let answers = attempt.answer(client.open_stream(ReceiverStream::new(receiver))).await?.into_inner();
             Ok((sender, answers))
         };
-        let opened = rounds::request(&self.sockets, &self.limits, self.limits.read, attempt).await;
+        let opened = rounds::request(&self.targets, &self.limits, self.limits.read, attempt).await;
         let (sender, answers) = opened.map_err(failure)?;
         let sent = sender.send(Frame { frame: Some(first) }).await;
         sent.map_err(|_| failure(Status::unavailable("the manager closed the stream before it began")))?;
@@ -319,22 +345,43 @@ impl Client {
 
     /// Connects to the node behind the first socket, for requests about that machine. These have no time limit.
     pub(crate) async fn node(&self) -> anyhow::Result<LocalNodeClient<Channel>> {
-        let socket = self.sockets.first().context("no node is known")?;
-        Ok(local_node(rounds::connect(socket).await.map_err(failure)?))
+        let target = self.local()?.first().context("no node is known")?;
+        Ok(local_node(rounds::connect(target).await.map_err(failure)?))
+    }
+
+    /// Returns the targets, if they are sockets of this machine.
+    ///
+    /// # Errors
+    /// A user talks to managers from outside, and not to nodes.
+    fn local(&self) -> anyhow::Result<&[ManagerAddress]> {
+        if self.targets.iter().all(|target| matches!(target, ManagerAddress::Socket(_))) {
+            return Ok(&self.targets);
+        }
+        let text = "this is about one machine, and needs the socket of its flotad: run it there, with --context default or \
+                    --host unix:///run/flota/flota.sock";
+        Err(Usage(text.into()).into())
     }
 
     /// Returns the description of the node behind the first socket; waits while that node is starting.
     pub(crate) async fn info(&self) -> anyhow::Result<NodeInfo> {
-        Ok(self.first_of(self.sockets.get(..1).unwrap_or_default()).await?.1)
+        Ok(self.first_of(self.local()?.get(..1).unwrap_or_default()).await?.1)
     }
 
     /// Returns the first node that answers and its description, for requests that any node can serve.
     pub(crate) async fn any_node(&self) -> anyhow::Result<(LocalNodeClient<Channel>, NodeInfo)> {
-        self.first_of(&self.sockets).await
+        self.first_of(self.local()?).await
     }
 
-    async fn first_of(&self, sockets: &[PathBuf]) -> anyhow::Result<(LocalNodeClient<Channel>, NodeInfo)> {
-        rounds::request(sockets, &self.limits, self.limits.read, describe).await.map_err(failure)
+    /// Returns `host:port` of a manager.
+    pub(crate) async fn manager_address(&self) -> anyhow::Result<String> {
+        match self.targets.first() {
+            Some(ManagerAddress::Port { address, .. }) => Ok(address.clone()),
+            _ => Ok(self.any_node().await?.1.address),
+        }
+    }
+
+    async fn first_of(&self, targets: &[ManagerAddress]) -> anyhow::Result<(LocalNodeClient<Channel>, NodeInfo)> {
+        rounds::request(targets, &self.limits, self.limits.read, describe).await.map_err(failure)
     }
 
     /// Sends a request that any node can carry out, and that may take effect twice, until a node has answered it. The
@@ -353,8 +400,54 @@ impl Client {
             let request = request.clone();
             async move { call(describe(attempt).await?.0, request).await.map(Response::into_inner) }
         };
-        rounds::request(&self.sockets, &self.limits, self.limits.change, attempt).await.map_err(failure)
+        rounds::request(self.local()?, &self.limits, self.limits.change, attempt).await.map_err(failure)
     }
+}
+
+/// Returns where a host is. One of the form `tcp://` needs a dialer.
+fn target(host: &str, dialer: Option<&Dialer>) -> anyhow::Result<ManagerAddress> {
+    if let Some(address) = host.strip_prefix("tcp://") {
+        let is_whole =
+            address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let Some(dialer) = dialer else { return Err(no_credentials(host).into()) };
+        if !is_whole {
+            return Err(Usage(format!("--host {host}: it must have the form tcp://HOST:PORT")).into());
+        }
+        return Ok(ManagerAddress::Port { address: address.to_owned(), dialer: dialer.clone() });
+    }
+    match host.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') => Ok(ManagerAddress::Socket(PathBuf::from(path))),
+        _ => {
+            Err(Usage(format!("--host {host}: it must have the form unix:///path/to/flota.sock or tcp://HOST:PORT"))
+                .into())
+        }
+    }
+}
+
+fn no_credentials(host: &str) -> Usage {
+    Usage(format!(
+        "--host {host}: tcp:// needs a user's credentials: --context NAME, FLOTA_CONTEXT or `ctl context use NAME`; an admin \
+         makes them with `ctl swarm user add`"
+    ))
+}
+
+/// Returns what connects with these credentials.
+fn dialer(credentials: &Credentials) -> anyhow::Result<Dialer> {
+    let identity = credentials.identity()?;
+    let expires_at = identity.validity.expires_at;
+    let dialer = Dialer::for_user(&identity).context("the key of the context does not match its certificate")?;
+    if expires_at <= Clock::system().now() {
+        let error = anyhow::anyhow!("the certificate of user `{}` expired at {expires_at}", identity.name);
+        return Err(Hinted { error, hint: renewal_hint(&identity.name) }.into());
+    }
+    Ok(dialer)
+}
+
+fn renewal_hint(user: &str) -> String {
+    format!(
+        "an admin makes another one with `ctl swarm user renew {user} --out FILE`; then `ctl context rm NAME` and \
+         `ctl context create NAME --from FILE`"
+    )
 }
 
 async fn describe(attempt: Attempt) -> Result<(LocalNodeClient<Channel>, NodeInfo), Status> {
@@ -377,6 +470,10 @@ pub(crate) fn failure(status: Status) -> anyhow::Error {
     };
     let hint = match Reason::of(&status) {
         Some(Reason::NoLeader) => Some("start the other managers again; `ls --stale` shows what this one knows"),
+        None if rounds::is_foreign(&status) => Some(
+            "the cluster's CA was replaced since this context was made, or the address is that of another cluster: an admin \
+             makes another context with `ctl swarm user renew USER --out FILE`",
+        ),
         None if rounds::nobody_listens(&status) => {
             Some("is flotad running? `ctl sandbox up` starts a whole cluster on this machine")
         }

@@ -2,6 +2,7 @@
 //! reads the environment only where Docker's does: for variables without a value, and for its logins.
 
 mod affinity_flags;
+pub(crate) mod context;
 mod dependency_flags;
 mod env_flags;
 pub(crate) mod events;

@@ -18,6 +18,8 @@ pub(crate) const MANAGER_NAME: &str = "manager.flota";
 /// Managers' certificates are valid for this name too. Connections that ask for it carry only Raft, and are served
 /// separately.
 pub(crate) const RAFT_NAME: &str = "raft.flota";
+/// Organisational unit in the certificates of users.
+pub(crate) const USER_UNIT: &str = "flota-user";
 /// Organisational unit in the certificate of each role.
 pub(crate) const UNITS: [(Role, &str); 2] = [(Role::Worker, "flota-worker"), (Role::Manager, "flota-manager")];
 
@@ -204,8 +206,44 @@ pub(crate) fn roots(trusted: &[Vec<u8>]) -> Result<rustls::RootCertStore, rustls
 /// # Errors
 /// The certificate is malformed.
 pub fn known_certificate(der: &[u8]) -> Result<NodeCertificate, CertificateError> {
-    let Subject { validity, public_key, .. } = Subject::read(der)?;
+    let Names { validity, public_key, .. } = Names::read(der)?;
     Ok(NodeCertificate { key: sha256_hex(&public_key), expires_at: validity.expires_at })
+}
+
+/// What every certificate of a cluster says.
+#[derive(Debug)]
+pub(crate) struct Names {
+    /// Id of a node, or name of a user.
+    pub(crate) common: String,
+    pub(crate) unit: String,
+    pub(crate) cluster_id: ClusterId,
+    pub(crate) validity: Validity,
+    /// The point of the elliptic curve (RFC 5480, section 2.2).
+    pub(crate) public_key: Vec<u8>,
+}
+
+impl Names {
+    /// Reads a certificate in DER. Verifies nothing.
+    pub(crate) fn read(der: &[u8]) -> Result<Self, CertificateError> {
+        let malformed = |why: String| CertificateError::Malformed { what: "a certificate", why };
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;
+        let subject: &X509Name<'_> = certificate.subject();
+        let first = |text: Option<&x509_parser::x509::AttributeTypeAndValue<'_>>| {
+            text.and_then(|it| it.as_str().ok()).map(str::to_owned)
+        };
+        let common = first(subject.iter_common_name().next()).ok_or(CertificateError::Missing("node"))?;
+        let unit = first(subject.iter_organizational_unit().next()).ok_or(CertificateError::Missing("role"))?;
+        let cluster = first(subject.iter_organization().next()).ok_or(CertificateError::Missing("cluster"))?;
+        let at = |time: ASN1Time| Timestamp(u64::try_from(time.timestamp()).unwrap_or(0).saturating_mul(1_000));
+        let validity = certificate.validity();
+        Ok(Self {
+            common,
+            unit,
+            cluster_id: cluster.into(),
+            validity: Validity { issued_at: at(validity.not_before) + CLOCK_SKEW, expires_at: at(validity.not_after) },
+            public_key: certificate.public_key().subject_public_key.data.to_vec(),
+        })
+    }
 }
 
 /// What the certificate of a node says.
@@ -215,7 +253,6 @@ pub(crate) struct Subject {
     pub(crate) role: Role,
     pub(crate) cluster_id: ClusterId,
     pub(crate) validity: Validity,
-    /// The point of the elliptic curve (RFC 5480, section 2.2).
     pub(crate) public_key: Vec<u8>,
 }
 
@@ -225,25 +262,18 @@ impl Subject {
     /// # Errors
     /// It is malformed, or not that of a node.
     pub(crate) fn read(der: &[u8]) -> Result<Self, CertificateError> {
-        let malformed = |why: String| CertificateError::Malformed { what: "a certificate", why };
-        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;
-        let subject: &X509Name<'_> = certificate.subject();
-        let first = |text: Option<&x509_parser::x509::AttributeTypeAndValue<'_>>| {
-            text.and_then(|it| it.as_str().ok()).map(str::to_owned)
-        };
-        let node = first(subject.iter_common_name().next()).ok_or(CertificateError::Missing("node"))?;
-        let unit = first(subject.iter_organizational_unit().next()).ok_or(CertificateError::Missing("role"))?;
-        let cluster = first(subject.iter_organization().next()).ok_or(CertificateError::Missing("cluster"))?;
+        Self::of(Names::read(der)?)
+    }
+
+    /// Takes the names for those of a node.
+    ///
+    /// # Errors
+    /// They are not those of a node.
+    pub(crate) fn of(names: Names) -> Result<Self, CertificateError> {
+        let Names { common, unit, cluster_id, validity, public_key } = names;
         let role = UNITS.iter().find(|(_, name)| *name == unit).map(|(role, _)| *role);
-        let at = |time: ASN1Time| Timestamp(u64::try_from(time.timestamp()).unwrap_or(0).saturating_mul(1_000));
-        let validity = certificate.validity();
-        Ok(Self {
-            node_id: node.into(),
-            role: role.ok_or(CertificateError::Missing("role"))?,
-            cluster_id: cluster.into(),
-            validity: Validity { issued_at: at(validity.not_before) + CLOCK_SKEW, expires_at: at(validity.not_after) },
-            public_key: certificate.public_key().subject_public_key.data.to_vec(),
-        })
+        let role = role.ok_or(CertificateError::Missing("role"))?;
+        Ok(Self { node_id: common.into(), role, cluster_id, validity, public_key })
     }
 }
 

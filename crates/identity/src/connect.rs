@@ -24,6 +24,7 @@ use crate::certificate::{MANAGER_NAME, NODE_NAME, RAFT_NAME};
 use crate::credentials::{Credentials, client_builder, client_config};
 use crate::refusal::{OTHER_CLUSTER, in_words};
 use crate::sha256_hex;
+use crate::user::UserIdentity;
 use flota_api::clock::Clock;
 
 /// A peer that does not answer a connection attempt or a ping within this time counts as gone.
@@ -61,6 +62,8 @@ enum Connector {
     Node(Credentials),
     /// Without a certificate, to a manager of the cluster of these credentials.
     Stranger(Credentials),
+    /// With the certificate of a user.
+    User(Arc<ClientConfig>),
     /// Without a certificate, to a cluster of which only the CA's digest is known.
     Join(Arc<ClientConfig>),
     Custom(Arc<dyn Connect>),
@@ -82,6 +85,14 @@ impl Dialer {
     /// Makes a dialer that presents no certificate, because it may have expired, and trusts the cluster's CAs.
     pub fn without_certificate(credentials: Credentials) -> Self {
         Self { connector: Connector::Stranger(credentials) }
+    }
+
+    /// Makes a dialer for a user, who connects to managers alone.
+    ///
+    /// # Errors
+    /// The key does not match the certificate.
+    pub fn for_user(user: &UserIdentity) -> Result<Self, rustls::Error> {
+        Ok(Self { connector: Connector::User(user.client(&Clock::system())?) })
     }
 
     /// Makes a dialer for a node that joins: it presents no certificate, and trusts a manager whose CA has the SHA-256
@@ -132,13 +143,23 @@ impl Dialer {
             .connect_with_connector_lazy(tower::service_fn(connect))
     }
 
+    /// Connects to the manager at `address` (`host:port`).
+    ///
+    /// # Errors
+    /// Nothing answers there in time, or the other end is not a manager of the cluster.
+    pub async fn connect_manager(&self, address: &str) -> io::Result<Box<dyn Stream>> {
+        self.connect(address, MANAGER_NAME).await
+    }
+
     /// Connects to the node at `address`, and asks for `name`.
     pub(crate) async fn connect(&self, address: &str, name: &'static str) -> io::Result<Box<dyn Stream>> {
         let connecting = async {
             match &self.connector {
                 Connector::Node(it) => connect_tls(address, Arc::clone(&it.settings().client), name).await,
                 Connector::Stranger(it) => connect_tls(address, Arc::clone(&it.settings().stranger), name).await,
-                Connector::Join(config) => connect_tls(address, Arc::clone(config), name).await,
+                Connector::User(config) | Connector::Join(config) => {
+                    connect_tls(address, Arc::clone(config), name).await
+                }
                 Connector::Custom(connect) => connect.connect(address).await,
             }
         };

@@ -6,6 +6,8 @@
 //!  every later connection: mutual TLS; only a manager's certificate is valid for `manager.flota`
 //! ```
 //!
+//! A user has a certificate of its own ([`UserIdentity`]), which makes nobody a node.
+//!
 //! A caller without a certificate can do nothing but request one. A node renews its own before it expires
 //! ([`renewal_request`]), and everything that connects or listens uses the new one from then on ([`Credentials`]).
 //! [`may_call`] is the one table that says which caller may call which method. [`forward`] carries a user's TCP
@@ -25,8 +27,10 @@ mod listener;
 mod peer;
 mod refusal;
 mod renewal;
+mod rights;
 mod root_ca;
 mod sources;
+mod user;
 
 pub use ca_certificate::CaCertificate;
 pub use certificate::{CertificateError, Identity, KeyPair, Validity, known_certificate, trust_digest};
@@ -38,11 +42,13 @@ pub use given_ca::GivenCaError;
 pub use grant::{GrantKey, verify_grant};
 pub use join_token::{JoinToken, JoinTokenError, new_secret};
 pub use listener::{Incoming, PeerStream, incoming};
-pub use peer::{Peer, may_call};
+pub use peer::Peer;
 pub use refusal::refusal;
 pub use renewal::{Renewal, RenewalError, check_renewal, extension_request, renewal_request};
+pub use rights::{UserRights, may_call, user_rights};
 pub use root_ca::RootCa;
 pub use sources::Sources;
+pub use user::{USER_LIFE, UserIdentity};
 
 /// Returns the SHA-256 of `bytes` in lower-case hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {

@@ -22,7 +22,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::certificate::{RAFT_NAME, Subject};
+use crate::certificate::{Names, RAFT_NAME, Subject, USER_UNIT};
 use crate::credentials::Credentials;
 use crate::peer::Peer;
 use crate::refusal::in_words;
@@ -36,7 +36,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest number of concurrent handshakes; further connections wait in the kernel's queue.
 const HANDSHAKES: usize = 1_024;
 
-/// A TLS connection with the identity of its peer. It breaks when its node loses rights ([`Sources::end`]).
+/// A TLS connection with the identity of its peer. It breaks when its node or user loses rights ([`Sources::end`]).
 pub struct PeerStream {
     stream: TlsStream<TcpStream>,
     peer: Peer,
@@ -68,7 +68,10 @@ impl AsyncRead for PeerStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         // The server always reads, so it is woken here.
         if self.ends.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the node has lost rights")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the node or user has lost rights",
+            )));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
@@ -183,8 +186,12 @@ impl Door {
 
     /// Takes a place for a connection of this peer.
     fn place(&self, peer: &Peer, address: SocketAddr) -> io::Result<Place> {
-        let source = peer.node_id().map_or_else(|| Source::strangers(address.ip()), |id| Source::Node(id.clone()));
-        self.sources.take(source).ok_or_else(|| io::Error::other("too many connections of this node or address"))
+        let source = match peer {
+            Peer::Node { id, .. } => Source::Node(id.clone()),
+            Peer::User { key, .. } => Source::User(key.clone()),
+            Peer::Local | Peer::Anonymous { .. } => Source::strangers(address.ip()),
+        };
+        self.sources.take(source).ok_or_else(|| io::Error::other("too many connections of this node, user or address"))
     }
 }
 
@@ -201,14 +208,18 @@ fn move_to(runtime: &Handle, stream: &mut TlsStream<TcpStream>) -> io::Result<()
 /// The peer, by the certificate that it presented, which the handshake has verified.
 ///
 /// # Errors
-/// The certificate is not that of a node of this cluster.
+/// The certificate is not that of a node or a user of this cluster.
 fn identify(stream: &TlsStream<TcpStream>, address: SocketAddr, cluster: &ClusterId) -> io::Result<Peer> {
     let certificates = stream.get_ref().1.peer_certificates();
     let Some(leaf) = certificates.and_then(|chain| chain.first()) else { return Ok(Peer::Anonymous { address }) };
-    let Subject { node_id: id, role, cluster_id, public_key, .. } = Subject::read(leaf).map_err(io::Error::other)?;
-    if cluster_id != *cluster {
-        return Err(io::Error::other(format!("the certificate is of the cluster {cluster_id}")));
+    let names = Names::read(leaf).map_err(io::Error::other)?;
+    if names.cluster_id != *cluster {
+        return Err(io::Error::other(format!("the certificate is of the cluster {}", names.cluster_id)));
     }
+    if names.unit == USER_UNIT {
+        return Ok(Peer::User { name: names.common, key: sha256_hex(&names.public_key), address });
+    }
+    let Subject { node_id: id, role, public_key, .. } = Subject::of(names).map_err(io::Error::other)?;
     Ok(Peer::Node { id, role, address, key: sha256_hex(&public_key) })
 }
 

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkc
 use x509_parser::der_parser::asn1_rs::Tag;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::certificate::{CertificateError, MANAGER_NAME, NODE_NAME, RAFT_NAME, UNITS};
+use crate::certificate::{CertificateError, MANAGER_NAME, NODE_NAME, RAFT_NAME, UNITS, USER_UNIT};
 use crate::sha256_hex;
 use flota_api::defaults::{CA_LIFE, CLOCK_SKEW};
 use flota_api::id::{ClusterId, NodeId};
@@ -79,22 +79,45 @@ impl RootCa {
         now: SystemTime,
         life: Duration,
     ) -> Result<Vec<u8>, CertificateError> {
-        let malformed =
-            |error: rcgen::Error| CertificateError::Malformed { what: "the request", why: error.to_string() };
-        let request = CertificateSigningRequestDer::from(request.to_vec());
-        let mut request = rcgen::CertificateSigningRequestParams::from_der(&request).map_err(malformed)?;
         let manager = |name| (role == Role::Manager).then_some(name);
         let names = [Some(NODE_NAME), manager(MANAGER_NAME), manager(RAFT_NAME)];
         let names: Vec<String> = names.into_iter().flatten().map(str::to_owned).collect();
         let mut params = CertificateParams::new(names).map_err(make("a certificate"))?;
         let unit = UNITS.iter().find(|(known, _)| *known == role).map_or("", |(_, unit)| unit);
-        params.distinguished_name.push(DnType::CommonName, node.as_str());
-        params.distinguished_name.push(DnType::OrganizationalUnitName, unit);
-        params.distinguished_name.push(DnType::OrganizationName, cluster.as_str());
+        params.distinguished_name = distinguished_name(node.as_str(), unit, cluster);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.not_before = (now - CLOCK_SKEW).into();
         params.not_after = (now + life).into();
+        self.issue(request, params)
+    }
+
+    /// Signs the request of a user, as [`Self::sign`] does for a node. The certificate is only that of a client, and valid
+    /// for no name, so nobody takes its holder for a node.
+    ///
+    /// # Errors
+    /// The request is malformed, or its own signature is wrong.
+    pub fn sign_user(
+        &self,
+        request: &[u8],
+        name: &str,
+        cluster: &ClusterId,
+        now: SystemTime,
+        expires_at: SystemTime,
+    ) -> Result<Vec<u8>, CertificateError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = distinguished_name(name, USER_UNIT, cluster);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = (now - CLOCK_SKEW).into();
+        params.not_after = expires_at.into();
+        self.issue(request, params)
+    }
+
+    fn issue(&self, request: &[u8], mut params: CertificateParams) -> Result<Vec<u8>, CertificateError> {
+        let malformed =
+            |error: rcgen::Error| CertificateError::Malformed { what: "the request", why: error.to_string() };
+        let request = CertificateSigningRequestDer::from(request.to_vec());
+        let mut request = rcgen::CertificateSigningRequestParams::from_der(&request).map_err(malformed)?;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         request.params = params;
         let signed = request.signed_by(&self.issuer()?).map_err(make("a certificate"))?;
         Ok(signed.der().to_vec())
@@ -120,6 +143,14 @@ impl RootCa {
         let certificate = CertificateDer::from(self.certificate.clone());
         Issuer::from_ca_cert_der(&certificate, self.key_pair()?).map_err(make("the CA"))
     }
+}
+
+fn distinguished_name(common: &str, unit: &str, cluster: &ClusterId) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, common);
+    name.push(DnType::OrganizationalUnitName, unit);
+    name.push(DnType::OrganizationName, cluster.as_str());
+    name
 }
 
 /// Returns the subject of a certificate in DER, as the library that signs takes it. What it can't express is left out, and

@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Handshakes in progress, open connections without a certificate, and open connections of one node, each by itself. A
+/// Handshakes in progress, open connections without a certificate, and open connections of one node or user, each by itself. A
 /// node needs one connection for its session and a few for transfers of images and streams.
 const CONNECTIONS: usize = 128;
 /// Calls without a certificate at once, after a pause.
@@ -38,6 +38,8 @@ pub(crate) enum Source {
     Tokens(IpAddr),
     /// Connections with the certificate of this node.
     Node(NodeId),
+    /// Connections with the certificate of a user that has this key.
+    User(String),
 }
 
 impl Source {
@@ -68,22 +70,22 @@ impl Count {
 
 /// The sources that hold something open or have made calls. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Sources(Arc<Mutex<HashMap<Source, Count>>>, OpenNodes);
+pub struct Sources(Arc<Mutex<HashMap<Source, Count>>>, Open);
 
-/// For each node that has connected, what tells its open connections to end by being dropped.
-type OpenNodes = Arc<Mutex<HashMap<NodeId, watch::Sender<()>>>>;
+/// For each node and user that has connected, what tells its open connections to end by being dropped.
+type Open = Arc<Mutex<HashMap<Source, watch::Sender<()>>>>;
 
 /// A place that a source takes up; dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct Place {
     sources: Sources,
     source: Source,
-    /// `None` unless the source is a node.
+    /// `None` unless the source is a node or a user.
     open: Option<watch::Receiver<()>>,
 }
 
 impl Place {
-    /// Returns a future that resolves when the connection must end, because its node has lost rights.
+    /// Returns a future that resolves when the connection must end, because its node or user has lost rights.
     pub(crate) fn ends(&self) -> BoxFuture<'static, ()> {
         let Some(mut open) = self.open.clone() else { return Box::pin(std::future::pending()) };
         // Nothing is ever sent.
@@ -126,9 +128,9 @@ impl Sources {
         });
         taken.then(|| {
             let open = match &source {
-                Source::Node(id) => {
-                    let mut nodes = self.1.lock().expect("no holder panics");
-                    Some(nodes.entry(id.clone()).or_insert_with(|| watch::Sender::new(())).subscribe())
+                Source::Node(_) | Source::User(_) => {
+                    let mut open = self.1.lock().expect("no holder panics");
+                    Some(open.entry(source.clone()).or_insert_with(|| watch::Sender::new(())).subscribe())
                 }
                 _ => None,
             };
@@ -141,7 +143,15 @@ impl Sources {
     /// # Panics
     /// Panics if another thread has panicked here.
     pub fn end(&self, node: &NodeId) {
-        self.1.lock().expect("no holder panics").remove(node);
+        self.1.lock().expect("no holder panics").remove(&Source::Node(node.clone()));
+    }
+
+    /// Ends the connections that are open with the certificate of a user that has this key, with everything on them.
+    ///
+    /// # Panics
+    /// Panics if another thread has panicked here.
+    pub fn end_user(&self, key: &str) {
+        self.1.lock().expect("no holder panics").remove(&Source::User(key.to_owned()));
     }
 
     /// Whether the address may make a call without a certificate now. It then counts as made.

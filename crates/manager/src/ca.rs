@@ -24,10 +24,11 @@ use flota_identity::{
 };
 use flota_raft_store::{ProposeError, Tables, WriteTx};
 
+use crate::caller;
 use crate::control::ControlError;
 use crate::departure::{self, Quorum};
 use crate::dispatcher::Sessions;
-use crate::forward::forwarded_for;
+use crate::forward::{ForwardedFor, forwarded_for};
 use crate::replica::Replica;
 use crate::trust;
 use renewal::{RenewalRefusal, WITHOUT_LEADER, judge, known_after};
@@ -53,9 +54,10 @@ impl CaService {
     fn caller(request: &Request<impl Sized>, claimed: &str) -> Result<NodeId, CaError> {
         match request.extensions().get::<Peer>() {
             Some(Peer::Node { id, .. }) if id.as_str() == claimed => Ok(id.clone()),
-            Some(Peer::Node { role: Role::Manager, .. }) if forwarded_for(request.metadata()) == Some(claimed) => {
-                Ok(claimed.into())
-            }
+            Some(Peer::Node { role: Role::Manager, .. }) => match forwarded_for(request.metadata().as_ref()) {
+                Some(ForwardedFor::Node(node)) if node == claimed => Ok(claimed.into()),
+                _ => Err(CaError::OtherNode),
+            },
             _ => Err(CaError::OtherNode),
         }
     }
@@ -164,7 +166,8 @@ impl NodeCa for CaService {
                 trusts: trust::wanted(&cluster),
                 ..Node::default()
             });
-            Ok((tx.finish(), response))
+            let actor = format!("node {node_id}");
+            Ok((caller::signed(&view, tx.finish(), actor, "IssueCertificate"), response))
         });
         Ok(Response::new(response.await?))
     }
@@ -247,7 +250,7 @@ impl NodeCa for CaService {
                 return Ok((tx.finish(), Departure::Leads(stay)));
             }
             departure::depart(&mut tx, &view, node, clock.wall().now(), clock.now());
-            Ok((tx.finish(), votes))
+            Ok((caller::signed(&view, tx.finish(), format!("node {node_id}"), "LeaveRaft"), votes))
         });
         match departed.await? {
             Departure::Done => {}

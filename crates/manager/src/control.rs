@@ -15,6 +15,7 @@ mod events;
 mod filter;
 mod grpc;
 mod images;
+mod limits;
 mod networks;
 mod nodes;
 mod pins;
@@ -28,6 +29,7 @@ mod streams;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod users;
 mod validate;
 mod values;
 mod volumes;
@@ -42,8 +44,9 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::Random;
 use flota_raft_store::raft::{self, RaftNode};
-use flota_raft_store::{ProposeError, Store, Transaction, View};
+use flota_raft_store::{ProposeError, Store, Tables, Transaction, View};
 
+use crate::caller::{self, Caller};
 use crate::departure::Quorum;
 use crate::dispatcher::Programmed;
 use crate::replica::Replica;
@@ -51,6 +54,7 @@ use crate::resolver::Resolver;
 use crate::streams::StreamBroker;
 use crate::term_clock::TermClock;
 use crate::write::{self, Consensus};
+use limits::OpenStreams;
 use reference::{Referable, resolve};
 
 pub use cluster::check_certificate_life;
@@ -156,6 +160,10 @@ pub(crate) struct Control<M> {
     leading: watch::Receiver<Option<CancellationToken>>,
     /// As many permits as there may be streams of events.
     event_streams: Arc<Semaphore>,
+    /// What users have open.
+    places: OpenStreams,
+    /// Who asks.
+    caller: Caller,
 }
 
 impl Control<RaftNode> {
@@ -172,13 +180,31 @@ impl Control<RaftNode> {
             streams,
             leading: replica.leading.clone(),
             event_streams: events::permits(),
+            places: OpenStreams::default(),
+            caller: Caller::nobody(),
         }
     }
 }
 
 impl<M: Member> Control<M> {
-    /// Returns a view that shows everything that was acknowledged before the call.
+    /// Returns the same operations for this caller.
+    pub(crate) fn by(&self, caller: Caller) -> Self {
+        Self { caller, ..self.clone() }
+    }
+
+    /// Returns what the caller sees of a view. Every read goes through here, and no write: who is limited changes a part of
+    /// a whole, and rules such as that nothing in use is removed are about the whole.
+    fn seen(&self, view: View) -> View {
+        if self.caller.is_limited() { Arc::new(view.limited(|name| self.caller.sees(name))) } else { view }
+    }
+
+    /// Returns a view that shows everything that was acknowledged before the call, as far as the caller sees it.
     async fn proven_view(&self) -> Result<View, ControlError> {
+        Ok(self.seen(self.proven_whole_view().await?))
+    }
+
+    /// As [`Self::proven_view`], with what the caller does not see.
+    async fn proven_whole_view(&self) -> Result<View, ControlError> {
         self.member.read_barrier().await?;
         Ok(self.store.view())
     }
@@ -191,7 +217,7 @@ impl<M: Member> Control<M> {
                 self.member.freshen().await;
                 // The age is read before the view, so that the view is at least that new.
                 let age = self.member.age();
-                Ok((self.store.view(), Age::Stale(age)))
+                Ok((self.seen(self.store.view()), Age::Stale(age)))
             }
         }
     }
@@ -201,14 +227,24 @@ impl<M: Member> Control<M> {
     async fn write_once<T>(
         &self,
         request_id: Option<&str>,
-        plan: impl FnMut(View) -> Result<(Transaction, T), ControlError>,
+        mut plan: impl FnMut(View) -> Result<(Transaction, T), ControlError>,
     ) -> Result<Option<T>, ControlError> {
-        write::write_once(&self.store, &self.member, request_id, plan).await
+        let planned = |view: View| {
+            let (transaction, value) = plan(Arc::clone(&view)).map_err(|error| self.shown(error))?;
+            self.check_limits(&view, &transaction)?;
+            Ok((self.signed(&view, transaction), value))
+        };
+        write::write_once(&self.store, &self.member, request_id, planned).await
     }
 
-    /// Returns the result of `look` on the store; see [`write::read`].
+    /// Returns the transaction with who asks for it.
+    fn signed(&self, view: &Tables, transaction: Transaction) -> Transaction {
+        caller::signed(view, transaction, self.caller.actor(), &self.caller.method)
+    }
+
+    /// Returns the result of `look` on what the caller sees of the store; see [`write::read`].
     async fn read<T>(&self, look: impl Fn(&View) -> Result<T, ControlError>) -> Result<T, ControlError> {
-        write::read(&self.store, &self.member, look).await
+        write::read(&self.store, &self.member, |view| look(&self.seen(Arc::clone(view)))).await
     }
 
     /// Returns the object that a request has just changed: by its id, or by the reference if the request is a retry of

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
+use flota_api::model::Role;
 use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
 
@@ -26,13 +27,57 @@ pub const STALE: &str = "flota-stale";
 /// How long a request waits for a leader.
 const LEADER_WAIT: Duration = Duration::from_secs(4);
 
-/// Header with the node that a request came from, as the forwarding manager read it from the certificate.
+/// Header with the node or user that a request came from, as the forwarding manager read it from the certificate; absent for
+/// a request of root on that manager.
 const CALLER: &str = "flota-caller";
+/// Begin of that header if it names a user; the name and the key of its certificate follow. Neither they nor ids of nodes
+/// contain a slash.
+const USER: &str = "user/";
 
-/// Returns the node for which another manager has forwarded this request. The caller must check that the certificate is
-/// a manager's.
-pub(crate) fn forwarded_for(metadata: &tonic::metadata::MetadataMap) -> Option<&str> {
-    metadata.get(CALLER).filter(|_| metadata.contains_key(FORWARDED))?.to_str().ok()
+/// Whose request another manager has forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ForwardedFor<'a> {
+    /// Root on that manager.
+    Root,
+    /// A node.
+    Node(&'a str),
+    /// A user.
+    User {
+        /// Its name.
+        name: &'a str,
+        /// The key of its certificate.
+        key: &'a str,
+    },
+}
+
+/// Returns for whom another manager has forwarded this request. Only a request of a manager has the headers that say so
+/// ([`Forward`] removes them from all others).
+pub(crate) fn forwarded_for(headers: &HeaderMap) -> Option<ForwardedFor<'_>> {
+    headers.get(FORWARDED)?;
+    let Some(caller) = headers.get(CALLER) else { return Some(ForwardedFor::Root) };
+    let caller = caller.to_str().ok()?;
+    let user = caller.strip_prefix(USER).and_then(|user| user.split_once('/'));
+    Some(user.map_or(ForwardedFor::Node(caller), |(name, key)| ForwardedFor::User { name, key }))
+}
+
+/// Removes from the request of any other caller than a manager what only a manager may say.
+fn remove_forged(request: &mut Request<Body>) {
+    let is_manager = matches!(request.extensions().get::<Peer>(), Some(Peer::Node { role: Role::Manager, .. }));
+    if !is_manager {
+        for name in [FORWARDED, CALLER] {
+            request.headers_mut().remove(name);
+        }
+    }
+}
+
+/// Returns what tells the leader who has made a request; `None` for root on this manager.
+fn named(peer: Option<&Peer>) -> Option<HeaderValue> {
+    let text = match peer? {
+        Peer::Node { id, .. } => id.to_string(),
+        Peer::User { name, key, .. } => format!("{USER}{name}/{key}"),
+        Peer::Local | Peer::Anonymous { .. } => return None,
+    };
+    HeaderValue::from_str(&text).ok()
 }
 
 /// The channel to the leader, which followers keep. Clones share it.
@@ -95,7 +140,8 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Answer {
+    fn call(&mut self, mut request: Request<Body>) -> Answer {
+        remove_forged(&mut request);
         let Self { inner, replica, leader } = self.clone();
         Box::pin(async move {
             if request.headers().contains_key(STALE) {
@@ -167,10 +213,9 @@ async fn moved(replica: &Replica, address: &str) {
 async fn send(channel: Channel, address: &str, request: Request<Body>) -> Response<Body> {
     let (mut parts, body) = request.into_parts();
     parts.headers.insert(FORWARDED, HeaderValue::from_static("1"));
-    // Clients must not set this header themselves.
+    // A manager's own request may have the header by mistake.
     parts.headers.remove(CALLER);
-    let caller = parts.extensions.get::<Peer>().and_then(Peer::node_id);
-    if let Some(caller) = caller.and_then(|id| HeaderValue::from_str(id.as_str()).ok()) {
+    if let Some(caller) = named(parts.extensions.get::<Peer>()) {
         parts.headers.insert(CALLER, caller);
     }
     parts.extensions.clear();
@@ -185,5 +230,58 @@ async fn send(channel: Channel, address: &str, request: Request<Body>) -> Respon
             let text = format!("the leader at {address} does not answer: {error}");
             Reason::OutcomeUnknown.attach(Status::unavailable(text)).into_http()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 1);
+
+    fn node(role: Role) -> Peer {
+        Peer::Node { id: "n".into(), role, address: ADDRESS.into(), key: String::new() }
+    }
+
+    fn user() -> Peer {
+        Peer::User { name: "ada".into(), key: "k".into(), address: ADDRESS.into() }
+    }
+
+    fn request(peer: Peer) -> Request<Body> {
+        let request = Request::builder().header(FORWARDED, "1").header(CALLER, "user/root/key");
+        let mut request = request.body(Body::empty()).expect("a request");
+        request.extensions_mut().insert(peer);
+        request
+    }
+
+    #[test]
+    fn only_a_manager_may_say_for_whom_a_request_is() {
+        let forged = Some(ForwardedFor::User { name: "root", key: "key" });
+        let anonymous = Peer::Anonymous { address: ADDRESS.into() };
+        for (peer, believed) in [
+            (node(Role::Manager), forged),
+            (node(Role::Worker), None),
+            (user(), None),
+            (Peer::Local, None),
+            (anonymous, None),
+        ] {
+            let mut request = request(peer.clone());
+            remove_forged(&mut request);
+            assert_eq!(forwarded_for(request.headers()), believed, "{peer:?}");
+        }
+    }
+
+    #[test]
+    fn the_leader_reads_who_has_asked_a_follower() {
+        let read = |peer: &Peer| {
+            let mut headers = HeaderMap::new();
+            headers.insert(FORWARDED, HeaderValue::from_static("1"));
+            named(Some(peer)).map(|caller| headers.insert(CALLER, caller));
+            forwarded_for(&headers).map(|it| format!("{it:?}"))
+        };
+        assert_eq!(read(&user()).as_deref(), Some("User { name: \"ada\", key: \"k\" }"));
+        assert_eq!(read(&node(Role::Worker)).as_deref(), Some("Node(\"n\")"));
+        assert_eq!(read(&Peer::Local).as_deref(), Some("Root"));
+        assert_eq!(forwarded_for(&HeaderMap::new()), None);
     }
 }

@@ -13,12 +13,14 @@
 //! keeps sessions runs in one scope that ends with leadership ([`leader`]). This crate reads neither the system's clock
 //! nor its random source: both are given to [`Manager::start`].
 
+mod admission;
 mod affinity;
 mod allocator;
 mod autoscaler;
 mod bootstrap;
 mod ca;
 mod ca_rotation;
+mod caller;
 mod control;
 mod control_loop;
 mod departure;
@@ -53,6 +55,7 @@ mod volumes;
 mod wanted;
 mod write;
 
+pub use admission::Admission;
 pub use bootstrap::{FirstNode, address_pools, first_entry};
 pub use ca::CaService;
 pub use control::{ControlService, check_certificate_life};

@@ -20,6 +20,7 @@ use flota_identity::{Dialer, Peer};
 use flota_raft_store::raft::{Leadership, Member, RaftNode, Threads};
 use flota_raft_store::{Store, Tables};
 
+use crate::admission::Admission;
 use crate::ca::CaService;
 use crate::control::ControlService;
 use crate::control_loop::{LoopCounters, LoopStatistics};
@@ -58,7 +59,7 @@ pub struct Manager {
     leader: LeaderChannel,
     dispatcher: Dispatcher,
     streams: StreamBroker,
-    resolver: Resolver,
+    control: Admission<ControlServer<ControlService>>,
     loops: LoopCounters,
 }
 
@@ -74,8 +75,11 @@ impl Manager {
         let counters = loops.clone();
         let parts = leader::Parts { replica: replica.clone(), dispatcher: dispatcher.clone(), threads, counters };
         tokio::spawn(leader::follow(parts, sender, shutdown, fatal));
-        let resolver = Resolver::new(registries);
-        Self { replica, leader: LeaderChannel::new(dialer), dispatcher, streams, resolver, loops }
+        let (resolver, programmed) = (Resolver::new(registries), dispatcher.programmed().clone());
+        // One for all callers, who share its bounds.
+        let control = ControlService::server(&replica, resolver, programmed, streams.clone());
+        let control = Admission::new(control, replica.clone());
+        Self { replica, leader: LeaderChannel::new(dialer), dispatcher, streams, control, loops }
     }
 
     /// Returns the manager's copy of the store.
@@ -147,9 +151,8 @@ impl Manager {
     }
 
     /// Returns the Control service; a follower forwards its requests to the leader.
-    pub fn control(&self) -> Forward<ControlServer<ControlService>> {
-        let programmed = self.dispatcher.programmed().clone();
-        self.forward(ControlService::server(&self.replica, self.resolver.clone(), programmed, self.streams.clone()))
+    pub fn control(&self) -> Forward<Admission<ControlServer<ControlService>>> {
+        self.forward(self.control.clone())
     }
 
     /// Returns the Dispatcher service; a follower names the leader to the worker.

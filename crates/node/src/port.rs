@@ -110,11 +110,13 @@ pub(crate) fn serve(
     })
 }
 
-/// The nodes with more rights than any worker, and those without any.
+/// The nodes with more rights than any worker, those without any, and what users are known by.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Standing {
     managers: BTreeSet<NodeId>,
     removed: BTreeSet<NodeId>,
+    /// The keys of the certificates of users.
+    users: BTreeSet<String>,
 }
 
 impl Standing {
@@ -123,7 +125,13 @@ impl Standing {
         Self {
             managers: view.managers().map(|node| node.id.clone()).collect(),
             removed: removed.map(|it| it.node_id.clone()).collect(),
+            users: view.users().flat_map(|user| &user.certificates).map(|it| it.key.clone()).collect(),
         }
+    }
+
+    /// Returns the keys of the certificates by which no user is known any more.
+    fn lost_users<'a>(&'a self, now: &'a Self) -> impl Iterator<Item = &'a String> {
+        self.users.difference(&now.users)
     }
 
     /// Returns the nodes that have fewer rights now than before.
@@ -140,6 +148,8 @@ async fn end_connections(store: Store, sources: Sources, shutdown: CancellationT
         let (view, mut watch) = store.view_and_watch();
         let now = Standing::of(&view);
         drop(view);
+        // A user has nothing to learn before the end.
+        known.lost_users(&now).for_each(|key| sources.end_user(key));
         let lost = known.lost(&now);
         if !lost.is_empty() {
             let sources = sources.clone();
@@ -160,7 +170,7 @@ async fn end_connections(store: Store, sources: Sources, shutdown: CancellationT
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Cluster, Node, Revoked, Role};
+    use flota_api::model::{Cluster, Node, NodeCertificate, Revoked, Role, User};
     use flota_api::object::StoreObject;
     use flota_api::version::Timestamp;
 
@@ -183,5 +193,25 @@ mod tests {
         assert_eq!(lost(standing(&[("a", manager), ("b", manager), ("w", worker)], &["old", "x"])), ["x"]);
         let promoted = standing(&[("a", manager), ("b", manager), ("w", manager), ("x", worker)], &[]);
         assert!(lost(promoted).is_empty());
+    }
+
+    #[test]
+    fn a_user_that_was_removed_or_has_another_certificate_loses_its_connections() {
+        let standing = |users: &[(&str, &[&str])]| {
+            let mut view = Tables::default();
+            for (name, keys) in users {
+                let certificate = |key: &&str| NodeCertificate { key: (*key).into(), ..NodeCertificate::default() };
+                let certificates = keys.iter().map(certificate).collect();
+                view.put(
+                    User { id: (*name).into(), name: (*name).into(), certificates, ..User::default() }.into_object(),
+                );
+            }
+            Standing::of(&view)
+        };
+        let before = standing(&[("ada", &["a"]), ("bob", &["b"])]);
+        let lost = |now: Standing| before.lost_users(&now).cloned().collect::<Vec<_>>();
+        assert_eq!(lost(standing(&[("ada", &["a"])])), ["b"]);
+        assert_eq!(lost(standing(&[("ada", &["a", "new"]), ("bob", &["b2"])])), ["b"]);
+        assert!(lost(standing(&[("ada", &["a"]), ("bob", &["b", "c"]), ("eve", &["e"])])).is_empty());
     }
 }

@@ -75,6 +75,10 @@ impl<S> Authorize<S> {
         let peer = request.extensions().get::<Peer>().filter(|peer| may_call(peer, path));
         let denied = || Reason::Denied.attach(Status::permission_denied("this caller may not call this method"));
         let Some(peer) = peer else { return Some(denied()) };
+        // The manager that leads finds out what the user may do (`manager/admission.rs`).
+        if matches!(peer, Peer::User { .. }) {
+            return None;
+        }
         // A removed node may still open a session, because there it learns that it was removed, and repeat a request to
         // leave whose answer was lost. It speaks for itself alone, as a worker does.
         let is_farewell = path.starts_with("/flota.dispatcher.Dispatcher/") || path == "/flota.ca.NodeCa/LeaveRaft";
@@ -109,7 +113,7 @@ impl<S> Authorize<S> {
 fn tries_token(request: &Request<Body>) -> Option<IpAddr> {
     match request.extensions().get::<Peer>().filter(|_| request.uri().path() == JOIN)? {
         Peer::Anonymous { address } | Peer::Node { role: Role::Worker, address, .. } => Some(address.ip()),
-        Peer::Node { .. } | Peer::Local => None,
+        Peer::Node { .. } | Peer::User { .. } | Peer::Local => None,
     }
 }
 

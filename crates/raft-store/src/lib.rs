@@ -27,8 +27,8 @@ pub use answer_ages::{ANSWERS_KEPT_FOR, AnswerAges};
 pub use backup::{Backup, BackupError, read_backup, write_backup};
 pub use digest::Digest;
 pub use proposer::{LocalProposer, ProposeError, Proposer};
-pub use store::{Event, EventBatch, EventsGone, HistoryReader, Load, Store, Tables, View, Watch, WriteTx};
-pub use transaction::{Action, Conflict, Entry, Expectation, Outcome, Rules, Transaction};
+pub use store::{Event, EventBatch, EventsGone, HistoryReader, Load, Store, Tables, View, Watch, WriteTx, audit_event};
+pub use transaction::{Action, Conflict, Entry, Expectation, Origin, Outcome, Rules, Transaction};
 
 /// Largest number of actions in one transaction.
 pub const ACTIONS_BOUND: usize = 10_000;

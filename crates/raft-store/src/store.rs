@@ -16,7 +16,7 @@ mod write;
 
 use std::sync::{Arc, Mutex, RwLock};
 
-pub use history::{EventBatch, EventsGone, HistoryReader};
+pub use history::{EventBatch, EventsGone, HistoryReader, audit_event};
 pub use indices::Load;
 pub use runs::{Runs, address_of, number_of, numbers_of};
 pub use snapshot::SnapshotError;

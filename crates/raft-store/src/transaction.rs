@@ -76,6 +76,17 @@ pub struct Transaction {
     pub expectations: Vec<Expectation>,
     /// The changes, applied in this order.
     pub actions: Vec<Action>,
+    /// Who asked for it. Applying it then leaves a record of what it has changed.
+    pub origin: Option<Origin>,
+}
+
+/// Who asked for a transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// As in [`Audit::actor`](flota_api::model::Audit::actor).
+    pub actor: String,
+    /// The RPC.
+    pub request: String,
 }
 
 /// The content of one Raft entry.
@@ -177,6 +188,10 @@ fn encode_transaction(transaction: &Transaction) -> pr::Transaction {
         expectations: transaction.expectations.iter().map(expectation).collect(),
         actions: transaction.actions.iter().map(action).collect(),
         is_refusal: transaction.is_refusal,
+        origin: transaction
+            .origin
+            .as_ref()
+            .map(|it| pr::Origin { actor: it.actor.clone(), request: it.request.clone() }),
     }
 }
 
@@ -196,6 +211,7 @@ fn decode_transaction(wire: pr::Transaction) -> Result<Transaction, Malformed> {
         is_refusal: wire.is_refusal,
         expectations: wire.expectations.into_iter().map(expectation).collect::<Result<_, Malformed>>()?,
         actions: wire.actions.into_iter().map(action).collect::<Result<_, Malformed>>()?,
+        origin: wire.origin.map(|it| Origin { actor: it.actor, request: it.request }),
     })
 }
 
@@ -213,6 +229,8 @@ fn encode_kind(kind: Kind) -> i32 {
         Kind::StoredSecret => pr::Kind::Secret,
         Kind::StoredConfig => pr::Kind::Config,
         Kind::ValueData => pr::Kind::ValueData,
+        Kind::User => pr::Kind::User,
+        Kind::Audit => pr::Kind::Audit,
     })
     .into()
 }
@@ -231,6 +249,8 @@ fn decode_kind(kind: i32) -> Result<Kind, Malformed> {
         Ok(pr::Kind::Secret) => Kind::StoredSecret,
         Ok(pr::Kind::Config) => Kind::StoredConfig,
         Ok(pr::Kind::ValueData) => Kind::ValueData,
+        Ok(pr::Kind::User) => Kind::User,
+        Ok(pr::Kind::Audit) => Kind::Audit,
         Ok(pr::Kind::None) | Err(_) => return Err(Malformed::new("kind", "has an unknown value")),
     })
 }
@@ -254,6 +274,7 @@ mod tests {
                 Action::Remove(Kind::Stack, "k".into()),
                 Action::Status("t".into(), "n".into(), TaskStatus::default()),
             ],
+            origin: Some(Origin { actor: "ada".into(), request: "CreateService".into() }),
         };
         let transactions = vec![transaction, Transaction::refusal("s")];
         let entry = Entry {

@@ -29,6 +29,7 @@ mod sessions;
 mod streams;
 mod updates;
 mod usage;
+mod users;
 mod volumes;
 
 use flota_api::model::{Node, NodeState, Task};

@@ -26,7 +26,7 @@ fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
         ("exec nothing -- true", 3, "there is no task `nothing`"),
         ("service scale web", 2, "SERVICE=REPLICAS"),
         ("image rm nothing", 3, "there is no image `nothing`"),
-        ("--host tcp://198.18.0.1:2377 node ls", 2, "tcp:// needs a user's certificate"),
+        ("--host tcp://198.18.0.1:2377 node ls", 2, "tcp:// needs a user's credentials"),
         ("--host unix:///nowhere/flota.sock node ls", 5, "/nowhere/flota.sock"),
         ("node update m1 --availability gone", 2, "it must be active, pause or drain"),
     ];

@@ -42,4 +42,5 @@ mod swarm_settings;
 mod timeline;
 mod traffic;
 mod updates;
+mod users;
 mod volumes;

@@ -11,8 +11,8 @@ use super::updates::old_status;
 use super::{FromNumber, Malformed, require};
 use crate::clock_offset::ClockOffset;
 use crate::model::{
-    Cluster, Filter, Image, ImageHolder, Network, Node, NodeStateReason, PendingReason, Rebalance, Registry,
-    RestartHistory, Revoked, Secret, Service, Stack, StoredConfig, StoredSecret, Task, ValueData, Volume,
+    Audit, Cluster, Filter, Image, ImageHolder, Network, Node, NodeStateReason, PendingReason, Rebalance, Registry,
+    RestartHistory, Revoked, Secret, Service, Stack, StoredConfig, StoredSecret, Task, User, ValueData, Volume,
 };
 use crate::object::{Object, StoreObject};
 use crate::proto::objects as po;
@@ -440,6 +440,8 @@ impl From<&Object> for po::Object {
                 Object::StoredSecret(it) => Kind::Secret(it.as_ref().into()),
                 Object::StoredConfig(it) => Kind::Config(it.as_ref().into()),
                 Object::ValueData(it) => Kind::ValueData(it.as_ref().into()),
+                Object::User(it) => Kind::User(it.as_ref().into()),
+                Object::Audit(it) => Kind::Audit(it.as_ref().into()),
             }),
         }
     }
@@ -462,6 +464,8 @@ impl TryFrom<po::Object> for Object {
             Kind::Secret(it) => StoredSecret::try_from(it)?.into_object(),
             Kind::Config(it) => StoredConfig::try_from(it)?.into_object(),
             Kind::ValueData(it) => ValueData::from(it).into_object(),
+            Kind::User(it) => User::try_from(it)?.into_object(),
+            Kind::Audit(it) => Audit::from(it).into_object(),
         })
     }
 }

@@ -5,13 +5,15 @@
 //! try, and send anything that has no id (the frames of an exec) only after a try has succeeded.
 
 use std::error::Error as _;
+use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flota_api::reason::Reason;
+use flota_identity::{Dialer, Stream};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
@@ -48,10 +50,28 @@ impl Default for Limits {
     }
 }
 
+/// Where a daemon listens.
+#[derive(Clone, Debug)]
+pub(crate) enum ManagerAddress {
+    /// At a socket on this machine.
+    Socket(PathBuf),
+    /// At `host:port`, as a manager that the dialer connects to as a user.
+    Port { address: String, dialer: Dialer },
+}
+
+impl fmt::Display for ManagerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Port { address, .. } => f.write_str(address),
+        }
+    }
+}
+
 /// One manager that is tried.
 pub(super) struct Attempt {
     pub(super) channel: Channel,
-    socket: PathBuf,
+    target: ManagerAddress,
     patience: Duration,
 }
 
@@ -59,8 +79,8 @@ impl Attempt {
     /// Waits for an answer for as long as this manager has.
     pub(super) async fn answer<T>(&self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         match timeout(self.patience, work).await {
-            Err(_) => Err(silent(&self.socket)),
-            Ok(Err(status)) if is_lost(&status) => Err(lost(&self.socket, status)),
+            Err(_) => Err(silent(&self.target)),
+            Ok(Err(status)) if is_lost(&status) => Err(lost(&self.target, status)),
             Ok(answer) => answer,
         }
     }
@@ -101,30 +121,30 @@ pub(super) fn is_lost(status: &Status) -> bool {
 
 /// Asks one manager after the other until one gives a final answer, for at most `bound`.
 pub(super) async fn request<T, F: Future<Output = Result<T, Status>>>(
-    sockets: &[PathBuf],
+    targets: &[ManagerAddress],
     limits: &Limits,
     bound: Duration,
     attempt: impl Fn(Attempt) -> F,
 ) -> Result<T, Status> {
     let until = Instant::now() + bound;
-    let mut candidates: Vec<&Path> = sockets.iter().map(PathBuf::as_path).collect();
+    let mut candidates: Vec<&ManagerAddress> = targets.iter().collect();
     let mut best: Option<Status> = None;
     let (mut patience, mut pause) = (limits.patience, limits.pause);
     loop {
         let mut someone_listens = false;
-        for socket in candidates.clone() {
+        for target in candidates.clone() {
             let left = until.saturating_duration_since(Instant::now());
             let patience = if candidates.len() > 1 { patience.min(left) } else { left };
-            let status = match request_one(socket, patience, &attempt).await {
+            let status = match request_one(target, patience, &attempt).await {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
             match Verdict::of(&status) {
                 Verdict::Final => return Err(status),
                 Verdict::NotAManager if candidates.len() == 1 => return Err(status),
-                Verdict::NotAManager => candidates.retain(|it| *it != socket),
+                Verdict::NotAManager => candidates.retain(|it| !std::ptr::eq(*it, target)),
                 Verdict::TryNext => {
-                    someone_listens |= !nobody_listens(&status);
+                    someone_listens |= !nobody_listens(&status) && !is_foreign(&status);
                     best = Some(more_telling(best, status));
                 }
             }
@@ -138,12 +158,12 @@ pub(super) async fn request<T, F: Future<Output = Result<T, Status>>>(
 }
 
 async fn request_one<T, F: Future<Output = Result<T, Status>>>(
-    socket: &Path,
+    target: &ManagerAddress,
     patience: Duration,
     attempt: impl Fn(Attempt) -> F,
 ) -> Result<T, Status> {
-    let channel = timeout(patience, connect(socket)).await.unwrap_or_else(|_| Err(silent(socket)))?;
-    attempt(Attempt { channel, socket: socket.to_owned(), patience }).await
+    let channel = timeout(patience, connect(target)).await.unwrap_or_else(|_| Err(silent(target)))?;
+    attempt(Attempt { channel, target: target.clone(), patience }).await
 }
 
 /// Chooses the status to report: an answer from a manager tells more than a failed connection to another.
@@ -154,9 +174,13 @@ fn more_telling(before: Option<Status>, status: Status) -> Status {
     }
 }
 
-/// Opens a connection to the daemon that listens at `socket`.
-pub(super) async fn connect(socket: &Path) -> Result<Channel, Status> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, error))?;
+/// Opens a connection to the daemon that listens there.
+pub(super) async fn connect(target: &ManagerAddress) -> Result<Channel, Status> {
+    let connected = match target {
+        ManagerAddress::Socket(path) => UnixStream::connect(path).await.map(|it| Box::new(it) as Box<dyn Stream>),
+        ManagerAddress::Port { address, dialer } => dialer.connect_manager(address).await,
+    };
+    let stream = connected.map_err(|error| unreachable(target, error))?;
     let mut stream = Some(TokioIo::new(stream));
     let connector = tower::service_fn(move |_| {
         let stream = stream.take().ok_or_else(|| io::Error::other("the connection is closed"));
@@ -166,7 +190,7 @@ pub(super) async fn connect(socket: &Path) -> Result<Channel, Status> {
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     let channel = endpoint.connect_with_connector(connector).await;
-    channel.map_err(|error| unreachable(socket, io::Error::other(error)))
+    channel.map_err(|error| unreachable(target, io::Error::other(error)))
 }
 
 fn unavailable(text: String, source: io::Error) -> Status {
@@ -175,18 +199,32 @@ fn unavailable(text: String, source: io::Error) -> Status {
     status
 }
 
-fn unreachable(socket: &Path, error: io::Error) -> Status {
-    unavailable(format!("failed to connect to {}: {error}", socket.display()), error)
+fn unreachable(target: &ManagerAddress, error: io::Error) -> Status {
+    unavailable(format!("failed to connect to {target}: {error}"), error)
 }
 
-fn silent(socket: &Path) -> Status {
-    let text = format!("{} does not answer: there may be no quorum", socket.display());
+fn silent(target: &ManagerAddress) -> Status {
+    let text = format!("{target} does not answer: there may be no quorum");
     unavailable(text, io::ErrorKind::TimedOut.into())
 }
 
-fn lost(socket: &Path, status: Status) -> Status {
-    let text = format!("the connection to {} broke before the answer came", socket.display());
+fn lost(target: &ManagerAddress, status: Status) -> Status {
+    let text = format!("the connection to {target} broke before the answer came");
     unavailable(text, io::Error::other(status))
+}
+
+/// Returns whether the other end is not a manager of the cluster whose CAs the context trusts, or does not take the user's
+/// certificate for one of its cluster.
+pub(super) fn is_foreign(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if ["signed by this cluster's CA", "UnknownCA", "DecryptError"].iter().any(|it| text.contains(it)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Returns whether no daemon can answer later, because its socket does not exist or is not accessible to this user.

@@ -16,7 +16,11 @@ const LONG: Duration = Duration::from_secs(30);
 
 fn client(sockets: &[&Path], bound: Duration, patience: Duration) -> Client {
     let limits = Limits { change: bound, read: bound, patience, pause: Duration::from_millis(1) };
-    Client { sockets: sockets.iter().map(|path| path.to_path_buf()).collect(), limits }
+    Client {
+        targets: sockets.iter().map(|path| ManagerAddress::Socket(path.to_path_buf())).collect(),
+        limits,
+        context: None,
+    }
 }
 
 async fn create(client: &Client) -> Result<String, (u8, String)> {

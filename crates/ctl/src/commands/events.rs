@@ -27,6 +27,9 @@ pub(crate) struct Events {
     /// Stop after this version, or with `now` after the events that there are
     #[arg(long, value_name = "VERSION|now")]
     until: Option<Until>,
+    /// Print only events of this type: service, task, node, …; or audit: who has changed what
+    #[arg(long = "type", value_name = "TYPE")]
+    types: Vec<String>,
     /// Print only events where KEY is VALUE; may be repeated: one value of each key has to match
     #[arg(short, long = "filter", value_name = "KEY=VALUE", value_parser = parse::filter)]
     filters: Vec<(String, String)>,
@@ -67,9 +70,10 @@ pub(crate) async fn run(it: Events, client: &Client) -> anyhow::Result<()> {
 /// Calls `print` for each event, until the last one.
 async fn follow(it: &Events, client: &Client, mut print: impl FnMut(&Event)) -> anyhow::Result<()> {
     let filter = |(key, value): &(String, String)| Filter { key: key.clone(), value: value.clone() };
+    let of_type = |it: &String| Filter { key: "type".into(), value: it.clone() };
     let first = WatchEventsRequest {
         stale: it.stale,
-        filters: it.filters.iter().map(filter).collect(),
+        filters: it.filters.iter().map(filter).chain(it.types.iter().map(of_type)).collect(),
         since: it.since.map(Into::into),
         until: match it.until {
             Some(Until::Cursor(cursor)) => Some(cursor.into()),

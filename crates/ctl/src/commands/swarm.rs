@@ -2,6 +2,7 @@
 
 mod ca;
 mod recovery;
+mod user;
 
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use flota_api::clock::Clock;
 use flota_api::proto::control::{ClusterInfo, Empty, RotateJoinTokenRequest, UpdateClusterRequest};
 use flota_api::proto::node::{InitRequest, JoinRequest, LeaveRequest};
 use flota_api::proto::types::Role;
+use flota_api::reason::Reason;
 use flota_api::version::Timestamp;
 
 use crate::client::{Client, failure, request_id};
-use crate::error::Usage;
+use crate::error::{Refused, Usage};
 use crate::parse;
 use crate::printer::line;
 
@@ -104,6 +106,9 @@ pub(crate) enum Swarm {
         #[command(flatten)]
         defaults: Defaults,
     },
+    /// Manage users: who may use the cluster from outside, with a certificate
+    #[command(subcommand)]
+    User(user::User),
     /// Join a cluster
     Join {
         /// Token that `ctl swarm join-token` prints on a manager
@@ -144,6 +149,7 @@ pub(crate) enum Swarm {
 pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
     match verb {
         Swarm::Ca(args) => ca::run(client, &args).await,
+        Swarm::User(verb) => user::run(client, verb).await,
         Swarm::Init {
             force_new_cluster: true, dry_run, advertise_addr, default_addr_pool, given_ca, defaults, ..
         } => {
@@ -244,6 +250,10 @@ async fn join_token(client: &Client, role: JoinAs, cluster: ClusterInfo, quiet: 
         JoinAs::Worker => ("worker", cluster.worker_token, cluster.worker_token_expires_at),
         JoinAs::Manager => ("manager", cluster.manager_token, cluster.manager_token_expires_at),
     };
+    if token.is_empty() {
+        let text = "only an admin sees the join tokens";
+        return Err(Refused { reason: Reason::Denied, text: text.into() }.into());
+    }
     let expires_at = expires_at.map(Timestamp);
     if let Some(at) = expires_at.filter(|at| *at <= Clock::system().now()) {
         bail!(
@@ -254,7 +264,7 @@ async fn join_token(client: &Client, role: JoinAs, cluster: ClusterInfo, quiet: 
         line(&token);
         return Ok(());
     }
-    let address = client.any_node().await?.1.address;
+    let address = client.manager_address().await?;
     line(&format!("To add a {name}, run there:\n\n    ctl swarm join --token {token} {address}"));
     if let Some(at) = expires_at {
         line(&format!("\nThe token is valid until {at}."));

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::certificate::{MANAGER_NAME, NODE_NAME};
-use crate::{Dialer, Identity, KeyPair, RootCa};
+use crate::{Dialer, Identity, KeyPair, RootCa, UserIdentity};
 
 const LIFE: Duration = Duration::from_secs(3_600);
 
@@ -43,6 +43,15 @@ impl Cluster {
 
     fn dialer(&self, node: &str, role: Role) -> Dialer {
         Dialer::new(credentials(self.identity(node, role)))
+    }
+
+    fn user(&self, name: &str) -> Dialer {
+        let (key, now) = (KeyPair::generate().expect("made"), SystemTime::now());
+        let request = key.signing_request().expect("made");
+        let signed = self.ca.sign_user(&request, name, &self.id, now, now + LIFE).expect("signed");
+        let trusted = vec![self.ca.certificate().to_vec()];
+        let user = UserIdentity::new(signed, key.to_der(), Vec::new(), trusted).expect("a user's");
+        Dialer::for_user(&user).expect("they belong together")
     }
 
     fn stranger(&self) -> Dialer {
@@ -431,4 +440,27 @@ async fn nodes_accept_each_other_in_whatever_order_they_change_the_ca_and_the_fo
         assert_eq!(joins.is_ok(), at < 3, "stage {at}");
         listener.end();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_known_by_name_and_key_and_never_gets_to_raft_and_loses_what_is_open() {
+    let (cluster, sources) = (Cluster::new(), Sources::default());
+    let manager = credentials(cluster.identity("m", Role::Manager));
+    let mut listener = Listener::start_counting(manager, sources.clone()).await;
+    // A name that is also the id of a manager makes nobody a node.
+    let dialer = cluster.user("m");
+    let client = dialer.connect(&listener.address, MANAGER_NAME).await.expect("welcome");
+    let mut stream = listener.others.recv().await.expect("it arrives").expect("it is whole");
+    let Peer::User { name, key, .. } = stream.peer.clone() else { panic!("{:?}", stream.peer) };
+    assert_eq!((name.as_str(), key.len()), ("m", 64));
+    if let Ok(stream) = dialer.connect(&listener.address, RAFT_NAME).await {
+        assert!(!is_answered(stream).await);
+    }
+    assert!(listener.raft.try_recv().is_err());
+    sources.end_user(&key);
+    assert_eq!(stream.read_u8().await.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionAborted));
+    drop(client);
+    let other = Cluster::new().user("m");
+    assert!(other.connect(&listener.address, MANAGER_NAME).await.is_err(), "it trusts another CA");
+    listener.end();
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use flota_api::model::{Cluster, Rebalance, Role};
+use flota_api::model::{Cluster, Rebalance, Role, UserRole};
 use flota_identity::{JoinToken, new_secret};
 use flota_raft_store::{Tables, WriteTx};
 
@@ -18,9 +18,9 @@ pub(crate) struct ClusterInfo {
     /// The cluster as the store holds it.
     pub(crate) cluster: Cluster,
     /// Token with which workers join.
-    pub(crate) worker_token: JoinToken,
+    pub(crate) worker_token: Option<JoinToken>,
     /// Token with which managers join.
-    pub(crate) manager_token: JoinToken,
+    pub(crate) manager_token: Option<JoinToken>,
 }
 
 /// The defaults of the cluster; those that are `None` stay as they are.
@@ -97,8 +97,8 @@ impl ClusterDefaults {
 fn info(view: &Tables) -> Result<ClusterInfo, ControlError> {
     let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?;
     Ok(ClusterInfo {
-        worker_token: JoinToken::of(cluster, Role::Worker),
-        manager_token: JoinToken::of(cluster, Role::Manager),
+        worker_token: Some(JoinToken::of(cluster, Role::Worker)),
+        manager_token: Some(JoinToken::of(cluster, Role::Manager)),
         cluster: cluster.as_ref().clone(),
     })
 }
@@ -107,7 +107,11 @@ impl<M: Member> Control<M> {
     /// Returns the current cluster.
     pub(crate) async fn get_cluster(&self) -> Result<ClusterInfo, ControlError> {
         let view = self.proven_view().await?;
-        info(&view)
+        let info = info(&view)?;
+        // Who has a token can bring a node of their own into the cluster.
+        let is_told = self.caller.is(UserRole::Admin);
+        let token = |it: Option<JoinToken>| it.filter(|_| is_told);
+        Ok(ClusterInfo { worker_token: token(info.worker_token), manager_token: token(info.manager_token), ..info })
     }
 
     /// Changes the defaults that are given.

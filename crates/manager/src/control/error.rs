@@ -3,7 +3,7 @@
 
 use flota_api::Malformed;
 use flota_api::event::EventCursor;
-use flota_api::model::NodeState;
+use flota_api::model::{NodeState, UserRole};
 use flota_api::object::Kind;
 use flota_api::reason::Candidate;
 use flota_raft_store::ProposeError;
@@ -205,6 +205,20 @@ pub(crate) enum ControlError {
     /// This manager sends as many streams of events as it may.
     #[error("too many streams of events are open at this manager")]
     TooManyStreams,
+    /// A user has as many streams open as one may.
+    #[error("user `{user}` has {most} streams of this kind open at this manager, and that is the most")]
+    TooManyOfUser {
+        /// The name of the user.
+        user: String,
+        /// The bound.
+        most: usize,
+    },
+    /// The change would also be one of objects that the user does not see.
+    #[error("this would also change what is outside of your prefixes; ask an admin")]
+    OutsideOfPrefixes,
+    /// The user's role does not allow it.
+    #[error("this needs the role {0}")]
+    RoleNeeded(UserRole),
     /// The certificate of the reader of a stream was revoked.
     #[error("the node that reads has left the cluster")]
     Revoked,

@@ -5,6 +5,7 @@
 //! has read them gets an error; nothing is left out silently, and nothing gathers for it.
 
 mod filter;
+mod sight;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::event::{ClusterEvent, EventCursor};
 use flota_api::id::NodeId;
-use flota_raft_store::{HistoryReader, Store};
+use flota_api::model::Audit;
+use flota_raft_store::{HistoryReader, Store, Tables, audit_event};
 
 use super::error::ControlError;
 use super::filter::Filter;
 use super::progress::Watch;
 use super::{Age, Control, Freshness, Member};
+use crate::caller::Caller;
 use filter::EventFilter;
 
 /// Largest number of streams that one manager sends at once.
@@ -102,15 +105,26 @@ impl<M: Member> Control<M> {
             Until::Now => now,
             Until::Cursor(cursor) => cursor,
         });
+        // The records of changes are in the store, which keeps more of them than the history does.
+        let (backlog, since) = match filter.is_for_audit() {
+            true => (audited(&view, since), now.max(since)),
+            false => (Vec::new(), since),
+        };
         let mut reader = self.store.events_after(since);
         // Reads nothing, but fails if the first events are gone.
         reader.read(0).map_err(|gone| ControlError::EventsGone { since, oldest: gone.oldest })?;
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let stream =
-            EventStream { store: self.store.clone(), to, reader, filter, until, sender, bound, _permit: permit };
+        let (store, caller) = (self.store.clone(), self.caller.clone());
+        let stream = EventStream { store, to, caller, backlog, reader, filter, until, sender, bound, _permit: permit };
         tokio::spawn(stream.run(age));
         Ok(receiver)
     }
+}
+
+/// Returns the records of changes after this place that the store has, as the events with which they came.
+fn audited(view: &Tables, since: EventCursor) -> Vec<Arc<ClusterEvent>> {
+    let events = view.all::<Audit>().map(|audit| audit_event(audit));
+    events.filter(|event| event.cursor > since).map(Arc::new).collect()
 }
 
 /// What a stream does not outlive.
@@ -143,6 +157,10 @@ struct EventStream {
     store: Store,
     /// The node that reads; `None` for a user of this machine.
     to: Option<NodeId>,
+    /// Whoever reads, and what they see.
+    caller: Caller,
+    /// Events that come before those of the reader.
+    backlog: Vec<Arc<ClusterEvent>>,
     reader: HistoryReader,
     filter: EventFilter,
     until: Option<EventCursor>,
@@ -162,6 +180,16 @@ impl EventStream {
     /// Sends pages until the last one is sent or the receiver is dropped.
     async fn send_all(&mut self, age: Age) -> Result<(), ControlError> {
         let (mut age, mut skipped) = (Some(age), 0);
+        let backlog = std::mem::take(&mut self.backlog);
+        let backlog: Vec<_> = backlog.iter().filter_map(|event| self.wanted(event)).collect();
+        for events in backlog.chunks(BATCH) {
+            let through = events.last().map_or_else(|| self.reader.cursor(), |last| last.cursor);
+            let page =
+                EventPage { age: age.take(), events: events.to_vec(), through, until: self.until, is_last: false };
+            if !self.send(page).await? {
+                return Ok(());
+            }
+        }
         let (mut told, mut told_at) = (self.reader.cursor(), Instant::now());
         loop {
             self.may_go_on()?;
@@ -169,10 +197,7 @@ impl EventStream {
             let read = self.reader.read(BATCH);
             let batch = read.map_err(|gone| ControlError::ReaderTooSlow { reached, oldest: gone.oldest })?;
             let looked_at = batch.events.len();
-            let is_wanted = |event: &Arc<ClusterEvent>| {
-                self.until.is_none_or(|until| event.cursor <= until) && self.filter.passes(event)
-            };
-            let events: Vec<_> = batch.events.into_iter().filter(is_wanted).collect();
+            let events: Vec<_> = batch.events.iter().filter_map(|event| self.wanted(event)).collect();
             let is_last = self.until.is_some_and(|until| batch.through >= until);
             // Nothing after `until` was sent.
             let through = self.until.map_or(batch.through, |until| batch.through.min(until)).max(reached);
@@ -190,6 +215,12 @@ impl EventStream {
                 return Ok(());
             }
         }
+    }
+
+    /// Returns the event as the reader sees it, if it is one to send.
+    fn wanted(&self, event: &Arc<ClusterEvent>) -> Option<Arc<ClusterEvent>> {
+        let seen = sight::seen(&self.caller, event)?;
+        (self.until.is_none_or(|until| seen.cursor <= until) && self.filter.passes(&seen)).then_some(seen)
     }
 
     /// # Errors

@@ -347,6 +347,7 @@ impl<M: Member> Control<M> {
         if !found.is_empty() {
             return Err(ControlError::Invalid(found));
         }
+        self.check_network_spec(&spec)?;
         let name = spec.name.clone();
         let network = Network { id: self.random.draw(NetworkId::random), spec: Arc::new(spec), ..Network::default() };
         let created = self.write_once(request_id, |view| {
@@ -362,6 +363,7 @@ impl<M: Member> Control<M> {
 
     /// Removes a network that nothing uses.
     pub(crate) async fn remove_network(&self, request_id: Option<&str>, reference: &str) -> Result<(), ControlError> {
+        let reference = &self.own::<Network>(reference).await?;
         let removed = self.write_once(request_id, |view| {
             let network = Arc::clone(resolve::<Network>(&view, reference)?);
             let name = network.spec.name.clone();

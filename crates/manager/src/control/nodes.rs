@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flota_api::id::NodeId;
-use flota_api::model::{Node, NodeSpec, NodeState, Role, RoleChange};
+use flota_api::model::{Node, NodeDescription, NodeSpec, NodeState, Role, RoleChange};
 use flota_api::object::Kind;
 use flota_api::version::Version;
 use flota_raft_store::{View, WriteTx, raft};
@@ -41,7 +41,9 @@ const FIELDS: &[Field<NodeSummary>] = &[
 impl<M: Member> Control<M> {
     fn node_summary(&self, view: &View, members: &[raft::Member], node: &Arc<Node>) -> NodeSummary {
         let leader = node.raft_id.is_some() && node.raft_id == self.member.leader();
-        NodeSummary { node: Arc::clone(node), leader, role_change: promotion::role_change(view, node, members) }
+        let role_change = promotion::role_change(view, node, members);
+        let node = if self.caller.sees_nodes() { Arc::clone(node) } else { Arc::new(outline(node)) };
+        NodeSummary { node, leader, role_change }
     }
 
     /// Returns the node that `reference` identifies.
@@ -130,10 +132,18 @@ impl<M: Member> Control<M> {
             departure::check(&view, &quorum, node).map_err(refused)?;
             let mut tx = WriteTx::new(view.clone(), None);
             departure::depart(&mut tx, &view, node, self.clock.wall().now(), self.clock.now());
-            Ok((tx.finish(), ()))
+            Ok((self.signed(&view, tx.finish()), ()))
         });
         departed.await
     }
+}
+
+/// Returns what everyone sees of a node: its name, its role and its state.
+fn outline(node: &Node) -> Node {
+    let Node { id, meta, role, state, state_reason, state_since, .. } = node.clone();
+    let description = NodeDescription { hostname: node.description.hostname.clone(), ..NodeDescription::default() };
+    let spec = NodeSpec { availability: node.spec.availability, ..NodeSpec::default() };
+    Node { id, meta, role, state, state_reason, state_since, description, spec, ..Node::default() }
 }
 
 /// Refuses to remove a node that the manager `own_raft_id` can't remove.

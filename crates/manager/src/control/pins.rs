@@ -159,7 +159,7 @@ impl<M: Member> Control<M> {
         if when == ResolveImage::Never || is_done {
             return Ok(pins);
         }
-        let view = self.proven_view().await?;
+        let view = self.proven_whole_view().await?;
         let wishes = specs.iter().flat_map(|spec| {
             let before = view.service_by_name(&spec.name).map(AsRef::as_ref);
             let all = std::iter::once(Wish::own(spec, before)).chain(Wish::mounted(spec, before));

@@ -133,7 +133,10 @@ impl<M: Member> Control<M> {
         let view = self.proven_view().await?;
         let id = match resolve::<Service>(&view, reference) {
             Ok(service) => service.id.clone(),
-            Err(ControlError::NotFound { .. }) if is_id(reference) => reference.into(),
+            // A removed service. Whoever is limited has seen it as long as its tasks were there.
+            Err(ControlError::NotFound { .. }) if is_id(reference) && self.may_have_removed(&reference.into()) => {
+                reference.into()
+            }
             Err(error) => return Err(error),
         };
         let watched = id.clone();
@@ -160,6 +163,13 @@ impl<M: Member> Control<M> {
             (now, is_last)
         };
         Ok(self.watch(progress, concerns))
+    }
+
+    /// Whether a service that the caller does not see may be one that was removed, and not one that belongs to others.
+    fn may_have_removed(&self, id: &ServiceId) -> bool {
+        let view = self.store.view();
+        let is_seen = |task: &Arc<Task>| view.spec_of(task).is_some_and(|spec| self.caller.sees(&spec.name));
+        !self.caller.is_limited() || view.service(id).is_none() && view.tasks_of_service(id).all(is_seen)
     }
 
     /// Reports the progress of the image until enough nodes hold it. With a digest, it waits until the name refers to

@@ -116,6 +116,7 @@ impl<M: Member> Control<M> {
         resolve_image: ResolveImage,
     ) -> Result<Warned<Arc<Service>>, ControlError> {
         validate::check(&spec)?;
+        self.check_spec(&spec).await?;
         // A service of this name that is there now may be gone when this one is made.
         let resolve_image =
             if resolve_image == ResolveImage::Never { ResolveImage::Never } else { ResolveImage::Always };
@@ -156,6 +157,8 @@ impl<M: Member> Control<M> {
         sets_replicas: bool,
     ) -> Result<Warned<Arc<Service>>, ControlError> {
         validate::check(spec)?;
+        let reference = &self.own::<Service>(reference).await?;
+        self.check_spec(spec).await?;
         let pins = self.pins(request_id, std::slice::from_ref(spec), resolve_image).await?;
         let written = self.write_once(request_id, |view| {
             let service: &Arc<Service> = resolve(&view, reference)?;
@@ -281,6 +284,7 @@ impl<M: Member> Control<M> {
         reference: &str,
         change: impl Fn(&Service, &Tables) -> Result<Service, ControlError>,
     ) -> Result<Arc<Service>, ControlError> {
+        let reference = &self.own::<Service>(reference).await?;
         let written = self.write_once(request_id, |view| {
             let service: &Arc<Service> = resolve(&view, reference)?;
             let (new, id) = (change(service, &view)?, service.id.clone());
@@ -321,6 +325,7 @@ impl<M: Member> Control<M> {
 
     /// Removes the service; its tasks are stopped and then removed.
     pub(crate) async fn remove_service(&self, request_id: Option<&str>, reference: &str) -> Result<(), ControlError> {
+        let reference = &self.own::<Service>(reference).await?;
         let removed = self.write_once(request_id, |view| {
             let id = resolve::<Service>(&view, reference)?.id.clone();
             let mut tx = WriteTx::new(view, request_id);

@@ -138,6 +138,7 @@ impl<M: Member> Control<M> {
     ) -> Result<Warned<StackSummary>, ControlError> {
         check(spec)?;
         values.iter().try_for_each(|it| values::check(&it.spec, &it.bytes))?;
+        self.check_stack(spec, values).await?;
         let pins = self.pins(request_id, &spec.services, resolve_image).await?;
         let new_id = self.random.draw(StackId::random);
         let deployed = self.write_once(request_id, |view| {
@@ -266,6 +267,7 @@ impl<M: Member> Control<M> {
         reference: &str,
         with_volumes: bool,
     ) -> Result<(), ControlError> {
+        let reference = &self.own::<Stack>(reference).await?;
         let removed = self.write_once(request_id, |view| {
             let stack = resolve::<Stack>(&view, reference)?;
             let id = stack.id.clone();

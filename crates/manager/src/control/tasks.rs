@@ -211,6 +211,7 @@ impl<M: Member> Control<M> {
         reference: &str,
         shrink: bool,
     ) -> Result<(), ControlError> {
+        let reference = &self.own::<Task>(reference).await?;
         let removed = self.write_once(request_id, |view| {
             let task: &Arc<Task> = resolve(&view, reference)?;
             let mut tx = WriteTx::new(view.clone(), request_id);

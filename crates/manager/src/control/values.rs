@@ -8,7 +8,7 @@ use flota_api::clock::Random;
 use flota_api::id::{StackId, ValueDataId, ValueId};
 use flota_api::model::{
     AnyValue, ConfigMarker, PinnedValue, SecretMarker, Service, ServiceSpec, StackSpec, StackValue, StoredConfig,
-    StoredSecret, StoredValue, VALUE_BOUND, ValueBytes, ValueData, ValueKind, ValueSpec, ValueVersion,
+    StoredSecret, StoredValue, UserRole, VALUE_BOUND, ValueBytes, ValueData, ValueKind, ValueSpec, ValueVersion,
 };
 use flota_api::object::Kind;
 use flota_api::template;
@@ -328,8 +328,16 @@ pub(super) fn check(spec: &ValueSpec, bytes: &ValueBytes) -> Result<(), ControlE
 }
 
 impl<M: Member> Control<M> {
+    fn may_see_values(&self, kind: ValueKind) -> Result<(), ControlError> {
+        match kind {
+            ValueKind::Secret => self.needs(UserRole::Operator),
+            ValueKind::Config => Ok(()),
+        }
+    }
+
     /// Returns the secret or config that `reference` identifies; a config with the bytes of its newest version.
     pub(crate) async fn get_value(&self, kind: ValueKind, reference: &str) -> Result<ValueSummary, ControlError> {
+        self.may_see_values(kind)?;
         let view = self.proven_view().await?;
         let value = find(&view, kind, reference)?;
         let data = value.newest().filter(|_| kind == ValueKind::Config).map(|it| it.data.clone());
@@ -344,6 +352,7 @@ impl<M: Member> Control<M> {
         freshness: Freshness,
         filters: &[Filter],
     ) -> Result<Listing<ValueSummary>, ControlError> {
+        self.may_see_values(kind)?;
         let (view, age) = self.view(freshness).await?;
         let mut users = values::users(&view);
         let rows = all(&view, kind).into_iter().map(|value| summary(value, &mut users));
@@ -359,6 +368,7 @@ impl<M: Member> Control<M> {
         bytes: ValueBytes,
     ) -> Result<ValueSummary, ControlError> {
         check(&spec, &bytes)?;
+        self.check_name("name", &spec.name)?;
         let name = spec.name.clone();
         let bare = AnyValue { id: self.random.draw(ValueId::random), spec, ..AnyValue::default() };
         let (value, data) = bare.with_version(self.random.draw(ValueDataId::random), bytes);
@@ -393,6 +403,7 @@ impl<M: Member> Control<M> {
         no_roll: bool,
     ) -> Result<(ValueSummary, Vec<String>), ControlError> {
         let new_id = self.random.draw(ValueDataId::random);
+        let reference = &self.own_value(kind, reference).await?;
         let written = self.write_once(request_id, |view| {
             let value = find(&view, kind, reference)?;
             if let Some(fault) = fault_of_bytes(&value.spec, &bytes) {
@@ -411,7 +422,7 @@ impl<M: Member> Control<M> {
             Ok((tx.finish(), (id, names)))
         });
         let (id, names) = written.await?.map_or((None, Vec::new()), |(id, names)| (Some(id), names));
-        let reference = id.as_ref().map_or(reference, |id| id.as_str());
+        let reference = id.as_ref().map_or(reference.as_str(), |id| id.as_str());
         let removed = || ControlError::RemovedMeanwhile { kind: kind.into(), reference: reference.to_owned() };
         let found = |view: &View| {
             let value = find(view, kind, reference).map_err(|_| removed())?;
@@ -427,6 +438,7 @@ impl<M: Member> Control<M> {
         kind: ValueKind,
         reference: &str,
     ) -> Result<(), ControlError> {
+        let reference = &self.own_value(kind, reference).await?;
         let removed = self.write_once(request_id, |view| {
             let value = find(&view, kind, reference)?;
             if let Some(users) = values::users(&view).remove(&value.id) {

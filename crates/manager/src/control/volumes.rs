@@ -236,6 +236,7 @@ impl<M: Member> Control<M> {
         spec: VolumeSpec,
     ) -> Result<Arc<Volume>, ControlError> {
         check(&spec)?;
+        self.check_name("name", &spec.name)?;
         let name = spec.name.clone();
         let volume = Volume { id: self.random.draw(VolumeId::random), spec, ..Volume::default() };
         let created = self.write_once(request_id, |view| {
@@ -254,6 +255,7 @@ impl<M: Member> Control<M> {
 
     /// Removes a volume that no service uses. The nodes that have its data drop it.
     pub(crate) async fn remove_volume(&self, request_id: Option<&str>, reference: &str) -> Result<(), ControlError> {
+        let reference = &self.own::<Volume>(reference).await?;
         let removed = self.write_once(request_id, |view| {
             let volume = Arc::clone(find(&view, reference)?);
             if let Some(users) = users(&view).remove(&volume.spec.name) {

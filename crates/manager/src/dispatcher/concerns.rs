@@ -110,7 +110,9 @@ fn concern(events: &[Event], view: &Tables) -> Concern {
                 | Object::Volume(_)
                 | Object::StoredSecret(_)
                 | Object::StoredConfig(_)
-                | Object::ValueData(_) => {}
+                | Object::ValueData(_)
+                | Object::User(_)
+                | Object::Audit(_) => {}
             },
             Event::Reset => concern = Concern::All,
             Event::Committed(_) => {}

@@ -1,6 +1,8 @@
 //! Applies committed entries. This is the only place where the tables of the store change: on every manager in the same
 //! order with the same result. It reads neither a clock nor a random source; times and ids are in the entry.
 
+mod audit;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +72,9 @@ impl Tables {
         if let Err(conflict) = next.try_apply(stamp, &tx.expectations, tx.actions, events) {
             events.truncate(before);
             return Err(conflict);
+        }
+        if let Some(origin) = tx.origin {
+            next.record(stamp, origin, before, events);
         }
         if let Some(request) = tx.request_id.map(Key::from) {
             next.digest.add_answer(&request, stamp.index, tx.is_refusal);

@@ -13,6 +13,7 @@ use flota_api::event::{ClusterEvent, EventCursor};
 use flota_api::version::Version;
 use tokio::sync::watch;
 
+pub use describe::audit_event;
 pub(super) use describe::describe;
 
 /// Largest number of events that are kept: several times as many as an entry can bring changes.

@@ -2,6 +2,7 @@
 //! when the original does. Only `apply`, `snapshot` and the overlays of planners put objects in.
 
 mod dependencies;
+mod limited;
 mod networks;
 
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use super::indices::{Indices, Load};
 use super::table::{Held, Key, Table};
 use crate::digest::{Digest, ObjectDigest};
 use flota_api::id::{Id, NodeId, ServiceId, TaskId, VolumeId};
-use flota_api::model::{Cluster, INGRESS, Image, Network, Node, Registry, Service, ServiceSpec, Stack, Task, Volume};
+use flota_api::model::{
+    Cluster, INGRESS, Image, Network, Node, Registry, Service, ServiceSpec, Stack, Task, User, Volume,
+};
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Timestamp, Version};
 
@@ -74,6 +77,7 @@ impl Tables {
         Registry: registry, registries, registry_by_host;
         Network: network, networks, network_by_name;
         Volume: volume, volumes, volume_by_name;
+        User: user, users, user_by_name;
     }
 
     fn table(&self, kind: Kind) -> &Table {
@@ -395,7 +399,9 @@ impl Tables {
             | Object::Registry(_)
             | Object::StoredSecret(_)
             | Object::StoredConfig(_)
-            | Object::ValueData(_) => {}
+            | Object::ValueData(_)
+            | Object::User(_)
+            | Object::Audit(_) => {}
             Object::Network(_) => self.indices.networks.network(inside(old), inside(new)),
             Object::Volume(_) => self.indices.removed_volume(inside(old), inside(new)),
         }

@@ -2,8 +2,8 @@
 
 use flota_api::id::Id;
 use flota_api::model::{
-    Cluster, Image, Network, Node, Registry, Service, ServiceSpec, Stack, StackSpec, StoredConfig, StoredSecret, Task,
-    ValueData, Volume,
+    Audit, Cluster, Image, Network, Node, Registry, Service, ServiceSpec, Stack, StackSpec, StoredConfig, StoredSecret,
+    Task, User, ValueData, Volume,
 };
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::Timestamp;
@@ -32,6 +32,8 @@ fn sample(kind: Kind, id: &str) -> Object {
         Kind::Network => Network { id: id.into(), ..Network::default() }.into_object(),
         Kind::StoredSecret => StoredSecret { id: id.into(), ..StoredSecret::default() }.into_object(),
         Kind::StoredConfig => StoredConfig { id: id.into(), ..StoredConfig::default() }.into_object(),
+        Kind::User => User { id: id.into(), name: "ada".into(), ..User::default() }.into_object(),
+        Kind::Audit => Audit { id: id.into(), actor: "ada".into(), ..Audit::default() }.into_object(),
         Kind::ValueData => {
             ValueData { id: id.into(), bytes: vec![1, 255].into(), ..ValueData::default() }.into_object()
         }

@@ -44,6 +44,8 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
             ValueData { id: "z".into(), of: "x".into(), bytes: vec![1, 255].into(), ..ValueData::default() }
                 .into_object()
         }
+        Kind::User => User { id: "u".into(), name: "ada".into(), ..User::default() }.into_object(),
+        Kind::Audit => Audit { id: "a".into(), actor: "ada".into(), more: 2, ..Audit::default() }.into_object(),
         Kind::Volume => {
             let spec = VolumeSpec { name: "db".into(), labels: [("a".into(), "b".into())].into(), per_slot: true };
             let places = vec![VolumePlace { slot: Some(2), node_id: "n".into() }];

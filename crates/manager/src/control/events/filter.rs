@@ -12,7 +12,7 @@ use super::super::filter::Filter;
 const FILTERS_BOUND: usize = 100;
 
 /// The keys besides the kinds of objects.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "type",
     "event",
     "id",
@@ -25,6 +25,8 @@ const KEYS: [&str; 12] = [
     "role",
     "availability",
     "update",
+    "actor",
+    "request",
 ];
 
 /// Selects events.
@@ -49,8 +51,18 @@ impl EventFilter {
         Ok(Self(wanted))
     }
 
-    /// Returns whether the event has one of the values of each key.
+    /// Whether only records of changes pass.
+    pub(super) fn is_for_audit(&self) -> bool {
+        self.0.get("type").is_some_and(|types| types.iter().all(|it| it == Kind::Audit.as_str()))
+    }
+
+    /// Returns whether the event has one of the values of each key. A record of changes passes only if the filter asks for
+    /// its type, because each change is an event by itself.
     pub(super) fn passes(&self, event: &ClusterEvent) -> bool {
+        let asks = |types: &Vec<String>| types.iter().any(|it| it == Kind::Audit.as_str());
+        if event.kind == Kind::Audit && !self.0.get("type").is_some_and(asks) {
+            return false;
+        }
         self.0.iter().all(|(key, values)| values.iter().any(|value| has(event, key, value)))
     }
 }
@@ -171,6 +183,17 @@ mod tests {
             let passed: Vec<_> = events().into_iter().filter(|event| filter.passes(event)).map(|it| it.name).collect();
             assert_eq!(passed.join(" "), expected, "{filters:?}");
         }
+    }
+
+    #[test]
+    fn a_record_of_changes_passes_only_if_its_type_is_asked_for() {
+        let record = event(Kind::Audit, EventAction::Create, "CreateService", &[("actor", "ada")]);
+        let passes = |filters: &[(&str, &str)]| filter(filters).expect("it is legal").passes(&record);
+        assert!(!passes(&[]) && !passes(&[("actor", "ada")]) && !passes(&[("type", "task")]));
+        assert!(passes(&[("type", "audit")]) && passes(&[("type", "task"), ("type", "audit"), ("actor", "ada")]));
+        assert!(!passes(&[("type", "audit"), ("actor", "bob")]));
+        let alone = |filters: &[(&str, &str)]| filter(filters).expect("it is legal").is_for_audit();
+        assert!(alone(&[("type", "audit")]) && !alone(&[("type", "task"), ("type", "audit")]) && !alone(&[]));
     }
 
     #[test]

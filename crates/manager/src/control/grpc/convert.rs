@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use flota_api::Malformed;
 use flota_api::model::{
-    NetworkSpec, Node, NodeSpec, Platform, Role, Service, ServiceSpec, StackSpec, StackValue, ValueKind, ValueSpec,
-    VolumeSpec,
+    NetworkSpec, Node, NodeSpec, Platform, Role, Service, ServiceSpec, StackSpec, StackValue, UserRole, ValueKind,
+    ValueSpec, VolumeSpec,
 };
 use flota_api::proto::{control as pc, specs as ps, types as pt};
 use flota_api::version::Version;
@@ -26,6 +26,7 @@ use super::super::registries::RegistrySummary;
 use super::super::services::ServiceSummary;
 use super::super::stacks::{self, StackSummary};
 use super::super::tasks::TaskSummary;
+use super::super::users::UserGrant;
 use super::super::validate;
 use super::super::values::ValueSummary;
 use super::super::volumes::VolumeSummary;
@@ -40,12 +41,6 @@ pub(super) fn filters(filters: Vec<pc::Filter>) -> Vec<Filter> {
     filters.into_iter().map(|it| Filter { key: it.key, value: it.value }).collect()
 }
 
-/// Returns the key under which a request is carried out once: its id, which is empty on the wire if the user gave none, and
-/// the method. A user who gives an id to two methods means two requests.
-pub(super) fn request_key(method: &str, request_id: &str) -> Option<String> {
-    Some(request_id).filter(|id| !id.is_empty()).map(|id| format!("{method} {id}"))
-}
-
 /// Returns the expected version; 0 on the wire means any version.
 pub(super) fn version(version: u64) -> Option<Version> {
     Some(version).filter(|version| *version != 0)
@@ -54,6 +49,10 @@ pub(super) fn version(version: u64) -> Option<Version> {
 pub(super) fn role(number: i32) -> Result<Role, ControlError> {
     let role = pt::Role::try_from(number).map_err(|_| ControlError::invalid("role", "it is unknown"))?;
     Ok(role.into())
+}
+
+pub(super) fn user_role(number: i32) -> Result<UserRole, ControlError> {
+    Ok(UserRole::from_wire(number)?)
 }
 
 /// Returns the platforms of an image in their usual spelling.
@@ -130,8 +129,8 @@ impl From<ClusterInfo> for pc::ClusterInfo {
     fn from(info: ClusterInfo) -> Self {
         Self {
             id: info.cluster.id.to_string(),
-            worker_token: info.worker_token.to_string(),
-            manager_token: info.manager_token.to_string(),
+            worker_token: info.worker_token.map_or_else(String::new, |it| it.to_string()),
+            manager_token: info.manager_token.map_or_else(String::new, |it| it.to_string()),
             epoch: info.cluster.epoch,
             meta: Some((&info.cluster.meta).into()),
             rebalance: info.cluster.rebalance.map(Into::into),
@@ -276,6 +275,20 @@ impl From<ValueSummary> for pc::ValueRow {
             value: Some((&row.value).into()),
             services: row.services.into_iter().collect(),
             bytes: row.bytes.map(|it| it.0.to_vec().into()),
+        }
+    }
+}
+
+impl From<UserGrant> for pc::UserGrant {
+    fn from(it: UserGrant) -> Self {
+        let all = |list: Vec<Vec<u8>>| list.into_iter().map(Into::into).collect();
+        Self {
+            user: Some(it.user.as_ref().into()),
+            certificate_der: it.certificate.into(),
+            ca_der: all(it.trusted),
+            chain_der: all(it.intermediates),
+            managers: it.managers,
+            cluster_id: it.cluster_id.to_string(),
         }
     }
 }

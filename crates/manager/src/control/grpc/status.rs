@@ -40,7 +40,11 @@ fn row(error: &ControlError) -> (Code, Reason) {
         ControlError::EventsGone { .. } => (Code::OutOfRange, Reason::EventsGone),
         ControlError::ReaderTooSlow { .. } => (Code::DataLoss, Reason::ReaderTooSlow),
         ControlError::TooManyStreams => (Code::Unavailable, Reason::Busy),
-        ControlError::Revoked => (Code::PermissionDenied, Reason::Denied),
+        // No other manager would answer differently, so no other is asked.
+        ControlError::TooManyOfUser { .. } => (Code::ResourceExhausted, Reason::Busy),
+        ControlError::Revoked | ControlError::OutsideOfPrefixes | ControlError::RoleNeeded(_) => {
+            (Code::PermissionDenied, Reason::Denied)
+        }
         ControlError::ManagerStopped => (Code::Unavailable, Reason::NotAManager),
         ControlError::NoClusterYet => (Code::Unavailable, Reason::NoClusterYet),
         ControlError::LeadershipMoved => (Code::Unavailable, Reason::LeadershipMoved),

@@ -5,7 +5,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use flota_api::model::UserFrame;
+use flota_api::model::{UserFrame, UserRole};
 use flota_api::proto::streams::Frame;
 use flota_api::proto::streams::frame::Frame as Content;
 use flota_raft_store::raft::RaftNode;
@@ -21,6 +21,7 @@ pub(super) async fn serve(
 ) -> Result<impl Stream<Item = Result<Frame, Status>>, Status> {
     let frames = match user.message().await?.and_then(|frame| frame.frame) {
         Some(Content::Exec(mut request)) => {
+            control.needs(UserRole::Operator)?;
             let task = std::mem::take(&mut request.task);
             control.exec(&task, request.into(), user_frames(user)).await?
         }
@@ -33,6 +34,7 @@ pub(super) async fn serve(
             control.logs(&source, range).await?
         }
         Some(Content::Forward(request)) => {
+            control.needs(UserRole::Operator)?;
             let port = request.port.try_into().map_err(ControlError::from)?;
             control.forward(&request.task, port, request.turn, user_frames(user)).await?
         }

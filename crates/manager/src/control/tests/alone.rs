@@ -8,6 +8,7 @@ use flota_api::version::Timestamp;
 use flota_raft_store::{LocalProposer, Proposer, WriteTx};
 
 use super::super::*;
+use crate::caller::Who;
 use crate::dispatcher::Sessions;
 use crate::resolver::tests::FakeRegistry;
 
@@ -92,7 +93,8 @@ impl Control<Alone> {
         let (random, resolver) = (Random::seeded(1), Resolver::new(registry));
         let streams = StreamBroker::new(Sessions::default(), random.clone());
         let (programmed, event_streams) = (Programmed::default(), events::permits());
-        Self { store, member, clock, random, resolver, programmed, streams, leading, event_streams }
+        let (places, caller) = (OpenStreams::default(), Caller { who: Who::Root("m1".into()), method: "Test".into() });
+        Self { store, member, clock, random, resolver, programmed, streams, leading, event_streams, places, caller }
     }
 
     pub(in crate::control) async fn put(&self, object: impl StoreObject) {

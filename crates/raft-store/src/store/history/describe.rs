@@ -2,9 +2,11 @@
 
 use flota_api::event::{ClusterEvent, EventAction, EventAttribute, EventCursor};
 use flota_api::id::StackId;
-use flota_api::model::{Health, HealthState, Image, Network, Node, Service, StoredValue, Task, Volume};
+use flota_api::model::{
+    Audit, AuditedObject, Health, HealthState, Image, Network, Node, Service, StoredValue, Task, User, Volume,
+};
 use flota_api::naming::task_name;
-use flota_api::object::Object;
+use flota_api::object::{Object, StoreObject};
 use flota_api::state::TaskState;
 use flota_api::text::printable_within;
 use flota_api::version::{Timestamp, Version};
@@ -48,6 +50,22 @@ pub(in crate::store) fn describe(
         }
     }
     events
+}
+
+/// Returns the event with which the record of a change came.
+pub fn audit_event(audit: &Audit) -> ClusterEvent {
+    let none = Tables::default();
+    let object = audit.clone().into_object();
+    let describer = Describer { tables: [&none, &none] };
+    ClusterEvent {
+        cursor: EventCursor { version: audit.meta.version, number: audit.number },
+        at: audit.meta.updated_at,
+        kind: object.kind(),
+        id: object.id(),
+        name: describer.name(&object),
+        action: EventAction::Create,
+        attributes: describer.facts(&object),
+    }
 }
 
 /// Returns the words for an update, in the order in which that happened. There are several if reports were gathered.
@@ -114,6 +132,7 @@ impl Describer<'_> {
             Object::Task(task) => task_name(&self.service(task), task.slot),
             // A removed volume keeps its name for people.
             Object::Volume(volume) => volume.spec.name.clone(),
+            Object::Audit(audit) => audit.request.clone(),
             _ => object.names().first().map(ToString::to_string).unwrap_or_default(),
         };
         let name = printable_within(&name, VALUE_BOUND);
@@ -130,6 +149,8 @@ impl Describer<'_> {
             Object::Volume(volume) => self.volume(volume),
             Object::StoredSecret(value) => self.value(value),
             Object::StoredConfig(value) => self.value(value),
+            Object::User(user) => user_facts(user),
+            Object::Audit(audit) => audit_facts(audit),
             Object::Cluster(_) | Object::Stack(_) | Object::Registry(_) | Object::ValueData(_) => Vec::new(),
         };
         let attribute = |(key, value): (&'static str, Option<String>)| {
@@ -223,6 +244,26 @@ fn node_facts(node: &Node) -> Vec<(&'static str, Option<String>)> {
         ("reason", node.state_reason.map(|reason| reason.to_string())),
         ("availability", Some(node.spec.availability.to_string())),
         ("address", Some(node.address.clone())),
+    ]
+}
+
+fn user_facts(user: &User) -> Vec<(&'static str, Option<String>)> {
+    let prefixes = user.prefixes.join(" ");
+    let by = user.created_by.clone();
+    vec![("role", Some(user.role.to_string())), ("prefixes", Some(prefixes)), ("createdBy", Some(by))]
+}
+
+fn audit_facts(audit: &Audit) -> Vec<(&'static str, Option<String>)> {
+    let object = |it: &AuditedObject| {
+        let name = if it.name.is_empty() { &it.id } else { &it.name };
+        format!("{} {} {name}", it.change, it.kind)
+    };
+    let more = Some(audit.more).filter(|more| *more > 0).map(|more| format!("{more} more"));
+    let objects: Vec<_> = audit.objects.iter().map(object).chain(more).collect();
+    vec![
+        ("actor", Some(audit.actor.clone())),
+        ("request", Some(audit.request.clone())),
+        ("objects", Some(objects.join(", "))),
     ]
 }
 

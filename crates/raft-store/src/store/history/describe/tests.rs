@@ -177,12 +177,32 @@ fn every_kind_of_object_has_a_name_and_no_environment() {
         StoredSecret { id: "p1".into(), ..StoredSecret::default() }.into_object(),
         StoredConfig { id: "q1".into(), ..StoredConfig::default() }.into_object(),
         ValueData { id: "d1".into(), bytes: b"hidden".to_vec().into(), ..ValueData::default() }.into_object(),
+        User { id: "u1".into(), name: "ada".into(), ..User::default() }.into_object(),
+        Audit { id: "x1".into(), request: "CreateService".into(), ..Audit::default() }.into_object(),
     ];
     assert_eq!(objects.len(), Kind::ALL.len());
     let changes: Vec<_> = objects.into_iter().map(Event::Created).collect();
     let seen = lines(&changes, &tables(Vec::new()));
     let names: Vec<_> = seen.iter().map(|line| line.split(' ').nth(3).unwrap_or_default()).collect();
-    assert_eq!(names, ["cluster", "w1", "web", "web.2", "i1", "k1", "example.org", "w1", "v1", "p1", "q1", "d1"]);
+    assert_eq!(
+        names,
+        [
+            "cluster",
+            "w1",
+            "web",
+            "web.2",
+            "i1",
+            "k1",
+            "example.org",
+            "w1",
+            "v1",
+            "p1",
+            "q1",
+            "d1",
+            "ada",
+            "CreateService"
+        ]
+    );
     assert!(!seen.concat().contains("hidden"), "{seen:?}");
 }
 

@@ -1,0 +1,330 @@
+//! What holds for users who are limited to prefixes of names, and how much a user may have open at once.
+//!
+//! Reads show them a part of the store ([`Control::seen`]), so that everything else does not exist for them. A write is
+//! planned over the whole store. Therefore its reference is resolved in what the user sees first ([`Control::own`]), the
+//! names that it brings are checked ([`Control::check_name`], [`Control::check_spec`]), and in the end the transaction is
+//! looked at ([`Control::check_limits`]), so that a path that was forgotten here still changes nothing of others.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use flota_api::id::UserId;
+use flota_api::model::{INGRESS, NetworkDriver, NetworkSpec, ServiceSpec, StackSpec, StackValue, UserRole, ValueKind};
+use flota_api::object::{Kind, Object};
+use flota_raft_store::{Action, Tables, Transaction};
+
+use super::error::{ControlError, Violation};
+use super::reference::{Referable, resolve};
+use super::{Control, Member};
+
+/// Largest number of streams of events and progress that one user has at a manager.
+const WATCHES_BOUND: usize = 16;
+/// Largest number of streams to tasks (exec, logs, forwarded connections) that one user has at a manager.
+const STREAMS_BOUND: usize = 64;
+
+/// What is counted for each user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Held {
+    /// A stream of events or progress.
+    Watch,
+    /// A stream to tasks.
+    Stream,
+}
+
+impl Held {
+    fn bound(self) -> usize {
+        match self {
+            Self::Watch => WATCHES_BOUND,
+            Self::Stream => STREAMS_BOUND,
+        }
+    }
+}
+
+/// The number of streams that each user has open. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OpenStreams(Arc<Mutex<HashMap<(UserId, Held), usize>>>);
+
+/// The place of one stream; dropping it frees the place.
+#[derive(Debug)]
+pub(crate) struct OpenStream {
+    places: OpenStreams,
+    of: (UserId, Held),
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        let mut open = self.places.0.lock().expect("no holder panics");
+        if let Some(count) = open.get_mut(&self.of) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.of);
+            }
+        }
+    }
+}
+
+impl OpenStreams {
+    fn take(&self, of: (UserId, Held)) -> Option<OpenStream> {
+        let mut open = self.0.lock().expect("no holder panics");
+        let count = open.entry(of.clone()).or_default();
+        if *count >= of.1.bound() {
+            return None;
+        }
+        *count += 1;
+        drop(open);
+        Some(OpenStream { places: self.clone(), of })
+    }
+}
+
+/// Whether a name is one that the caller sees, for an object of the store.
+enum Standing {
+    /// The object belongs to the caller.
+    Own,
+    /// It has no name of its own, or changing it is part of changes to others.
+    Shared,
+    /// It belongs to somebody else.
+    Foreign,
+}
+
+impl<M: Member> Control<M> {
+    /// Takes a place for a stream, which the stream holds as long as it is open. Only users are counted.
+    pub(crate) fn place(&self, held: Held) -> Result<Option<OpenStream>, ControlError> {
+        let Some(user) = self.caller.user() else { return Ok(None) };
+        let too_many = || ControlError::TooManyOfUser { user: user.name.clone(), most: held.bound() };
+        self.places.take((user.id.clone(), held)).map(Some).ok_or_else(too_many)
+    }
+
+    /// Refuses a caller with a lower role.
+    pub(crate) fn needs(&self, role: UserRole) -> Result<(), ControlError> {
+        if self.caller.is(role) { Ok(()) } else { Err(ControlError::RoleNeeded(role)) }
+    }
+
+    /// Returns a reference to the object that `reference` identifies among those that the caller sees.
+    ///
+    /// # Errors
+    /// The caller does not see it. The error is that for one that does not exist.
+    pub(super) async fn own<T: Referable>(&self, reference: &str) -> Result<String, ControlError> {
+        if !self.caller.is_limited() {
+            return Ok(reference.to_owned());
+        }
+        let whole = self.proven_whole_view().await?;
+        self.own_in::<T>(&whole, &self.seen(Arc::clone(&whole)), reference)
+    }
+
+    /// As [`Self::own`], for a secret or config.
+    pub(super) async fn own_value(&self, kind: ValueKind, reference: &str) -> Result<String, ControlError> {
+        match kind {
+            ValueKind::Secret => self.own::<flota_api::model::StoredSecret>(reference).await,
+            ValueKind::Config => self.own::<flota_api::model::StoredConfig>(reference).await,
+        }
+    }
+
+    fn own_in<T: Referable>(&self, whole: &Tables, seen: &Tables, reference: &str) -> Result<String, ControlError> {
+        match resolve::<T>(seen, reference) {
+            Ok(object) => Ok(object.id().to_string()),
+            // One that is nowhere may have been removed by an earlier try of this request.
+            Err(ControlError::NotFound { .. })
+                if matches!(resolve::<T>(whole, reference), Err(ControlError::NotFound { .. })) =>
+            {
+                Ok(reference.to_owned())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Checks the name of what the caller creates.
+    pub(super) fn check_name(&self, field: &str, name: &str) -> Result<(), ControlError> {
+        if self.caller.sees(name) { Ok(()) } else { Err(ControlError::Invalid(vec![self.outside(field, name)])) }
+    }
+
+    fn outside(&self, field: &str, name: &str) -> Violation {
+        let why = format!("`{name}` begins with none of your prefixes: {}", self.caller.prefixes());
+        Violation { field: field.into(), why }
+    }
+
+    /// Checks what a network needs of nodes.
+    pub(super) fn check_network_spec(&self, spec: &NetworkSpec) -> Result<(), ControlError> {
+        self.check_name("name", &spec.name)?;
+        let is_own = matches!(spec.driver, NetworkDriver::Overlay | NetworkDriver::Bridge);
+        if self.caller.is_limited() && !is_own {
+            return Err(ControlError::invalid("driver", "a user who is limited to prefixes has overlay and bridge"));
+        }
+        Ok(())
+    }
+
+    /// Checks that the caller sees everything that a spec names, and that it asks for nothing by which tasks reach what
+    /// belongs to others or to their node.
+    pub(super) async fn check_spec(&self, spec: &ServiceSpec) -> Result<(), ControlError> {
+        if !self.caller.is_limited() {
+            return Ok(());
+        }
+        let whole = self.proven_whole_view().await?;
+        let seen = self.seen(Arc::clone(&whole));
+        for it in &spec.networks {
+            self.own_in::<flota_api::model::Network>(&whole, &seen, it.network.as_str())?;
+        }
+        let mut found = Vec::new();
+        let values = spec.values().map(|(kind, it)| (format!("{kind}s"), it.source.as_str()));
+        let volumes = spec.volumes().map(|name| ("mounts".to_owned(), name));
+        let depends = spec.depends_on.iter().map(|it| ("depends_on".to_owned(), it.service.as_str()));
+        let near = spec.affinity.iter().map(|name| ("affinity".to_owned(), name.as_str()));
+        let far = spec.anti_affinity.iter().map(|name| ("anti_affinity".to_owned(), name.as_str()));
+        let own = [("name".to_owned(), spec.name.as_str())];
+        for (field, name) in own.into_iter().chain(values).chain(volumes).chain(depends).chain(near).chain(far) {
+            if !self.caller.sees(name) {
+                found.push(self.outside(&field, name));
+            }
+        }
+        found.extend(powers(spec));
+        if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
+    }
+
+    /// Checks everything that a stack file names, as [`Self::check_spec`] does for a service.
+    pub(super) async fn check_stack(&self, spec: &StackSpec, values: &[StackValue]) -> Result<(), ControlError> {
+        if !self.caller.is_limited() {
+            return Ok(());
+        }
+        self.check_name("name", &spec.name)?;
+        spec.networks.iter().try_for_each(|it| self.check_network_spec(it))?;
+        spec.volumes.iter().try_for_each(|it| self.check_name("volumes", &it.name))?;
+        values.iter().try_for_each(|it| self.check_name("values", &it.spec.name))?;
+        for service in &spec.services {
+            self.check_spec(service).await?;
+        }
+        Ok(())
+    }
+
+    /// Checks that a transaction changes only what belongs to the caller, who may be limited.
+    pub(super) fn check_limits(&self, view: &Tables, transaction: &Transaction) -> Result<(), ControlError> {
+        if !self.caller.is_limited() {
+            return Ok(());
+        }
+        let standing = |action: &Action| match action {
+            Action::Create(object) | Action::Update(object) => self.standing(view, object),
+            Action::Remove(kind, id) => view.object(*kind, *id).map_or(Standing::Own, |it| self.standing(view, it)),
+            Action::Status(..) => Standing::Foreign,
+        };
+        let is_removal = |action: &Action| matches!(action, Action::Remove(kind, _) if *kind != Kind::ValueData);
+        let may = |action: &Action| match standing(action) {
+            Standing::Own => true,
+            Standing::Shared => !is_removal(action),
+            Standing::Foreign => false,
+        };
+        if transaction.actions.iter().all(may) { Ok(()) } else { Err(ControlError::OutsideOfPrefixes) }
+    }
+
+    fn standing(&self, view: &Tables, object: &Object) -> Standing {
+        let of = |name: &str| if self.caller.sees(name) { Standing::Own } else { Standing::Foreign };
+        match object {
+            Object::Service(it) => of(&it.spec.name),
+            Object::Task(it) => view.spec_of(it).map_or(Standing::Foreign, |spec| of(&spec.name)),
+            Object::Stack(it) => of(&it.spec.name),
+            // Services that publish ports change it, so that two of them do not get the same port.
+            Object::Network(it) if it.spec.name == INGRESS => Standing::Shared,
+            Object::Network(it) => of(&it.spec.name),
+            Object::Volume(it) => of(&it.spec.name),
+            Object::StoredSecret(it) => of(&it.spec.name),
+            Object::StoredConfig(it) => of(&it.spec.name),
+            // The secret or config of the bytes, and the service of the image, are in the same transaction.
+            Object::ValueData(_) | Object::Image(_) => Standing::Shared,
+            Object::Cluster(_) | Object::Node(_) | Object::Registry(_) | Object::User(_) | Object::Audit(_) => {
+                Standing::Foreign
+            }
+        }
+    }
+
+    /// Returns an error as the caller may read it: without the names of what it does not see.
+    pub(super) fn shown(&self, error: ControlError) -> ControlError {
+        if !self.caller.is_limited() {
+            return error;
+        }
+        let shown = |users: Vec<String>| {
+            let count = users.len();
+            let mut seen: Vec<_> = users.into_iter().filter(|name| self.caller.sees(name)).collect();
+            if seen.len() < count {
+                seen.push("services of others".into());
+            }
+            seen
+        };
+        match error {
+            ControlError::NetworkInUse { network, users } => {
+                ControlError::NetworkInUse { network, users: shown(users) }
+            }
+            ControlError::VolumeInUse { volume, users } => ControlError::VolumeInUse { volume, users: shown(users) },
+            ControlError::ValueInUse { kind, name, users } => {
+                ControlError::ValueInUse { kind, name, users: shown(users) }
+            }
+            ControlError::Invalid(found) => {
+                let published = |it: Violation| match it.why.split_once(" is published by service `") {
+                    Some((port, name)) if !self.caller.sees(name.trim_end_matches('`')) => {
+                        Violation { why: format!("{port} is published by a service of others"), ..it }
+                    }
+                    _ => it,
+                };
+                ControlError::Invalid(found.into_iter().map(published).collect())
+            }
+            other => other,
+        }
+    }
+}
+
+/// Returns what a spec asks for by which its tasks reach more than their own container, or take what others have.
+fn powers(spec: &ServiceSpec) -> impl Iterator<Item = Violation> {
+    let binds = spec.mounts.iter().any(|mount| mount.bind_source().is_some());
+    let rows = [
+        ("privileged", spec.privileged),
+        ("cap_add", !spec.cap_add.is_empty()),
+        ("devices", !spec.devices.is_empty() || !spec.cdi_devices.is_empty()),
+        ("mounts", binds),
+        ("priority", spec.priority > 0),
+        ("oom_score_adj", spec.oom_score_adj.is_some_and(|it| it < 0)),
+    ];
+    let why = "a user who is limited to prefixes may not ask for it: no privileges, capabilities, devices, bind mounts, or \
+               precedence over others";
+    rows.into_iter()
+        .filter(|(_, asked)| *asked)
+        .map(move |(field, _)| Violation { field: field.into(), why: why.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flota_api::model::{Mount, MountSource, Propagation};
+
+    #[test]
+    fn a_user_has_so_many_streams_and_another_user_as_many() {
+        let places = OpenStreams::default();
+        let take = |id: &str, held| places.take((id.into(), held));
+        let mut held: Vec<_> = (0..WATCHES_BOUND).map(|_| take("a", Held::Watch).expect("there is room")).collect();
+        assert!(take("a", Held::Watch).is_none());
+        assert!(take("b", Held::Watch).is_some() && take("a", Held::Stream).is_some());
+        held.pop();
+        assert!(take("a", Held::Watch).is_some());
+        drop(held);
+        assert!(
+            places.0.lock().expect("no holder panics").is_empty(),
+            "nothing is kept of those that have nothing open"
+        );
+    }
+
+    #[test]
+    fn what_gives_power_over_a_node_or_over_others_is_named() {
+        let bind = MountSource::Bind { source: "/".into(), propagation: Propagation::Rprivate, non_recursive: false };
+        let spec = ServiceSpec {
+            privileged: true,
+            cap_add: vec!["SYS_ADMIN".into()],
+            devices: vec![flota_api::model::DeviceMapping {
+                source: "/dev/kvm".into(),
+                target: "/dev/kvm".into(),
+                permissions: "rwm".into(),
+            }],
+            mounts: vec![Mount { target: "/host".into(), read_only: true, source: bind }],
+            priority: 1,
+            oom_score_adj: Some(-1),
+            ..ServiceSpec::default()
+        };
+        let fields: Vec<_> = powers(&spec).map(|it| it.field).collect();
+        assert_eq!(fields, ["privileged", "cap_add", "devices", "mounts", "priority", "oom_score_adj"]);
+        assert_eq!(powers(&ServiceSpec::default()).count(), 0);
+    }
+}
