@@ -106,7 +106,7 @@ fn local_node(channel: Channel) -> LocalNodeClient<Channel> {
 }
 
 impl Client {
-    /// Creates a client of the managers behind `hosts`, which are sockets, or of the one on this machine if `hosts` is empty.
+    /// Creates a client of the managers behind `hosts`, which are sockets unless it is an error, or of the one on this machine if `hosts` is empty.
     pub(crate) fn new(hosts: &[String]) -> anyhow::Result<Self> {
         let hosts = hosts.iter().filter(|host| !host.is_empty());
         let targets = hosts.map(|host| target(host, None)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -120,6 +120,12 @@ impl Client {
     pub(crate) fn with_context(hosts: &[String], asked: Option<&str>) -> anyhow::Result<Self> {
         let needs_none = !hosts.is_empty() && hosts.iter().all(|host| host.is_empty() || host.starts_with("unix://"));
         if needs_none && hosts.iter().any(|host| !host.is_empty()) {
+            if let Some(name) = asked.filter(|name| *name != crate::context::DEFAULT) {
+                let hosts = hosts.join(",");
+                let why =
+                    format!("context {name} is asked for, and the host {hosts}: give --host or FLOTA_HOST= to choose");
+                anyhow::bail!(Usage(why));
+            }
             return Self::new(hosts);
         }
         let found = match Contexts::of_user() {

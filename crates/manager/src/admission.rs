@@ -84,7 +84,7 @@ impl<S> Admission<S> {
     }
 
     fn user(&self, view: &Tables, name: &str, key: &str) -> Result<Who, Refused> {
-        known(view, name, key, self.replica.clock.wall().now()).map(Who::User)
+        known(view, name, key, self.replica.clock.wall().now()).map(|user| Who::User(user, key.to_owned()))
     }
 
     fn log(&self, refused: &Refused, path: &str) {
@@ -113,7 +113,7 @@ enum Refused {
     Role { name: String, role: &'static str, needed: &'static str },
     #[error("user `{0}` is limited to names that begin with {1}, and this concerns the whole cluster")]
     Limited(String, String),
-    #[error("a worker asks for nothing here")]
+    #[error("a worker makes no requests of this kind")]
     Worker,
     #[error("no user may do this: use the local socket of a manager")]
     Local,
@@ -201,7 +201,7 @@ mod tests {
 
     fn judge(view: &Tables, name: &str, key: &str, method: &str) -> Result<String, Refused> {
         let user = known(view, name, key, NOW)?;
-        may(Who::User(user), &format!("/flota.control.Control/{method}")).map(|caller| caller.actor())
+        may(Who::User(user, key.to_owned()), &format!("/flota.control.Control/{method}")).map(|caller| caller.actor())
     }
 
     #[test]

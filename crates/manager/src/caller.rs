@@ -15,8 +15,8 @@ pub(crate) enum Who {
     Root(String),
     /// A node.
     Node(NodeId),
-    /// A user.
-    User(Arc<User>),
+    /// A user, and the key of the certificate that it has shown.
+    User(Arc<User>, String),
     /// Nobody who is known: it may do nothing.
     Nobody,
 }
@@ -40,7 +40,7 @@ impl Caller {
         match &self.who {
             Who::Root(hostname) => format!("root@{hostname}"),
             Who::Node(id) => format!("node {id}"),
-            Who::User(user) => user.name.clone(),
+            Who::User(user, _) => user.name.clone(),
             Who::Nobody => "nobody".to_owned(),
         }
     }
@@ -48,7 +48,15 @@ impl Caller {
     /// Returns the user, if the caller is one.
     pub(crate) fn user(&self) -> Option<&Arc<User>> {
         match &self.who {
-            Who::User(user) => Some(user),
+            Who::User(user, _) => Some(user),
+            Who::Root(_) | Who::Node(_) | Who::Nobody => None,
+        }
+    }
+
+    /// Returns the key of the certificate that the caller has shown, if it is a user.
+    pub(crate) fn key(&self) -> Option<&str> {
+        match &self.who {
+            Who::User(_, key) => Some(key),
             Who::Root(_) | Who::Node(_) | Who::Nobody => None,
         }
     }
@@ -57,7 +65,7 @@ impl Caller {
     pub(crate) fn is(&self, role: UserRole) -> bool {
         match &self.who {
             Who::Root(_) | Who::Node(_) => true,
-            Who::User(user) => user.role >= role,
+            Who::User(user, _) => user.role >= role,
             Who::Nobody => false,
         }
     }
@@ -66,7 +74,7 @@ impl Caller {
     pub(crate) fn is_limited(&self) -> bool {
         match &self.who {
             Who::Root(_) | Who::Node(_) => false,
-            Who::User(user) => !user.prefixes.is_empty(),
+            Who::User(user, _) => !user.prefixes.is_empty(),
             Who::Nobody => true,
         }
     }
@@ -80,7 +88,9 @@ impl Caller {
     pub(crate) fn sees(&self, name: &str) -> bool {
         match &self.who {
             Who::Root(_) | Who::Node(_) => true,
-            Who::User(user) => user.prefixes.is_empty() || user.prefixes.iter().any(|it| name.starts_with(it.as_str())),
+            Who::User(user, _) => {
+                user.prefixes.is_empty() || user.prefixes.iter().any(|it| name.starts_with(it.as_str()))
+            }
             Who::Nobody => false,
         }
     }
@@ -91,12 +101,12 @@ impl Caller {
     }
 
     /// Returns the key under which a request of this method is carried out once: its id, which is empty on the wire if the
-    /// caller gave none, and the method. Who gives an id to two methods means two requests. The requests of users have keys
+    /// caller gave none, and the method, so that an id which is used for two methods stands for two requests. The requests of users have keys
     /// that no other caller's have, so nobody gets the answer to another's request.
     pub(crate) fn request_key(&self, method: &str, request_id: &str) -> Option<String> {
         let id = Some(request_id).filter(|id| !id.is_empty())?;
         Some(match &self.who {
-            Who::User(user) => format!("user {} {method} {id}", user.id),
+            Who::User(user, _) => format!("user {} {method} {id}", user.id),
             Who::Root(_) | Who::Node(_) | Who::Nobody => format!("{method} {id}"),
         })
     }
@@ -119,7 +129,7 @@ mod tests {
     fn user(role: UserRole, prefixes: &[&str]) -> Caller {
         let prefixes = prefixes.iter().map(ToString::to_string).collect();
         let user = User { id: "u1".into(), name: "ada".into(), role, prefixes, ..User::default() };
-        Caller { who: Who::User(Arc::new(user)), method: "CreateService".into() }
+        Caller { who: Who::User(Arc::new(user), "k1".into()), method: "CreateService".into() }
     }
 
     #[test]
@@ -153,7 +163,7 @@ mod tests {
         let of = |caller: &Caller| caller.request_key("create_service", "7");
         let (ada, root) = (user(UserRole::Admin, &[]), Caller { who: Who::Root("m1".into()), method: String::new() });
         let other = User { id: "u2".into(), ..ada.user().expect("a user").as_ref().clone() };
-        let again = Caller { who: Who::User(Arc::new(other)), method: String::new() };
+        let again = Caller { who: Who::User(Arc::new(other), "k1".into()), method: String::new() };
         assert_eq!(of(&root).as_deref(), Some("create_service 7"), "as older builds have it");
         let keys = [of(&ada), of(&root), of(&again)];
         assert!(keys[0] != keys[1] && keys[0] != keys[2] && keys[1] != keys[2], "{keys:?}");

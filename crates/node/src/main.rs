@@ -6,6 +6,7 @@
 //! checks who may call what.
 
 mod backups;
+mod calls;
 mod cluster;
 mod config;
 mod daemon;

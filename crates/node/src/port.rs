@@ -11,14 +11,17 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use flota_api::clock::Clock;
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::id::NodeId;
 use flota_api::proto::raft::raft_transport_server::RaftTransportServer;
+use flota_api::version::Timestamp;
 use flota_identity::{CONNECTION_WINDOW, Credentials, STREAM_WINDOW, Sources};
 use flota_manager::Manager;
 use flota_raft_store::{Store, Tables};
 use flota_worker::Worker;
 
+use crate::calls::Calls;
 use crate::rpc::Authorize;
 
 /// Interval and timeout of HTTP/2 keepalive: a peer that does not answer is dropped after twice this time.
@@ -32,6 +35,8 @@ const BIND_PAUSE: Duration = Duration::from_millis(5);
 /// How long a node that has lost rights keeps its connections. Each of its calls is refused from the first moment; within this
 /// time it gets the answer to its request to leave, and learns of the change in its session.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long nothing is looked at if nothing changes and no certificate expires.
+const LONG: Duration = Duration::from_secs(3_600);
 
 /// Listens at the node's port.
 ///
@@ -72,14 +77,16 @@ pub(crate) fn serve(
     if let Some(manager) = manager {
         tokio::spawn(end_connections(manager.store().clone(), sources.clone(), shutdown.clone()));
     }
-    let known = manager.cloned();
+    let (known, calls) = (manager.cloned(), Calls::default());
     let mut server = tonic::transport::Server::builder()
         .max_concurrent_streams(Some(STREAMS))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .layer(tower::layer::layer_fn(move |inner| Authorize::port(inner, known.clone(), sources.clone())));
+        .layer(tower::layer::layer_fn(move |inner| {
+            Authorize::port(inner, known.clone(), sources.clone(), calls.clone())
+        }));
     let mut router = server.clone().add_service(worker.image_server());
     if let Some(manager) = manager {
         router = router
@@ -115,17 +122,21 @@ pub(crate) fn serve(
 struct Standing {
     managers: BTreeSet<NodeId>,
     removed: BTreeSet<NodeId>,
-    /// The keys of the certificates of users.
+    /// The keys of the certificates of users that have not expired.
     users: BTreeSet<String>,
+    /// When the next one of these expires.
+    next_expiry: Option<Timestamp>,
 }
 
 impl Standing {
-    fn of(view: &Tables) -> Self {
+    fn of(view: &Tables, now: Timestamp) -> Self {
+        let users = || view.users().flat_map(|user| &user.certificates).filter(|it| it.expires_at > now);
         let removed = view.cluster().into_iter().flat_map(|cluster| &cluster.revoked);
         Self {
             managers: view.managers().map(|node| node.id.clone()).collect(),
             removed: removed.map(|it| it.node_id.clone()).collect(),
-            users: view.users().flat_map(|user| &user.certificates).map(|it| it.key.clone()).collect(),
+            users: users().map(|it| it.key.clone()).collect(),
+            next_expiry: users().map(|it| it.expires_at).min(),
         }
     }
 
@@ -141,14 +152,17 @@ impl Standing {
     }
 }
 
-/// Ends the connections of each node that is demoted or removed, a moment after that, until `shutdown` is cancelled.
+/// Ends the connections of each node that is demoted or removed, a moment after that, and those of users that are removed or
+/// whose certificate has expired, until `shutdown` is cancelled.
 async fn end_connections(store: Store, sources: Sources, shutdown: CancellationToken) {
-    let mut known = Standing::of(&store.view());
+    let clock = Clock::system();
+    let mut known = Standing::of(&store.view(), clock.now());
     loop {
         let (view, mut watch) = store.view_and_watch();
-        let now = Standing::of(&view);
+        let at = clock.now();
+        let now = Standing::of(&view, at);
         drop(view);
-        // A user has nothing to learn before the end.
+        // Nothing is sent to a user before the end.
         known.lost_users(&now).for_each(|key| sources.end_user(key));
         let lost = known.lost(&now);
         if !lost.is_empty() {
@@ -159,8 +173,10 @@ async fn end_connections(store: Store, sources: Sources, shutdown: CancellationT
             });
         }
         known = now;
+        let expiry = known.next_expiry.map_or(LONG, |next| at.until(next).min(LONG));
         tokio::select! {
             () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(expiry) => {}
             // A reader that lags looks again as well.
             _ = watch.next() => {}
         }
@@ -172,7 +188,6 @@ mod tests {
     use super::*;
     use flota_api::model::{Cluster, Node, NodeCertificate, Revoked, Role, User};
     use flota_api::object::StoreObject;
-    use flota_api::version::Timestamp;
 
     #[test]
     fn who_is_demoted_or_removed_loses_its_connections_and_nobody_else() {
@@ -183,7 +198,7 @@ mod tests {
             for (id, role) in nodes {
                 view.put(Node { id: (*id).into(), role: *role, ..Node::default() }.into_object());
             }
-            Standing::of(&view)
+            Standing::of(&view, Timestamp(5))
         };
         let (worker, manager) = (Role::Worker, Role::Manager);
         let before = standing(&[("a", manager), ("b", manager), ("w", worker), ("x", worker)], &["old"]);
@@ -197,21 +212,26 @@ mod tests {
 
     #[test]
     fn a_user_that_was_removed_or_has_another_certificate_loses_its_connections() {
-        let standing = |users: &[(&str, &[&str])]| {
+        let at = |now: u64, users: &[(&str, &[&str])]| {
             let mut view = Tables::default();
             for (name, keys) in users {
-                let certificate = |key: &&str| NodeCertificate { key: (*key).into(), ..NodeCertificate::default() };
+                let certificate = |key: &&str| NodeCertificate { key: (*key).into(), expires_at: Timestamp(9) };
                 let certificates = keys.iter().map(certificate).collect();
                 view.put(
                     User { id: (*name).into(), name: (*name).into(), certificates, ..User::default() }.into_object(),
                 );
             }
-            Standing::of(&view)
+            Standing::of(&view, Timestamp(now))
         };
+        let standing = |users: &[(&str, &[&str])]| at(5, users);
         let before = standing(&[("ada", &["a"]), ("bob", &["b"])]);
         let lost = |now: Standing| before.lost_users(&now).cloned().collect::<Vec<_>>();
         assert_eq!(lost(standing(&[("ada", &["a"])])), ["b"]);
         assert_eq!(lost(standing(&[("ada", &["a", "new"]), ("bob", &["b2"])])), ["b"]);
         assert!(lost(standing(&[("ada", &["a"]), ("bob", &["b", "c"]), ("eve", &["e"])])).is_empty());
+        assert_eq!(before.next_expiry, Some(Timestamp(9)));
+        let expired = at(9, &[("ada", &["a"]), ("bob", &["b"])]);
+        assert_eq!(expired.next_expiry, None);
+        assert_eq!(lost(expired), ["a", "b"], "their certificates have expired");
     }
 }

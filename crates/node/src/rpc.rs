@@ -22,6 +22,8 @@ use flota_api::reason::Reason;
 use flota_identity::{Peer, Sources, may_call};
 use flota_manager::Manager;
 
+use crate::calls::Calls;
+
 type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 /// The method with which a machine joins.
@@ -42,6 +44,8 @@ pub(crate) struct Authorize<S> {
     bars: Bars,
     /// Counts the calls of peers without a certificate.
     sources: Sources,
+    /// Counts the calls of users.
+    calls: Calls,
 }
 
 impl<S> fmt::Debug for Authorize<S> {
@@ -54,18 +58,18 @@ impl<S> Authorize<S> {
     /// For the local socket, whose callers are all this machine's root.
     pub(crate) fn local(inner: S) -> Self {
         let (rightful, bars): (Rightful, Bars) = (Arc::new(|peer, _| Some(peer.clone())), Arc::new(|_| None));
-        Self { inner, peer: Some(Peer::Local), rightful, bars, sources: Sources::default() }
+        Self { inner, peer: Some(Peer::Local), rightful, bars, sources: Sources::default(), calls: Calls::default() }
     }
 
     /// For the node's port. A worker's port has no `manager`: it serves only images, and demands a grant for each.
-    pub(crate) fn port(inner: S, manager: Option<Manager>, sources: Sources) -> Self {
+    pub(crate) fn port(inner: S, manager: Option<Manager>, sources: Sources, calls: Calls) -> Self {
         let known = manager.clone();
         let bars = move |id: &NodeId| known.as_ref()?.bars(id);
         let rightful = move |peer: &Peer, path: &str| match &manager {
             Some(manager) => manager.rightful(peer, path),
             None => Some(peer.clone()),
         };
-        Self { inner, peer: None, rightful: Arc::new(rightful), bars: Arc::new(bars), sources }
+        Self { inner, peer: None, rightful: Arc::new(rightful), bars: Arc::new(bars), sources, calls }
     }
 
     /// Returns the answer to a caller who may not make this call; `None` if it may. It then appears to the service with the
@@ -161,6 +165,13 @@ where
             tracing::debug!(%address, "too many wrong join tokens of this address");
             let text = "too many wrong join tokens came from this address; try again in a minute";
             Reason::Busy.attach(Status::unavailable(text))
+        } else if let Some(Peer::User { name, .. }) = request.extensions().get::<Peer>() {
+            if let Some(place) = self.calls.take(name) {
+                let answer = self.inner.call(request);
+                return Box::pin(async move { Ok(place.hold(answer.await?)) });
+            }
+            let text = format!("user `{name}` has too many requests open at this manager");
+            Reason::Busy.attach(Status::resource_exhausted(text))
         } else {
             return Box::pin(self.inner.call(request));
         };
@@ -250,7 +261,14 @@ mod tests {
             "removed" => Some(Reason::NodeRemoved),
             _ => None,
         });
-        let mut port = Authorize { inner: served, peer: None, rightful, bars, sources: Sources::default() };
+        let mut port = Authorize {
+            inner: served,
+            peer: None,
+            rightful,
+            bars,
+            sources: Sources::default(),
+            calls: Calls::default(),
+        };
         let mut refusal = async |id: &str, path: &str| {
             let address = ([127, 0, 0, 1], 1).into();
             let mut request = Request::builder().uri(path).body(Body::empty()).expect("a request");
@@ -286,7 +304,14 @@ mod tests {
         });
         let rightful: Rightful = Arc::new(|peer, _| Some(peer.clone()));
         let bars: Bars = Arc::new(|_| None);
-        let mut port = Authorize { inner: served, peer: None, rightful, bars, sources: Sources::default() };
+        let mut port = Authorize {
+            inner: served,
+            peer: None,
+            rightful,
+            bars,
+            sources: Sources::default(),
+            calls: Calls::default(),
+        };
         let mut answer = async |peer: Peer, is_wrong: bool| {
             let mut request = Request::builder().uri(JOIN).body(Body::empty()).expect("a request");
             request.extensions_mut().insert(peer);

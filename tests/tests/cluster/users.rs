@@ -4,8 +4,8 @@ use flota_api::model::{Audit, Role, UserRole};
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::control::{
     CreateServiceRequest, CreateUserRequest, CreateValueRequest, Empty, GetRequest, GetValueRequest, ListRequest,
-    ListTasksRequest, ListValuesRequest, RemoveRequest, RenewUserRequest, UpdateServiceRequest, UserGrant,
-    WatchServiceRequest,
+    ListTasksRequest, ListValuesRequest, RemoveRequest, RenewUserRequest, RollbackServiceRequest, UpdateServiceRequest,
+    UserGrant, WatchServiceRequest,
 };
 use flota_api::proto::specs::{Dependency, NetworkAttachment, ServiceSpec, ValueKind, ValueSpec};
 use flota_api::proto::streams::frame::Frame as Content;
@@ -302,6 +302,32 @@ fn a_limited_user_makes_only_what_has_its_names_and_names_nothing_of_others() {
 }
 
 #[test]
+fn a_limited_user_gets_nothing_back_that_it_may_not_ask_for() {
+    script(1, |it| {
+        let leader = it.leader();
+        let ada = add(it, leader, "ada", UserRole::Operator, &["a-"]);
+        create(it, &Peer::Local, leader, "1", ServiceSpec { priority: 7, ..spec("a-web", 1) }).unwrap();
+        let hardened = UpdateServiceRequest {
+            request_id: "2".into(),
+            service: "a-web".into(),
+            spec: Some(ServiceSpec { env: vec!["A=1".into()], ..spec("a-web", 1) }),
+            ..UpdateServiceRequest::default()
+        };
+        ask(it, &Peer::Local, leader, |mut control| async move { control.update_service(hardened).await }).unwrap();
+        it.converge();
+        let back = |id: &str| RollbackServiceRequest {
+            request_id: id.into(),
+            service: "a-web".into(),
+            ..RollbackServiceRequest::default()
+        };
+        let (refused, allowed) = (back("3"), back("4"));
+        let refused = ask(it, &ada, leader, |mut control| async move { control.rollback_service(refused).await });
+        assert_eq!(why(refused), (Code::InvalidArgument, Some(Reason::Invalid)));
+        ask(it, &Peer::Local, leader, |mut control| async move { control.rollback_service(allowed).await }).unwrap();
+    });
+}
+
+#[test]
 fn the_id_of_one_users_request_gets_nobody_the_answer_of_another() {
     script(1, |it| {
         let leader = it.leader();
@@ -343,8 +369,18 @@ fn a_user_renews_its_own_certificate_and_an_admin_that_of_a_user_whose_key_was_s
         assert_eq!(services(it, &next, leader, false).unwrap(), NONE);
         assert_eq!(services(it, &ada, leader, false).unwrap(), NONE, "the present one is good until it expires");
         assert_eq!(why(renew(it, &bob, "ada")).0, Code::NotFound);
+        // Neither more life than an admin has given, nor one after the other; and the one that was shown stays good.
+        let longer =
+            RenewUserRequest { csr_der: csr().into(), life_ms: Some(400 * 86_400_000), ..RenewUserRequest::default() };
+        let longer = ask(it, &ada, leader, |mut control| async move { control.renew_user(longer).await });
+        assert_eq!(why(longer), (Code::InvalidArgument, Some(Reason::Invalid)));
+        assert_eq!(why(renew(it, &ada, "")).1, Some(Reason::WrongState));
+        it.pass(61_000);
+        let last = renew(it, &ada, "").unwrap();
+        assert_eq!(services(it, &ada, leader, false).unwrap(), NONE);
+        assert_eq!(why(services(it, &next, leader, false)), DENIED, "nobody has used it");
         let safe = renew(it, &Peer::Local, "ada").unwrap();
-        for stolen in [&ada, &next] {
+        for stolen in [&ada, &last] {
             assert_eq!(why(services(it, stolen, leader, false)), DENIED);
         }
         assert_eq!(services(it, &safe, leader, false).unwrap(), NONE);

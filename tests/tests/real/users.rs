@@ -107,8 +107,10 @@ fn users_work_over_the_network_with_contexts_and_only_as_far_as_they_may() {
     let listed = laptop.ok("vera", "service ls");
     assert!(listed.contains("a-web") && listed.contains("web"), "{listed}");
     cluster.wait("it has logged", |_| !laptop.ok("vera", "service logs web").is_empty());
-    let ran = laptop.ctl("ada", "exec web -- /whoami --help");
-    assert!(!ran.stderr.contains("Denied") && !ran.stderr.contains("needs the role"), "{}", ran.stderr);
+    let ran = laptop.ctl("ada", "exec web -- /whoami fail 42");
+    assert_eq!(ran.code, 42, "the program's own: {}", ran.stderr);
+    let both = laptop.ctl("ada", "--host unix:///run/none service ls");
+    assert!(both.code == 2 && both.stderr.contains("context ada is asked for"), "{}", both.stderr);
     let file = laptop.file("stack.yml");
     std::fs::write(&file, "services: { web: { image: whoami } }\n").unwrap();
     laptop.ok("lim", &format!("stack deploy -c {} a-shop", file.display()));

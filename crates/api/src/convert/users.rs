@@ -1,6 +1,8 @@
 //! Conversion of users and of the records of what was changed.
 
-use super::{FromNumber, Malformed};
+use std::time::Duration;
+
+use super::{FromNumber, Malformed, millis};
 use crate::model::{Audit, AuditedObject, User, UserRole};
 use crate::proto::objects as po;
 
@@ -29,6 +31,7 @@ impl From<&User> for po::User {
             prefixes: it.prefixes.clone(),
             certificates: it.certificates.iter().map(Into::into).collect(),
             created_by: it.created_by.clone(),
+            life_ms: millis(it.life),
         }
     }
 }
@@ -44,6 +47,7 @@ impl TryFrom<po::User> for User {
             prefixes: it.prefixes,
             certificates: it.certificates.into_iter().map(Into::into).collect(),
             created_by: it.created_by,
+            life: Duration::from_millis(it.life_ms),
         })
     }
 }
@@ -101,6 +105,7 @@ mod tests {
                 prefixes: vec!["team-a-".into()],
                 certificates: vec![NodeCertificate { key: "k".into(), expires_at: Timestamp(9) }],
                 created_by: "root@m1".into(),
+                life: Duration::from_secs(7),
             };
             assert_eq!(User::try_from(po::User::from(&user)), Ok(user));
         }

@@ -1,5 +1,7 @@
 //! Users of the cluster, and the records of what they, and the nodes, have changed.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::NodeCertificate;
@@ -41,6 +43,8 @@ pub struct User {
     pub prefixes: Vec<String>,
     /// The certificates that it is known by, the newest last.
     pub certificates: Vec<NodeCertificate>,
+    /// How long its certificates are valid at most, unless an admin asks for more.
+    pub life: Duration,
     /// Whoever added it, as in [`Audit::actor`].
     pub created_by: String,
 }
@@ -54,6 +58,7 @@ impl Default for User {
             role: UserRole::Viewer,
             prefixes: Vec::new(),
             certificates: Vec::new(),
+            life: Duration::ZERO,
             created_by: String::new(),
         }
     }

@@ -49,7 +49,7 @@ pub(crate) struct Defaults {
     /// Time after which a manager that is down is replaced by a node that may be one; 0 for never (default)
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     dead_manager_after: Option<Duration>,
-    /// Number of tasks of each slot that are kept, the one that runs included (default 5)
+    /// Number of tasks of each slot that are kept, the one that runs included (default 2)
     #[arg(long, value_name = "NUMBER")]
     task_history_limit: Option<u64>,
 }

@@ -8,8 +8,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use flota_api::id::UserId;
-use flota_api::model::{INGRESS, NetworkDriver, NetworkSpec, ServiceSpec, StackSpec, StackValue, UserRole, ValueKind};
+use flota_api::id::{NetworkId, UserId};
+use flota_api::model::{
+    INGRESS, NetworkDriver, NetworkSpec, Service, ServiceSpec, StackSpec, StackValue, UserRole, ValueKind,
+};
 use flota_api::object::{Kind, Object};
 use flota_raft_store::{Action, Tables, Transaction};
 
@@ -149,6 +151,13 @@ impl<M: Member> Control<M> {
         if self.caller.is_limited() && !is_own {
             return Err(ControlError::invalid("driver", "a user who is limited to prefixes has overlay and bridge"));
         }
+        // Whether a subnet is free says which ones others have.
+        if self.caller.is_limited() && !spec.subnets.is_empty() {
+            return Err(ControlError::invalid(
+                "subnets",
+                "the cluster chooses them for a user who is limited to prefixes",
+            ));
+        }
         Ok(())
     }
 
@@ -163,6 +172,12 @@ impl<M: Member> Control<M> {
         for it in &spec.networks {
             self.own_in::<flota_api::model::Network>(&whole, &seen, it.network.as_str())?;
         }
+        let found = self.violations(spec);
+        if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
+    }
+
+    /// Returns what a spec names that the caller does not see, and what it asks for that a limited caller may not have.
+    fn violations(&self, spec: &ServiceSpec) -> Vec<Violation> {
         let mut found = Vec::new();
         let values = spec.values().map(|(kind, it)| (format!("{kind}s"), it.source.as_str()));
         let volumes = spec.volumes().map(|name| ("mounts".to_owned(), name));
@@ -176,7 +191,7 @@ impl<M: Member> Control<M> {
             }
         }
         found.extend(powers(spec));
-        if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
+        found
     }
 
     /// Checks everything that a stack file names, as [`Self::check_spec`] does for a service.
@@ -210,7 +225,40 @@ impl<M: Member> Control<M> {
             Standing::Shared => !is_removal(action),
             Standing::Foreign => false,
         };
-        if transaction.actions.iter().all(may) { Ok(()) } else { Err(ControlError::OutsideOfPrefixes) }
+        if !transaction.actions.iter().all(may) {
+            return Err(ControlError::OutsideOfPrefixes);
+        }
+        transaction.actions.iter().try_for_each(|action| match action {
+            Action::Create(Object::Service(it)) | Action::Update(Object::Service(it)) => {
+                self.check_written(view, transaction, it)
+            }
+            _ => Ok(()),
+        })
+    }
+
+    /// Checks the spec that a service gets, wherever it comes from: a request, or an earlier spec of the service, which
+    /// somebody with more rights may have set.
+    fn check_written(&self, view: &Tables, transaction: &Transaction, service: &Service) -> Result<(), ControlError> {
+        if view.service(&service.id).is_some_and(|before| before.spec == service.spec) {
+            return Ok(());
+        }
+        let found = self.violations(&service.spec);
+        if !found.is_empty() {
+            return Err(ControlError::Invalid(found));
+        }
+        let is_created = |id: &NetworkId| {
+            let is = |action: &Action| matches!(action, Action::Create(Object::Network(it)) if it.id == *id);
+            transaction.actions.iter().any(is)
+        };
+        let is_own = |id: &NetworkId| {
+            let network = view.network(id.as_str());
+            network.is_some_and(|it| self.caller.sees(&it.spec.name)) || is_created(id)
+        };
+        if service.spec.networks.iter().all(|it| is_own(&it.network)) {
+            Ok(())
+        } else {
+            Err(ControlError::OutsideOfPrefixes)
+        }
     }
 
     fn standing(&self, view: &Tables, object: &Object) -> Standing {
@@ -275,12 +323,15 @@ fn powers(spec: &ServiceSpec) -> impl Iterator<Item = Violation> {
         ("privileged", spec.privileged),
         ("cap_add", !spec.cap_add.is_empty()),
         ("devices", !spec.devices.is_empty() || !spec.cdi_devices.is_empty()),
+        ("generic_resources", !spec.generic_resources.is_empty()),
+        ("runtime", spec.runtime.is_some()),
+        ("no_new_privileges", spec.no_new_privileges == Some(false)),
         ("mounts", binds),
         ("priority", spec.priority > 0),
         ("oom_score_adj", spec.oom_score_adj.is_some_and(|it| it < 0)),
     ];
-    let why = "a user who is limited to prefixes may not ask for it: no privileges, capabilities, devices, bind mounts, or \
-               precedence over others";
+    let why = "a user who is limited to prefixes may not ask for it: no privileges, capabilities, devices, bind mounts, \
+               other runtimes, or precedence over others";
     rows.into_iter()
         .filter(|(_, asked)| *asked)
         .map(move |(field, _)| Violation { field: field.into(), why: why.into() })
@@ -289,7 +340,7 @@ fn powers(spec: &ServiceSpec) -> impl Iterator<Item = Violation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Mount, MountSource, Propagation};
+    use flota_api::model::{BindMount, GenericResource, Mount, MountSource};
 
     #[test]
     fn a_user_has_so_many_streams_and_another_user_as_many() {
@@ -309,7 +360,7 @@ mod tests {
 
     #[test]
     fn what_gives_power_over_a_node_or_over_others_is_named() {
-        let bind = MountSource::Bind { source: "/".into(), propagation: Propagation::Rprivate, non_recursive: false };
+        let bind = MountSource::Bind(BindMount { source: "/".into(), ..BindMount::default() });
         let spec = ServiceSpec {
             privileged: true,
             cap_add: vec!["SYS_ADMIN".into()],
@@ -321,10 +372,24 @@ mod tests {
             mounts: vec![Mount { target: "/host".into(), read_only: true, source: bind }],
             priority: 1,
             oom_score_adj: Some(-1),
+            generic_resources: vec![GenericResource { kind: "gpu".into(), count: 1 }],
+            runtime: Some("runsc".into()),
+            no_new_privileges: Some(false),
             ..ServiceSpec::default()
         };
         let fields: Vec<_> = powers(&spec).map(|it| it.field).collect();
-        assert_eq!(fields, ["privileged", "cap_add", "devices", "mounts", "priority", "oom_score_adj"]);
+        let expected = [
+            "privileged",
+            "cap_add",
+            "devices",
+            "generic_resources",
+            "runtime",
+            "no_new_privileges",
+            "mounts",
+            "priority",
+            "oom_score_adj",
+        ];
+        assert_eq!(fields, expected);
         assert_eq!(powers(&ServiceSpec::default()).count(), 0);
     }
 }

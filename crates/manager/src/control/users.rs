@@ -24,6 +24,9 @@ const USERS_BOUND: usize = 1_000;
 /// Validity that the certificate of a user may have.
 const LIVES: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(10 * 365 * 86_400);
 
+/// Shortest time between two renewals by a user itself. Each leaves a record, and old records give way to new ones.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
+
 /// What an admin says of a new user.
 #[derive(Clone, Debug)]
 pub(crate) struct NewUser {
@@ -133,6 +136,7 @@ impl<M: Member> Control<M> {
                 role: new.role,
                 prefixes: new.prefixes.clone(),
                 certificates: vec![known(&certificate)?],
+                life,
                 created_by: self.caller.actor(),
                 ..User::default()
             });
@@ -142,8 +146,8 @@ impl<M: Member> Control<M> {
         self.grant(&new.name, csr).await
     }
 
-    /// Signs another certificate. A user that renews its own keeps the present one until that expires; if an admin asks for
-    /// another user, the new one is the only one.
+    /// Signs another certificate. A user that renews its own keeps the one that it has shown until that expires, so it can
+    /// try again if the new one gets lost; if an admin asks for another user, the new one is the only one.
     pub(crate) async fn renew_user(
         &self,
         request_id: Option<&str>,
@@ -158,16 +162,27 @@ impl<M: Member> Control<M> {
             // A user who is no admin learns nothing of others.
             return Err(ControlError::NotFound { kind: Kind::User, reference: name });
         }
-        let (life, now) = (check_life(life)?, self.clock.wall().now());
+        let (asked, now) = (life.map(|life| check_life(Some(life))).transpose()?, self.clock.wall().now());
+        let is_free = self.caller.is(UserRole::Admin);
         let renewed = self.write_once(request_id, |view| {
             let cluster = Arc::clone(cluster(&view)?);
             let user = view.user_by_name(&name).cloned();
             let user = user.ok_or_else(|| ControlError::NotFound { kind: Kind::User, reference: name.clone() })?;
+            let life = asked.unwrap_or(user.life);
+            if !is_free && life > user.life {
+                let why = format!("an admin has set {:?}, and only an admin extends it", user.life);
+                return Err(ControlError::invalid("expiry", why));
+            }
+            if !is_free && user.certificates.len() > 1 && user.meta.updated_at.until(now) < RENEWAL_PAUSE {
+                return Err(ControlError::WrongState("it was renewed less than a minute ago; try again later".into()));
+            }
             let new = known(&sign(&cluster, &name, csr, now, now + life)?)?;
-            let kept = user.certificates.last().filter(|it| is_own && it.key != new.key && it.expires_at > now);
+            let shown = self.caller.key().filter(|_| is_own).and_then(|key| user.certificate(key));
+            let kept = shown.filter(|it| it.key != new.key && it.expires_at > now);
             let certificates = kept.cloned().into_iter().chain([new]).collect();
+            let life = if is_free { life } else { user.life };
             let mut tx = WriteTx::new(view, request_id);
-            tx.update(User { certificates, ..user.as_ref().clone() });
+            tx.update(User { certificates, life, ..user.as_ref().clone() });
             Ok((tx.finish(), ()))
         });
         renewed.await?;

@@ -56,7 +56,7 @@ mod tests {
 
     fn kinds(role: UserRole, prefixes: &[&str], name: &str) -> String {
         let user = User { role, prefixes: prefixes.iter().map(ToString::to_string).collect(), ..User::default() };
-        let caller = Caller { who: Who::User(Arc::new(user)), method: String::new() };
+        let caller = Caller { who: Who::User(Arc::new(user), String::new()), method: String::new() };
         let kinds = Kind::ALL.iter().filter(|kind| seen(&caller, &event(**kind, name)).is_some());
         kinds.map(|kind| kind.as_str()).collect::<Vec<_>>().join(" ")
     }
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn viewers_get_the_states_of_nodes_and_not_their_addresses() {
-        let viewer = Caller { who: Who::User(Arc::new(User::default())), method: String::new() };
+        let viewer = Caller { who: Who::User(Arc::new(User::default()), String::new()), method: String::new() };
         let shown = seen(&viewer, &event(Kind::Node, "n1")).expect("it is seen");
         assert_eq!((shown.attribute("state"), shown.attribute("address")), (Some("ready"), None));
     }
