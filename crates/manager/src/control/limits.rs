@@ -302,15 +302,6 @@ impl<M: Member> Control<M> {
             ControlError::ValueInUse { kind, name, users } => {
                 ControlError::ValueInUse { kind, name, users: shown(users) }
             }
-            ControlError::Invalid(found) => {
-                let published = |it: Violation| match it.why.split_once(" is published by service `") {
-                    Some((port, name)) if !self.caller.sees(name.trim_end_matches('`')) => {
-                        Violation { why: format!("{port} is published by a service of others"), ..it }
-                    }
-                    _ => it,
-                };
-                ControlError::Invalid(found.into_iter().map(published).collect())
-            }
             other => other,
         }
     }

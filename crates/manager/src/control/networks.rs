@@ -23,6 +23,7 @@ use super::validate::networks::{meet, violations};
 use super::validate::settings::is_of_network;
 use super::{Control, Freshness, Listing, Member};
 use crate::allocator::subnet_of;
+use crate::caller::Caller;
 use crate::dispatcher::Programmed;
 
 pub(crate) use check::CheckedNode;
@@ -242,15 +243,21 @@ pub(super) fn with_ids(
 /// `name` is that of the service.
 ///
 /// # Errors
-/// Another service has a port.
-pub(super) fn claim(tx: &mut WriteTx, name: &str, spec: &ServiceSpec) -> Result<(), ControlError> {
+/// Another service has a port, or a program does. The caller reads only names that it sees.
+pub(super) fn claim(tx: &mut WriteTx, name: &str, spec: &ServiceSpec, caller: &Caller) -> Result<(), ControlError> {
     let view = Arc::clone(tx.view());
     for network in spec.networks.iter().filter(|it| view.network(it.network.as_str()).is_some()) {
         tx.expect(Kind::Network, network.network.as_str());
     }
     for (index, port) in spec.ports.iter().enumerate() {
-        let other = || Some(format!("is published by service `{}`", taken(port, name, &view)?));
-        let listener = || Some(format!("is in use by {}", listener(port, name, &view)?));
+        let other = || match taken(port, name, &view)? {
+            other if caller.sees(&other) => Some(format!("is published by service `{other}`")),
+            _ => Some("is published by a service of others".to_owned()),
+        };
+        let listener = || match listener(port, name, &view)? {
+            listener if caller.sees_nodes() || !caller.is_limited() => Some(format!("is in use by {listener}")),
+            _ => Some("is in use by a program of a node".to_owned()),
+        };
         if let (Some(number), Some(why)) = (port.published, other().or_else(listener)) {
             let why = format!("{number}/{} {why}", port.protocol);
             return Err(ControlError::invalid(format!("ports[{index}]"), why));

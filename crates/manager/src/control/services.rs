@@ -130,7 +130,7 @@ impl<M: Member> Control<M> {
             let spec = Arc::new(with_ids(&service.spec, &view, &BTreeMap::new())?);
             let images = pins.of(&spec, None, &view)?;
             let mut tx = WriteTx::new(view, request_id);
-            claim(&mut tx, name, &spec)?;
+            claim(&mut tx, name, &spec, &self.caller)?;
             dependencies::claim(&mut tx, &spec)?;
             volumes::claim(&mut tx, &spec, None, None, &self.random)?;
             let values = values::claim(&mut tx, &spec, None, &Declared::default())?;
@@ -179,7 +179,7 @@ impl<M: Member> Control<M> {
                 new.scale = new.scale.set_by_user();
             }
             let id = service.id.clone();
-            claim(&mut tx, name, &new.spec)?;
+            claim(&mut tx, name, &new.spec, &self.caller)?;
             dependencies::claim(&mut tx, &new.spec)?;
             volumes::claim(&mut tx, &new.spec, Some(&service.spec), None, &self.random)?;
             tx.update(new);
@@ -289,7 +289,7 @@ impl<M: Member> Control<M> {
             let service: &Arc<Service> = resolve(&view, reference)?;
             let (new, id) = (change(service, &view)?, service.id.clone());
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
-            claim(&mut tx, &new.spec.name, &new.spec)?;
+            claim(&mut tx, &new.spec.name, &new.spec, &self.caller)?;
             if new.values != service.values {
                 values::claim_restored(&mut tx, &new)?;
             }

@@ -206,7 +206,7 @@ impl<M: Member> Control<M> {
             if before.is_some_and(|it| *it.spec == service && has_images(it) && it.values == values) {
                 continue;
             }
-            claim(&mut tx, &service.name, &service)?;
+            claim(&mut tx, &service.name, &service, &self.caller)?;
             dependencies::expect_all(&mut tx, &service);
             match before {
                 Some(it) => {
