@@ -458,7 +458,8 @@ async fn a_user_is_known_by_name_and_key_and_never_gets_to_raft_and_loses_what_i
     }
     assert!(listener.raft.try_recv().is_err());
     sources.end_user(&key);
-    assert_eq!(stream.read_u8().await.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionAborted));
+    let ends = tokio::time::timeout(Duration::from_secs(20), stream.read_u8()).await.expect("the connection ends");
+    assert_eq!(ends.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionAborted));
     drop(client);
     let other = Cluster::new().user("m");
     assert!(other.connect(&listener.address, MANAGER_NAME).await.is_err(), "it trusts another CA");
