@@ -8,7 +8,7 @@ use flota_tests::sim::run::{Options, Outcome};
 use crate::simulate;
 
 /// Seeds that each run of the tests tries.
-const SEEDS: std::ops::Range<u64> = 1..17;
+const SEEDS: std::ops::Range<u64> = 1..15;
 
 /// What must happen in the seeds together, by the line of the log that says so, and how often at least.
 const HAPPENS: [(&str, usize); 8] = [
