@@ -365,6 +365,9 @@ fn a_user_renews_its_own_certificate_and_an_admin_that_of_a_user_whose_key_was_s
             ask(it, who, leader, |mut control| async move { control.renew_user(request).await })
                 .map(|it| peer(&it.into_inner()))
         };
+        let limited = add(it, leader, "lim", UserRole::Operator, &["a-"]);
+        let again = renew(it, &limited, "").unwrap();
+        assert_eq!(services(it, &again, leader, false).unwrap(), NONE, "one that is limited renews its own, too");
         let next = renew(it, &ada, "").unwrap();
         assert_eq!(services(it, &next, leader, false).unwrap(), NONE);
         assert_eq!(services(it, &ada, leader, false).unwrap(), NONE, "the present one is good until it expires");

@@ -65,6 +65,12 @@ impl Default for User {
 }
 
 impl User {
+    /// Whether `other` is this user, with the same rights.
+    pub fn may_do_the_same(&self, other: &Self) -> bool {
+        let rights = |user: &Self| (user.id.clone(), user.name.clone(), user.role, user.prefixes.clone(), user.life);
+        rights(self) == rights(other)
+    }
+
     /// Returns the certificate with this key, if the user is known by it.
     pub fn certificate(&self, key: &str) -> Option<&NodeCertificate> {
         self.certificates.iter().find(|it| it.key == key)

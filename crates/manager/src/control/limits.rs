@@ -275,6 +275,8 @@ impl<M: Member> Control<M> {
             Object::StoredConfig(it) => of(&it.spec.name),
             // The secret or config of the bytes, and the service of the image, are in the same transaction.
             Object::ValueData(_) | Object::Image(_) => Standing::Shared,
+            // A user renews its own certificate, and changes nothing else of itself.
+            Object::User(it) if self.caller.user().is_some_and(|own| own.may_do_the_same(it)) => Standing::Shared,
             Object::Cluster(_) | Object::Node(_) | Object::Registry(_) | Object::User(_) | Object::Audit(_) => {
                 Standing::Foreign
             }
