@@ -34,6 +34,7 @@ fn manager_replaced() {
     let at = words.iter().position(|word| *word == "--token").expect("the command has a token");
     wipe(&cluster, &lost);
     cluster.sandbox_ok(&format!("start {lost}"));
+    cluster.wait("its daemon answers", |it| it.ctl_on(&lost, "system info").stdout.contains("cluster: none"));
     page.ok(&cluster, &lost, &join.replace("TOKEN", words[at + 1]).replace("ADDRESS", words[at + 2]));
     cluster.wait_state(&lost, "ready");
     assert_eq!(managers(&cluster), ["m1", "m2", "m3", "w1"]);
