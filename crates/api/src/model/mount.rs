@@ -215,6 +215,7 @@ fn check_target(target: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ServiceSpec;
 
     fn mount(target: &str, source: MountSource) -> Mount {
         Mount { target: target.into(), read_only: false, source }
@@ -235,6 +236,18 @@ mod tests {
     fn image(reference: &str, subpath: Option<&str>) -> Mount {
         let source = MountSource::Image { reference: reference.into(), subpath: subpath.map(str::to_owned) };
         Mount { read_only: true, ..mount("/x", source) }
+    }
+
+    #[test]
+    fn what_is_said_of_a_volume_that_is_new_is_no_matter_of_tasks() {
+        let spec = |labels: &[&str], subpath: Option<&str>| {
+            let labels = labels.iter().map(|key| ((*key).to_owned(), String::new())).collect();
+            let (name, subpath) = (Some("db".to_owned()), subpath.map(str::to_owned));
+            let source = MountSource::Volume(VolumeMount { name, labels, subpath, ..VolumeMount::default() });
+            ServiceSpec { mounts: vec![mount("/x", source)], ..ServiceSpec::default() }
+        };
+        assert!(spec(&["a"], None).same_task(&spec(&["b"], None)));
+        assert!(!spec(&["a"], None).same_task(&spec(&["a"], Some("c"))));
     }
 
     #[test]
