@@ -254,6 +254,14 @@ impl Cluster {
         result.stdout
     }
 
+    /// Returns what `find` with these arguments finds on a node. Files that go away meanwhile are left out.
+    pub fn find(&self, node: &str, arguments: &str) -> Vec<String> {
+        let result = self.sandbox(&format!("exec {node} -- find {arguments}"));
+        let gone = |line: &str| line.ends_with("No such file or directory");
+        assert!(result.code == 0 || result.stderr.lines().all(gone), "find {arguments}: {}", result.stderr);
+        result.stdout.lines().map(str::to_owned).collect()
+    }
+
     /// Kills a node with everything on it, as if its machine had lost power.
     pub fn kill(&self, node: &str) {
         self.sandbox_ok(&format!("kill {node}"));

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use flota_api::Malformed;
 use flota_api::clock::Random;
 use flota_api::id::{self, NodeId};
-use flota_api::model::{PendingReason, StreamKind, StreamRequest, Task, TaskFrame, TaskPort, UserFrame};
+use flota_api::model::{NodeState, PendingReason, StreamKind, StreamRequest, Task, TaskFrame, TaskPort, UserFrame};
 use flota_api::naming::task_name;
 use flota_api::proto::dispatcher::OpenStream;
 use flota_api::proto::dispatcher::manager_message::Message;
@@ -28,7 +28,8 @@ use crate::dispatcher::Sessions;
 
 pub use grpc::StreamsService;
 
-/// How long a worker has to open its side of a stream, and then to send its first frame.
+/// How long a worker has to open its side of a stream, and then to send its first frame. It includes the wait for the
+/// session of a node that is not down: it is about to begin after the daemon has restarted or another manager leads.
 const OPEN_WAIT: Duration = Duration::from_secs(3);
 /// How long a worker has to connect to a port of a task, which is longer than it tries.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
@@ -66,7 +67,7 @@ pub(crate) enum OpenError {
     /// The task is not assigned.
     #[error("task {task} has no node yet{}", .reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default())]
     NoNode { task: String, reason: Option<PendingReason> },
-    /// The node has no session with this leader.
+    /// The node has no session with this leader, and is down or does not begin one within [`OPEN_WAIT`].
     #[error("task {task} on node {node}: the node does not answer")]
     NoSession { task: String, node: String },
     /// The node has a session, and did not open the stream within [`OPEN_WAIT`].
@@ -143,7 +144,9 @@ impl StreamBroker {
         let Some(node_id) = &task.node_id else {
             return Err(OpenError::NoNode { task: name, reason: task.pending_reason.clone() });
         };
-        let node = view.node_of(task).map_or("", |node| node.description.hostname.as_str()).to_owned();
+        let node = view.node_of(task);
+        let is_down = node.is_none_or(|node| node.state == NodeState::Down);
+        let node = node.map_or("", |node| node.description.hostname.as_str()).to_owned();
         let id = self.random.draw(id::random);
         let (sender, receiver) = oneshot::channel();
         self.pending.lock().expect("no holder panics").insert(id.clone(), (node_id.clone(), sender));
@@ -152,14 +155,22 @@ impl StreamBroker {
         let request = StreamRequest { task: task.id.clone(), kind };
         let message = Message::OpenStream(OpenStream { id: id.clone(), request: Some(request.into()) });
         let opened = async {
+            if !is_down {
+                self.sessions.begun(node_id).await;
+            }
             self.sessions.send(node_id, message).await.ok()?;
             Some(receiver.await.ok())
         };
         match tokio::time::timeout(OPEN_WAIT, opened).await {
             Ok(Some(Some(stream))) => Ok(stream),
-            Ok(None) => Err(OpenError::NoSession { task: name, node }),
-            Ok(Some(None)) | Err(_) => Err(OpenError::TimedOut { task: name, node }),
+            Ok(Some(None)) | Err(_) if self.sessions.has(node_id) => Err(OpenError::TimedOut { task: name, node }),
+            Ok(_) | Err(_) => Err(OpenError::NoSession { task: name, node }),
         }
+    }
+
+    /// Whether the task's node has a session, so that a stream can be opened at once.
+    pub(crate) fn reaches(&self, task: &Task) -> bool {
+        task.node_id.as_ref().is_some_and(|node| self.sessions.has(node))
     }
 
     /// Opens a stream to a port of the task, and waits until the task's worker has connected to it.
@@ -208,7 +219,8 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use flota_api::model::LogRange;
+    use flota_api::model::{LogRange, Node};
+    use flota_api::object::StoreObject;
 
     fn broker() -> StreamBroker {
         StreamBroker::new(Sessions::default(), Random::seeded(1))
@@ -231,6 +243,30 @@ mod tests {
         assert!(matches!(open(&broker, &task("")).await, OpenError::NoNode { .. }));
         assert!(matches!(open(&broker, &task("n")).await, OpenError::NoSession { .. }));
         assert_eq!(broker.pending.lock().expect("no holder panics").len(), 0, "no request waits any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_is_about_to_begin_is_waited_for_and_that_of_a_node_that_is_down_is_not() {
+        let (broker, task) = (broker(), task("n"));
+        let (outbox, mut worker) = mpsc::channel(1);
+        let mut view = Tables::default();
+        for (state, waits) in [(NodeState::Down, false), (NodeState::Unknown, true), (NodeState::Ready, true)] {
+            view.put(Node { id: "n".into(), state, ..Node::default() }.into_object());
+            let begun = tokio::time::Instant::now();
+            let refused = broker.open(&task, &view, StreamKind::Health).await.expect_err("no session begins");
+            assert!(matches!(refused, OpenError::NoSession { .. }), "{refused}");
+            assert_eq!(begun.elapsed(), if waits { OPEN_WAIT } else { Duration::ZERO }, "{state:?}");
+        }
+        let later = async {
+            tokio::time::sleep(OPEN_WAIT / 2).await;
+            broker.sessions.begin(&"n".into(), outbox, &CancellationToken::new());
+            let asked = worker.recv().await.and_then(Result::ok).and_then(|it| it.message);
+            let Some(Message::OpenStream(asked)) = asked else { panic!("the worker was not asked") };
+            let (inbox, outbox) = (futures::stream::empty().boxed(), mpsc::channel(1).0);
+            broker.accept(&asked.id, &"n".into(), WorkerStream { inbox, outbox }).expect("it is waited for");
+        };
+        let (opened, ()) = tokio::join!(broker.open(&task, &view, StreamKind::Health), later);
+        opened.expect("the session has begun in time");
     }
 
     #[tokio::test(start_paused = true)]

@@ -83,8 +83,7 @@ fn what_can_not_start_is_rejected_and_says_why() {
         });
         cluster.ok(&format!("service rm {name}"));
     }
-    let find = "exec m1 -- find /run/flota/tasks -mindepth 1";
-    cluster.wait("nothing half made is left", |it| it.sandbox_ok(find).is_empty());
+    cluster.wait("nothing half made is left", |it| it.find("m1", "/run/flota/tasks -mindepth 1").is_empty());
 }
 
 #[test]

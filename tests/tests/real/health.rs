@@ -78,8 +78,8 @@ fn a_check_that_hangs_and_starts_daemons_leaves_none_of_them() {
     }
     cluster.ok("service rm box");
     assert!(cluster.rows("task ls").is_empty());
-    let groups = cluster.sandbox_ok("exec m1 -- find /sys/fs/cgroup -type d -name flota-check");
-    assert_eq!(groups, "", "no cgroup is left");
+    let groups = cluster.find("m1", "/sys/fs/cgroup -type d -name flota-check");
+    assert!(groups.is_empty(), "no cgroup is left: {groups:?}");
 }
 
 #[test]

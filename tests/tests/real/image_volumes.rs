@@ -17,8 +17,7 @@ fn sh_ok(cluster: &Cluster, service: &str, script: &str) -> String {
 
 /// The files called `mine` in the folders of tasks and volumes on the node.
 fn files(cluster: &Cluster) -> Vec<String> {
-    let found = cluster.sandbox_ok("exec m1 -- find /var/lib/flota/worker -name mine");
-    found.lines().map(str::to_owned).collect()
+    cluster.find("m1", "/var/lib/flota/worker -name mine")
 }
 
 #[test]

@@ -72,9 +72,8 @@ fn where_overlayfs_can_not_write_layers_are_copied_to_the_same_result() {
         assert!(written.stderr.contains("Read-only file system"), "{}", written.stderr);
         cluster.ok(&format!("service rm {node}"));
     }
-    cluster.wait("nothing of the tasks is left", |it| {
-        it.sandbox("exec w1 -- busybox find /var/lib/flota/worker/tasks -mindepth 1").stdout.is_empty()
-    });
+    cluster
+        .wait("nothing of the tasks is left", |it| it.find("w1", "/var/lib/flota/worker/tasks -mindepth 1").is_empty());
     cluster.sandbox_ok("kill w1");
 }
 

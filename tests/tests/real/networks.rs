@@ -50,8 +50,7 @@ fn assert_none_failed(load: Child) {
 
 /// Lists what networks leave on a node.
 fn leftovers(cluster: &Cluster, node: &str) -> String {
-    let files = cluster
-        .sandbox_ok(&format!("exec {node} -- find /run/flota/namespaces/networks /run/flota/namespaces/tasks -type f"));
+    let files = cluster.find(node, "/run/flota/namespaces/networks /run/flota/namespaces/tasks -type f").concat();
     let links = cluster.sandbox_ok(&format!("exec {node} -- busybox ls /sys/class/net"));
     files + &links.lines().filter(|it| it.starts_with("flota-")).collect::<String>()
 }

@@ -58,7 +58,7 @@ fn any_oci_runtime_runs_services_as_the_embedded_one_does() {
         cluster.ok(&format!("service rm end-{runtime}"));
     }
     cluster.ok("service rm none");
-    cluster.wait("nothing is left", |it| it.sandbox_ok("exec w1 -- find /run/flota/tasks -mindepth 1").is_empty());
+    cluster.wait("nothing is left", |it| it.find("w1", "/run/flota/tasks -mindepth 1").is_empty());
 }
 
 #[test]

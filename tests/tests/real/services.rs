@@ -30,11 +30,11 @@ fn a_service_goes_from_create_to_processes_on_many_nodes_and_back() {
     assert!(cluster.rows("task ls").is_empty(), "nothing is left of a removed service");
     for node in ["m1", "m2", "m3", "w1", "w2"] {
         // A node removes what is left of a task after the leader has deleted the task.
-        let find = format!("exec {node} -- find /run/flota/tasks /var/lib/flota/worker/tasks -mindepth 1");
-        cluster.wait(&format!("nothing is left on {node}"), |it| it.sandbox_ok(&find).is_empty());
-        let groups = cluster.sandbox_ok(&format!("exec {node} -- find /sys/fs/cgroup -type d"));
-        let of_task = |path: &&str| path.split_once("/flota/").is_some_and(|(_, rest)| rest.contains('/'));
-        assert_eq!(groups.lines().find(of_task), None, "no cgroup is left on {node}");
+        let folders = "/run/flota/tasks /var/lib/flota/worker/tasks -mindepth 1";
+        cluster.wait(&format!("nothing is left on {node}"), |it| it.find(node, folders).is_empty());
+        let groups = cluster.find(node, "/sys/fs/cgroup -type d");
+        let of_task = |path: &&String| path.split_once("/flota/").is_some_and(|(_, rest)| rest.contains('/'));
+        assert_eq!(groups.iter().find(of_task), None, "no cgroup is left on {node}");
     }
 }
 
@@ -82,8 +82,8 @@ fn output_of_a_task_that_has_ended_is_there_until_its_service_is_removed() {
         cluster.ok(&format!("service rm {name}"));
     }
     for node in ["m1", "w1"] {
-        let find = format!("exec {node} -- find /var/lib/flota/worker/tasks -mindepth 1");
-        cluster.wait(&format!("nothing is left on {node}"), |it| it.sandbox_ok(&find).is_empty());
+        let folder = "/var/lib/flota/worker/tasks -mindepth 1";
+        cluster.wait(&format!("nothing is left on {node}"), |it| it.find(node, folder).is_empty());
     }
 }
 
@@ -280,8 +280,7 @@ fn a_supervisor_goes_on_while_processes_run_in_its_container_and_takes_it_along_
     });
     assert!(cluster.sandbox(&format!("exec m1 -- test -d /proc/{}", state["pid"])).code != 0, "the old one has gone");
     cluster.ok("service rm box");
-    cluster
-        .wait("nothing of it is left", |it| it.sandbox_ok("exec m1 -- find /run/flota/tasks -mindepth 1").is_empty());
+    cluster.wait("nothing of it is left", |it| it.find("m1", "/run/flota/tasks -mindepth 1").is_empty());
 }
 
 /// As Ctrl-C in its terminal.

@@ -66,7 +66,10 @@ impl<M: Member> Control<M> {
     ) -> Result<TaskFrames, ControlError> {
         let view = self.proven_view().await?;
         let mut failed = None;
-        for task in targets::connected(&view, reference, turn)? {
+        let mut tasks = targets::connected(&view, reference, turn)?;
+        // A session that has not begun yet is waited for only where no other task accepts the connection.
+        tasks.sort_by_key(|task| !self.streams.reaches(task));
+        for task in tasks {
             match self.streams.connect(task, &view, port).await {
                 Ok(worker) => return Ok(relay(user, worker)),
                 Err(error) => failed = Some(error),

@@ -45,6 +45,8 @@ pub(crate) struct Unreachable;
 pub(crate) struct Sessions {
     open: Arc<Mutex<(u64, BTreeMap<NodeId, Open>)>>,
     changed: Arc<Notify>,
+    /// Wakes those that wait for a session to begin.
+    begun: Arc<Notify>,
 }
 
 impl Sessions {
@@ -65,7 +67,25 @@ impl Sessions {
             older.cancel.cancel();
         }
         self.changed.notify_one();
+        self.begun.notify_waiters();
         (number, cancel)
+    }
+
+    /// Whether the node has a session.
+    pub(crate) fn has(&self, node: &NodeId) -> bool {
+        self.open.lock().expect("no holder panics").1.contains_key(node)
+    }
+
+    /// Waits until the node has a session, for ever if it never gets one.
+    pub(crate) async fn begun(&self, node: &NodeId) {
+        loop {
+            // It is woken by sessions that begin from here on, so that none is missed.
+            let next = self.begun.notified();
+            if self.has(node) {
+                return;
+            }
+            next.await;
+        }
     }
 
     /// Removes the session with this number after it has ended. Returns whether it was the node's newest.

@@ -105,7 +105,7 @@ async fn a_connection_whose_first_task_has_no_session_goes_to_the_next() {
     assert_eq!(first, TaskFrame::DataEnd, "the user learns of the connection by its data");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn logs_of_a_service_name_the_task_that_can_not_be_read_and_go_on() {
     let mut worker = Worker::new().await;
     let control = worker.control.clone();
