@@ -142,14 +142,48 @@ fn flag(key: &str, value: Option<&str>) -> Result<bool, String> {
     }
 }
 
-/// Parses Docker's `--mount`: fields `KEY=VALUE`, separated by commas; a flag needs no value.
+/// Divides the line of a CSV file (RFC 4180): a field with a comma is in double quotes, and a quote in it is doubled.
+fn csv(line: &str) -> Result<Vec<String>, String> {
+    let mut fields = Vec::new();
+    let mut rest = Some(line);
+    while let Some(text) = rest {
+        let Some(quoted) = text.strip_prefix('"') else {
+            let (field, after) = text.split_once(',').map_or((text, None), |(field, after)| (field, Some(after)));
+            if field.contains('"') {
+                return Err(format!("`{field}`: quotes enclose the whole of KEY=VALUE"));
+            }
+            fields.push(field.to_owned());
+            rest = after;
+            continue;
+        };
+        let mut field = String::new();
+        let mut tail = quoted;
+        loop {
+            let (part, after) = tail.split_once('"').ok_or_else(|| format!("`{text}`: a quote is not closed"))?;
+            field.push_str(part);
+            let Some(doubled) = after.strip_prefix('"') else {
+                rest = match after.strip_prefix(',') {
+                    None if !after.is_empty() => return Err(format!("`{after}`: a comma follows a closed quote")),
+                    next => next,
+                };
+                break;
+            };
+            field.push('"');
+            tail = doubled;
+        }
+        fields.push(field);
+    }
+    Ok(fields)
+}
+
+/// Parses Docker's `--mount`: fields `KEY=VALUE`, separated by commas, as a line of CSV; a flag needs no value.
 ///
 /// # Errors
 /// A message that names the field that can't be used.
 pub fn mount(text: &str) -> Result<Mount, String> {
     let mut fields = MountFields::default();
-    for field in text.split(',') {
-        let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
+    for field in csv(text)? {
+        let (key, value) = field.split_once('=').map_or((field.as_str(), None), |(key, value)| (key, Some(value)));
         let texts = |value: Option<&str>| value.map(str::to_owned).ok_or_else(|| format!("{key}= needs a value"));
         match key {
             "type" => fields.kind = Some(texts(value)?),
@@ -270,6 +304,8 @@ mod tests {
             ("src=db,dst=/x,volume-label=a=b=c,volume-label=d", "/x: volume db false false a=b=c d="),
             ("src=db,dst=/x,volume-subpath=a/b,ro", "/x: volume db false false at a/b ro"),
             ("src=db,dst=/x,volume-driver=local,consistency=default", "/x: volume db false false"),
+            ("\"type=bind\",\"src=/a,b\",dst=/x", "/x: /a,b rprivate false"),
+            ("src=db,dst=/x,\"volume-label=a=\"\"b\"\",c\"", "/x: volume db false false a=\"b\",c"),
             ("type=tmpfs,dst=/x", "/x: tmpfs 0 0"),
             ("type=tmpfs,dst=/x,tmpfs-size=64m,tmpfs-mode=0700", "/x: tmpfs 67108864 700"),
             ("type=image,src=data:1,dst=/x", "/x: image data:1 - ro"),
@@ -328,6 +364,9 @@ mod tests {
             ("src=db,dst=/x,bind-recursive=disabled", "`bind-nonrecursive` belongs to the type bind, not volume"),
             ("src=db,dst=/x,consistency=strict", "`strict` is not a consistency; it is one of default, consistent"),
             ("src=db,dst", "dst= needs a value"),
+            ("type=bind,src=\"/a,b\",dst=/x", "`src=\"/a`: quotes enclose the whole of KEY=VALUE"),
+            ("\"src=/a,dst=/x", "`\"src=/a,dst=/x`: a quote is not closed"),
+            ("\"src=/a\"b,dst=/x", "`b,dst=/x`: a comma follows a closed quote"),
             ("src=db,dst=/x,colour=red", "`colour=red`: there is no key `colour`; the keys are type, source"),
         ] {
             let error = mount(text).expect_err(text);

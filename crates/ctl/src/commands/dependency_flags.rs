@@ -9,7 +9,8 @@ use crate::error::Usage;
 /// The flags that `create` and `update` share.
 #[derive(Debug, Default, Args)]
 pub(crate) struct DependencyFlags {
-    /// Service that must be there first, SERVICE[:started|healthy|completed] (default started); may be repeated
+    /// Service that must be there first, SERVICE[:started|healthy|completed][:optional] (default started; one that is
+    /// optional is waited for only if it exists and is not stopped); may be repeated
     #[arg(long, visible_alias = "depends-on-add", value_name = "SERVICE", value_parser = dependency)]
     depends_on: Vec<Dependency>,
 }
@@ -23,13 +24,14 @@ pub(crate) struct DependencyRemovals {
 }
 
 fn dependency(text: &str) -> Result<Dependency, Usage> {
-    let (service, condition) = text.split_once(':').unwrap_or((text, DependencyCondition::Started.as_str()));
+    let (rest, required) = text.strip_suffix(":optional").map_or((text, true), |rest| (rest, false));
+    let (service, condition) = rest.split_once(':').unwrap_or((rest, DependencyCondition::Started.as_str()));
     if service.is_empty() {
         return Err(Usage("the name of a service is missing".into()));
     }
     let found = DependencyCondition::ALL.iter().copied().find(|it| it.as_str() == condition);
     let condition = found.ok_or_else(|| Usage(format!("`{condition}` is none of started, healthy and completed")))?;
-    Ok(Dependency { service: service.to_owned(), condition, required: true })
+    Ok(Dependency { service: service.to_owned(), condition, required })
 }
 
 impl DependencyFlags {
@@ -73,7 +75,8 @@ mod tests {
         let update = Update::try_parse_from(words).map_err(|error| error.to_string())?;
         update.removals.apply(spec).map_err(|error| error.to_string())?;
         update.flags.apply(spec);
-        let shown = spec.depends_on.iter().map(|it| format!("{}:{}", it.service, it.condition));
+        let optional = |it: &Dependency| if it.required { "" } else { ":optional" };
+        let shown = spec.depends_on.iter().map(|it| format!("{}:{}{}", it.service, it.condition, optional(it)));
         Ok(shown.collect::<Vec<_>>().join(" "))
     }
 
@@ -84,12 +87,15 @@ mod tests {
         assert_eq!(updated(&mut spec, words), Ok("db:started job:completed x:healthy".into()));
         let words = "--depends-on-rm x --depends-on-add db:healthy";
         assert_eq!(updated(&mut spec, words), Ok("job:completed db:healthy".into()));
+        let words = "--depends-on job:optional --depends-on db:started:optional";
+        assert_eq!(updated(&mut spec, words), Ok("job:started:optional db:started:optional".into()));
     }
 
     #[test]
     fn what_can_not_be_meant_is_refused() {
         for (words, expected) in [
             ("--depends-on db:ready", "`ready` is none of started, healthy and completed"),
+            ("--depends-on db:optional:healthy", "`optional:healthy` is none of started, healthy and completed"),
             ("--depends-on :healthy", "the name of a service is missing"),
             ("--depends-on-rm db", "--depends-on-rm db: the service does not depend on it"),
         ] {

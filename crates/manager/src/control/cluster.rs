@@ -73,11 +73,11 @@ impl ClusterDefaults {
         let mut found = Vec::new();
         if self.heartbeat.is_some_and(|it| !HEARTBEATS.contains(&it)) {
             let why = format!("it is from {:?} to {:?}", HEARTBEATS.start(), HEARTBEATS.end());
-            found.push(Violation { field: "heartbeat".into(), why });
+            found.push(Violation { field: "dispatcher_heartbeat".into(), why });
         }
         if self.heartbeats_missed.is_some_and(|it| !MISSED.contains(&it)) {
             let why = format!("it is from {} to {}", MISSED.start(), MISSED.end());
-            found.push(Violation { field: "heartbeats_missed".into(), why });
+            found.push(Violation { field: "missed_heartbeats".into(), why });
         }
         if let Some(why) = self.certificate_life.and_then(|it| check_certificate_life(it).err()) {
             found.push(Violation { field: "cert_expiry".into(), why });

@@ -307,7 +307,7 @@ async fn how_lost_nodes_are_found_is_chosen_within_bounds() {
     assert_eq!((kept.heartbeat, kept.heartbeats_missed), (updated.heartbeat, updated.heartbeats_missed));
     let refused = control.update_cluster(None, heartbeat(100, 1)).await.expect_err("both are too small").to_string();
     assert!(
-        refused.contains("heartbeat: it is from") && refused.contains("heartbeats_missed: it is from 2"),
+        refused.contains("dispatcher_heartbeat: it is from") && refused.contains("missed_heartbeats: it is from 2"),
         "{refused}"
     );
 }

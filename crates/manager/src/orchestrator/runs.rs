@@ -70,6 +70,10 @@ pub(crate) fn refusal(service: &Service) -> Option<String> {
     match concurrency {
         _ if service.spec.stopped => Some(format!("`{name}` is stopped: `ctl service start {name}` starts it")),
         Concurrency::Forbid if live > 0 => Some(format!("a run of `{name}` is under way, and its rule is `forbid`")),
+        // With `replace`, the newest run is the one that is wanted.
+        Concurrency::Forbid | Concurrency::Allow if service.cron.requested => {
+            Some(format!("the last run of `{name}` that a user has asked for has not begun yet; try again"))
+        }
         Concurrency::Allow if live >= RUNS_AT_ONCE => Some(format!("{live} runs of `{name}` are under way, the most")),
         _ => None,
     }

@@ -217,6 +217,7 @@ fn a_user_begins_a_run_as_far_as_the_rule_for_runs_that_overlap_permits_it() {
     come(&mut service, at(1), RunProgress::Idle);
     assert_eq!(refusal(&service), None);
     service.cron.requested = true;
+    assert!(refusal(&service).is_some_and(|why| why.contains("has not begun yet")), "two would become one");
     come(&mut service, at(5), RunProgress::Idle);
     come(&mut service, at(6), RunProgress::Busy);
     assert_eq!((runs(&service).as_str(), service.cron.requested), ("1@5 running…", false));
