@@ -18,7 +18,7 @@ pub enum Focus {
     Restarts,
     /// Leaders are cut off from all other nodes, and users still reach them.
     Splits,
-    /// A schedule begins runs while nothing goes wrong.
+    /// A schedule and a user begin runs while nothing goes wrong.
     Runs,
     /// Jobs run while leaders change and programs die.
     Jobs,
@@ -74,6 +74,7 @@ impl Focus {
                     scaled: (turn == 2).then_some(scaled),
                     vault: turn == 3,
                     yard: turn == 3,
+                    runs: turn == 4,
                     ..none
                 };
                 (3, wishes)
@@ -81,7 +82,7 @@ impl Focus {
             Self::Sessions => (3, Wishes { networks: true, ..none }),
             Self::Roles => (1, Wishes { replicas: 2, probes: true, ..none }),
             Self::Restarts | Self::Splits => (3, Wishes { replicas: 1, probes: true, ..none }),
-            Self::Runs => (1, Wishes { only: Some(CRON), ..none }),
+            Self::Runs => (1, Wishes { only: Some(CRON), runs: true, ..none }),
             Self::Jobs => (0, Wishes { jobs: true, ..none }),
             Self::Rollouts => (0, Wishes { rollouts: true, ..none }),
             Self::Labels => (0, Wishes { yard: true, ..none }),

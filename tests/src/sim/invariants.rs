@@ -20,7 +20,7 @@ use super::rollout_invariants::RolloutInvariants;
 use super::scale_invariants::{self, ScaleInvariants};
 use super::steady_invariants::{self, SteadyInvariants};
 use super::task_invariants::{TaskInvariants, is_wanted, slots};
-use super::user::{CRON, TAG, chain};
+use super::user::{CRON, RUN, TAG, chain};
 use super::violation::{Kind, Violation};
 use super::volume_invariants::{self, VolumeInvariants};
 
@@ -133,7 +133,8 @@ fn describe(task: &Task) -> String {
 /// Returns a text that lists all running containers, and that changes only if one starts or stops, but for those of runs,
 /// which begin when their time comes.
 pub fn picture(cluster: &SimCluster) -> String {
-    let running = slots(cluster).into_values().flatten().filter(|it| it.service != CRON);
+    let running =
+        slots(cluster).into_values().flatten().filter(|it| it.service != CRON && !RUN.contains(&it.service.as_str()));
     let running: Vec<String> = running.map(|it| format!("{}.{} is {}", it.service, it.slot, it.task)).collect();
     running.join(", ")
 }

@@ -20,7 +20,7 @@ use super::host::{MOST_MANAGERS, USER};
 use super::invariants::{Invariants, converged, picture};
 use super::schedule::Schedule;
 use super::user::rollouts::NOT_TAKEN;
-use super::user::{CRON, History, Users, chain, channels, jobs, rollouts, scaled};
+use super::user::{CRON, History, Users, chain, channels, jobs, rollouts, runs, scaled};
 use super::violation::{Kind, Violation};
 use super::world::World;
 
@@ -152,7 +152,7 @@ impl Run {
         let world = World::new(options.seed);
         let random = Random::seeded(options.seed);
         let cluster = SimCluster::start(world, options.managers, options.workers, &random);
-        for prepare in [chain::prepare, jobs::prepare, rollouts::prepare, scaled::prepare] {
+        for prepare in [chain::prepare, jobs::prepare, rollouts::prepare, runs::prepare, scaled::prepare] {
             cluster.workers.iter().for_each(|worker| prepare(&worker.machine));
         }
         let ends = FakeProgram { runs: Some(RUN), ..FakeProgram::default() };

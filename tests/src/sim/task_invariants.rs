@@ -7,15 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use flota_api::id::NodeId;
-use flota_api::model::{DeviceId, NodeState, Task};
+use flota_api::defaults::RUNS_AT_ONCE;
+use flota_api::id::{NodeId, TaskId};
+use flota_api::model::{Availability, DeviceId, Node, NodeState, Task};
 use flota_api::resources::Resources;
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::View;
 use flota_worker::RunningSlot;
 
 use super::cluster::{SimCluster, WorkerHost};
-use super::user::{priority, starts_first};
+use super::user::{KEPT, OVERLAPPING, priority, starts_first};
 use super::violation::{Kind, Violation};
 
 /// How long two containers of one slot may run while one leader reaches both of their nodes, in milliseconds: a node that
@@ -36,6 +37,8 @@ pub(super) struct TaskInvariants {
     /// Devices of every task that ever had some.
     devices: BTreeMap<String, Vec<DeviceId>>,
     doubles: BTreeMap<(String, u64), Double>,
+    /// Tasks whose node a user has drained since: it is not waited for any more if it is lost.
+    given_up: BTreeSet<TaskId>,
 }
 
 impl TaskInvariants {
@@ -50,6 +53,10 @@ impl TaskInvariants {
             check_preemption(view, task)?;
             if !task.device_ids.is_empty() {
                 self.devices.insert(task.id.to_string(), task.device_ids.clone());
+            }
+            let is_given_up = |node: &Node| node.spec.availability == Availability::Drain || node.has_left();
+            if view.node_of(task).is_some_and(|node| is_given_up(node)) {
+                self.given_up.insert(task.id.clone());
             }
             self.tasks.insert(task.id.to_string(), Arc::clone(task));
         }
@@ -73,7 +80,22 @@ impl TaskInvariants {
                 }
             }
         }
+        self.check_kept(cluster)?;
         self.check_doubles(cluster)
+    }
+
+    /// A slot whose tasks stay with their nodes never runs twice, however long its node is cut off, until a user drains it.
+    fn check_kept(&self, cluster: &SimCluster) -> Result<(), Violation> {
+        for ((service, slot), running) in slots(cluster).into_iter().filter(|((service, _), _)| service == KEPT) {
+            let known = running.iter().filter_map(|it| self.tasks.get(&it.task));
+            let kept: Vec<_> = known.filter(|task| !self.given_up.contains(&task.id)).collect();
+            // A service that was removed and created again knows nothing of what was there before.
+            if kept.windows(2).any(|pair| pair[0].service_id == pair[1].service_id) {
+                let ids: Vec<&str> = kept.iter().map(|task| task.id.as_str()).collect();
+                return Err(Kind::SlotRunsTwice.because(format!("slot {slot} of {service} runs as {ids:?}")));
+            }
+        }
+        Ok(())
     }
 
     /// No slot runs more tasks than it may for longer than it takes to stop a container of which the leader knows.
@@ -181,9 +203,9 @@ fn check_preemption(view: &View, task: &Task) -> Result<(), Violation> {
 fn check_slots(view: &View) -> Result<(), Violation> {
     let mut slots: BTreeMap<_, Vec<&Task>> = BTreeMap::new();
     for task in view.tasks().filter(|task| is_wanted(task)) {
-        slots.entry((&task.service_id, task.slot)).or_default().push(task);
+        slots.entry((&task.service_id, task.slot, task.run)).or_default().push(task);
     }
-    for ((_, slot), tasks) in slots.into_iter().filter(|(_, tasks)| tasks.len() > 1) {
+    for ((_, slot, _), tasks) in slots.into_iter().filter(|(_, tasks)| tasks.len() > 1) {
         let most = view.spec_of(tasks[0]).map_or(1, |spec| most_tasks(&spec.name));
         // Two of one spec are there only while one takes the place of the other.
         let versions: BTreeSet<u64> =
@@ -221,9 +243,10 @@ fn check_places(view: &View) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Returns how many tasks a slot of the service may have: two if its updates start the new task first.
+/// Returns how many tasks a slot of the service may have: two if its updates start the new task first, and one for each of
+/// the runs that overlap.
 fn most_tasks(service: &str) -> usize {
-    1 + usize::from(starts_first(service))
+    if service == OVERLAPPING { RUNS_AT_ONCE } else { 1 + usize::from(starts_first(service)) }
 }
 
 fn check_devices(view: &View) -> Result<(), Violation> {

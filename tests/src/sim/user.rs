@@ -2,7 +2,7 @@
 //! Control API, and record what they observe. They also create and remove networks. Like `ctl`, they retry with the
 //! next manager and the same request id after any loss. What a service of theirs is like is in `user/specs.rs`. Users
 //! with services of their own, whose history is not recorded, are in `user/chain.rs`, `user/jobs.rs`,
-//! `user/rollouts.rs`, `user/scaled.rs`, `user/vault.rs` and `user/yard.rs`.
+//! `user/rollouts.rs`, `user/runs.rs`, `user/scaled.rs`, `user/vault.rs` and `user/yard.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -33,6 +33,7 @@ pub(super) mod jobs;
 mod networks;
 mod prober;
 pub(super) mod rollouts;
+pub(super) mod runs;
 pub(super) mod scaled;
 mod specs;
 pub(super) mod vault;
@@ -40,9 +41,10 @@ pub(super) mod yard;
 
 pub(super) use jobs::JOBS;
 pub(super) use rollouts::ROLLED_OUT;
+pub(super) use runs::{OVERLAPPING, RUN};
 pub(super) use scaled::SCALED;
 use specs::STARTED_FIRST;
-pub(super) use specs::{CRON, TAG, VOLUMES, priority};
+pub(super) use specs::{CRON, KEPT, TAG, VOLUMES, priority};
 pub use specs::{NAMES, Wishes};
 pub(super) use vault::VAULT;
 pub(super) use yard::STEADY;
@@ -195,6 +197,9 @@ impl Users {
         }
         if self.wishes.yard {
             clients.spawn(client(self.clients + 7).deploy_yard());
+        }
+        if self.wishes.runs {
+            clients.spawn(client(self.clients + 8).begin_runs());
         }
         for number in 0..self.clients {
             clients.spawn(client(number).run(self.pause));

@@ -13,8 +13,7 @@ use super::networks::SHARED;
 use crate::sim::cluster::DEVICE_KIND;
 
 /// Names of the services that users create. Their hyphens keep them from being beginnings of ids, which also name services.
-pub const NAMES: [&str; 9] =
-    ["the-web", "the-db", "the-cache", "the-queue", "the-mail", GLOBAL, CRON, SHARING, DIVIDED];
+pub const NAMES: [&str; 9] = ["the-web", "the-db", "the-cache", "the-queue", KEPT, GLOBAL, CRON, SHARING, DIVIDED];
 /// The service that has a task on each node.
 const GLOBAL: &str = "the-agent";
 /// The service that runs each minute, one run at a time.
@@ -22,7 +21,9 @@ pub(in crate::sim) const CRON: &str = "the-backup";
 /// The services whose updates start the new task of a slot before the old one is stopped.
 pub(in crate::sim) const STARTED_FIRST: [&str; 2] = ["the-web", "the-queue"];
 /// The services whose tasks stop if there is no room for those of a more important one, and those that make them stop.
-const PRIORITIES: [(&str, i32); 3] = [("the-cache", -5), ("the-queue", 5), ("the-mail", 9)];
+const PRIORITIES: [(&str, i32); 3] = [("the-cache", -5), ("the-queue", 5), (KEPT, 9)];
+/// The service whose tasks stay with their nodes when those are lost.
+pub(in crate::sim) const KEPT: &str = "the-mail";
 /// The service whose tasks share the data of one volume.
 const SHARING: &str = "the-ledger";
 /// The service of which each slot has data of its own.
@@ -53,6 +54,8 @@ pub struct Wishes {
     pub rollouts: bool,
     /// Whether one more user changes jobs.
     pub jobs: bool,
+    /// Whether one more user begins runs that overlap, and runs that replace each other.
+    pub runs: bool,
     /// Whether one more user changes a service with volumes, and removes both.
     pub vault: bool,
     /// Whether one more user deploys the same stack again and again.
@@ -109,6 +112,7 @@ impl Client {
             env: vec![format!("RELEASE={}", self.rng.random_range(0..3))],
             stop_grace_ms: 1_000,
             priority: priority(name),
+            keep_on_node_loss: name == KEPT,
             restart: Some(RestartPolicy {
                 delay_ms: 200,
                 condition: if name == CRON { RestartCondition::OnFailure } else { RestartCondition::Any }.into(),
