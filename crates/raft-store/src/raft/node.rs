@@ -4,6 +4,7 @@
 mod duties;
 mod folder;
 mod freshness;
+mod group_commit;
 mod options;
 mod recovery;
 
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::duties::Duties;
 use self::folder::Folder;
 use self::freshness::{Freshness, REQUEST_WAIT};
+use self::group_commit::{GroupCommit, Writer};
 pub use self::options::{RaftOptions, Timing};
 pub use self::recovery::{LogEnd, NewFolder, replay_folder, write_folder};
 use super::Raft;
@@ -72,6 +74,7 @@ pub struct Leadership {
 #[derive(Clone)]
 pub struct RaftNode {
     opened: Opened,
+    proposals: GroupCommit,
     /// Dropped last, because everything else runs on its runtime.
     core: Arc<Core>,
 }
@@ -148,7 +151,7 @@ impl RaftNode {
         let started = core.handle.spawn(Self::open(options));
         let (opened, duties) = started.await.map_err(|error| StartError::Raft(error.to_string()))??;
         core.handle.spawn(duties.run(core.stop.clone()));
-        Ok(Self { opened, core })
+        Ok(Self { opened, proposals: GroupCommit::default(), core })
     }
 
     async fn open(options: RaftOptions) -> Result<(Opened, Duties), StartError> {
@@ -282,25 +285,7 @@ impl RaftNode {
         if faults::is_on(Fault::EarlyRead) && self.opened.leadership.borrow().is_self {
             return Ok(());
         }
-        self.renew_lease().await
-    }
-
-    /// Asks a quorum whether this manager leads. The library waits just as long as a lease, which is too short for a slow
-    /// link that loses a packet.
-    async fn renew_lease(&self) -> Result<(), ProposeError> {
-        let wait = self.opened.timing.heartbeat * 4;
-        let read = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(wait);
-        let read = self.opened.raft.ensure_linearizable(read);
-        match tokio::time::timeout(QUORUM_WAIT, read).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => Err(self.not_leader(&to)),
-            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
-        }
-    }
-
-    /// The library returns the same error, with this manager as the leader, if the leader has lost its quorum.
-    fn not_leader(&self, to: &ForwardToLeader<TypeConfig>) -> ProposeError {
-        if to.leader_id == Some(self.opened.id) { ProposeError::Unknown } else { ProposeError::NotLeader }
+        self.opened.renew_lease().await
     }
 
     /// Stops the core and waits up to 4 s for it. Afterwards, this manager neither proposes nor answers.
@@ -316,22 +301,24 @@ impl RaftNode {
     pub(super) fn raft(&self) -> &Raft {
         &self.opened.raft
     }
+}
 
-    async fn write(&self, entry: Entry) -> Result<Vec<Outcome>, ProposeError> {
+impl Opened {
+    async fn write(&self, entry: Entry, within: Duration) -> Result<Vec<Outcome>, ProposeError> {
         let actions = entry.transactions.iter().map(|it| it.actions.len()).max().unwrap_or(0);
         let bytes = entry.encode();
         if actions > ACTIONS_BOUND || bytes.len() > ENTRY_BOUND {
             return Err(ProposeError::TooLarge { actions, bytes: bytes.len() });
         }
         let written = self.write_with_lease(EntryBytes(bytes.into()));
-        tokio::time::timeout(QUORUM_WAIT, written).await.unwrap_or(Err(ProposeError::Unknown))
+        tokio::time::timeout(within, written).await.unwrap_or(Err(ProposeError::Unknown))
     }
 
     /// Writes an entry. The library takes none while the last answer of a quorum is older than the lease, as it is between
     /// two heartbeats on a slow link; then a new answer is waited for.
     async fn write_with_lease(&self, entry: EntryBytes) -> Result<Vec<Outcome>, ProposeError> {
         loop {
-            match self.opened.raft.client_write(entry.clone()).await {
+            match self.raft.client_write(entry.clone()).await {
                 Ok(response) => return Ok(response.data.0),
                 Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => match to.reason {
                     // Nothing was written yet.
@@ -342,16 +329,53 @@ impl RaftNode {
             }
         }
     }
+
+    /// Asks a quorum whether this manager leads. The library waits just as long as a lease, which is too short for a slow
+    /// link that loses a packet.
+    async fn renew_lease(&self) -> Result<(), ProposeError> {
+        let wait = self.timing.heartbeat * 4;
+        let read = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(wait);
+        let read = self.raft.ensure_linearizable(read);
+        match tokio::time::timeout(QUORUM_WAIT, read).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => Err(self.not_leader(&to)),
+            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// The library returns the same error, with this manager as the leader, if the leader has lost its quorum.
+    fn not_leader(&self, to: &ForwardToLeader<TypeConfig>) -> ProposeError {
+        if to.leader_id == Some(self.id) { ProposeError::Unknown } else { ProposeError::NotLeader }
+    }
 }
 
-impl Proposer for RaftNode {
-    fn propose_entry(&self, transactions: Vec<Transaction>) -> BoxFuture<'_, Result<Vec<Outcome>, ProposeError>> {
+/// What writes groups. It does not keep the core's runtime, on which they are written.
+#[derive(Clone)]
+struct Log {
+    opened: Opened,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Writer for Log {
+    async fn write(&self, transactions: Vec<Transaction>, within: Duration) -> Result<Vec<Outcome>, ProposeError> {
         let now = tokio::time::Instant::now();
         let forget_answers = {
             let mut answers = self.opened.answers.lock().expect("no holder panics");
             answers.observe(now, self.opened.progress.borrow().applied);
             answers.expired(now)
         };
-        Box::pin(self.write(Entry { at: self.opened.clock.now(), transactions, forget_answers, ..Entry::default() }))
+        let at = self.opened.clock.now();
+        self.opened.write(Entry { at, transactions, forget_answers, ..Entry::default() }, within).await
+    }
+
+    fn runtime(&self) -> tokio::runtime::Handle {
+        self.runtime.clone()
+    }
+}
+
+impl Proposer for RaftNode {
+    fn propose_entry(&self, transactions: Vec<Transaction>) -> BoxFuture<'_, Result<Vec<Outcome>, ProposeError>> {
+        let log = Log { opened: self.opened.clone(), runtime: self.core.handle.clone() };
+        Box::pin(async move { self.proposals.commit(&log, transactions).await })
     }
 }
