@@ -6,8 +6,8 @@ use std::time::Duration;
 use rand::Rng;
 
 use flota_api::proto::control::{RemoveRequest, RunServiceRequest};
-use flota_api::proto::specs::{ServiceMode, ServiceSpec};
-use flota_api::proto::types::{Concurrency, RestartCondition, RestartPolicy};
+use flota_api::proto::specs::{Concurrency, ServiceMode, ServiceSpec};
+use flota_api::proto::types::{RestartCondition, RestartPolicy};
 use flota_worker::{FakeMachine, FakeProgram};
 
 use super::Client;

@@ -38,7 +38,7 @@ pub(super) trait Writer: Clone + Send + Sync + 'static {
 }
 
 /// A proposal that waits.
-struct Waiting {
+struct Proposal {
     transactions: Vec<Transaction>,
     since: Instant,
     answer: oneshot::Sender<Outcomes>,
@@ -48,13 +48,13 @@ struct Waiting {
 struct Queue {
     /// Number of entries that are on their way.
     writing: usize,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Proposal>,
 }
 
 impl Queue {
     /// Takes the proposals of the next entry, oldest first; none if nothing waits. Those whose proposers have gone, or whose
     /// time is over, are left out.
-    fn next_group(&mut self, now: Instant) -> Vec<Waiting> {
+    fn next_group(&mut self, now: Instant) -> Vec<Proposal> {
         let (mut group, mut actions) = (Vec::new(), 0);
         while group.len() < GROUP && actions < ACTIONS {
             let Some(next) = self.waiting.pop_front() else { break };
@@ -92,7 +92,7 @@ impl GroupCommit {
             return Entered::First(transactions);
         }
         let (answer, answered) = oneshot::channel();
-        queue.waiting.push_back(Waiting { transactions, since: Instant::now(), answer });
+        queue.waiting.push_back(Proposal { transactions, since: Instant::now(), answer });
         Entered::Waits(answered)
     }
 }
@@ -131,7 +131,7 @@ impl<W: Writer> Drop for Turn<W> {
 }
 
 /// Writes a group, and tells each proposer its outcomes.
-async fn write_group<W: Writer>(writer: &W, group: Vec<Waiting>) {
+async fn write_group<W: Writer>(writer: &W, group: Vec<Proposal>) {
     // The first has waited for longest, and is to be answered in time.
     let waited = group.first().map(|it| it.since.elapsed()).unwrap_or_default();
     let within = QUORUM_WAIT.saturating_sub(waited);
@@ -139,14 +139,14 @@ async fn write_group<W: Writer>(writer: &W, group: Vec<Waiting>) {
     match writer.write(transactions, within).await {
         Ok(outcomes) => {
             let mut outcomes = outcomes.into_iter();
-            for Waiting { transactions, answer, .. } in group {
+            for Proposal { transactions, answer, .. } in group {
                 // It fails if the proposer has gone.
                 let _ = answer.send(Ok(outcomes.by_ref().take(transactions.len()).collect()));
             }
         }
         // Nothing was written. One that is small enough alone is not refused for the others.
         Err(ProposeError::TooLarge { .. }) if group.len() > 1 => {
-            for Waiting { transactions, since, answer } in group {
+            for Proposal { transactions, since, answer } in group {
                 let within = QUORUM_WAIT.saturating_sub(since.elapsed());
                 let _ = answer.send(writer.write(transactions, within).await);
             }

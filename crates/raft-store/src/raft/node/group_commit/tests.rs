@@ -165,7 +165,7 @@ async fn an_entry_has_so_many_proposals_at_most_and_none_joins_a_large_one() {
         let (answer, answered) = oneshot::channel();
         receivers.push(answered);
         let transactions = vec![Transaction { actions, ..Transaction::default() }];
-        Waiting { transactions, since: Instant::now(), answer }
+        Proposal { transactions, since: Instant::now(), answer }
     };
     queue.waiting.extend((0..100).map(|_| wait(1)));
     queue.waiting.extend([wait(ACTIONS), wait(1)]);
