@@ -19,7 +19,7 @@ use flota_identity::{Dialer, Identity, JoinToken, KeyPair, RootCa, refusal};
 /// No manager could be reached.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Unreachable(String);
+pub(crate) struct Unreachable(pub(crate) String);
 
 /// How long a request is repeated while the managers have no leader.
 const JOIN_WAIT: Duration = Duration::from_secs(15);

@@ -11,7 +11,7 @@ use flota_api::model::RegistryCredentials;
 use flota_api::proto::node::local_node_server::LocalNode;
 use flota_api::proto::node::{
     BackupRequest, ForceNewClusterRequest, ImageResult, ImageUpload, InfoRequest, InitRequest, JoinRequest,
-    LeaveRequest, LeaveResponse, NodeInfo, PullImageRequest, RecoveryReport, RestorePart, StopTasksRequest,
+    LeaveRequest, LeaveResponse, NodeInfo, PullImageRequest, ReconnectRequest, RecoveryReport, RestorePart, StopTasksRequest,
     StopTasksResponse,
 };
 use flota_api::text::with_causes;
@@ -135,6 +135,11 @@ impl LocalNode for LocalService {
         let node = Arc::clone(&self.0);
         run_to_end(async move { node.leave(request.into_inner().force).await }).await?;
         Ok(Response::new(LeaveResponse {}))
+    }
+
+    async fn reconnect(&self, request: Request<ReconnectRequest>) -> Result<Response<NodeInfo>, Status> {
+        self.0.reconnect(&request.into_inner().managers).await.map_err(status_of)?;
+        self.0.info().await.map(Response::new)
     }
 
     async fn stop_tasks(&self, _: Request<StopTasksRequest>) -> Result<Response<StopTasksResponse>, Status> {

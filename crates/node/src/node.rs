@@ -35,6 +35,8 @@ const LEAVE_WAIT: Duration = Duration::from_secs(15);
 /// How long one manager is given to answer before the next one is tried.
 const LEAVE_TRY_WAIT: Duration = Duration::from_secs(5);
 
+/// How long it may take to find the leader at addresses that a user has named: an election, and some tries of the worker.
+const RECONNECT_WAIT: Duration = Duration::from_secs(15);
 /// Pause before another try to take a new role.
 const ROLE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -295,6 +297,36 @@ impl Node {
             }
         }
         self.forget(&mut current).await
+    }
+
+    /// `ctl swarm reconnect`: waits until this node has found the leader again.
+    pub(crate) async fn reconnect(&self, managers: &[String]) -> anyhow::Result<()> {
+        let (worker, manager, own) = match self.membership.lock().await.as_ref() {
+            Some(it) => (Arc::clone(&it.worker), it.manager().cloned(), it.address.clone()),
+            None => bail!("this node belongs to no cluster; use `ctl swarm join`"),
+        };
+        let mut known = managers.to_vec();
+        if let Some(manager) = manager {
+            let found = manager.raft().find_members(managers).await;
+            tracing::info!(?found, "looked for the other managers");
+            // It may be the one that leads.
+            known.push(own);
+        }
+        worker.also_try(&known);
+        let has_leader = async {
+            while worker.lost().is_some() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let found = tokio::time::timeout(RECONNECT_WAIT, has_leader).await;
+        found.map_err(|_| {
+            let places = managers.join(", ");
+            let text = format!(
+                "no leader was found within {RECONNECT_WAIT:?}: do managers of this cluster run at {places}, and does one \
+                 of them know where a majority is?"
+            );
+            join::Unreachable(text).into()
+        })
     }
 
     /// Stops the tasks, worker and manager, and removes the cluster's state from disk.

@@ -28,7 +28,7 @@ pub use membership::{Member, MembershipError};
 pub use node::{Leadership, LogEnd, NewFolder, RaftNode, RaftOptions, StartError, Timing, replay_folder, write_folder};
 pub use storage::{LogBounds, LogStatistics, OpenError};
 pub use threads::Threads;
-pub use transport::{AppendAnswers, Dial, GrpcTransport, Method, Transport, TransportService};
+pub use transport::{AppendAnswers, CallAnswer, Dial, GrpcTransport, Method, Transport, TransportService};
 #[cfg(feature = "faults")]
 pub use transport::{SentEntry, sent_entries};
 

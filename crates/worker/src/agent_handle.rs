@@ -171,6 +171,11 @@ impl AgentHandle {
         self.managers.set(vec![manager.to_owned()], manager);
     }
 
+    /// Makes the agent look for a leader at these addresses first, because those that it knows may be of no use any more.
+    pub fn also_try(&self, managers: &[String]) {
+        self.managers.add(managers);
+    }
+
     /// Stops every task within its grace period, because the machine goes down, and tells the leader.
     pub async fn stop_tasks(&self) {
         self.pool.stop_all().await;

@@ -43,6 +43,14 @@ impl KnownManagers {
         *list = managers;
     }
 
+    /// Puts managers before those that are known.
+    pub(crate) fn add(&self, managers: &[String]) {
+        let mut list = self.list.lock().expect("no holder panics");
+        let known = list.iter().filter(|it| !managers.contains(it)).cloned().collect();
+        *list = [managers.to_vec(), known].concat();
+        self.save(&list);
+    }
+
     /// Returns all known managers.
     pub(crate) fn get(&self) -> Vec<String> {
         self.list.lock().expect("no holder panics").clone()

@@ -251,6 +251,11 @@ impl Worker {
         self.agent.follow_only(manager);
     }
 
+    /// Makes the worker look for a leader at these addresses first, because those that it knows may be of no use any more.
+    pub fn also_try(&self, managers: &[String]) {
+        self.agent.also_try(managers);
+    }
+
     /// Stops every task within its grace period, because the machine goes down, and tells the leader.
     pub async fn stop_tasks(&self) {
         self.agent.stop_tasks().await;

@@ -225,6 +225,15 @@ impl Transport for MemoryTransport {
         }
     }
 
+    fn call_at(&self, address: &str, _: Method, _: RaftMessage) -> BoxFuture<'static, Answer> {
+        let why = format!("nobody asks at {address}: machines of a simulation keep their addresses");
+        Box::pin(async { Err(Status::unavailable(why)) })
+    }
+
+    fn redirect(&self, peer: u64, _: &str, address: &str) {
+        self.set_address(peer, address);
+    }
+
     fn call(&self, peer: u64, method: Method, message: RaftMessage) -> BoxFuture<'static, Answer> {
         Box::pin(self.clone().call_peer(peer, method, message))
     }

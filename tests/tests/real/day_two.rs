@@ -69,3 +69,46 @@ fn ca_leaked() {
     assert!(!page.ok(&cluster, "m1", &end).contains(token.trim()), "the token has changed");
     assert_eq!(tasks(&cluster), before, "no task was touched");
 }
+
+#[test]
+fn addresses_changed() {
+    let (cluster, page) = (Cluster::up(3, 1), Runbook::open("addresses-changed.md"));
+    let [look, list] = <[String; 2]>::try_from(page.blocks("manager")).expect("two blocks");
+    let [first] = <[String; 1]>::try_from(page.blocks("first-manager")).expect("one block");
+    let [other] = <[String; 1]>::try_from(page.blocks("other")).expect("one block");
+    cluster.ok("service create --name web --replicas 4 whoami");
+    let nodes = ["m1", "m2", "m3", "w1"];
+    cluster.sandbox_ok("stop m1 m2 m3 w1");
+    for (number, node) in nodes.iter().enumerate() {
+        cluster.move_to(node, &format!("198.18.0.{}", 70 + number));
+    }
+    cluster.sandbox_ok("start m1 m2 m3 w1");
+    let address = |node: &str| {
+        let info = page.ok(&cluster, node, &look);
+        info.lines().find_map(|line| line.strip_prefix("address: ")).expect("it has one").trim().to_owned()
+    };
+    cluster.wait("the daemons answer", |it| nodes.iter().all(|node| it.ctl_on(node, "system info").code == 0));
+    let addresses = nodes.map(address);
+    assert_eq!(addresses[0], "198.18.0.70:2377");
+    assert_eq!(cluster.ctl_on("m1", "node ls").code, 5, "none finds another one");
+
+    let wrong = first.replace("SECOND", "198.18.0.99").replace("THIRD", &addresses[3]);
+    let refused = page.run(&cluster, "m1", &wrong);
+    assert!(refused.code == 5 && refused.stderr.contains("no leader was found within"), "{}", refused.stderr);
+
+    page.ok(&cluster, "m1", &first.replace("SECOND", &addresses[1]).replace("THIRD", &addresses[2]));
+    for node in ["m2", "m3", "w1"] {
+        page.ok(&cluster, node, &other.replace("FIRST", &addresses[0]));
+    }
+    cluster.wait("all are ready where they are now", |it| {
+        let listed = page.ok(it, "m2", &list);
+        let is_there = |(node, address): (&&str, &String)| {
+            it.rows(&format!("node ls --filter name={node} --filter state=ready --filter address={address}")).len() == 1
+        };
+        listed.contains("w1") && nodes.iter().zip(&addresses).all(is_there)
+    });
+    cluster.wait("all tasks run", |it| it.running("web").len() == 4);
+    // The managers have recorded where the others are, so that each of them is found after the loss of one.
+    cluster.kill("m1");
+    cluster.wait("another one leads", |it| it.ctl_on("m2", "service ls").stdout.contains("web"));
+}

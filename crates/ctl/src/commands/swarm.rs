@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use flota_api::clock::Clock;
 use flota_api::proto::control::{ClusterInfo, Empty, RotateJoinTokenRequest, UpdateClusterRequest};
-use flota_api::proto::node::{InitRequest, JoinRequest, LeaveRequest};
+use flota_api::proto::node::{InitRequest, JoinRequest, LeaveRequest, ReconnectRequest};
 use flota_api::proto::types::Role;
 use flota_api::reason::Reason;
 use flota_api::version::Timestamp;
@@ -120,6 +120,12 @@ pub(crate) enum Swarm {
         #[arg(long, default_value = "")]
         advertise_addr: String,
     },
+    /// Tell this node where managers are now, after the addresses of all managers have changed
+    Reconnect {
+        /// Managers: HOST:PORT
+        #[arg(required = true)]
+        managers: Vec<String>,
+    },
     /// Leave the cluster: stop the tasks, and forget everything about it
     Leave {
         /// Leave even as a manager, and even if no manager can be reached
@@ -189,6 +195,12 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
             let joined =
                 client.node().await?.join(request).await.map_err(failure).context("failed to join")?.into_inner();
             line(&format!("This node ({}) is in cluster {}.", joined.node_id, joined.cluster_id));
+            Ok(())
+        }
+        Swarm::Reconnect { managers } => {
+            let request = ReconnectRequest { managers: managers.iter().map(|it| with_port(it)).collect() };
+            let found = client.node().await?.reconnect(request).await.map_err(failure).context("failed to reconnect")?;
+            line(&format!("This node ({}) has found the leader of its cluster.", found.into_inner().node_id));
             Ok(())
         }
         Swarm::Leave { force } => {

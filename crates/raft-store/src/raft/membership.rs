@@ -8,6 +8,9 @@ use openraft::{BasicNode, ChangeMembers};
 
 use super::node::{QUORUM_WAIT, RaftNode};
 
+/// How long a manager may take to say that it is at an address.
+const FIND_WAIT: Duration = Duration::from_secs(2);
+
 /// How long a new learner may take to catch up. After that, it stays a learner and catches up further; the caller
 /// retries.
 const CATCH_UP_WAIT: Duration = Duration::from_secs(5);
@@ -43,6 +46,18 @@ impl RaftNode {
             .nodes()
             .map(|(id, node)| Member { id: *id, address: node.addr.clone(), votes: voters.contains(id) })
             .collect()
+    }
+
+    /// Looks for the other managers at these addresses, because theirs have changed while none could tell the others. The
+    /// leader that they elect records the new ones. Returns the addresses at which one was found.
+    pub async fn find_members(&self, addresses: &[String]) -> Vec<String> {
+        let (own, members, peers) = (self.id(), self.members(), self.peers());
+        let tries = members.iter().filter(|member| member.id != own).flat_map(|member| {
+            addresses.iter().map(async |address| {
+                peers.find(member.id, &member.address, address, FIND_WAIT).await.then(|| address.clone())
+            })
+        });
+        futures::future::join_all(tries).await.into_iter().flatten().collect()
     }
 
     /// Adds a manager as a learner and makes it a voter when it has caught up. Does nothing if it is a voter already.

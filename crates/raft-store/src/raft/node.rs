@@ -84,6 +84,7 @@ pub struct RaftNode {
 struct Opened {
     id: u64,
     raft: Raft,
+    peers: Peers,
     log: LogStore,
     transport: TransportService,
     leadership: watch::Receiver<Leadership>,
@@ -172,7 +173,7 @@ impl RaftNode {
         let duties = Duties {
             id,
             raft: raft.clone(),
-            peers,
+            peers: peers.clone(),
             disk,
             leadership: leadership.clone(),
             progress: progress.clone(),
@@ -184,7 +185,7 @@ impl RaftNode {
         };
         let answers = Arc::default();
         let opened =
-            Opened { id, raft, log, transport, leadership, freshness, progress, digests, timing, clock, answers };
+            Opened { id, raft, peers, log, transport, leadership, freshness, progress, digests, timing, clock, answers };
         Ok((opened, duties))
     }
 
@@ -295,6 +296,11 @@ impl RaftNode {
         // It runs on the core's own runtime, which ends with the last handle.
         let stopped = self.core.handle.spawn(async move { drop(raft.shutdown().await) });
         let _ = tokio::time::timeout(QUORUM_WAIT, stopped).await;
+    }
+
+    /// The other managers.
+    pub(super) fn peers(&self) -> &Peers {
+        &self.opened.peers
     }
 
     /// The library's handle.

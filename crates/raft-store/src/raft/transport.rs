@@ -53,13 +53,24 @@ pub enum Method {
 /// The responses to a stream of AppendEntries, in the order of the requests.
 pub type AppendAnswers = BoxStream<'static, Result<RaftMessage, Status>>;
 
+/// The response to a single request.
+pub type CallAnswer = BoxFuture<'static, Result<RaftMessage, Status>>;
+
 /// Delivers messages to other managers, which are identified by their Raft ids.
 pub trait Transport: Send + Sync + 'static {
     /// Sets the address of a manager (`host:port`). Called again whenever it may have changed.
     fn set_address(&self, peer: u64, address: &str);
 
+    /// Sends one request to whoever is at this address, which need not be that of a known manager. The caller limits the
+    /// time.
+    fn call_at(&self, address: &str, method: Method, message: RaftMessage) -> CallAnswer;
+
+    /// Uses this address for a manager that is not found at `known` any more, until [`Transport::set_address`] sets another
+    /// one than `known`.
+    fn redirect(&self, peer: u64, known: &str, address: &str);
+
     /// Sends one request. The caller limits the time.
-    fn call(&self, peer: u64, method: Method, message: RaftMessage) -> BoxFuture<'static, Result<RaftMessage, Status>>;
+    fn call(&self, peer: u64, method: Method, message: RaftMessage) -> CallAnswer;
 
     /// Opens a stream of AppendEntries (Raft paper §5.3). Many requests may be under way at once.
     fn append(

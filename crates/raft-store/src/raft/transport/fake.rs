@@ -30,6 +30,12 @@ impl FakeTransport {
 impl Transport for FakeTransport {
     fn set_address(&self, _: u64, _: &str) {}
 
+    fn call_at(&self, _: &str, method: Method, message: RaftMessage) -> Answer {
+        self.0(method, message)
+    }
+
+    fn redirect(&self, _: u64, _: &str, _: &str) {}
+
     fn call(&self, _: u64, method: Method, message: RaftMessage) -> Answer {
         self.0(method, message)
     }

@@ -17,7 +17,7 @@ use flota_api::proto::raft::RaftMessage;
 use flota_api::proto::raft::raft_transport_client::RaftTransportClient;
 use flota_api::reason::Reason;
 
-use super::{AppendAnswers, Method, Transport};
+use super::{AppendAnswers, CallAnswer, Method, Transport};
 
 /// Opens connections to other managers.
 pub trait Dial: Send + Sync + 'static {
@@ -45,12 +45,34 @@ impl GrpcTransport {
         Self { dial, removed, channels: Mutex::default() }
     }
 
-    fn client(&self, peer: u64) -> Result<RaftTransportClient<Channel>, Status> {
+    fn client(&self, peer: u64) -> Result<Client, Status> {
         let channels = self.channels.lock().expect("no holder panics");
         let (_, channel) = channels.get(&peer).ok_or_else(|| Status::unavailable("its address is not known"))?;
-        let client = RaftTransportClient::new(channel.clone());
-        Ok(client.max_decoding_message_size(MESSAGE_BOUND).max_encoding_message_size(MESSAGE_BOUND))
+        Ok(client_of(channel.clone()))
     }
+
+    fn send(&self, client: Result<Client, Status>, method: Method, message: RaftMessage) -> CallAnswer {
+        let removed = self.removed.clone();
+        Box::pin(async move {
+            let mut client = client?;
+            let answer = match method {
+                Method::AppendOne => client.append_one(message).await,
+                Method::Vote => client.vote(message).await,
+                Method::PreVote => client.pre_vote(message).await,
+                Method::TransferLeader => client.transfer_leader(message).await,
+                Method::Snapshot => client.snapshot(message).await,
+                Method::Digest => client.digest(message).await,
+                Method::ReadIndex => client.read_index(message).await,
+            };
+            answer.map(tonic::Response::into_inner).inspect_err(|status| heed(status, &removed))
+        })
+    }
+}
+
+type Client = RaftTransportClient<Channel>;
+
+fn client_of(channel: Channel) -> Client {
+    Client::new(channel).max_decoding_message_size(MESSAGE_BOUND).max_encoding_message_size(MESSAGE_BOUND)
 }
 
 /// Cancels `removed` if the status says that the cluster has removed this manager.
@@ -80,23 +102,18 @@ impl Transport for GrpcTransport {
         }
     }
 
-    fn call(&self, peer: u64, method: Method, message: RaftMessage) -> BoxFuture<'static, Result<RaftMessage, Status>> {
-        let (client, removed) = (self.client(peer), self.removed.clone());
-        Box::pin(async move {
-            let mut client = client?;
-            let answer = match method {
-                Method::AppendOne => client.append_one(message).await,
-                Method::Vote => client.vote(message).await,
-                Method::PreVote => client.pre_vote(message).await,
-                Method::TransferLeader => client.transfer_leader(message).await,
-                Method::Snapshot => client.snapshot(message).await,
-                Method::Digest => client.digest(message).await,
-                Method::ReadIndex => client.read_index(message).await,
-            };
-            answer.map(tonic::Response::into_inner).inspect_err(|status| heed(status, &removed))
-        })
+    fn call_at(&self, address: &str, method: Method, message: RaftMessage) -> CallAnswer {
+        self.send(Ok(client_of(self.dial.dial(address))), method, message)
     }
 
+    fn redirect(&self, peer: u64, known: &str, address: &str) {
+        let mut channels = self.channels.lock().expect("no holder panics");
+        channels.insert(peer, (known.to_owned(), self.dial.dial(address)));
+    }
+
+    fn call(&self, peer: u64, method: Method, message: RaftMessage) -> CallAnswer {
+        self.send(self.client(peer), method, message)
+    }
     fn append(
         &self,
         peer: u64,

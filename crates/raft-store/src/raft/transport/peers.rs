@@ -31,6 +31,19 @@ impl Peers {
         self.transport.set_address(id, address);
     }
 
+    /// Whether the manager with this id is at this address; `known` is the one where it was. If so, it is sought there from
+    /// now on.
+    pub(crate) async fn find(&self, id: u64, known: &str, address: &str, wait: Duration) -> bool {
+        // Any request will do: a manager with another id refuses it.
+        let Ok(question) = pack(self.own_id, id, &0u64) else { return false };
+        let answer = tokio::time::timeout(wait, self.transport.call_at(address, Method::Digest, question)).await;
+        let is_there = matches!(answer, Ok(Ok(_)));
+        if is_there {
+            self.transport.redirect(id, known, address);
+        }
+        is_there
+    }
+
     /// Sends one request and waits at most `wait` for the response.
     pub(crate) async fn call<Q, A>(&self, to: u64, method: Method, body: &Q, wait: Duration) -> Result<A, Status>
     where
