@@ -11,8 +11,8 @@ use flota_api::model::RegistryCredentials;
 use flota_api::proto::node::local_node_server::LocalNode;
 use flota_api::proto::node::{
     BackupRequest, ForceNewClusterRequest, ImageResult, ImageUpload, InfoRequest, InitRequest, JoinRequest,
-    LeaveRequest, LeaveResponse, NodeInfo, PullImageRequest, ReconnectRequest, RecoveryReport, RestorePart, StopTasksRequest,
-    StopTasksResponse,
+    LeaveRequest, LeaveResponse, NodeInfo, PullImageRequest, ReconnectRequest, RecoveryReport, RestorePart,
+    StopTasksRequest, StopTasksResponse,
 };
 use flota_api::text::with_causes;
 use flota_identity::RootCa;

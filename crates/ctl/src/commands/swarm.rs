@@ -199,7 +199,8 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
         }
         Swarm::Reconnect { managers } => {
             let request = ReconnectRequest { managers: managers.iter().map(|it| with_port(it)).collect() };
-            let found = client.node().await?.reconnect(request).await.map_err(failure).context("failed to reconnect")?;
+            let found =
+                client.node().await?.reconnect(request).await.map_err(failure).context("failed to reconnect")?;
             line(&format!("This node ({}) has found the leader of its cluster.", found.into_inner().node_id));
             Ok(())
         }

@@ -184,8 +184,20 @@ impl RaftNode {
             clock: clock.clone(),
         };
         let answers = Arc::default();
-        let opened =
-            Opened { id, raft, peers, log, transport, leadership, freshness, progress, digests, timing, clock, answers };
+        let opened = Opened {
+            id,
+            raft,
+            peers,
+            log,
+            transport,
+            leadership,
+            freshness,
+            progress,
+            digests,
+            timing,
+            clock,
+            answers,
+        };
         Ok((opened, duties))
     }
 

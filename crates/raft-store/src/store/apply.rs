@@ -22,6 +22,9 @@ const ANSWERS_KEPT: usize = 100_000;
 /// How long answers are kept when entries of the old format are applied.
 const OLD_ANSWERS_KEPT_FOR: Duration = Duration::from_secs(15 * 60);
 
+/// Largest number of actions of which it is found out beforehand whether they succeed.
+const LOOKED_AT: usize = 8;
+
 /// Facts about the entry that is being applied.
 #[derive(Clone, Copy)]
 struct Stamp {
@@ -66,38 +69,73 @@ impl Tables {
                 false => Err(Conflict::Answered { request: request.clone() }),
             };
         }
-        // All or nothing: work on a clone, which is cheap, and keep it only if every action succeeds.
-        let mut next = self.clone();
+        self.check(&tx.expectations)?;
         let before = events.len();
-        if let Err(conflict) = next.try_apply(stamp, &tx.expectations, tx.actions, events) {
-            events.truncate(before);
-            return Err(conflict);
+        // All or nothing. Where an action may fail, they are applied to a clone, which is kept only if none does. A clone is
+        // cheap, but while it exists, every change copies a path of a persistent map.
+        if self.will_succeed(&tx.actions) {
+            self.apply_actions(stamp, tx.actions, events)?;
+        } else {
+            let mut next = self.clone();
+            if let Err(conflict) = next.apply_actions(stamp, tx.actions, events) {
+                events.truncate(before);
+                return Err(conflict);
+            }
+            *self = next;
         }
         if let Some(origin) = tx.origin {
-            next.record(stamp, origin, before, events);
+            self.record(stamp, origin, before, events);
         }
         if let Some(request) = tx.request_id.map(Key::from) {
-            next.digest.add_answer(&request, stamp.index, tx.is_refusal);
-            next.answers
+            self.digest.add_answer(&request, stamp.index, tx.is_refusal);
+            self.answers
                 .insert(Arc::clone(&request), Answer { version: stamp.index, is_refusal: tx.is_refusal, at: stamp.at });
-            next.answers_by_age.insert((stamp.index, request));
+            self.answers_by_age.insert((stamp.index, request));
         }
-        *self = next;
         Ok(stamp.index)
     }
 
-    fn try_apply(
-        &mut self,
-        stamp: Stamp,
-        expectations: &[Expectation],
-        actions: Vec<Action>,
-        events: &mut Vec<Event>,
-    ) -> Result<(), Conflict> {
-        for expectation in expectations {
-            if self.version_of(expectation.kind, expectation.id) != expectation.version {
-                return Err(changed(expectation.kind, expectation.id));
-            }
+    /// Checks the conditions of a transaction.
+    fn check(&self, expectations: &[Expectation]) -> Result<(), Conflict> {
+        match expectations.iter().find(|it| self.version_of(it.kind, it.id) != it.version) {
+            Some(unmet) => Err(changed(unmet.kind, unmet.id)),
+            None => Ok(()),
         }
+    }
+
+    /// Whether it is certain that none of these actions fails: each is about another object, which is there or absent as the
+    /// action needs it, and has names that no other object has. Of many actions it is not found out.
+    fn will_succeed(&self, actions: &[Action]) -> bool {
+        if actions.len() > LOOKED_AT {
+            return false;
+        }
+        let object = |action: &Action| match action {
+            Action::Create(object) | Action::Update(object) => Some((object.kind(), object.id())),
+            Action::Remove(kind, id) => Some((*kind, *id)),
+            Action::Status(..) => None,
+        };
+        let names = |action: &Action| match action {
+            Action::Create(object) | Action::Update(object) => {
+                object.names().into_iter().map(|name| (object.kind(), name.to_owned())).collect()
+            }
+            Action::Remove(..) | Action::Status(..) => Vec::new(),
+        };
+        actions.iter().enumerate().all(|(index, action)| {
+            let others = &actions[..index];
+            let fits = match action {
+                Action::Create(new) => self.object(new.kind(), new.id()).is_none() && self.taken_name(new).is_none(),
+                Action::Update(new) => self.object(new.kind(), new.id()).is_some() && self.taken_name(new).is_none(),
+                Action::Remove(kind, id) => self.object(*kind, *id).is_some(),
+                Action::Status(..) => true,
+            };
+            let is_own = |other: &Action| object(action).is_none() || object(action) != object(other);
+            let own_names = |other: &Action| names(other).iter().all(|name| !names(action).contains(name));
+            fits && others.iter().all(|other| is_own(other) && own_names(other))
+        })
+    }
+
+    /// Applies actions in order, up to the first that fails.
+    fn apply_actions(&mut self, stamp: Stamp, actions: Vec<Action>, events: &mut Vec<Event>) -> Result<(), Conflict> {
         for action in actions {
             match action {
                 Action::Create(object) => events.push(self.create(stamp, object)?),

@@ -1,8 +1,11 @@
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
 use super::*;
 use crate::WriteTx;
 use crate::store::Store;
 use crate::transaction::Expectation;
-use flota_api::model::{Service, ServiceSpec};
+use flota_api::model::{Service, ServiceSpec, Stack, StackSpec};
 use flota_api::state::TaskState;
 
 fn service(id: &str, name: &str) -> Service {
@@ -248,4 +251,42 @@ fn an_entry_of_before_updates_had_policies_notes_no_progress() {
     };
     assert_eq!(noted(Rules::ByIndex), (None, 0, None), "as the build that wrote it did");
     assert_eq!(noted(Rules::WithProgress), (Some(300), 300, Some(200)));
+}
+
+/// A transaction of a few actions on a few stacks, which share a few names.
+fn drawn(rng: &mut StdRng) -> Vec<Action> {
+    let count = rng.random_range(1..=4);
+    let mut action = || {
+        let id = format!("s{}", rng.random_range(0..4));
+        let name = format!("name{}", rng.random_range(0..4));
+        let stack =
+            Stack { id: id.as_str().into(), spec: StackSpec { name, ..StackSpec::default() }, ..Stack::default() };
+        match rng.random_range(0..3) {
+            0 => Action::Create(stack.into_object()),
+            1 => Action::Update(stack.into_object()),
+            _ => Action::Remove(Kind::Stack, id.as_str().into()),
+        }
+    };
+    (0..count).map(|_| action()).collect()
+}
+
+#[test]
+fn actions_of_which_it_is_certain_beforehand_succeed_and_what_fails_leaves_nothing() {
+    let mut rng = StdRng::seed_from_u64(1);
+    let (mut tables, mut certain, mut failed) = (Tables::default(), 0, 0);
+    for index in 1..20_000 {
+        let actions = drawn(&mut rng);
+        let (is_certain, before) = (tables.will_succeed(&actions), tables.clone());
+        let tx = Transaction { actions, ..Transaction::default() };
+        let entry = Entry { at: Timestamp(index), transactions: vec![tx], ..Entry::default() };
+        let (outcomes, events) = tables.apply(index, entry);
+        certain += u32::from(is_certain);
+        if outcomes[0].is_err() {
+            failed += 1;
+            assert!(!is_certain && events.is_empty(), "{events:?}");
+            assert_eq!(tables.objects().collect::<Vec<_>>(), before.objects().collect::<Vec<_>>());
+            assert_eq!((tables.digest, tables.count(Kind::Stack)), (before.digest, before.count(Kind::Stack)));
+        }
+    }
+    assert!(certain > 3_000 && failed > 3_000, "{certain} were certain, and {failed} failed");
 }
