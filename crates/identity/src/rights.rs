@@ -53,6 +53,7 @@ const TABLE: &[(&str, &[Row])] = &[
             ("Restore", Callers::Local, None),
             ("Join", Callers::Local, None),
             ("Leave", Callers::Local, None),
+            ("Reconnect", Callers::Local, None),
             ("StopTasks", Callers::Local, None),
             ("ImportImage", Callers::Local, None),
             ("PackImage", Callers::Local, None),

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::duties::Duties;
 use self::folder::Folder;
 use self::freshness::{Freshness, REQUEST_WAIT};
-use self::group_commit::{GroupCommit, Writer};
+use self::group_commit::{GroupCommit, WriteEntry};
 pub use self::options::{RaftOptions, Timing};
 pub use self::recovery::{LogEnd, NewFolder, replay_folder, write_folder};
 use super::Raft;
@@ -374,7 +374,7 @@ struct Log {
     runtime: tokio::runtime::Handle,
 }
 
-impl Writer for Log {
+impl WriteEntry for Log {
     async fn write(&self, transactions: Vec<Transaction>, within: Duration) -> Result<Vec<Outcome>, ProposeError> {
         let now = tokio::time::Instant::now();
         let forget_answers = {

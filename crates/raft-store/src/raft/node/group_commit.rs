@@ -29,7 +29,7 @@ const ACTIONS: usize = 512;
 type Outcomes = Result<Vec<Outcome>, ProposeError>;
 
 /// Writes an entry, and waits until it is applied.
-pub(super) trait Writer: Clone + Send + Sync + 'static {
+pub(super) trait WriteEntry: Clone + Send + Sync + 'static {
     /// Writes one entry. Dropping the future gives it up: it is not written later.
     fn write(&self, transactions: Vec<Transaction>, within: Duration) -> impl Future<Output = Outcomes> + Send;
 
@@ -74,7 +74,7 @@ pub(super) struct GroupCommit(Arc<Mutex<Queue>>);
 
 impl GroupCommit {
     /// Writes these transactions, next to each other, in an entry of their own or together with others.
-    pub(super) async fn commit<W: Writer>(&self, writer: &W, transactions: Vec<Transaction>) -> Outcomes {
+    pub(super) async fn commit<W: WriteEntry>(&self, writer: &W, transactions: Vec<Transaction>) -> Outcomes {
         match self.enter(transactions) {
             Entered::First(transactions) => {
                 let turn = Turn { queue: self.clone(), writer: writer.clone() };
@@ -106,12 +106,12 @@ enum Entered {
 }
 
 /// One of the entries that are on their way. When it ends, in whatever way, the next group follows.
-struct Turn<W: Writer> {
+struct Turn<W: WriteEntry> {
     queue: GroupCommit,
     writer: W,
 }
 
-impl<W: Writer> Drop for Turn<W> {
+impl<W: WriteEntry> Drop for Turn<W> {
     fn drop(&mut self) {
         let group = {
             let mut queue = self.queue.0.lock().expect("no holder panics");
@@ -131,7 +131,7 @@ impl<W: Writer> Drop for Turn<W> {
 }
 
 /// Writes a group, and tells each proposer its outcomes.
-async fn write_group<W: Writer>(writer: &W, group: Vec<Proposal>) {
+async fn write_group<W: WriteEntry>(writer: &W, group: Vec<Proposal>) {
     // The first has waited for longest, and is to be answered in time.
     let waited = group.first().map(|it| it.since.elapsed()).unwrap_or_default();
     let within = QUORUM_WAIT.saturating_sub(waited);

@@ -255,10 +255,10 @@ fn an_entry_of_before_updates_had_policies_notes_no_progress() {
 
 /// A transaction of a few actions on a few stacks, which share a few names.
 fn drawn(rng: &mut StdRng) -> Vec<Action> {
-    let count = rng.random_range(1..=4);
+    let count = rng.random_range(1..=3);
     let mut action = || {
-        let id = format!("s{}", rng.random_range(0..4));
-        let name = format!("name{}", rng.random_range(0..4));
+        let id = format!("s{}", rng.random_range(0..8));
+        let name = format!("name{}", rng.random_range(0..12));
         let stack =
             Stack { id: id.as_str().into(), spec: StackSpec { name, ..StackSpec::default() }, ..Stack::default() };
         match rng.random_range(0..3) {

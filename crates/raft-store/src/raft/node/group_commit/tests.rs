@@ -17,7 +17,7 @@ struct Written {
 #[derive(Clone)]
 struct FakeLog(mpsc::UnboundedSender<Written>);
 
-impl Writer for FakeLog {
+impl WriteEntry for FakeLog {
     async fn write(&self, transactions: Vec<Transaction>, within: Duration) -> Outcomes {
         let requests: Vec<_> = transactions.iter().filter_map(|it| it.request_id.clone()).collect();
         let (answer, answered) = oneshot::channel();
