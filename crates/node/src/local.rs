@@ -11,8 +11,8 @@ use flota_api::model::RegistryCredentials;
 use flota_api::proto::node::local_node_server::LocalNode;
 use flota_api::proto::node::{
     BackupRequest, ForceNewClusterRequest, ImageResult, ImageUpload, InfoRequest, InitRequest, JoinRequest,
-    LeaveRequest, LeaveResponse, NodeInfo, PullImageRequest, ReconnectRequest, RecoveryReport, RestorePart,
-    StopTasksRequest, StopTasksResponse,
+    LeaveRequest, LeaveResponse, NodeInfo, PullImageRequest, ReconnectRequest, ReconnectResponse, RecoveryReport,
+    RestorePart, StopTasksRequest, StopTasksResponse,
 };
 use flota_api::text::with_causes;
 use flota_identity::RootCa;
@@ -137,9 +137,9 @@ impl LocalNode for LocalService {
         Ok(Response::new(LeaveResponse {}))
     }
 
-    async fn reconnect(&self, request: Request<ReconnectRequest>) -> Result<Response<NodeInfo>, Status> {
-        self.0.reconnect(&request.into_inner().managers).await.map_err(status_of)?;
-        self.0.info().await.map(Response::new)
+    async fn reconnect(&self, request: Request<ReconnectRequest>) -> Result<Response<ReconnectResponse>, Status> {
+        let found = self.0.reconnect(&request.into_inner().managers).await.map_err(status_of)?;
+        Ok(Response::new(ReconnectResponse { found }))
     }
 
     async fn stop_tasks(&self, _: Request<StopTasksRequest>) -> Result<Response<StopTasksResponse>, Status> {

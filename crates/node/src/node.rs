@@ -299,31 +299,35 @@ impl Node {
         self.forget(&mut current).await
     }
 
-    /// `ctl swarm reconnect`: waits until this node has found the leader again.
-    pub(crate) async fn reconnect(&self, managers: &[String]) -> anyhow::Result<()> {
+    /// `ctl swarm reconnect`. A manager returns the addresses at which it has found others, which elect a leader when a
+    /// majority has found each other; a worker returns when it has found the leader.
+    pub(crate) async fn reconnect(&self, managers: &[String]) -> anyhow::Result<Vec<String>> {
         let (worker, manager, own) = match self.membership.lock().await.as_ref() {
             Some(it) => (Arc::clone(&it.worker), it.manager().cloned(), it.address.clone()),
             None => bail!("this node belongs to no cluster; use `ctl swarm join`"),
         };
-        let mut known = managers.to_vec();
+        let places = managers.join(", ");
         if let Some(manager) = manager {
             let found = manager.raft().find_members(managers).await;
-            tracing::info!(?found, "looked for the other managers");
-            // It may be the one that leads.
-            known.push(own);
+            if found.is_empty() {
+                let text = format!("no other manager of this cluster answers at {places}");
+                return Err(join::Unreachable(text).into());
+            }
+            // It may become the leader.
+            worker.also_try(&[found.clone(), vec![own]].concat());
+            return Ok(found);
         }
-        worker.also_try(&known);
+        worker.also_try(managers);
         let has_leader = async {
             while worker.lost().is_some() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         let found = tokio::time::timeout(RECONNECT_WAIT, has_leader).await;
-        found.map_err(|_| {
-            let places = managers.join(", ");
+        found.map(|()| Vec::new()).map_err(|_| {
             let text = format!(
-                "no leader was found within {RECONNECT_WAIT:?}: do managers of this cluster run at {places}, and does one \
-                 of them know where a majority is?"
+                "no leader was found within {RECONNECT_WAIT:?}: do managers of this cluster run at {places}, and have they \
+                 found each other?"
             );
             join::Unreachable(text).into()
         })

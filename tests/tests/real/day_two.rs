@@ -73,9 +73,8 @@ fn ca_leaked() {
 #[test]
 fn addresses_changed() {
     let (cluster, page) = (Cluster::up(3, 1), Runbook::open("addresses-changed.md"));
-    let [look, list] = <[String; 2]>::try_from(page.blocks("manager")).expect("two blocks");
-    let [first] = <[String; 1]>::try_from(page.blocks("first-manager")).expect("one block");
-    let [other] = <[String; 1]>::try_from(page.blocks("other")).expect("one block");
+    let [look, managers, list] = <[String; 3]>::try_from(page.blocks("manager")).expect("three blocks");
+    let [worker] = <[String; 1]>::try_from(page.blocks("worker")).expect("one block");
     cluster.ok("service create --name web --replicas 4 whoami");
     let nodes = ["m1", "m2", "m3", "w1"];
     cluster.sandbox_ok("stop m1 m2 m3 w1");
@@ -92,14 +91,19 @@ fn addresses_changed() {
     assert_eq!(addresses[0], "198.18.0.70:2377");
     assert_eq!(cluster.ctl_on("m1", "node ls").code, 5, "none finds another one");
 
-    let wrong = first.replace("SECOND", "198.18.0.99").replace("THIRD", &addresses[3]);
+    let wrong = managers.replace("FIRST SECOND THIRD", &format!("198.18.0.99 {}", addresses[3]));
     let refused = page.run(&cluster, "m1", &wrong);
-    assert!(refused.code == 5 && refused.stderr.contains("no leader was found within"), "{}", refused.stderr);
+    let why = "no other manager of this cluster answers at 198.18.0.99:2377, 198.18.0.73:2377";
+    assert!(refused.code == 5 && refused.stderr.contains(why), "{}", refused.stderr);
 
-    page.ok(&cluster, "m1", &first.replace("SECOND", &addresses[1]).replace("THIRD", &addresses[2]));
-    for node in ["m2", "m3", "w1"] {
-        page.ok(&cluster, node, &other.replace("FIRST", &addresses[0]));
+    let with = |command: &str| {
+        let named = command.replace("FIRST", &addresses[0]).replace("SECOND", &addresses[1]);
+        named.replace("THIRD", &addresses[2])
+    };
+    for node in ["m1", "m2", "m3"] {
+        assert_eq!(page.ok(&cluster, node, &with(&managers)), "This manager has found 2 others.\n");
     }
+    assert_eq!(page.ok(&cluster, "w1", &with(&worker)), "This node has found the leader of its cluster.\n");
     cluster.wait("all are ready where they are now", |it| {
         let listed = page.ok(it, "m2", &list);
         let is_there = |(node, address): (&&str, &String)| {

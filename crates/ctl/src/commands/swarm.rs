@@ -201,7 +201,11 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
             let request = ReconnectRequest { managers: managers.iter().map(|it| with_port(it)).collect() };
             let found =
                 client.node().await?.reconnect(request).await.map_err(failure).context("failed to reconnect")?;
-            line(&format!("This node ({}) has found the leader of its cluster.", found.into_inner().node_id));
+            line(&match found.into_inner().found.len() {
+                0 => "This node has found the leader of its cluster.".to_owned(),
+                1 => "This manager has found another one.".to_owned(),
+                count => format!("This manager has found {count} others."),
+            });
             Ok(())
         }
         Swarm::Leave { force } => {
