@@ -26,7 +26,7 @@ async fn blob_continues_where_the_connection_broke() {
 }
 
 /// No blob is answered before all three are asked for.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test]
 async fn slow_blob_does_not_delay_the_others() {
     let (asked_for, all_asked) = (Mutex::new(0), Condvar::new());
     let server = Server::start(move |fixture, asked, _| {

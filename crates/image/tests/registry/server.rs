@@ -178,7 +178,10 @@ impl Server {
 }
 
 /// Answers one request.
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, reply: impl Fn(SeenRequest) -> Answer) -> Option<()> {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    reply: impl FnOnce(SeenRequest) -> Answer + Send + 'static,
+) -> Option<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line).await.ok()?;
@@ -191,7 +194,8 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, reply: impl Fn(SeenR
         asked.headers.insert(name.to_ascii_lowercase(), value.to_owned());
     }
     let is_head = asked.method == "HEAD";
-    let Answer { status, headers, body, cut } = reply(asked);
+    // An answer may wait for other requests, and no task may be stuck behind a thread of the runtime that waits.
+    let Answer { status, headers, body, cut } = tokio::task::spawn_blocking(|| reply(asked)).await.unwrap();
     let mut head = format!("HTTP/1.1 {status} \r\nConnection: close\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
