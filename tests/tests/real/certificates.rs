@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 use flota_tests::{Cluster, programs, wait_for};
 use serde_json::Value;
 
+use super::runbook::Runbook;
+
 /// Validity of the certificates: long enough that a slow machine renews them in time.
 const EXPIRY: Duration = Duration::from_secs(30);
 
@@ -169,6 +171,8 @@ fn a_cluster_that_was_off_until_all_its_certificates_expired_comes_back() {
     let cluster = brief(3, 1);
     let ids = || names(3, 1).into_iter().map(|node| inspect(&cluster, &node)["id"].clone()).collect::<Vec<_>>();
     let before = ids();
+    cluster.ok(&format!("image pack --tag whoami {}", programs().join("whoami").display()));
+    cluster.ok("service create --name web whoami");
     cluster.sandbox_ok("stop w1 m1 m2 m3");
     expiry();
     cluster.sandbox_ok("start m1 m2 m3 w1");
@@ -179,4 +183,11 @@ fn a_cluster_that_was_off_until_all_its_certificates_expired_comes_back() {
         });
     }
     assert_eq!(ids(), before);
+    let page = Runbook::open("all-nodes-off.md");
+    let [nodes, services, remove] = <[String; 3]>::try_from(page.blocks("manager")).expect("three blocks");
+    assert_eq!(page.ok(&cluster, "m2", &nodes).matches("ready").count(), 4);
+    cluster.wait("its task runs again", |it| page.ok(it, "m3", &services).contains("1/1"));
+    cluster.kill("w1");
+    page.ok(&cluster, "m1", &remove.replace("GONE", "w1"));
+    assert!(!page.ok(&cluster, "m2", &nodes).contains("w1"));
 }
