@@ -29,6 +29,7 @@ use crate::control::ControlError;
 use crate::departure::{self, Quorum};
 use crate::dispatcher::Sessions;
 use crate::forward::{ForwardedFor, forwarded_for};
+use crate::promotion::Outdated;
 use crate::replica::Replica;
 use crate::trust;
 use renewal::{RenewalRefusal, WITHOUT_LEADER, judge, known_after};
@@ -135,6 +136,9 @@ impl NodeCa for CaService {
         let response = self.replica.write::<_, CaError>(|view| {
             let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?.clone();
             token.check(&cluster, self.replica.clock.wall().now())?;
+            if token.role == Role::Manager {
+                Outdated::check(&view, request.feature_level)?;
+            }
             let life = cluster.certificate_life();
             let certificate = self.sign(&cluster, &request.csr_der, (&node_id, token.role), life)?;
             let known = known_certificate(&certificate)?;
@@ -217,6 +221,7 @@ impl NodeCa for CaService {
         let request = request.into_inner();
         let raft_id = self.replica.write::<_, CaError>(|view| {
             let node = view.node(&node_id).filter(|node| node.role == Role::Manager).ok_or(CaError::NoManager)?;
+            Outdated::check(&view, request.feature_level)?;
             let mut node = node.as_ref().clone();
             let mut cluster = view.cluster().ok_or(ControlError::NoClusterYet)?.as_ref().clone();
             let mut tx = WriteTx::new(view, None);
@@ -284,6 +289,8 @@ enum CaError {
     OtherNode,
     #[error("this node is not a manager of the cluster")]
     NoManager,
+    #[error("this node can't be a manager: {0}")]
+    Outdated(#[from] Outdated),
     #[error(transparent)]
     Token(#[from] JoinTokenError),
     #[error("failed to renew the certificate: {0}")]
@@ -313,6 +320,7 @@ impl From<CaError> for Status {
                 (Code::PermissionDenied, Reason::Denied)
             }
             CaError::Certificate(_) => (Code::InvalidArgument, Reason::Invalid),
+            CaError::Outdated(_) => (Code::FailedPrecondition, Reason::WrongState),
             CaError::Token(_) => (Code::Unauthenticated, Reason::BadToken),
             CaError::HandedOver => (Code::Unavailable, Reason::LeadershipMoved),
             CaError::NoSuccessor => (Code::Unavailable, Reason::NoLeader),

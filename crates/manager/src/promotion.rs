@@ -22,9 +22,31 @@ pub(crate) enum PromotionError {
     /// It has no session, so it can't take over what managers have.
     #[error("it is {0}, and only a node that is ready can follow")]
     NotReady(NodeState),
+    /// Its build does not know what the cluster's entries may hold.
+    #[error("{0}")]
+    Outdated(#[from] Outdated),
     /// It was a manager until a moment ago.
     #[error("it was a manager, and has not yet erased what managers have; try again in a moment")]
     Demoting,
+}
+
+/// A build is older than a manager of the cluster may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "its build supports feature level {supported}, and the cluster uses {used}: install a newer one there, as the other \
+     managers have"
+)]
+pub(crate) struct Outdated {
+    supported: u32,
+    used: u32,
+}
+
+impl Outdated {
+    /// Checks the level that the build of a manager, or of a node that is to be one, supports.
+    pub(crate) fn check(view: &Tables, supported: u32) -> Result<(), Self> {
+        let used = view.cluster().map_or(0, |cluster| cluster.feature_level);
+        if supported < used { Err(Self { supported, used }) } else { Ok(()) }
+    }
 }
 
 /// Returns how far the node is from its role; `None` if it has taken it. `members` are those of Raft.
@@ -51,6 +73,7 @@ pub(crate) fn check(view: &Tables, node: &Node, members: &[Member]) -> Result<()
     if node.state != NodeState::Ready {
         return Err(PromotionError::NotReady(node.state));
     }
+    Outdated::check(view, node.description.feature_level)?;
     match role_change(view, node, members) {
         Some(RoleChange::Demoting) => Err(PromotionError::Demoting),
         _ => Ok(()),
@@ -181,6 +204,9 @@ mod tests {
         assert_eq!(check(&view, &renewed, &[]), Ok(()));
         let silent = Node { state: NodeState::Unknown, ..renewed };
         assert_eq!(check(&view, &silent, &[]), Err(PromotionError::NotReady(NodeState::Unknown)));
+        view.put(Cluster { feature_level: 1, ..Cluster::default() }.into_object());
+        let refused = check(&view, &Node { state: NodeState::Ready, ..silent }, &[]).expect_err("its level is 0");
+        assert!(refused.to_string().starts_with("its build supports feature level 0, and the cluster uses 1"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow, bail};
 
+use flota_api::FEATURE_LEVEL;
 use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::Role;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
@@ -50,6 +51,7 @@ pub(crate) async fn join(token: &str, manager: &str, address: &str) -> anyhow::R
         csr_der: key.signing_request()?.into(),
         hostname: flota_worker::describe().hostname,
         address: address.to_owned(),
+        feature_level: FEATURE_LEVEL,
     };
     let client = NodeCaClient::new(Dialer::to_join(&parsed.ca_digest).manager(manager));
     let answer = retry(manager, || {
@@ -143,7 +145,8 @@ pub(crate) async fn was_removed(dialer: &Dialer, managers: &[String], own: &str)
 pub(crate) async fn raft_id(dialer: &Dialer, node: &NodeId, managers: &[String], address: &str) -> anyhow::Result<u64> {
     let mut last = anyhow!("no other manager is known");
     for manager in managers.iter().filter(|manager| *manager != address) {
-        let request = JoinRaftRequest { node_id: node.to_string(), address: address.to_owned() };
+        let request =
+            JoinRaftRequest { node_id: node.to_string(), address: address.to_owned(), feature_level: FEATURE_LEVEL };
         let client = NodeCaClient::new(dialer.manager(manager));
         let answer = retry(manager, || {
             let (mut client, request) = (client.clone(), request.clone());

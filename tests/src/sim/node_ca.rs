@@ -4,6 +4,7 @@ use futures::future::BoxFuture;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use flota_api::FEATURE_LEVEL;
 use flota_api::id::NodeId;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::ca::{IssueCertificateRequest, JoinRaftRequest, LeaveRaftRequest};
@@ -33,6 +34,7 @@ pub(super) fn issue_certificate(
         csr_der: signing_request.der().to_vec().into(),
         hostname: host.to_string(),
         address: host.address(),
+        feature_level: FEATURE_LEVEL,
     };
     move |channel| {
         let request = request.clone();
@@ -45,7 +47,8 @@ pub(super) fn issue_certificate(
 
 /// Asks for a new Raft id of a manager's node.
 pub(super) async fn join_raft(channel: Channel, host: Host, node_id: NodeId) -> Result<u64, Status> {
-    let request = JoinRaftRequest { node_id: node_id.to_string(), address: host.address() };
+    let request =
+        JoinRaftRequest { node_id: node_id.to_string(), address: host.address(), feature_level: FEATURE_LEVEL };
     Ok(NodeCaClient::new(channel).join_raft(request).await?.into_inner().raft_id)
 }
 

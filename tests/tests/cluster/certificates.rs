@@ -25,6 +25,7 @@ pub(super) fn join(it: &mut Script) -> Identity {
         csr_der: key.signing_request().unwrap().into(),
         hostname: "new".into(),
         address: "198.18.0.99:2377".into(),
+        ..IssueCertificateRequest::default()
     };
     let leader = it.leader();
     let issued =

@@ -1,11 +1,12 @@
 //! Machines that join a cluster and leave it, and what becomes of Raft's voters.
 
+use flota_api::FEATURE_LEVEL;
 use flota_api::model::Role;
-use flota_api::proto::ca::JoinRaftRequest;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
+use flota_api::proto::ca::{IssueCertificateRequest, JoinRaftRequest};
 use flota_api::proto::control::RemoveRequest;
 use flota_api::reason::Reason;
-use flota_identity::Peer;
+use flota_identity::{KeyPair, Peer};
 use flota_tests::sim::script::{Script, script, script_with, spec};
 
 use super::{another_leads, containers, members, seen, voters};
@@ -35,6 +36,40 @@ fn machine_with_a_wrong_token_stays_outside() {
 }
 
 #[test]
+fn build_that_is_older_than_what_the_cluster_uses_becomes_no_manager() {
+    script(0, |it| {
+        let leader = it.leader();
+        for (role, feature_level, refused) in [
+            (Role::Manager, FEATURE_LEVEL - 1, true),
+            (Role::Manager, 0, true),
+            (Role::Manager, FEATURE_LEVEL, false),
+            (Role::Worker, FEATURE_LEVEL - 1, false),
+        ] {
+            let (key, token) = (KeyPair::generate().unwrap(), it.join_token(role));
+            let request = IssueCertificateRequest {
+                token,
+                csr_der: key.signing_request().unwrap().into(),
+                hostname: format!("new-{feature_level}-{}", role.as_str()),
+                address: "198.18.0.99:2377".into(),
+                feature_level,
+            };
+            let nodes = it.cluster().view().unwrap().nodes().count();
+            let stranger = Peer::Anonymous { address: ([198, 18, 0, 99], 1).into() };
+            let answer = it.request_as(stranger, leader, |channel| async move {
+                NodeCaClient::new(channel).issue_certificate(request).await.map(drop)
+            });
+            assert_eq!(answer.is_err(), refused, "{role:?} of level {feature_level}: {answer:?}");
+            let added = it.cluster().view().unwrap().nodes().count() - nodes;
+            assert_eq!(added, usize::from(!refused), "a refused machine adds no node");
+            if let Err(status) = answer {
+                assert_eq!(Reason::of(&status), Some(Reason::WrongState));
+                assert!(status.message().contains("install a newer one there"), "{status}");
+            }
+        }
+    });
+}
+
+#[test]
 fn node_asks_for_itself_alone() {
     script(1, |it| {
         let worker = &it.cluster().workers[0];
@@ -43,7 +78,7 @@ fn node_asks_for_itself_alone() {
             Peer::Node { id: id.clone(), role: Role::Worker, address: address.parse().unwrap(), key: String::new() };
         let other = it.cluster().managers[0].node_id.to_string();
         for node_id in [other, id.to_string()] {
-            let request = JoinRaftRequest { node_id, address: address.clone() };
+            let request = JoinRaftRequest { node_id, address: address.clone(), feature_level: FEATURE_LEVEL };
             let refused = it.request_as(peer.clone(), it.leader(), |channel| async move {
                 NodeCaClient::new(channel).join_raft(request).await.map(drop)
             });
