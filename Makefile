@@ -4,7 +4,7 @@ CARGO  ?= cargo
 STATIC := $(CARGO) build --locked --profile static -p flota-runtime -p whoami && \
   for p in flota-runtime whoami; do install -m 755 target/static/$$p target/release/$$p.new && mv target/release/$$p.new target/release/$$p || exit 1; done
 
-.PHONY: build dev demo test test-long bench bench-runtime format lint tools test-tools bench-tools
+.PHONY: build dev demo test test-long bench bench-runtime deny format lint tools test-tools bench-tools
 build: tools        ## release programs in target/release
 	$(CARGO) build --locked --release -p flota-node -p flota-ctl
 	$(STATIC)
@@ -18,8 +18,11 @@ demo: dev           ## a cluster, a service, a dead machine
 format: tools
 	$(CARGO) fmt --all --check
 
-lint: format        ## what `make test` checks while it compiles, without the tests
+lint: format deny   ## what `make test` checks while it compiles, without the tests
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+deny: tools         ## the dependencies: advisories, licences, duplicates, sources (deny.toml)
+	bash deploy/deny.sh
 
 test: export RUSTC_WORKSPACE_WRAPPER = $(CURDIR)/.cargo/lint.sh
 test: test-tools format dev  ## formatting, clippy, all tests
@@ -34,6 +37,7 @@ test-long: dev      ## thousands of simulated clusters and a large one, power fa
 	$(CARGO) test --locked -p flota-image --test layers -- --ignored
 	bash tests/guest/systemd.sh
 	bash tests/guest/run.sh
+	bash deploy/deny.sh
 
 bench: build bench-tools    ## figures beside their targets
 	$(CARGO) build --locked --release -p flota-tests --bin flota-writes --bin flota-simulate
