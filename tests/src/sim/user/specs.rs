@@ -18,6 +18,8 @@ pub const NAMES: [&str; 9] = ["the-web", "the-db", "the-cache", "the-queue", KEP
 const GLOBAL: &str = "the-agent";
 /// The service that runs each minute, one run at a time.
 pub(in crate::sim) const CRON: &str = "the-backup";
+/// The services that have tasks although users ask for no replicas.
+pub(super) const RUNS_ANYWAY: [&str; 2] = [GLOBAL, CRON];
 /// The services whose updates start the new task of a slot before the old one is stopped.
 pub(in crate::sim) const STARTED_FIRST: [&str; 2] = ["the-web", "the-queue"];
 /// The services whose tasks stop if there is no room for those of a more important one, and those that make them stop.
@@ -83,6 +85,8 @@ impl Client {
         let port = PublishedPort { target: 80, ..PublishedPort::default() };
         let order = if STARTED_FIRST.contains(&name) { UpdateOrder::StartFirst } else { UpdateOrder::StopFirst };
         let is_divided = name == DIVIDED;
+        // Where users want no tasks, nothing that they change is an update, which the cluster would note the end of.
+        let is_varied = u64::from(self.wishes.replicas > 0);
         let volume = VOLUMES.iter().find(|(service, _)| self.wishes.volumes && *service == name);
         let mount = |name: &str| Mount {
             target: "/data".into(),
@@ -109,7 +113,7 @@ impl Client {
             stopped: name != CRON && self.rng.random_bool(0.05),
             schedule: if name == CRON { "* * * * *".into() } else { String::new() },
             replicas: self.rng.random_range(0..=self.wishes.replicas),
-            env: vec![format!("RELEASE={}", self.rng.random_range(0..3))],
+            env: vec![format!("RELEASE={}", is_varied * self.rng.random_range(0..3))],
             stop_grace_ms: 1_000,
             priority: priority(name),
             keep_on_node_loss: name == KEPT,
@@ -130,8 +134,8 @@ impl Client {
             // short, and for others memory. One that must have a task on each node, runs when
             // its time comes, or has its data on one node reserves nothing.
             reservations: (![GLOBAL, CRON, SHARING, DIVIDED].contains(&name)).then_some(Resources {
-                nano_cpus: self.rng.random_range(1..=2) * 500_000_000,
-                memory_bytes: self.rng.random_range(1..=2) << 30,
+                nano_cpus: (1 + is_varied * self.rng.random_range(0..=1)) * 500_000_000,
+                memory_bytes: (1 + is_varied * self.rng.random_range(0..=1)) << 30,
                 ..Resources::default()
             }),
             ..ServiceSpec::default()
