@@ -258,7 +258,7 @@ impl Cluster {
     pub fn find(&self, node: &str, arguments: &str) -> Vec<String> {
         let result = self.sandbox(&format!("exec {node} -- find {arguments}"));
         let gone = |line: &str| line.ends_with("No such file or directory");
-        assert!(result.code == 0 || result.stderr.lines().all(gone), "find {arguments}: {}", result.stderr);
+        assert!(result.code == 0 || result.stderr.lines().all(gone), "find {arguments} on {node}: {}", result.stderr);
         result.stdout.lines().map(str::to_owned).collect()
     }
 

@@ -221,7 +221,9 @@ impl NodeCa for CaService {
         let request = request.into_inner();
         let raft_id = self.replica.write::<_, CaError>(|view| {
             let node = view.node(&node_id).filter(|node| node.role == Role::Manager).ok_or(CaError::NoManager)?;
-            Outdated::check(&view, request.feature_level)?;
+            // Builds of before this field say their level in their sessions alone.
+            let said = Some(request.feature_level).filter(|level| *level > 0);
+            Outdated::check(&view, said.unwrap_or(node.description.feature_level))?;
             let mut node = node.as_ref().clone();
             let mut cluster = view.cluster().ok_or(ControlError::NoClusterYet)?.as_ref().clone();
             let mut tx = WriteTx::new(view, None);

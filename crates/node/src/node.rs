@@ -1,6 +1,7 @@
 //! This node's membership in a cluster: init, join, resume after a start, leave. How a cluster begins anew is in
 //! recovery.rs.
 
+mod reconnect;
 mod recovery;
 
 use std::sync::{Arc, Weak};
@@ -35,8 +36,6 @@ const LEAVE_WAIT: Duration = Duration::from_secs(15);
 /// How long one manager is given to answer before the next one is tried.
 const LEAVE_TRY_WAIT: Duration = Duration::from_secs(5);
 
-/// How long it may take to find the leader at addresses that a user has named: an election, and some tries of the worker.
-const RECONNECT_WAIT: Duration = Duration::from_secs(15);
 /// Pause before another try to take a new role.
 const ROLE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -297,40 +296,6 @@ impl Node {
             }
         }
         self.forget(&mut current).await
-    }
-
-    /// `ctl swarm reconnect`. A manager returns the addresses at which it has found others, which elect a leader when a
-    /// majority has found each other; a worker returns when it has found the leader.
-    pub(crate) async fn reconnect(&self, managers: &[String]) -> anyhow::Result<Vec<String>> {
-        let (worker, manager, own) = match self.membership.lock().await.as_ref() {
-            Some(it) => (Arc::clone(&it.worker), it.manager().cloned(), it.address.clone()),
-            None => bail!("this node belongs to no cluster; use `ctl swarm join`"),
-        };
-        let places = managers.join(", ");
-        if let Some(manager) = manager {
-            let found = manager.raft().find_members(managers).await;
-            if found.is_empty() {
-                let text = format!("no other manager of this cluster answers at {places}");
-                return Err(join::Unreachable(text).into());
-            }
-            // It may become the leader.
-            worker.also_try(&[found.clone(), vec![own]].concat());
-            return Ok(found);
-        }
-        worker.also_try(managers);
-        let has_leader = async {
-            while worker.lost().is_some() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        let found = tokio::time::timeout(RECONNECT_WAIT, has_leader).await;
-        found.map(|()| Vec::new()).map_err(|_| {
-            let text = format!(
-                "no leader was found within {RECONNECT_WAIT:?}: do managers of this cluster run at {places}, and have they \
-                 found each other?"
-            );
-            join::Unreachable(text).into()
-        })
     }
 
     /// Stops the tasks, worker and manager, and removes the cluster's state from disk.

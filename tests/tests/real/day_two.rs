@@ -96,6 +96,9 @@ fn addresses_changed() {
     let why = "no other manager of this cluster answers at 198.18.0.99:2377, 198.18.0.73:2377";
     assert!(refused.code == 5 && refused.stderr.contains(why), "{}", refused.stderr);
 
+    let refused = page.run(&cluster, "w1", "ctl swarm reconnect 'm 1'");
+    assert!(refused.code == 1 && refused.stderr.contains("`m 1:2377` is not HOST:PORT"), "{}", refused.stderr);
+
     let with = |command: &str| {
         let named = command.replace("FIRST", &addresses[0]).replace("SECOND", &addresses[1]);
         named.replace("THIRD", &addresses[2])

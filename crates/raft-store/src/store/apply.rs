@@ -74,7 +74,7 @@ impl Tables {
         // All or nothing. Where an action may fail, they are applied to a clone, which is kept only if none does. A clone is
         // cheap, but while it exists, every change copies a path of a persistent map.
         if self.will_succeed(&tx.actions) {
-            self.apply_actions(stamp, tx.actions, events)?;
+            self.apply_actions(stamp, tx.actions, events).expect("it is certain that no action fails");
         } else {
             let mut next = self.clone();
             if let Err(conflict) = next.apply_actions(stamp, tx.actions, events) {

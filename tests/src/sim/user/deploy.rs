@@ -6,7 +6,7 @@ use rand::Rng;
 use tonic::Status;
 
 use flota_api::proto::control::{
-    CreateServiceRequest, DeployStackRequest, GetRequest, RemoveStackRequest, UpdateServiceRequest,
+    CreateServiceRequest, DeployStackRequest, GetRequest, RemoveRequest, RemoveStackRequest, UpdateServiceRequest,
 };
 use flota_api::proto::specs::{ServiceSpec, StackSpec};
 use flota_api::reason::Reason;
@@ -49,6 +49,17 @@ impl Client {
         self.request(|mut client| {
             let request = request.clone();
             async move { client.deploy_stack(request).await.map(drop) }
+        })
+        .await;
+    }
+
+    /// Removes a service, if it is there. No history records that.
+    pub(super) async fn undeploy(&mut self, name: &str) {
+        let request_id = self.request_id(self.history.tag());
+        let request = RemoveRequest { request_id, name: name.to_owned(), ..RemoveRequest::default() };
+        self.request(|mut client| {
+            let request = request.clone();
+            async move { client.remove_service(request).await.map(drop) }
         })
         .await;
     }

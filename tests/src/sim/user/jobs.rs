@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use flota_api::proto::control::RemoveRequest;
 use flota_api::proto::specs::{ServiceMode, ServiceSpec};
 use flota_api::proto::types::{RestartCondition, RestartPolicy};
 use flota_worker::{FakeMachine, FakeProgram};
@@ -35,7 +34,7 @@ impl Client {
             let job = JOBS[self.rng.random_range(0..JOBS.len())];
             match self.rng.random_range(0..10) {
                 0..=5 => release += 1,
-                6 => self.remove_job(job).await,
+                6 => self.undeploy(job).await,
                 _ => {}
             }
             let spec = self.job(job, release);
@@ -46,17 +45,6 @@ impl Client {
             let spec = self.job(job, release);
             self.deploy(spec).await;
         }
-    }
-
-    async fn remove_job(&mut self, name: &str) {
-        let request_id = self.request_id(self.history.tag());
-        let request = RemoveRequest { request_id, name: name.to_owned(), ..RemoveRequest::default() };
-        // The job may not be there.
-        self.request(|mut client| {
-            let request = request.clone();
-            async move { client.remove_service(request).await.map(drop) }
-        })
-        .await;
     }
 
     fn job(&self, name: &str, release: u64) -> ServiceSpec {

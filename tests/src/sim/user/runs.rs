@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use flota_api::proto::control::{RemoveRequest, RunServiceRequest};
+use flota_api::proto::control::RunServiceRequest;
 use flota_api::proto::specs::{Concurrency, ServiceMode, ServiceSpec};
 use flota_api::proto::types::{RestartCondition, RestartPolicy};
 use flota_worker::{FakeMachine, FakeProgram};
@@ -33,7 +33,7 @@ impl Client {
         while !self.history.is_stopped() {
             let name = RUN[self.rng.random_range(0..RUN.len())];
             match self.rng.random_range(0..20) {
-                0 => self.remove_runs(name).await,
+                0 => self.undeploy(name).await,
                 1..=3 => {
                     let spec = self.runs(name);
                     self.deploy(spec).await;
@@ -54,17 +54,6 @@ impl Client {
         });
         let begun = begun.await;
         tracing::info!(client = self.number, name, ?begun, "a run was asked for");
-    }
-
-    async fn remove_runs(&mut self, name: &str) {
-        let request_id = self.request_id(self.history.tag());
-        let request = RemoveRequest { request_id, name: name.to_owned(), ..RemoveRequest::default() };
-        // The service may not be there.
-        self.request(|mut client| {
-            let request = request.clone();
-            async move { client.remove_service(request).await.map(drop) }
-        })
-        .await;
     }
 
     fn runs(&mut self, name: &str) -> ServiceSpec {

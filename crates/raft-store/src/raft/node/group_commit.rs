@@ -48,6 +48,8 @@ struct Proposal {
 struct Queue {
     /// Number of entries that are on their way.
     writing: usize,
+    /// One for each proposer that waits for its answer, so proposers bound it, and none is here for longer than
+    /// [`QUORUM_WAIT`].
     waiting: VecDeque<Proposal>,
 }
 

@@ -114,6 +114,7 @@ impl Transport for GrpcTransport {
     fn call(&self, peer: u64, method: Method, message: RaftMessage) -> CallAnswer {
         self.send(self.client(peer), method, message)
     }
+
     fn append(
         &self,
         peer: u64,

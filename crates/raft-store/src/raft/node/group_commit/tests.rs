@@ -8,7 +8,7 @@ use flota_api::object::Kind;
 
 /// An entry that the test is to answer.
 struct Written {
-    /// The requests of its transactions.
+    /// The request ids of its transactions, in their order, with a space between two.
     requests: String,
     answer: oneshot::Sender<Outcomes>,
 }
