@@ -18,6 +18,7 @@ mod answer_ages;
 mod backup;
 mod digest;
 pub mod faults;
+mod level;
 mod proposer;
 pub mod raft;
 pub mod store;
@@ -26,9 +27,10 @@ mod transaction;
 pub use answer_ages::{ANSWERS_KEPT_FOR, AnswerAges};
 pub use backup::{Backup, BackupError, read_backup, write_backup};
 pub use digest::Digest;
+pub use level::NewerLevel;
 pub use proposer::{LocalProposer, ProposeError, Proposer};
 pub use store::{Event, EventBatch, EventsGone, HistoryReader, Load, Store, Tables, View, Watch, WriteTx, audit_event};
-pub use transaction::{Action, Conflict, Entry, Expectation, Origin, Outcome, Rules, Transaction};
+pub use transaction::{Action, Conflict, Entry, EntryError, Expectation, Origin, Outcome, Rules, Transaction};
 
 /// Largest number of actions in one transaction.
 pub const ACTIONS_BOUND: usize = 10_000;

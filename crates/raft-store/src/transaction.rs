@@ -3,6 +3,7 @@
 use prost::Message;
 
 use crate::digest::Digest;
+use crate::level::{self, NewerLevel};
 use flota_api::Malformed;
 use flota_api::id::{Id, NodeId, TaskId};
 use flota_api::model::TaskStatus;
@@ -35,6 +36,17 @@ pub enum Conflict {
         /// The name.
         name: String,
     },
+}
+
+/// An entry of the log can't be applied by this build.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// It can't be decoded.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// From it on, the cluster uses a newer feature level.
+    #[error(transparent)]
+    Newer(#[from] NewerLevel),
 }
 
 /// Result of one transaction: the version that it made, or the object that was not as expected.
@@ -150,7 +162,17 @@ impl Entry {
     ///
     /// # Errors
     /// The bytes are damaged, or the entry was written by a newer build.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
+        let entry = Self::decode_any(bytes)?;
+        for action in entry.transactions.iter().flat_map(|it| &it.actions) {
+            if let Action::Create(Object::Cluster(cluster)) | Action::Update(Object::Cluster(cluster)) = action {
+                level::check(cluster)?;
+            }
+        }
+        Ok(entry)
+    }
+
+    fn decode_any(bytes: &[u8]) -> Result<Self, Malformed> {
         let entry = pr::Entry::decode(bytes).map_err(|_| Malformed::new("entry", "is not a protobuf message"))?;
         let known = [Rules::ByClock, Rules::ByIndex, Rules::WithProgress];
         let rules = known.into_iter().find(|rules| *rules as u32 == entry.format);
@@ -258,7 +280,8 @@ fn decode_kind(kind: i32) -> Result<Kind, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::Task;
+    use flota_api::FEATURE_LEVEL;
+    use flota_api::model::{Cluster, Task};
     use flota_api::object::StoreObject;
 
     #[test]
@@ -290,6 +313,14 @@ mod tests {
         }
         let later = pr::Entry { format: Rules::default() as u32 + 1, ..pr::Entry::default() }.encode_to_vec();
         assert!(Entry::decode(&later).is_err(), "of a newer build");
+        let raised = |feature_level| {
+            let cluster = Cluster { feature_level, ..Cluster::default() }.into_object();
+            let transaction = Transaction { actions: vec![Action::Update(cluster)], ..Transaction::default() };
+            Entry { transactions: vec![transaction], ..Entry::default() }.encode()
+        };
+        assert!(Entry::decode(&raised(FEATURE_LEVEL)).is_ok());
+        let refused = Entry::decode(&raised(FEATURE_LEVEL + 1)).expect_err("nothing of it may be applied");
+        assert!(matches!(refused, EntryError::Newer(_)), "{refused}");
         assert!(Entry::decode(b"\xff\xff\xff").is_err());
     }
 }

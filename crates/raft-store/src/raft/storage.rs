@@ -17,6 +17,8 @@ mod snapshot_file;
 mod wal;
 mod writer;
 
+use crate::level::NewerLevel;
+
 pub use bounds::LogBounds;
 pub use log::LogStatistics;
 pub(crate) use log::LogStore;
@@ -41,5 +43,14 @@ pub enum OpenError {
         place: String,
         /// The part that is missing or has changed.
         what: String,
+    },
+    /// A newer build has written what this one does not know. Nothing is wrong with it.
+    #[error("failed to use the Raft log in `{place}`")]
+    Newer {
+        /// The folder.
+        place: String,
+        /// What this build lacks.
+        #[source]
+        source: NewerLevel,
     },
 }

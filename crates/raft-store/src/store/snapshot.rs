@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use prost::Message;
 
+use flota_api::model::Cluster;
 use flota_api::object::Object;
 use flota_api::proto::raft::{Answer as WireAnswer, SnapshotRecord, SpecVersion, snapshot_record::Record};
 use flota_api::proto::specs::ServiceSpec as WireSpec;
@@ -11,11 +12,18 @@ use flota_api::version::Timestamp;
 
 use super::table::Key;
 use super::tables::{Answer, Tables};
+use crate::level::{self, NewerLevel};
 
-/// A record of a snapshot can't be decoded.
+/// Why tables can't be built from the records of a snapshot.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to decode a record of the snapshot: {0}")]
-pub struct SnapshotError(String);
+pub enum SnapshotError {
+    /// A record can't be decoded.
+    #[error("failed to decode a record of the snapshot: {0}")]
+    Record(String),
+    /// The cluster uses a newer feature level.
+    #[error(transparent)]
+    Newer(#[from] NewerLevel),
+}
 
 impl Tables {
     /// The encoded records. Equal tables give equal records in the same order.
@@ -44,8 +52,19 @@ impl Tables {
     ///
     /// # Errors
     /// A record is damaged or was written by a newer build.
-    pub fn from_records<'a>(records: impl Iterator<Item = &'a [u8]>) -> Result<Self, SnapshotError> {
-        let fail = |error: &dyn std::fmt::Display| SnapshotError(error.to_string());
+    pub fn from_records<'a>(records: impl Iterator<Item = &'a [u8]> + Clone) -> Result<Self, SnapshotError> {
+        let read = Self::from_known(records.clone());
+        // A newer build may have written objects of a kind that is not known here.
+        let cluster = match &read {
+            Ok(tables) => tables.cluster().cloned(),
+            Err(_) => records.filter_map(cluster).next(),
+        };
+        cluster.map_or(Ok(()), |cluster| level::check(&cluster))?;
+        read
+    }
+
+    fn from_known<'a>(records: impl Iterator<Item = &'a [u8]>) -> Result<Self, SnapshotError> {
+        let fail = |error: &dyn std::fmt::Display| SnapshotError::Record(error.to_string());
         let mut tables = Self::default();
         let (mut specs, mut tasks) = (Vec::new(), Vec::new());
         for bytes in records {
@@ -82,6 +101,17 @@ impl Tables {
             .for_each(|(request, answer)| digest.add_answer(request, answer.version, answer.is_refusal));
         tables.digest = digest;
         Ok(tables)
+    }
+}
+
+/// Returns the cluster if it is in this record.
+fn cluster(record: &[u8]) -> Option<Arc<Cluster>> {
+    match SnapshotRecord::decode(record).ok()?.record? {
+        Record::Object(object) => match Object::try_from(object).ok()? {
+            Object::Cluster(cluster) => Some(cluster),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

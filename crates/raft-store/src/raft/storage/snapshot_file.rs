@@ -9,9 +9,10 @@ use std::sync::Arc;
 use openraft::impls::leader_id_adv::LeaderId as OldLeader;
 
 use super::{OpenError, sled_format};
+use crate::level::NewerLevel;
 use crate::raft::disk::{Disk, DiskFile};
 use crate::raft::type_config::{SnapshotMeta, StoredMembership};
-use crate::store::Tables;
+use crate::store::{SnapshotError, Tables};
 use flota_api::seal::Sealer;
 
 /// Largest frame in bytes: the bound of an entry plus a margin.
@@ -39,6 +40,19 @@ pub(crate) struct Loaded {
     pub(crate) tables: Tables,
     /// Size of its file in bytes.
     pub(crate) bytes: u64,
+}
+
+/// Why a snapshot can't be used.
+#[derive(Debug)]
+enum ReadError {
+    Newer(NewerLevel),
+    Bad(io::Error),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::Bad(error)
+    }
 }
 
 impl SnapshotFiles {
@@ -96,17 +110,20 @@ impl SnapshotFiles {
             }
         }
         let Some(name) = self.list().map_err(io)?.pop() else { return Ok(None) };
-        let bad = |error: io::Error| OpenError::Damaged { place: self.disk.place(), what: format!("{name}: {error}") };
-        self.read(&name).map(Some).map_err(bad)
+        let place = self.disk.place();
+        self.read(&name).map(Some).map_err(|error| match error {
+            ReadError::Newer(source) => OpenError::Newer { place, source },
+            ReadError::Bad(error) => OpenError::Damaged { place, what: format!("{name}: {error}") },
+        })
     }
 
-    fn read(&self, name: &str) -> io::Result<Loaded> {
+    fn read(&self, name: &str) -> Result<Loaded, ReadError> {
         let file = self.disk.open(name)?;
         let bytes = file.length()?;
         let mut file = FrameReader::new(file, bytes);
         let format = file.take(1)?;
         if !(1..=FORMAT).contains(&format[0]) {
-            return Err(io::Error::other(format!("it has the format {}; {FORMAT} is known here", format[0])));
+            return Err(io::Error::other(format!("it has the format {}; {FORMAT} is known here", format[0])).into());
         }
         let mut records = Vec::new();
         loop {
@@ -114,7 +131,7 @@ impl SnapshotFiles {
             let count = u64::try_from(records.len()).expect("it was counted in memory");
             if let Ok(end) = self.sealer.open(b"snap end", &frame) {
                 if end != count.to_be_bytes() {
-                    return Err(io::Error::other("it does not hold as many records as it says"));
+                    return Err(io::Error::other("it does not hold as many records as it says").into());
                 }
                 break;
             }
@@ -126,7 +143,10 @@ impl SnapshotFiles {
         } else {
             convert(&postcard::from_bytes(meta).map_err(io::Error::other)?)
         };
-        let tables = Tables::from_records(records.iter().map(Vec::as_slice)).map_err(io::Error::other)?;
+        let tables = Tables::from_records(records.iter().map(Vec::as_slice)).map_err(|error| match error {
+            SnapshotError::Newer(newer) => ReadError::Newer(newer),
+            SnapshotError::Record(_) => ReadError::Bad(io::Error::other(error)),
+        })?;
         Ok(Loaded { meta, tables, bytes })
     }
 

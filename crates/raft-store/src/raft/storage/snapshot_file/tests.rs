@@ -5,8 +5,9 @@ use openraft::vote::RaftLeaderId as _;
 use super::*;
 use crate::raft::disk::{self, ModelDisk};
 use crate::raft::type_config::{LeaderId, LogId};
+use flota_api::FEATURE_LEVEL;
 use flota_api::clock::Random;
-use flota_api::model::{Service, ServiceSpec};
+use flota_api::model::{Cluster, Service, ServiceSpec};
 use flota_api::object::StoreObject;
 
 const NAME: &str = "snap.00000000000000000009";
@@ -39,6 +40,22 @@ fn refusal(change: impl Fn(&mut Vec<u8>)) -> String {
 #[test]
 fn format_that_is_not_known_is_refused() {
     assert!(refusal(|bytes| bytes[0] = 3).contains("it has the format 3; 2 is known here"));
+}
+
+#[test]
+fn snapshot_of_a_newer_feature_level_is_whole_and_refused() {
+    let disk = ModelDisk::new(Random::seeded(1));
+    let meta = SnapshotMeta::default();
+    for (feature_level, is_read) in [(FEATURE_LEVEL, true), (FEATURE_LEVEL + 1, false)] {
+        let mut tables = Tables::default();
+        tables.put(Cluster { id: "c".into(), feature_level, ..Cluster::default() }.into_object());
+        files(&disk, 3).save(&meta, &tables).expect("written");
+        match files(&disk, 3).load() {
+            Ok(Some(_)) => assert!(is_read),
+            Err(OpenError::Newer { .. }) => assert!(!is_read),
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
