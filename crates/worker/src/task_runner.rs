@@ -467,7 +467,8 @@ async fn complete(prepared: &mut Prepared, assignment: &Assignment, digest: Opti
     loop {
         match prepared.complete(assignment, digest).await {
             Err(ExecutorError::Transient(error) | ExecutorError::Unfetched(error)) if tries < PREPARE_TRIES => {
-                tracing::warn!(task.id = %assignment.task_id, %error, "failed to prepare a task; trying again");
+                let error = with_causes(&*error);
+                tracing::warn!(task.id = %assignment.task_id, error, "failed to prepare a task; trying again");
                 tries += 1;
                 tear_down(&assignment.task_id, prepared).await;
                 tokio::time::sleep(PREPARE_DELAY * tries).await;

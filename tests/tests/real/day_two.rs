@@ -68,6 +68,15 @@ fn ca_leaked() {
     cluster.wait("the former one has gone", |it| ca::digests(it).len() == 1);
     assert!(!page.ok(&cluster, "m1", &end).contains(token.trim()), "the token has changed");
     assert_eq!(tasks(&cluster), before, "no task was touched");
+
+    // What a stolen manager knew beside the CA is replaced, too: the key of grants, and those of the data on disks.
+    cluster.pack_busybox();
+    cluster.ok("service create -d --name late --constraint node.hostname==w1 busybox busybox sleep 1000");
+    cluster.wait("a node fetches an image by a grant of the new key", |it| it.running("late").len() == 1);
+    for (node, name) in [("m1", "data.key"), ("m1", "raft.key"), ("w1", "data.key")] {
+        let keys = std::fs::metadata(cluster.data(node).join(name)).unwrap().len();
+        assert_eq!(keys, 2 * 32, "{node} has a new key and its former one in {name}");
+    }
 }
 
 #[test]
@@ -118,4 +127,35 @@ fn addresses_changed() {
     // The managers have recorded where the others are, so that each of them is found after the loss of one.
     cluster.kill("m1");
     cluster.wait("another one leads", |it| it.ctl_on("m2", "service ls").stdout.contains("web"));
+}
+
+#[test]
+fn disk_full() {
+    let (cluster, page) = (Cluster::up(1, 2), Runbook::open("disk-full.md"));
+    let [look, pause, room, again] = <[String; 4]>::try_from(page.blocks("manager")).expect("four blocks");
+    cluster.pack_busybox();
+    // The node gets a small disk of its own, with what it has now.
+    cluster.sandbox_ok("kill --daemon-only w1");
+    let script = cluster.data("w1").join("small.sh");
+    let small = "cp -a /var/lib/flota /tmp/before && mount -t tmpfs -o size=48m none /var/lib/flota && \
+                 cp -a /tmp/before/. /var/lib/flota && rm -r /tmp/before\n";
+    std::fs::write(script, small).unwrap();
+    cluster.sandbox_ok("exec w1 -- sh -e /var/lib/flota/small.sh");
+    cluster.sandbox_ok("start w1");
+    cluster.wait_state("w1", "ready");
+    let fill = "service create -d --name fill --restart-condition none --constraint node.hostname==w1 \
+                --mount type=volume,source=data,target=/data busybox busybox dd if=/dev/zero of=/data/much bs=4k";
+    cluster.ok(fill);
+    cluster.wait("the disk is full", |it| it.rows("service ps fill --filter state=failed").len() == 1);
+    cluster.ok("service rm fill");
+
+    let web = "service create -d --name web --constraint node.hostname==w1 whoami";
+    cluster.ok(web);
+    cluster.wait("it says why it does not run", |it| {
+        page.ok(it, "m1", &look.replace("SERVICE", "web")).contains("No space left on device")
+    });
+    page.ok(&cluster, "m1", &pause.replace("FULL", "w1"));
+    assert!(page.ok(&cluster, "m1", &room.replace("VOLUME", "data")).contains("data"));
+    assert!(page.ok(&cluster, "m1", &again.replace("FULL", "w1")).contains("w1"));
+    cluster.wait("it runs", |it| it.running("web").len() == 1);
 }

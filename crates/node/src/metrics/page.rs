@@ -26,7 +26,7 @@ struct Page(Observed);
 
 impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Observed { node_id, cluster_id, hostname, role, manager, worker } = &self.0;
+        let Observed { node_id, cluster_id, hostname, role, manager, worker, is_locked: _ } = &self.0;
         let mut out = Out(&mut encoder);
         let labels = [
             ("version", flota_api::VERSION),
@@ -127,6 +127,7 @@ impl Out<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
     use super::*;
@@ -159,6 +160,23 @@ mod tests {
             role: "manager".into(),
             manager: Some(manager),
             worker: Some(ObservedWorker { lost: None, tasks: 2, images: 1 }),
+            is_locked: false,
+        }
+    }
+
+    #[test]
+    fn the_dashboard_asks_for_metrics_that_there_are() {
+        let (text, dashboard) = (page(&observed()), include_str!("../../../../deploy/grafana/flota.json"));
+        let is_name = |it: char| it.is_ascii_lowercase() || it == '_';
+        let names = dashboard.match_indices("flota_").map(|(at, _)| {
+            let end = dashboard[at..].find(|it| !is_name(it)).expect("the file goes on");
+            &dashboard[at..at + end]
+        });
+        let names: BTreeSet<&str> = names.collect();
+        assert!(names.len() > 10, "{names:?}");
+        for name in names {
+            let is_it = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+            assert!(text.lines().any(is_it), "{name} is not in {text}");
         }
     }
 

@@ -53,8 +53,8 @@ pub(crate) enum ContainerError {
     /// Its image can't be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// Its image is refused.
-    #[error("the image is refused: {0}")]
+    /// Its image is refused, or this machine can't provide it now.
+    #[error("{act}: {0}", act = if .0.is_of_machine() { "failed to provide the image" } else { "the image is refused" })]
     Image(#[from] ImageError),
     /// An image that it mounts can't be provided.
     #[error("failed to provide the image `{reference}`, which the task mounts")]

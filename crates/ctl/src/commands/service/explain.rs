@@ -174,6 +174,7 @@ fn of_task(row: &Row, slot: &[Row]) -> Finding {
         details.push(format!("its next start is at {at}"));
     }
     details.extend(tries(row, slot));
+    details.extend(before(row, slot));
     let failed = status.health.iter().flat_map(|health| &health.log).rev().find(|result| result.exit_code != Some(0));
     details.extend(failed.map(check));
     let has_run = status.state >= TaskState::Running || status.attempt > 1 || row.restarts() > 0;
@@ -193,6 +194,15 @@ fn tries(row: &Row, slot: &[Row]) -> Vec<String> {
     let mut known = BTreeSet::new();
     tries.retain(|line| known.insert(line.clone()));
     tries
+}
+
+/// Says why the task before this one of the same spec has ended, while this one has nothing to say yet.
+fn before(row: &Row, slot: &[Row]) -> Option<String> {
+    let is_silent = row.error().is_empty() && row.task.status.message.is_empty() && !row.task.is_proven();
+    let is_of_spec = |it: &&Row| it.task.spec_version == row.task.spec_version && it.task.id != row.task.id;
+    let ended = |it: &&Row| !it.task.is_live() && !it.task.status.lacks_image && !it.error().is_empty();
+    let last = slot.iter().filter(|_| is_silent).filter(is_of_spec).find(ended)?;
+    Some(format!("the task before it, on {}, is {}: {}", last.node(), last.state(), last.error()))
 }
 
 /// Says how a container has ended. A code over 128 stands for the signal that killed it, as shells have it.
@@ -297,6 +307,18 @@ mod tests {
             [waits, tried("c", "b answers 401"), failed, tried("b", "a answers 404"), tried("a", "a answers 404")];
         let expected = ["the image was tried on : b answers 401", "the image was tried on : a answers 404"];
         assert_eq!(findings(&slot)[0].details, expected);
+    }
+
+    #[test]
+    fn a_task_that_has_nothing_to_say_yet_names_the_end_of_the_one_before_it() {
+        let full = || row(1, TaskState::Rejected, |task| task.id = "a".into()).with_error("no space left on device");
+        let waits = row(1, TaskState::Accepted, |_| {});
+        let expected = ["the task before it, on , is rejected: no space left on device"];
+        assert_eq!(findings(&[waits, full()])[0].details, expected);
+        let pulls = row(1, TaskState::Preparing, |task| task.status.message = "fetches the image".into());
+        assert_eq!(findings(&[pulls, full()])[0].details, [""; 0], "it says itself what it does");
+        let of_new_spec = row(1, TaskState::Accepted, |task| task.spec_version = 2);
+        assert_eq!(findings(&[of_new_spec, full()])[0].details, [""; 0], "another spec may not fail");
     }
 
     #[test]
