@@ -50,6 +50,8 @@ reasons! {
     NoClusterYet,
     /// Too many calls of this kind come from the caller's address, or are open.
     Busy,
+    /// The manager is locked: somebody has to open its keys. Others may answer.
+    Locked,
     /// The node has no manager, and waiting does not change that.
     NotAManager,
     /// The reference matches no object.
@@ -110,6 +112,7 @@ impl Reason {
             | Self::OutcomeUnknown
             | Self::NoClusterYet
             | Self::Busy
+            | Self::Locked
             | Self::NotAManager => false,
             Self::NotFound
             | Self::RemovedMeanwhile

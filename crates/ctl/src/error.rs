@@ -43,6 +43,7 @@ fn exit_code(reason: Reason) -> u8 {
         | Reason::Unproven
         | Reason::OutcomeUnknown
         | Reason::NoClusterYet
+        | Reason::Locked
         | Reason::Busy => UNREACHABLE,
     }
 }
@@ -169,7 +170,8 @@ mod tests {
             "Ambiguous" | "UnknownFilter" => 2,
             "NotFound" | "RemovedMeanwhile" => 3,
             "AlreadyExists" | "ChangedMeanwhile" | "RefusedBefore" => 4,
-            "Starting" | "NoLeader" | "LeadershipMoved" | "Unproven" | "OutcomeUnknown" | "NoClusterYet" | "Busy" => 5,
+            "Starting" | "NoLeader" | "LeadershipMoved" | "Unproven" | "OutcomeUnknown" | "NoClusterYet" | "Busy"
+            | "Locked" => 5,
             _ => 1,
         };
         for reason in Reason::ALL {

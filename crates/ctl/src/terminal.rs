@@ -1,8 +1,8 @@
-//! The user's terminal: its size, and its raw mode while a remote program uses it.
+//! The user's terminal: its size, its raw mode while a remote program uses it, and input that is not shown.
 
 use std::io::IsTerminal;
 
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
 /// Keeps the terminal in raw mode until dropped.
 pub(crate) struct Raw(Termios);
@@ -19,6 +19,26 @@ impl Raw {
 }
 
 impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.0);
+    }
+}
+
+/// Keeps the terminal from showing what is typed, until dropped.
+pub(crate) struct NoEcho(Termios);
+
+impl NoEcho {
+    /// Stops the echo. Returns `None` if standard input is not a terminal.
+    pub(crate) fn enter() -> Option<Self> {
+        let before = tcgetattr(std::io::stdin()).ok()?;
+        let mut hidden = before.clone();
+        hidden.local_flags.remove(LocalFlags::ECHO);
+        tcsetattr(std::io::stdin(), SetArg::TCSAFLUSH, &hidden).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for NoEcho {
     fn drop(&mut self) {
         let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.0);
     }

@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::certificate::{CertificateError, Identity, split};
+use crate::vault::KeyVault;
 
 const CERTIFICATE: &str = "node.crt";
 const KEY: &str = "node.key";
@@ -46,11 +47,17 @@ pub enum FileError {
     },
 }
 
-/// Reads the identity in `dir`. Returns `None` if there is none, because the node belongs to no cluster.
+/// Returns whether there is an identity in `dir`, which the vault may keep locked.
+pub fn is_present(dir: &Path) -> bool {
+    dir.join(CURRENT).is_symlink() || dir.join(CERTIFICATE).exists()
+}
+
+/// Reads the identity in `dir`, whose key is in the vault. Returns `None` if there is none, because the node belongs to no
+/// cluster.
 ///
 /// # Errors
-/// A file can't be read or is damaged.
-pub fn load(dir: &Path) -> Result<Option<Identity>, FileError> {
+/// A file can't be read or is damaged, or the vault is locked.
+pub fn load(dir: &Path, vault: &KeyVault) -> Result<Option<Identity>, FileError> {
     let current = dir.join(CURRENT);
     // Without the link, the files are those of a build that has no folders.
     let from = if current.is_symlink() { current } else { dir.to_owned() };
@@ -64,7 +71,9 @@ pub fn load(dir: &Path) -> Result<Option<Identity>, FileError> {
         }
         other => other?,
     };
-    let (key, ca) = (read(KEY)?, read(CA)?);
+    let key = vault.unseal(KEY, read(KEY)?);
+    let key = key.map_err(|source| FileError::Io { act: "read", path: from.join(KEY), source })?;
+    let ca = read(CA)?;
     let chain = match read(CHAIN) {
         Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Vec::new(),
         other => other?,
@@ -74,12 +83,13 @@ pub fn load(dir: &Path) -> Result<Option<Identity>, FileError> {
     identity.map(Some).map_err(|source| FileError::Damaged { path: from, source })
 }
 
-/// Writes the identity to `dir`, durably. After a crash, [`load`] finds the whole new one, or what was there before.
+/// Writes the identity to `dir`, durably, and its key as the vault has keys now. After a crash, [`load`] finds the whole new
+/// one, or what was there before.
 ///
 /// # Errors
 /// A file can't be written.
-pub fn save(dir: &Path, identity: &Identity) -> Result<(), FileError> {
-    for step in steps(dir, identity) {
+pub fn save(dir: &Path, identity: &Identity, vault: &KeyVault) -> Result<(), FileError> {
+    for step in steps(dir, identity, vault) {
         step.run().map_err(|source| FileError::Io { act: "write", path: step.path().to_owned(), source })?;
     }
     Ok(())
@@ -138,12 +148,12 @@ fn absent(removed: io::Result<()>) -> io::Result<()> {
 }
 
 /// Returns the steps that write the identity.
-fn steps(dir: &Path, identity: &Identity) -> Vec<Step> {
+fn steps(dir: &Path, identity: &Identity, vault: &KeyVault) -> Vec<Step> {
     let used = std::fs::read_link(dir.join(CURRENT)).ok();
     let is_used = |name: &&&str| used.as_deref() == Some(Path::new(name));
     let name = FOLDERS.iter().find(|name| !is_used(name)).expect("one of two names is free");
     let folder = dir.join(name);
-    let bytes = [identity.trusted.concat(), identity.key.clone(), identity.certificate.clone()];
+    let bytes = [identity.trusted.concat(), vault.seal(KEY, &identity.key), identity.certificate.clone()];
     let mut steps = vec![Step::Clear(folder.clone()), Step::Folder(folder.clone())];
     steps.extend(FILES.iter().zip(bytes).map(|(file, bytes)| Step::File(folder.join(file), bytes)));
     if !identity.intermediates.is_empty() {
@@ -191,6 +201,11 @@ mod tests {
     use flota_api::defaults::CERTIFICATE_LIFE;
     use flota_api::model::Role;
 
+    /// A vault without autolock.
+    fn open() -> KeyVault {
+        KeyVault::open(Path::new("/nowhere/locked")).expect("there is none")
+    }
+
     /// Returns a new identity of a node with this id.
     fn identity(node: &str) -> Identity {
         let (cluster, now) = ("c".into(), SystemTime::now());
@@ -203,7 +218,7 @@ mod tests {
 
     /// Loads the identity, and returns the name of its node if its key belongs to its certificate.
     fn loaded(dir: &Path) -> Option<String> {
-        let found = load(dir).expect("it is whole")?;
+        let found = load(dir, &open()).expect("it is whole")?;
         crate::Credentials::new(found.clone(), flota_api::clock::Clock::system()).expect("they belong together");
         Some(found.node_id.to_string())
     }
@@ -222,17 +237,17 @@ mod tests {
         let count = {
             let dir = tempfile::tempdir().expect("a folder");
             begin(dir.path());
-            steps(dir.path(), &new).len()
+            steps(dir.path(), &new, &open()).len()
         };
         let mut seen = Vec::new();
         for done in 0..=count {
             let dir = tempfile::tempdir().expect("a folder");
             begin(dir.path());
-            for step in &steps(dir.path(), &new)[..done] {
+            for step in &steps(dir.path(), &new, &open())[..done] {
                 step.run().expect("there is room");
             }
             seen.push(loaded(dir.path()));
-            save(dir.path(), &later).expect("there is room");
+            save(dir.path(), &later, &open()).expect("there is room");
             assert_eq!(loaded(dir.path()).as_deref(), Some("later"), "after {done} steps");
         }
         let turn = seen.iter().position(|it| it.as_deref() == Some("new")).expect("it is written in the end");
@@ -244,16 +259,16 @@ mod tests {
     fn a_crash_at_any_step_leaves_a_key_with_its_certificate() {
         let old = identity("old");
         survives_a_crash_at_each_step(|_| {}, None);
-        survives_a_crash_at_each_step(|dir| save(dir, &old).expect("there is room"), Some("old"));
+        survives_a_crash_at_each_step(|dir| save(dir, &old, &open()).expect("there is room"), Some("old"));
         survives_a_crash_at_each_step(|dir| save_flat(dir, &old), Some("old"));
     }
 
     #[test]
     fn a_build_without_folders_finds_the_same_files_and_no_other_user_reads_them() {
         let dir = tempfile::tempdir().expect("a folder");
-        save(dir.path(), &identity("old")).expect("there is room");
+        save(dir.path(), &identity("old"), &open()).expect("there is room");
         let it = identity("new");
-        save(dir.path(), &it).expect("there is room");
+        save(dir.path(), &it, &open()).expect("there is room");
         for (name, bytes) in [(CA, &it.trusted[0]), (KEY, &it.key), (CERTIFICATE, &it.certificate)] {
             let path = dir.path().join(name);
             assert_eq!(std::fs::read(&path).expect("it is there"), *bytes, "{name}");
@@ -269,24 +284,24 @@ mod tests {
         let (mut it, others) = (identity("n"), [identity("other"), identity("another")]);
         it.trusted.extend(others[0].trusted.clone());
         it.intermediates = others.iter().flat_map(|it| it.trusted.clone()).collect();
-        save(dir.path(), &it).expect("there is room");
-        let found = load(dir.path()).expect("it is whole").expect("it is there");
+        save(dir.path(), &it, &open()).expect("there is room");
+        let found = load(dir.path(), &open()).expect("it is whole").expect("it is there");
         assert_eq!((found.trusted, found.intermediates), (it.trusted, it.intermediates));
         // The next identity has none.
-        save(dir.path(), &others[0]).expect("there is room");
-        assert!(load(dir.path()).expect("it is whole").expect("it is there").intermediates.is_empty());
+        save(dir.path(), &others[0], &open()).expect("there is room");
+        assert!(load(dir.path(), &open()).expect("it is whole").expect("it is there").intermediates.is_empty());
     }
 
     #[test]
     fn a_removed_identity_is_gone_and_a_damaged_one_is_no_absent_one() {
         let dir = tempfile::tempdir().expect("a folder");
-        save(dir.path(), &identity("n")).expect("there is room");
+        save(dir.path(), &identity("n"), &open()).expect("there is room");
         remove(dir.path()).expect("it is removed");
-        assert!(load(dir.path()).expect("no error").is_none());
+        assert!(load(dir.path(), &open()).expect("no error").is_none());
         assert_eq!(std::fs::read_dir(dir.path()).expect("it is there").count(), 0);
         remove(dir.path()).expect("twice is as good as once");
-        save(dir.path(), &identity("n")).expect("there is room");
+        save(dir.path(), &identity("n"), &open()).expect("there is room");
         std::fs::remove_file(dir.path().join(CURRENT).join(CERTIFICATE)).expect("it is there");
-        load(dir.path()).expect_err("the folder is there, and its certificate is not");
+        load(dir.path(), &open()).expect_err("the folder is there, and its certificate is not");
     }
 }

@@ -50,7 +50,8 @@ pub fn new_secret(previous: &str, rng: &mut impl Rng) -> String {
     format!("{}-{}", generation(previous) + 1, random(rng))
 }
 
-fn generation(secret: &str) -> u64 {
+/// Returns how many secrets there were up to this one.
+pub(crate) fn generation(secret: &str) -> u64 {
     secret.split_once('-').and_then(|(generation, _)| generation.parse().ok()).unwrap_or(0)
 }
 

@@ -17,12 +17,13 @@ mod ca_certificate;
 mod certificate;
 mod connect;
 mod credentials;
-mod data_key;
 mod files;
 pub mod forward;
 mod given_ca;
 mod grant;
 mod join_token;
+mod key_bytes;
+mod key_file;
 mod listener;
 mod peer;
 mod refusal;
@@ -30,17 +31,19 @@ mod renewal;
 mod rights;
 mod root_ca;
 mod sources;
+mod unlock_key;
 mod user;
+mod vault;
 
 pub use ca_certificate::CaCertificate;
 pub use certificate::{CertificateError, Identity, KeyPair, Validity, known_certificate, trust_digest};
 pub use connect::{CONNECTION_WINDOW, Connect, Connecting, Dialer, STREAM_WINDOW, Stream};
 pub use credentials::{Credentials, Settings};
-pub use data_key::sealer;
-pub use files::{FileError, load, remove, save};
+pub use files::{FileError, is_present, load, remove, save};
 pub use given_ca::GivenCaError;
 pub use grant::{GrantKey, verify_grant};
 pub use join_token::{JoinToken, JoinTokenError, new_secret};
+pub use key_file::KeyFile;
 pub use listener::{Incoming, PeerStream, incoming};
 pub use peer::Peer;
 pub use refusal::refusal;
@@ -48,7 +51,9 @@ pub use renewal::{Renewal, RenewalError, check_renewal, extension_request, renew
 pub use rights::{UserRights, may_call, user_rights};
 pub use root_ca::RootCa;
 pub use sources::Sources;
+pub use unlock_key::{MalformedUnlockKey, UnlockKey};
 pub use user::{USER_LIFE, UserIdentity};
+pub use vault::{KeyVault, UnlockError};
 
 /// Returns the SHA-256 of `bytes` in lower-case hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tonic::{Code, Request, Response, Status};
 
+use flota_api::LEVEL_OF_KEYS;
 use flota_api::id::NodeId;
 use flota_api::model::{Cluster, Node, NodeDescription, NodeState, NodeStateReason, Role};
 use flota_api::naming;
@@ -103,6 +104,8 @@ fn renewed(cluster: &Cluster, certificate: Vec<u8>) -> RenewCertificateResponse 
         certificate_der: certificate.into(),
         ca_der: trust::trusted(cluster).into_iter().map(Into::into).collect(),
         chain_der: trust::intermediates(cluster).into_iter().map(Into::into).collect(),
+        // An older build could not read a file with two keys, and may be installed again as long as the level is older.
+        replace_data_keys: cluster.ca_rotation.is_some() && cluster.feature_level >= LEVEL_OF_KEYS,
     }
 }
 

@@ -1,7 +1,10 @@
-//! Ends the replacement of the CA once every node uses the new one. From then on no node trusts the former CA, and the join
-//! tokens, which name it, are replaced.
+//! Ends the replacement of the CA once every node uses the new one. From then on no node trusts the former CA, and what a
+//! stolen manager knows beside it is replaced as well: the join tokens, which name it, and the key that signs grants.
 
-use flota_api::model::Cluster;
+use std::sync::Arc;
+
+use flota_api::LEVEL_OF_KEYS;
+use flota_api::model::{Cluster, Node};
 use flota_api::object::Object;
 use flota_identity::new_secret;
 use flota_raft_store::faults::{self, Fault};
@@ -46,7 +49,12 @@ impl ControlLoop for CaRotations {
             return plan;
         }
         let mut cluster: Cluster = cluster.as_ref().clone();
-        cluster.ca_rotation = None;
+        let next = cluster.ca_rotation.take().map(|it| it.next_grant_key).filter(|it| !it.0.is_empty());
+        // A worker of an older build would accept no grant any more before its next session.
+        let knows_it = |node: &&Arc<Node>| node.description.feature_level >= LEVEL_OF_KEYS || node.has_left();
+        if let Some(next) = next.filter(|_| view.nodes().all(|node| knows_it(&node))) {
+            cluster.grant_key = next;
+        }
         for secret in [&mut cluster.worker_token_secret, &mut cluster.manager_token_secret] {
             *secret = new_secret(secret.as_text(), &mut cx.rng).into();
         }
@@ -59,7 +67,7 @@ impl ControlLoop for CaRotations {
 mod tests {
     use super::*;
     use crate::plan::Change;
-    use flota_api::model::{CaRotation, Node, NodeStateReason, Role};
+    use flota_api::model::{CaRotation, NodeDescription, NodeStateReason, Role, Secret};
     use flota_api::object::StoreObject;
     use flota_api::version::Timestamp;
     use flota_identity::JoinToken;
@@ -114,6 +122,24 @@ mod tests {
             assert_ne!(old.ca_digest, new.ca_digest);
         }
         assert_eq!(after.worker_token_expires_at, Some(NOW), "the time for which it was made is the same");
+    }
+
+    #[test]
+    fn the_grant_key_is_replaced_if_every_node_knows_the_next_one() {
+        let done = trust::wanted(&cluster());
+        let of = |level: u32| {
+            let description = NodeDescription { feature_level: level, ..NodeDescription::default() };
+            let mut view = Tables::default();
+            let rotation =
+                CaRotation { next_grant_key: Secret(b"next".to_vec()), ..cluster().ca_rotation.expect("it has one") };
+            let grant_key = Secret(b"first".to_vec());
+            view.put(Cluster { ca_rotation: Some(rotation), grant_key, ..cluster() }.into_object());
+            view.put(Node { description, ..node("a", &done) }.into_object());
+            let plan = CaRotations.plan(&Key::of("c"), &view, &mut PlanContext::at(NOW));
+            let [Change::Put(Object::Cluster(after))] = &plan.changes[..] else { panic!("{plan:?}") };
+            after.grant_key.as_text().to_owned()
+        };
+        assert_eq!([LEVEL_OF_KEYS - 1, LEVEL_OF_KEYS].map(of), ["first", "next"]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod events;
 mod filter;
 mod grpc;
 mod images;
+mod level;
 mod limits;
 mod networks;
 mod nodes;

@@ -22,6 +22,12 @@ pub fn intermediates(cluster: &Cluster) -> Vec<Vec<u8>> {
     cluster.ca_rotation.iter().map(|it| it.cross_certificate.clone()).collect()
 }
 
+/// Returns the keys of which nodes are to accept grants; the first signs. The next one signs only when every node knows it.
+pub(crate) fn grant_keys(cluster: &Cluster) -> Vec<Secret> {
+    let next = cluster.ca_rotation.as_ref().map(|it| it.next_grant_key.clone()).filter(|it| !it.0.is_empty());
+    [cluster.grant_key.clone()].into_iter().chain(next).collect()
+}
+
 /// Returns the digest of the CAs that nodes are to trust.
 pub(crate) fn wanted(cluster: &Cluster) -> String {
     trust_digest(&trusted(cluster))
@@ -53,8 +59,17 @@ pub(crate) enum RotationError {
     Cross(#[from] GivenCaError),
 }
 
-/// Returns the cluster with `next` as its CA. If its CA is being replaced, `next` takes the place of the new one.
-pub(crate) fn begin(cluster: &Cluster, next: &RootCa, now: Timestamp) -> Result<Cluster, RotationError> {
+/// What takes the place of the cluster's keys.
+pub(crate) struct NextKeys<'a> {
+    /// The CA.
+    pub(crate) ca: &'a RootCa,
+    /// The key that signs grants; empty if it stays.
+    pub(crate) grant_key: &'a Secret,
+}
+
+/// Returns the cluster with the next CA. If its CA is being replaced, that takes the place of the new one.
+pub(crate) fn begin(cluster: &Cluster, keys: NextKeys<'_>, now: Timestamp) -> Result<Cluster, RotationError> {
+    let next = keys.ca;
     if next.certificate() == cluster.ca_certificate {
         return Err(RotationError::SignsAlready);
     }
@@ -71,6 +86,7 @@ pub(crate) fn begin(cluster: &Cluster, next: &RootCa, now: Timestamp) -> Result<
         former_certificate: certificate.clone(),
         former_key: key.clone(),
         cross_certificate: former.cross_sign(next, now.to_system())?,
+        next_grant_key: keys.grant_key.clone(),
     };
     let (ca_certificate, ca_key) = (next.certificate().to_vec(), Secret(next.key().to_vec()));
     Ok(Cluster { ca_certificate, ca_key, ca_rotation: Some(rotation), ..cluster.clone() })
@@ -88,6 +104,12 @@ mod tests {
         RootCa::generate(&"c".into(), NOW.to_system()).expect("made")
     }
 
+    const GRANT_KEY: &Secret = &Secret(Vec::new());
+
+    fn with(ca: &RootCa) -> NextKeys<'_> {
+        NextKeys { ca, grant_key: GRANT_KEY }
+    }
+
     fn cluster(ca: &RootCa) -> Cluster {
         let (ca_certificate, ca_key) = (ca.certificate().to_vec(), Secret(ca.key().to_vec()));
         Cluster { id: "c".into(), ca_certificate, ca_key, ..Cluster::default() }
@@ -102,28 +124,43 @@ mod tests {
         let [first, second, third] = [(); 3].map(|()| new_ca());
         let before = cluster(&first);
         assert_eq!((trusted(&before).len(), intermediates(&before).len(), wanted(&before)), (1, 0, first.digest()));
-        let one = begin(&before, &second, NOW).expect("it begins");
+        let one = begin(&before, with(&second), NOW).expect("it begins");
         assert_eq!((one.ca_certificate.as_slice(), wanted(&one)), (second.certificate(), digest(&[&second, &first])));
-        let two = begin(&one, &third, NOW).expect("it wins");
+        let two = begin(&one, with(&third), NOW).expect("it wins");
         assert_eq!((two.ca_key.0.as_slice(), wanted(&two)), (third.key(), digest(&[&third, &first])));
         assert_ne!(intermediates(&one), intermediates(&two));
+    }
+
+    #[test]
+    fn the_next_grant_key_is_accepted_from_the_beginning_and_does_not_sign() {
+        let [first, second] = [(); 2].map(|()| new_ca());
+        let [old, new] = [b"old", b"new"].map(|key| Secret(key.to_vec()));
+        let before = Cluster { grant_key: old.clone(), ..cluster(&first) };
+        assert_eq!(grant_keys(&before), std::slice::from_ref(&old));
+        let during = begin(&before, NextKeys { ca: &second, grant_key: &new }, NOW).expect("it begins");
+        assert_eq!(grant_keys(&during), [old.clone(), new]);
+        assert_eq!(
+            grant_keys(&begin(&before, with(&second), NOW).expect("it begins")),
+            [old],
+            "an old build does not know it"
+        );
     }
 
     #[test]
     fn a_ca_does_not_replace_itself() {
         let [first, second] = [(); 2].map(|()| new_ca());
         let before = cluster(&first);
-        assert!(matches!(begin(&before, &first, NOW), Err(RotationError::SignsAlready)));
-        let one = begin(&before, &second, NOW).expect("it begins");
-        assert!(matches!(begin(&one, &second, NOW), Err(RotationError::SignsAlready)));
-        assert!(matches!(begin(&one, &first, NOW), Err(RotationError::IsReplaced)));
+        assert!(matches!(begin(&before, with(&first), NOW), Err(RotationError::SignsAlready)));
+        let one = begin(&before, with(&second), NOW).expect("it begins");
+        assert!(matches!(begin(&one, with(&second), NOW), Err(RotationError::SignsAlready)));
+        assert!(matches!(begin(&one, with(&first), NOW), Err(RotationError::IsReplaced)));
     }
 
     #[test]
     fn a_node_is_told_until_it_has_confirmed_and_one_of_an_older_build_only_during_a_rotation() {
         let [first, second] = [(); 2].map(|()| new_ca());
         let before = cluster(&first);
-        let during = begin(&before, &second, NOW).expect("it begins");
+        let during = begin(&before, with(&second), NOW).expect("it begins");
         let after = cluster(&second);
         let node = |trusts: String| Node { trusts, ..Node::default() };
         let [old, new, end] = [&before, &during, &after].map(wanted);
@@ -143,7 +180,7 @@ mod tests {
     #[test]
     fn nodes_that_have_left_are_not_waited_for() {
         let [first, second] = [(); 2].map(|()| new_ca());
-        let cluster = begin(&cluster(&first), &second, NOW).expect("it begins");
+        let cluster = begin(&cluster(&first), with(&second), NOW).expect("it begins");
         let mut view = Tables::default();
         let node = |id: &str, trusts: &str| Node { id: id.into(), trusts: trusts.into(), ..Node::default() };
         view.put(node("old", &first.digest()).into_object());

@@ -24,7 +24,7 @@ use crate::renewal::Renewals;
 use crate::rpc::ManagerState;
 use crate::scheduled_backups;
 use crate::state_dir::StateDir;
-use crate::{join, port};
+use crate::{autolock, join, port};
 
 /// Joining fails if a new manager is not a voter within this time.
 const VOTER_WAIT: Duration = Duration::from_secs(30);
@@ -203,7 +203,8 @@ impl Membership {
         fatal: &CancellationToken,
     ) -> anyhow::Result<()> {
         self.serving.end().await;
-        let forgotten = state.forget_store();
+        // A worker does not know the unlock key, and has nothing that only managers have.
+        let forgotten = state.forget_store().and_then(|()| state.keys().protect(None, || true).map(drop));
         self.serve(config, None, self.shutdown.child_token(), fatal).await?;
         forgotten.context("failed to erase the store")
     }
@@ -276,7 +277,7 @@ impl Membership {
         let (certified, role) = watch::channel(self.certified_role());
         let renewals = Renewals {
             credentials: self.credentials.clone(),
-            folder: state.identity(),
+            keys: state.keys().clone(),
             managers: state.managers_file(),
             manager,
             wanted: self.worker.role(),
@@ -293,6 +294,14 @@ impl Membership {
         if let (Some(schedule), Some(manager)) = (&config.backup, self.manager()) {
             let (schedule, node) = (schedule.clone(), self.identity.node_id.to_string());
             tokio::spawn(scheduled_backups::run(schedule, manager.clone(), node, self.serving.shutdown.clone()));
+        }
+    }
+
+    /// Begins to seal the keys of this manager as the cluster wants it.
+    pub(crate) fn begin_autolock(&self, state: &StateDir) {
+        if let Some(manager) = self.manager() {
+            let ends = self.serving.shutdown.clone();
+            tokio::spawn(autolock::follow(manager.clone(), state.keys().clone(), ends));
         }
     }
 

@@ -12,10 +12,10 @@ use flota_api::proto::node::local_node_server::LocalNode;
 use flota_api::proto::node::{
     BackupRequest, ForceNewClusterRequest, ImageResult, ImageUpload, InfoRequest, InitRequest, JoinRequest,
     LeaveRequest, LeaveResponse, NodeInfo, PullImageRequest, ReconnectRequest, ReconnectResponse, RecoveryReport,
-    RestorePart, StopTasksRequest, StopTasksResponse,
+    RestorePart, StopTasksRequest, StopTasksResponse, UnlockRequest,
 };
 use flota_api::text::with_causes;
-use flota_identity::RootCa;
+use flota_identity::{RootCa, UnlockKey};
 use flota_image::Image;
 use flota_worker::Worker;
 
@@ -128,6 +128,14 @@ impl LocalNode for LocalService {
         let request = request.into_inner();
         let node = Arc::clone(&self.0);
         run_to_end(async move { node.join(&request.token, &request.manager, &request.advertise).await }).await?;
+        self.0.info().await.map(Response::new)
+    }
+
+    async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<NodeInfo>, Status> {
+        let key = request.into_inner().unlock_key.parse::<UnlockKey>();
+        let key = key.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let node = Arc::clone(&self.0);
+        run_to_end(async move { node.unlock(&key).await }).await?;
         self.0.info().await.map(Response::new)
     }
 

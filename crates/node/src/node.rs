@@ -3,6 +3,7 @@
 
 mod reconnect;
 mod recovery;
+mod unlock;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -35,6 +36,9 @@ use crate::{cluster, join, rpc};
 const LEAVE_WAIT: Duration = Duration::from_secs(15);
 /// How long one manager is given to answer before the next one is tried.
 const LEAVE_TRY_WAIT: Duration = Duration::from_secs(5);
+
+/// What a locked manager answers.
+const LOCKED: &str = "this manager is locked; open its keys with `ctl swarm unlock`";
 
 /// Pause before another try to take a new role.
 const ROLE_PAUSE: Duration = Duration::from_secs(1);
@@ -79,6 +83,7 @@ impl Node {
             Some(None) | None => (Observed::default(), None),
         };
         observed.hostname = flota_worker::describe().hostname;
+        observed.is_locked = matches!(*self.manager.borrow(), ManagerState::Locked);
         if let Some((manager, worker)) = parts {
             if let Some(manager) = manager {
                 observed.manager = Some(ObservedManager::of(&manager).await);
@@ -95,15 +100,23 @@ impl Node {
 
     /// Starts manager and worker again after a start of the daemon, if the node belongs to a cluster.
     pub(crate) async fn resume(self: &Arc<Self>, current: &mut Option<Membership>) -> anyhow::Result<()> {
-        let Some(identity) = flota_identity::load(&self.state.identity())? else {
+        if !self.state.is_member() {
             self.manager.send_replace(ManagerState::Absent);
             // A crash during init or join may have left files.
             return self.state.forget_cluster();
-        };
+        }
+        if self.state.keys().are_locked() {
+            self.manager.send_replace(ManagerState::Locked);
+            tracing::warn!("this manager is locked: run `ctl swarm unlock` here, with the cluster's unlock key");
+            return Ok(());
+        }
+        self.manager.send_replace(ManagerState::Starting);
+        let identity = self.state.keys().identity()?.context("the node's identity is gone")?;
         if identity.role == Role::Worker {
             self.manager.send_replace(ManagerState::Absent);
             // A crash during a demotion may have left files.
             self.state.forget_store()?;
+            self.state.keys().protect(None, || true)?;
         }
         let address = address_again(&self.state, self.config.listen)?;
         self.state.write("address", &address)?;
@@ -178,6 +191,7 @@ impl Node {
             None => ManagerState::Absent,
         });
         membership.begin_backups(&self.config);
+        membership.begin_autolock(&self.state);
     }
 
     /// `ctl swarm init`. Networks get their subnets from the pools, or from the default ones. Certificates are valid for
@@ -190,7 +204,7 @@ impl Node {
         given_ca: Option<RootCa>,
     ) -> anyhow::Result<()> {
         let mut current = self.membership.lock().await;
-        refuse_second(current.as_ref())?;
+        self.refuse_second(current.as_ref())?;
         let address = join::own_address(advertise, self.config.listen)?;
         let life = certificate_life.unwrap_or(CERTIFICATE_LIFE);
         let (cluster, ca, identity) = join::first_identity(life, given_ca)?;
@@ -213,7 +227,7 @@ impl Node {
     /// `ctl swarm join`.
     pub(crate) async fn join(self: &Arc<Self>, token: &str, manager: &str, advertise: &str) -> anyhow::Result<()> {
         let mut current = self.membership.lock().await;
-        refuse_second(current.as_ref())?;
+        self.refuse_second(current.as_ref())?;
         let address = join::own_address(advertise, self.config.listen)?;
         // Fails before the cluster learns of this node.
         drop(
@@ -245,7 +259,7 @@ impl Node {
             self.state.write("address", &address)?;
             // A node that joins must know its identity after a crash. A new cluster exists once its first entry is written.
             if let Some(identity) = &joins {
-                flota_identity::save(&self.state.identity(), identity)?;
+                self.state.keys().save_identity(identity)?;
             }
             let membership = cluster::Membership::start(parts, store).await?;
             if let Err(error) = membership.wait_until_voter().await {
@@ -253,7 +267,7 @@ impl Node {
                 return Err(error);
             }
             if joins.is_none() {
-                flota_identity::save(&self.state.identity(), &membership.identity)?;
+                self.state.keys().save_identity(&membership.identity)?;
             }
             Ok(membership)
         };
@@ -278,7 +292,17 @@ impl Node {
     /// `ctl swarm leave`.
     pub(crate) async fn leave(&self, force: bool) -> anyhow::Result<()> {
         let mut current = self.membership.lock().await;
-        let Some(membership) = current.as_ref() else { bail!("this node belongs to no cluster") };
+        let Some(membership) = current.as_ref() else {
+            return match self.state.is_member() {
+                // What its tasks have left is removed when the node joins again.
+                true if force => {
+                    self.manager.send_replace(ManagerState::Absent);
+                    self.state.forget_cluster()
+                }
+                true => bail!("{LOCKED}, so that it can tell the others; use --force to leave anyway"),
+                false => bail!("this node belongs to no cluster"),
+            };
+        };
         if membership.role() == Role::Manager && !force {
             bail!("this node is a manager, and the cluster would lose it; use --force to leave anyway");
         }
@@ -306,6 +330,20 @@ impl Node {
             membership.stop().await;
         }
         self.state.forget_cluster()
+    }
+
+    /// Fails if the node belongs to a cluster already.
+    fn refuse_second(&self, membership: Option<&Membership>) -> anyhow::Result<()> {
+        match membership {
+            Some(it) => {
+                bail!(
+                    "this node belongs to the cluster {} already; run `ctl swarm leave` first",
+                    it.identity.cluster_id
+                )
+            }
+            None if self.state.is_member() => bail!("{LOCKED}; or leave its cluster with `ctl swarm leave --force`"),
+            None => Ok(()),
+        }
     }
 
     /// Returns this node's manager, if it is running.
@@ -336,6 +374,7 @@ impl Node {
             hostname: flota_worker::describe().hostname,
             version: flota_api::VERSION.into(),
             store: membership.and_then(Membership::manager).map(|manager| statistics(manager.raft())),
+            locked: matches!(*self.manager.borrow(), ManagerState::Locked),
         })
     }
 }
@@ -416,14 +455,4 @@ async fn leave_cluster(dialer: &flota_identity::Dialer, identity: &Identity, man
         Left::Unanswered
     };
     tokio::time::timeout_at(until, requests).await.unwrap_or(Left::Unanswered)
-}
-
-/// Fails if the node belongs to a cluster already.
-fn refuse_second(membership: Option<&Membership>) -> anyhow::Result<()> {
-    match membership {
-        Some(it) => {
-            bail!("this node belongs to the cluster {} already; run `ctl swarm leave` first", it.identity.cluster_id)
-        }
-        None => Ok(()),
-    }
 }

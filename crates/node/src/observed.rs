@@ -23,6 +23,8 @@ pub(crate) struct Observed {
     pub(crate) role: String,
     pub(crate) manager: Option<ObservedManager>,
     pub(crate) worker: Option<ObservedWorker>,
+    /// Whether it is a manager that waits for the unlock key.
+    pub(crate) is_locked: bool,
 }
 
 /// A manager at a moment.
@@ -129,6 +131,9 @@ impl Observed {
     /// Why it does not.
     pub(crate) fn readiness(&self) -> Result<(), String> {
         self.manager.as_ref().map_or(Ok(()), ObservedManager::readiness)?;
+        if self.is_locked {
+            return Err("this manager is locked".into());
+        }
         let worker = self.worker.as_ref().ok_or("this node belongs to no cluster")?;
         worker.readiness()
     }

@@ -24,6 +24,7 @@ use flota_manager::Manager;
 
 use crate::join::why;
 use crate::rpc::ManagerState;
+use crate::state_dir::Keys;
 
 /// The part of its life after which a certificate is renewed is chosen between these, so that nodes that joined together do
 /// not all renew at once.
@@ -118,8 +119,8 @@ impl Schedule {
 #[derive(Debug)]
 pub(crate) struct Renewals {
     pub(crate) credentials: Credentials,
-    /// The folder of the identity.
-    pub(crate) folder: PathBuf,
+    /// Where the identity is written.
+    pub(crate) keys: Keys,
     /// The file with the addresses of the managers, which the worker writes.
     pub(crate) managers: PathBuf,
     /// This node's own manager.
@@ -269,16 +270,25 @@ impl Renewals {
             }
             (asked, _) => (asked?, key),
         };
+        let replace_data_keys = answer.replace_data_keys;
         let [trusted, chain] = [answer.ca_der, answer.chain_der].map(|it| it.into_iter().map(Into::into).collect());
         let next = Identity::new(answer.certificate_der.into(), key.to_der(), trusted)?.with_intermediates(chain);
         if (&next.node_id, &next.cluster_id) != (&present.node_id, &present.cluster_id) {
             return Err(RenewError::OtherNode(format!("{next:?}")));
         }
+        let has_other_cas = next.trusts() != present.trusts();
         // Only a certificate that can be used is written.
         let settings = self.credentials.prepare(next.clone())?;
-        let folder = self.folder.clone();
-        let saved = tokio::task::spawn_blocking(move || flota_identity::save(&folder, &next)).await;
+        let keys = self.keys.clone();
+        let saved = tokio::task::spawn_blocking(move || keys.save_identity(&next)).await;
         saved.expect("it does not panic, and nothing cancels it")?;
+        if replace_data_keys && has_other_cas {
+            let keys = self.keys.clone();
+            let rotated = tokio::task::spawn_blocking(move || keys.rotate()).await;
+            if let Err(error) = rotated.expect("it does not panic, and nothing cancels it") {
+                tracing::error!(error = format!("{error:#}"), "failed to replace the keys of the data on this disk");
+            }
+        }
         Ok(settings)
     }
 

@@ -186,6 +186,8 @@ pub(crate) enum ManagerState {
     Starting,
     /// The manager is running.
     Running(Box<Manager>),
+    /// The manager does not start before somebody opens its keys.
+    Locked,
     /// The node is a worker, or belongs to no cluster.
     Absent,
 }
@@ -196,6 +198,9 @@ impl ManagerState {
         match self {
             Self::Running(manager) => Ok(*manager),
             Self::Starting => Err(starting()),
+            Self::Locked => Err(Reason::Locked.attach(Status::failed_precondition(
+                "this manager is locked; open its keys with `ctl swarm unlock` on its machine",
+            ))),
             Self::Absent => Err(Reason::NotAManager.attach(Status::failed_precondition(
                 "this node is not a manager; use a manager's socket, or start a cluster with `ctl swarm init`",
             ))),

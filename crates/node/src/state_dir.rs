@@ -1,5 +1,6 @@
 //! The layout of the data folder, and the lock that keeps a second daemon out.
 
+mod keys;
 mod switch;
 
 use std::fs::File;
@@ -10,16 +11,18 @@ use nix::fcntl::{Flock, FlockArg};
 
 use flota_api::seal::Sealer;
 
-const DATA_KEY: &str = "data.key";
-const STORE_KEY: &str = "raft.key";
+pub(crate) use self::keys::Keys;
+use self::keys::{DATA_KEY, STORE_KEY};
+
 /// Beginning of the names of damaged Raft folders.
 const DAMAGED: &str = "raft.damaged.";
 
-/// The data folder: `identity/`, `raft/`, `worker/`, `data.key`, `raft.key`, `address`, `raft-id`, `lock`; and of earlier logs
-/// `raft.damaged.N/` and `raft.before.N/` (see [`switch`]).
+/// The data folder: `identity/`, `raft/`, `worker/`, `data.key`, `raft.key`, `locked`, `address`, `raft-id`, `lock`; and of
+/// earlier logs `raft.damaged.N/` and `raft.before.N/` (see [`switch`]).
 #[derive(Debug)]
 pub(crate) struct StateDir {
     root: PathBuf,
+    keys: Keys,
     _lock: Flock<File>,
 }
 
@@ -36,16 +39,22 @@ impl StateDir {
         let Ok(lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
             bail!("another flotad uses the data folder {}", root.display());
         };
-        Ok(Self { root: root.to_owned(), _lock: lock })
+        Ok(Self { root: root.to_owned(), keys: Keys::open(root)?, _lock: lock })
     }
 
-    pub(crate) fn identity(&self) -> PathBuf {
-        self.root.join("identity")
+    /// Returns the node's keys.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Returns whether the node belongs to a cluster.
+    pub(crate) fn is_member(&self) -> bool {
+        flota_identity::is_present(&self.root.join("identity"))
     }
 
     /// Returns a sealer with the membership's data key, which is made on first use.
     pub(crate) fn sealer(&self) -> anyhow::Result<Sealer> {
-        flota_identity::sealer(&self.root.join(DATA_KEY)).context("failed to read the data key")
+        self.keys.sealer(DATA_KEY).context("failed to read the data key")
     }
 
     /// Returns a sealer with the key of the manager's copy of the store, which is made with the first one. It is another than
@@ -55,7 +64,7 @@ impl StateDir {
         if self.raft().exists() && !self.root.join(STORE_KEY).exists() {
             return self.sealer();
         }
-        flota_identity::sealer(&self.root.join(STORE_KEY)).context("failed to read the key of the store")
+        self.keys.sealer(STORE_KEY).context("failed to read the key of the store")
     }
 
     pub(crate) fn raft(&self) -> PathBuf {
@@ -115,10 +124,9 @@ impl StateDir {
 
     /// Removes everything that belongs to a cluster, except the images.
     pub(crate) fn forget_cluster(&self) -> anyhow::Result<()> {
-        // The identity first: if the rest is left after a crash, it is ignored without it. Then the key, without which
+        // The identity first: if the rest is left after a crash, it is ignored without it. Then the keys, without which
         // the rest can't be read. A manager's store has the key of the cluster's CA.
-        flota_identity::remove(&self.identity())?;
-        remove(&self.root.join(DATA_KEY))?;
+        self.keys.forget_all()?;
         self.forget_store()?;
         for path in ["worker/task-db", "worker/tasks"].map(|name| self.root.join(name)) {
             if path.exists() {
@@ -135,7 +143,7 @@ impl StateDir {
     /// nothing on a worker.
     pub(crate) fn forget_store(&self) -> anyhow::Result<()> {
         // The key first: the rest can't be read without it.
-        remove(&self.root.join(STORE_KEY))?;
+        self.keys.forget(STORE_KEY)?;
         remove(&self.root.join("raft-id"))?;
         remove(&self.root.join("raft-next"))?;
         // Damaged folders, and those from before the cluster began anew.

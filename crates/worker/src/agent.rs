@@ -289,6 +289,7 @@ impl Agent {
                 }
             }
             FromLeader::KeyKnown(public) => self.networks.key_known(public),
+            FromLeader::GrantKeys(keys) => self.services.set_grant_keys(keys),
             FromLeader::Trusts(digest) => drop(self.trusts.send_replace(Some(digest))),
             FromLeader::StatusAck(sequence) => self.reporter.acknowledged(sequence),
             FromLeader::OpenStream(open) => {
@@ -329,7 +330,7 @@ impl Agent {
         link.period = registered.heartbeat;
         link.beat = tokio::time::interval(link.period);
         link.established = Some(Instant::now());
-        self.services.set_grant_key(registered.grant_key);
+        self.services.set_grant_keys(vec![registered.grant_key]);
         self.contact.send_replace(Contact { lost: None });
         tracing::info!(manager = link.address, "in session with the leader");
     }

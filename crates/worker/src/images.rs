@@ -73,8 +73,8 @@ pub(crate) struct Images {
     registries: Registries,
     /// Reports added and removed images to the leader.
     reporter: Reporter,
-    /// Public key that verifies grants. The leader sends it in each session.
-    pub(crate) grant_key: Arc<Mutex<Vec<u8>>>,
+    /// Public keys that verify grants. The leader sends them in each session.
+    pub(crate) grant_keys: Arc<Mutex<Vec<Vec<u8>>>>,
     /// Ensures that an image is fetched once at a time, because tasks of one service need it at the same time.
     fetching: KeyedLocks,
     /// Read-locked while an image is added and write-locked while one is removed, so that a new image is not
@@ -101,7 +101,7 @@ impl Images {
             dialer,
             registries,
             reporter,
-            grant_key: Arc::default(),
+            grant_keys: Arc::default(),
             fetching: KeyedLocks::default(),
             changing: Arc::default(),
             uses: ImageUses::default(),

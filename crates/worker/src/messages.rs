@@ -49,6 +49,8 @@ pub(crate) enum FromLeader {
     KeyKnown([u8; 32]),
     /// The digest of the CAs that the node is to trust.
     Trusts(String),
+    /// Public keys that verify grants of images from now on.
+    GrantKeys(Vec<Vec<u8>>),
     /// The leader has stored the batch with this number.
     StatusAck(u64),
     OpenStream(OpenStream),

@@ -24,8 +24,8 @@ pub trait NodeServices: fmt::Debug + Send + Sync {
     /// Returns the digests of the images that are complete on this node.
     fn images(&self) -> BoxFuture<'_, Vec<String>>;
 
-    /// Sets the public key that verifies grants of images.
-    fn set_grant_key(&self, key: Vec<u8>);
+    /// Sets the public keys that verify grants of images.
+    fn set_grant_keys(&self, keys: Vec<Vec<u8>>);
 
     /// Fetches the images that this node is to keep.
     fn keep_images(&self, sources: Vec<ImageSource>) -> BoxFuture<'static, ()>;
@@ -57,8 +57,8 @@ impl NodeServices for ContainerServices {
         })
     }
 
-    fn set_grant_key(&self, key: Vec<u8>) {
-        *self.executor.images.grant_key.lock().expect("no holder panics") = key;
+    fn set_grant_keys(&self, keys: Vec<Vec<u8>>) {
+        *self.executor.images.grant_keys.lock().expect("no holder panics") = keys;
     }
 
     fn keep_images(&self, sources: Vec<ImageSource>) -> BoxFuture<'static, ()> {
@@ -97,7 +97,7 @@ impl NodeServices for FakeServices {
         Box::pin(std::future::ready(Vec::new()))
     }
 
-    fn set_grant_key(&self, _: Vec<u8>) {}
+    fn set_grant_keys(&self, _: Vec<Vec<u8>>) {}
 
     fn keep_images(&self, _: Vec<ImageSource>) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))

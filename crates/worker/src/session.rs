@@ -155,6 +155,7 @@ fn from_leader(message: FromManager) -> Result<FromLeader, SessionError> {
             FromLeader::KeyKnown(it.as_ref().try_into().map_err(|_| length())?)
         }
         FromManager::Trusts(digest) => FromLeader::Trusts(digest),
+        FromManager::GrantKeys(it) => FromLeader::GrantKeys(it.public_keys.into_iter().map(Into::into).collect()),
         FromManager::StatusAck(it) => FromLeader::StatusAck(it.sequence),
         FromManager::OpenStream(it) => {
             FromLeader::OpenStream(OpenStream { id: it.id, request: it.request.and_then(|it| it.try_into().ok()) })

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests say why they fail, and long ones what they saw")]
 
 mod archives;
+mod autolock;
 mod bad_input;
 mod bind_mounts;
 mod ca;

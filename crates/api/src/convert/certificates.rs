@@ -26,6 +26,7 @@ impl From<&CaRotation> for po::CaRotation {
             former_certificate: it.former_certificate.clone().into(),
             former_key: it.former_key.0.clone().into(),
             cross_certificate: it.cross_certificate.clone().into(),
+            next_grant_key: it.next_grant_key.0.clone().into(),
         }
     }
 }
@@ -37,6 +38,7 @@ impl From<po::CaRotation> for CaRotation {
             former_certificate: it.former_certificate.into(),
             former_key: Secret(it.former_key.into()),
             cross_certificate: it.cross_certificate.into(),
+            next_grant_key: Secret(it.next_grant_key.into()),
         }
     }
 }

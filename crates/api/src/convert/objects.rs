@@ -61,6 +61,8 @@ impl From<&Cluster> for po::Cluster {
             dead_manager_after_ms: it.dead_manager_after.map_or(0, millis),
             task_history_limit: it.task_history_limit.map_or(0, NonZeroU64::get),
             ca_rotation: it.ca_rotation.as_ref().map(Into::into),
+            unlock_secret: it.unlock_secret.as_text().to_owned(),
+            autolock: it.autolock,
         }
     }
 }
@@ -97,6 +99,8 @@ impl TryFrom<po::Cluster> for Cluster {
             dead_manager_after: unless_zero(it.dead_manager_after_ms),
             task_history_limit: NonZeroU64::new(it.task_history_limit),
             ca_rotation: it.ca_rotation.map(Into::into),
+            unlock_secret: it.unlock_secret.into(),
+            autolock: it.autolock,
         })
     }
 }

@@ -112,6 +112,10 @@ pub struct Cluster {
     pub task_history_limit: Option<NonZeroU64>,
     /// The replacement of the CA that goes on. `ca_certificate` and `ca_key` are those of the new one from its beginning.
     pub ca_rotation: Option<CaRotation>,
+    /// Secret part of the key that opens the keys of locked managers; empty before the first.
+    pub unlock_secret: Secret,
+    /// Whether managers are locked after a start until they get the unlock key.
+    pub autolock: bool,
 }
 
 impl Cluster {
@@ -144,6 +148,9 @@ pub struct CaRotation {
     /// Certificate of the new CA's key, signed by the CA that is replaced, DER. With it, nodes that trust only the former CA
     /// accept the new one.
     pub cross_certificate: Vec<u8>,
+    /// Private key that takes the place of [`Cluster::grant_key`] at the end, Ed25519 in PKCS#8; empty if a manager does not
+    /// know what that is.
+    pub next_grant_key: Secret,
 }
 
 /// A rebalance that a user has asked for.

@@ -91,8 +91,8 @@ impl Attempt {
 enum Verdict {
     /// The request was judged; every other manager would give the same answer.
     Final,
-    /// This node never answers such a request; the others may.
-    NotAManager,
+    /// This node does not answer such a request, and waiting does not change that; the others may.
+    Others,
     /// Another manager, or this one later, may answer.
     TryNext,
 }
@@ -100,7 +100,7 @@ enum Verdict {
 impl Verdict {
     fn of(status: &Status) -> Self {
         match status.code() {
-            _ if Reason::of(status) == Some(Reason::NotAManager) => Self::NotAManager,
+            _ if matches!(Reason::of(status), Some(Reason::NotAManager | Reason::Locked)) => Self::Others,
             Code::Unavailable => Self::TryNext,
             _ if is_lost(status) => Self::TryNext,
             _ => Self::Final,
@@ -141,8 +141,8 @@ pub(super) async fn request<T, F: Future<Output = Result<T, Status>>>(
             };
             match Verdict::of(&status) {
                 Verdict::Final => return Err(status),
-                Verdict::NotAManager if candidates.len() == 1 => return Err(status),
-                Verdict::NotAManager => candidates.retain(|it| !std::ptr::eq(*it, target)),
+                Verdict::Others if candidates.len() == 1 => return Err(status),
+                Verdict::Others => candidates.retain(|it| !std::ptr::eq(*it, target)),
                 Verdict::TryNext => {
                     someone_listens |= !nobody_listens(&status) && !is_foreign(&status);
                     best = Some(more_telling(best, status));

@@ -1,5 +1,6 @@
 //! `ctl swarm …` creates, joins and leaves a cluster. Backups, and what follows a disaster, are in recovery.rs.
 
+mod autolock;
 mod ca;
 mod recovery;
 mod user;
@@ -52,6 +53,9 @@ pub(crate) struct Defaults {
     /// Number of tasks of each slot that are kept, the one that runs included (default 2)
     #[arg(long, value_name = "NUMBER")]
     task_history_limit: Option<u64>,
+    /// Seal the keys of managers on disk: after a start, each waits for `ctl swarm unlock`
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    autolock: Option<bool>,
 }
 
 fn millis(time: Duration) -> u64 {
@@ -68,6 +72,7 @@ impl Defaults {
             certificate_life_ms: self.cert_expiry.map(millis),
             dead_manager_after_ms: self.dead_manager_after.map(millis),
             task_history_limit: self.task_history_limit,
+            autolock: self.autolock,
             ..UpdateClusterRequest::default()
         };
         let is_given = request != UpdateClusterRequest::default();
@@ -126,6 +131,10 @@ pub(crate) enum Swarm {
         #[arg(required = true)]
         managers: Vec<String>,
     },
+    /// Open the keys of this manager, which is locked since it has started; the unlock key is read from standard input
+    Unlock,
+    /// Print the key that opens the keys of locked managers, or replace it
+    UnlockKey(autolock::UnlockKeyFlags),
     /// Leave the cluster: stop the tasks, and forget everything about it
     Leave {
         /// Leave even as a manager, and even if no manager can be reached
@@ -156,6 +165,8 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
     match verb {
         Swarm::Ca(args) => ca::run(client, &args).await,
         Swarm::User(verb) => user::run(client, verb).await,
+        Swarm::Unlock => autolock::unlock(client).await,
+        Swarm::UnlockKey(flags) => autolock::unlock_key(client, &flags).await,
         Swarm::Init {
             force_new_cluster: true, dry_run, advertise_addr, default_addr_pool, given_ca, defaults, ..
         } => {
@@ -184,10 +195,13 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
         }
         Swarm::Update { defaults } => {
             let none = || {
-                Usage("no change is given: use --no-new-privileges, --rebalance, --dispatcher-heartbeat, --missed-heartbeats, --cert-expiry, --dead-manager-after or --task-history-limit".into())
+                Usage("no change is given: use --no-new-privileges, --rebalance, --dispatcher-heartbeat, --missed-heartbeats, --cert-expiry, --dead-manager-after, --task-history-limit or --autolock".into())
             };
             update(client, defaults.request().ok_or_else(none)?).await?;
             line("Cluster updated.");
+            if defaults.autolock == Some(true) {
+                autolock::explain_new(client).await?;
+            }
             Ok(())
         }
         Swarm::Join { token, manager, advertise_addr } => {
@@ -250,6 +264,10 @@ async fn init(client: &Client, request: InitRequest, defaults: &Defaults) -> any
     line("\nTo add a worker, run there:\n");
     line(&format!("    ctl swarm join --token {} {}\n", cluster.worker_token, node.address));
     line("To add a manager: `ctl swarm join-token manager`.");
+    if defaults.autolock == Some(true) {
+        line("");
+        autolock::explain_new(client).await?;
+    }
     Ok(())
 }
 

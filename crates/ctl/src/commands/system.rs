@@ -62,6 +62,10 @@ fn role(info: &NodeInfo) -> &'static str {
 
 fn lines(info: &NodeInfo) -> Vec<String> {
     let mut lines = vec![format!("hostname: {}", info.hostname), format!("version: {}", info.version)];
+    if info.locked {
+        lines.push("cluster: this manager is locked (`ctl swarm unlock`)".into());
+        return lines;
+    }
     if info.cluster_id.is_empty() {
         lines.push("cluster: none (`ctl swarm init` or `ctl swarm join`)".into());
         return lines;
@@ -86,6 +90,9 @@ fn lines(info: &NodeInfo) -> Vec<String> {
 /// Returns the node's description as JSON, without the values that are unknown.
 fn object(info: &NodeInfo) -> Value {
     let mut object = json!({ "hostname": info.hostname, "version": info.version });
+    if info.locked {
+        object["locked"] = json!(true);
+    }
     if !info.cluster_id.is_empty() {
         object["clusterId"] = json!(info.cluster_id);
         object["nodeId"] = json!(info.node_id);

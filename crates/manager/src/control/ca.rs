@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use flota_api::model::Node;
+use flota_api::LEVEL_OF_KEYS;
+use flota_api::model::{Cluster, Node, Secret};
 use flota_api::version::Timestamp;
-use flota_identity::RootCa;
+use flota_identity::{GrantKey, RootCa};
 use flota_raft_store::{Tables, WriteTx};
 
 use super::error::ControlError;
-use super::{Control, Member};
-use crate::trust;
+use super::{Control, Member, level};
+use crate::trust::{self, NextKeys};
 
 /// Most nodes that an answer names.
 const NAMED: usize = 100;
@@ -84,7 +85,12 @@ impl<M: Member> Control<M> {
         };
         let rotated = self.write_once(request_id, |view| {
             let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?;
-            let begun = trust::begin(cluster, &next, now).map_err(|error| ControlError::invalid("ca", error))?;
+            // While a manager is of a build that does not know the next grant key, the present one stays.
+            let level = level::raised(&view, LEVEL_OF_KEYS).ok();
+            let grant_key = Secret(level.map(|_| GrantKey::generate()).unwrap_or_default());
+            let keys = NextKeys { ca: &next, grant_key: &grant_key };
+            let begun = trust::begin(cluster, keys, now).map_err(|error| ControlError::invalid("ca", error))?;
+            let begun = Cluster { feature_level: level.unwrap_or(cluster.feature_level), ..begun };
             let mut tx = WriteTx::new(view, request_id);
             tx.update(begun);
             Ok((tx.finish(), ()))

@@ -4,12 +4,13 @@ use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use flota_api::LEVEL_OF_KEYS;
 use flota_api::model::{Cluster, Rebalance, Role, UserRole};
-use flota_identity::{JoinToken, new_secret};
+use flota_identity::{JoinToken, UnlockKey, new_secret};
 use flota_raft_store::{Tables, WriteTx};
 
 use super::error::{ControlError, Violation};
-use super::{Control, Member};
+use super::{Control, Member, level};
 use crate::promotion::LEAST_DEAD_MANAGER_AFTER;
 
 /// The cluster with its join tokens.
@@ -40,6 +41,8 @@ pub(crate) struct ClusterDefaults {
     pub(crate) dead_manager_after: Option<Duration>,
     /// Number of tasks of each slot that are kept.
     pub(crate) task_history_limit: Option<u64>,
+    /// Whether managers are locked after a start.
+    pub(crate) autolock: Option<bool>,
 }
 
 /// The periods of heartbeats that can be chosen. A lost node is to be found within minutes.
@@ -94,6 +97,10 @@ impl ClusterDefaults {
     }
 }
 
+fn unlock_key(cluster: &Cluster) -> Option<UnlockKey> {
+    cluster.autolock.then(|| UnlockKey::new(cluster.unlock_secret.as_text()))
+}
+
 fn info(view: &Tables) -> Result<ClusterInfo, ControlError> {
     let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?;
     Ok(ClusterInfo {
@@ -131,6 +138,10 @@ impl<M: Member> Control<M> {
             let dead_manager_after = defaults.dead_manager_after.or(cluster.dead_manager_after);
             let dead_manager_after = dead_manager_after.filter(|it| !it.is_zero());
             let task_history_limit = defaults.task_history_limit.map_or(cluster.task_history_limit, NonZeroU64::new);
+            let cluster = match defaults.autolock.filter(|it| *it != cluster.autolock) {
+                Some(autolock) => self.with_new_unlock_key(&view, Cluster { autolock, ..cluster })?,
+                None => cluster,
+            };
             let mut tx = WriteTx::new(view, request_id);
             tx.update(Cluster {
                 no_new_privileges,
@@ -146,6 +157,37 @@ impl<M: Member> Control<M> {
         });
         updated.await?;
         self.read(|view| info(view)).await
+    }
+
+    /// Returns the cluster with another unlock key. The feature level rises to one at which managers know what it is.
+    fn with_new_unlock_key(&self, view: &Tables, cluster: Cluster) -> Result<Cluster, ControlError> {
+        let feature_level = level::raised(view, LEVEL_OF_KEYS)?;
+        let secret = self.random.draw(|rng| new_secret(cluster.unlock_secret.as_text(), rng));
+        Ok(Cluster { unlock_secret: secret.into(), feature_level, ..cluster })
+    }
+
+    /// Returns the key that opens the keys of locked managers; `None` if autolock is off.
+    pub(crate) async fn get_unlock_key(&self) -> Result<Option<UnlockKey>, ControlError> {
+        let view = self.proven_view().await?;
+        Ok(unlock_key(view.cluster().ok_or(ControlError::NoClusterYet)?))
+    }
+
+    /// Replaces the unlock key. Each manager that runs seals its keys anew, and one that does not has to be opened with the
+    /// old key when it starts.
+    pub(crate) async fn rotate_unlock_key(&self, request_id: Option<&str>) -> Result<Option<UnlockKey>, ControlError> {
+        let rotated = self.write_once(request_id, |view| {
+            let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?.as_ref().clone();
+            if !cluster.autolock {
+                let text = "autolock is off, so there is no unlock key; `ctl swarm update --autolock` switches it on";
+                return Err(ControlError::WrongState(text.into()));
+            }
+            let cluster = self.with_new_unlock_key(&view, cluster)?;
+            let mut tx = WriteTx::new(view, request_id);
+            tx.update(cluster);
+            Ok((tx.finish(), ()))
+        });
+        rotated.await?;
+        self.get_unlock_key().await
     }
 
     /// Begins to move tasks from nodes with many to nodes with few, unless that is under way.

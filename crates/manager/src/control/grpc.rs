@@ -22,7 +22,6 @@ use flota_identity::Peer;
 use flota_raft_store::raft::RaftNode;
 
 use super::ca::GivenPem;
-use super::cluster::ClusterDefaults;
 use super::error::ControlError;
 use super::images::Naming;
 use super::limits::{Held, OpenStream};
@@ -39,7 +38,7 @@ use crate::resolver::Resolver;
 use crate::streams::StreamBroker;
 use convert::{
     events_until, filters, freshness, image_platforms, network_spec, node_spec, resolve_image, role, service_spec,
-    stack_spec, stack_values, user_role, value_kind, value_spec, version, volume_spec,
+    stack_spec, stack_values, unlock_key, user_role, value_kind, value_spec, version, volume_spec,
 };
 use pages::pages;
 
@@ -105,36 +104,32 @@ impl Api for ControlService {
     async fn rotate_join_token(&self, request: Request<pc::RotateJoinTokenRequest>) -> Reply<pc::ClusterInfo> {
         let control = self.by(&request);
         let request = request.into_inner();
-        reply(
-            control
-                .rotate_join_token(
-                    control.key("rotate_join_token", &request.request_id).as_deref(),
-                    role(request.role)?,
-                    request.ttl_ms.map(Duration::from_millis),
-                )
-                .await,
-        )
+        let (key, ttl) =
+            (control.key("rotate_join_token", &request.request_id), request.ttl_ms.map(Duration::from_millis));
+        reply(control.rotate_join_token(key.as_deref(), role(request.role)?, ttl).await)
     }
 
     async fn update_cluster(&self, request: Request<pc::UpdateClusterRequest>) -> Reply<pc::ClusterInfo> {
         let control = self.by(&request);
         let request = request.into_inner();
-        let defaults = ClusterDefaults {
-            no_new_privileges: request.no_new_privileges,
-            auto_rebalance: request.auto_rebalance,
-            heartbeat: request.heartbeat_ms.map(Duration::from_millis),
-            heartbeats_missed: request.heartbeats_missed,
-            certificate_life: request.certificate_life_ms.map(Duration::from_millis),
-            dead_manager_after: request.dead_manager_after_ms.map(Duration::from_millis),
-            task_history_limit: request.task_history_limit,
-        };
         let key = control.key("update_cluster", &request.request_id);
-        reply(control.update_cluster(key.as_deref(), defaults).await)
+        reply(control.update_cluster(key.as_deref(), request.into()).await)
     }
 
     async fn rebalance(&self, request: Request<pc::RebalanceRequest>) -> Reply<pc::ClusterInfo> {
         let control = self.by(&request);
         reply(control.rebalance(control.key("rebalance", &request.get_ref().request_id).as_deref()).await)
+    }
+
+    async fn get_unlock_key(&self, request: Request<Empty>) -> Reply<pc::UnlockKeyInfo> {
+        let control = self.by(&request);
+        reply(control.get_unlock_key().await.map(unlock_key))
+    }
+
+    async fn rotate_unlock_key(&self, request: Request<pc::RotateUnlockKeyRequest>) -> Reply<pc::UnlockKeyInfo> {
+        let control = self.by(&request);
+        let key = control.key("rotate_unlock_key", &request.get_ref().request_id);
+        reply(control.rotate_unlock_key(key.as_deref()).await.map(unlock_key))
     }
 
     async fn get_ca(&self, request: Request<Empty>) -> Reply<pc::CaInfo> {
@@ -195,15 +190,8 @@ impl Api for ControlService {
     async fn create_service(&self, request: Request<pc::CreateServiceRequest>) -> Reply<pc::ServiceChange> {
         let control = self.by(&request);
         let pc::CreateServiceRequest { request_id, spec, resolve_image: when } = request.into_inner();
-        reply(
-            control
-                .create_service(
-                    control.key("create_service", &request_id).as_deref(),
-                    service_spec(spec)?,
-                    resolve_image(when)?,
-                )
-                .await,
-        )
+        let key = control.key("create_service", &request_id);
+        reply(control.create_service(key.as_deref(), service_spec(spec)?, resolve_image(when)?).await)
     }
 
     async fn update_service(&self, request: Request<pc::UpdateServiceRequest>) -> Reply<pc::ServiceChange> {
@@ -216,19 +204,9 @@ impl Api for ControlService {
             resolve_image: when,
             sets_replicas,
         } = request.into_inner();
-        let (spec, when) = (service_spec(spec)?, resolve_image(when)?);
-        reply(
-            control
-                .update_service(
-                    control.key("update_service", &request_id).as_deref(),
-                    &service,
-                    version(expected),
-                    &spec,
-                    when,
-                    sets_replicas,
-                )
-                .await,
-        )
+        let (spec, when, expected) = (service_spec(spec)?, resolve_image(when)?, version(expected));
+        let key = control.key("update_service", &request_id);
+        reply(control.update_service(key.as_deref(), &service, expected, &spec, when, sets_replicas).await)
     }
 
     async fn remove_service(&self, request: Request<pc::RemoveRequest>) -> Reply<Empty> {

@@ -16,7 +16,7 @@ use flota_raft_store::{Tables, WriteTx};
 
 use super::error::{ControlError, Violation};
 use super::filter::{self, Field, Filter};
-use super::{Control, Freshness, Listing, Member};
+use super::{Control, Freshness, Listing, Member, level};
 use crate::trust;
 
 /// Largest number of users.
@@ -78,18 +78,6 @@ fn check_life(life: Option<Duration>) -> Result<Duration, ControlError> {
     if LIVES.contains(&life) { Ok(life) } else { Err(ControlError::invalid("expiry", why())) }
 }
 
-/// Refuses users as long as a manager does not know what they are.
-fn check_level(view: &Tables) -> Result<(), ControlError> {
-    let too_old = view.managers().find(|node| node.description.feature_level < LEVEL_OF_USERS);
-    match too_old {
-        None => Ok(()),
-        Some(node) => Err(ControlError::WrongState(format!(
-            "manager `{}` does not know users yet: upgrade it first (it has feature level {}, and {LEVEL_OF_USERS} is needed)",
-            node.description.hostname, node.description.feature_level
-        ))),
-    }
-}
-
 fn cluster(view: &Tables) -> Result<&Arc<Cluster>, ControlError> {
     view.cluster().ok_or(ControlError::NoClusterYet)
 }
@@ -117,7 +105,7 @@ impl<M: Member> Control<M> {
         check(&new)?;
         let (life, now, id) = (check_life(life)?, self.clock.wall().now(), self.random.draw(UserId::random));
         let created = self.write_once(request_id, |view| {
-            check_level(&view)?;
+            let level = level::raised(&view, LEVEL_OF_USERS)?;
             let cluster = Arc::clone(cluster(&view)?);
             if view.user_by_name(&new.name).is_some() {
                 return Err(ControlError::AlreadyExists { kind: Kind::User, name: new.name.clone() });
@@ -127,9 +115,7 @@ impl<M: Member> Control<M> {
             }
             let certificate = sign(&cluster, &new.name, csr, now, now + life)?;
             let mut tx = WriteTx::new(view, request_id);
-            if cluster.feature_level < LEVEL_OF_USERS {
-                tx.update(Cluster { feature_level: LEVEL_OF_USERS, ..cluster.as_ref().clone() });
-            }
+            level::risen(&cluster, level).into_iter().for_each(|risen| tx.update(risen));
             tx.create(User {
                 id: id.clone(),
                 name: new.name.clone(),
@@ -237,8 +223,6 @@ impl<M: Member> Control<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Node, NodeDescription, Role};
-    use flota_api::object::StoreObject;
 
     fn new(name: &str, role: UserRole, prefixes: &[&str]) -> Result<(), String> {
         let prefixes = prefixes.iter().map(ToString::to_string).collect();
@@ -264,19 +248,5 @@ mod tests {
             let refused = check_life(Some(Duration::from_secs(seconds))).expect_err("it is out of bounds");
             assert_eq!(refused.to_string(), "expiry: it is from 60s to 3650 days");
         }
-    }
-
-    #[test]
-    fn users_are_refused_while_a_manager_does_not_know_them() {
-        let mut view = Tables::default();
-        let mut manager = |id: &str, feature_level: u32| {
-            let description = NodeDescription { hostname: id.into(), feature_level, ..NodeDescription::default() };
-            view.put(Node { id: id.into(), role: Role::Manager, description, ..Node::default() }.into_object());
-            check_level(&view).map_err(|error| error.to_string())
-        };
-        assert_eq!(manager("m1", LEVEL_OF_USERS), Ok(()));
-        let refused = manager("m2", LEVEL_OF_USERS - 1).expect_err("it is too old");
-        assert!(refused.starts_with("manager `m2` does not know users yet: upgrade it first"), "{refused}");
-        assert_eq!(manager("m2", LEVEL_OF_USERS + 1), Ok(()));
     }
 }

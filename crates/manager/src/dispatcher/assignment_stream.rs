@@ -9,12 +9,13 @@ use tonic::Status;
 
 use flota_api::defaults::GRANT_LIFE;
 use flota_api::id::NodeId;
-use flota_api::model::{Node, Task};
+use flota_api::model::{Node, Secret, Task};
 use flota_api::object::Kind;
 use flota_api::proto::dispatcher::manager_message::Message;
-use flota_api::proto::dispatcher::{Managers, Peer};
+use flota_api::proto::dispatcher::{GrantKeys, Managers, Peer};
 use flota_api::proto::types as pt;
 use flota_api::version::Timestamp;
+use flota_identity::GrantKey;
 use flota_raft_store::{Store, Tables};
 
 use super::assignments::{Granter, Told};
@@ -75,6 +76,8 @@ struct Session {
     known_key: Option<[u8; 32]>,
     /// What it was told last to trust, unless it has confirmed that.
     trusts: Option<String>,
+    /// The keys of which it accepts grants; those of before the registration came with the answer to that.
+    grant_keys: Option<Vec<Secret>>,
 }
 
 impl Session {
@@ -102,6 +105,8 @@ impl Session {
             let updates = self.networks.tell(node_id, news, version, &view);
             messages.extend(updates.iter().map(|update| Message::Networks(update.into())));
         }
+        // The worker accepts what is signed with a key before it is told of such a grant.
+        messages.extend(self.grant_keys(&view).map(Message::GrantKeys));
         let key = view.cluster().map(|cluster| cluster.grant_key.0.as_slice()).unwrap_or_default();
         let granter = Granter { key, expires: Granter::expiry(wall) };
         let withdrawal = |task: &Task, version| match programmed.withdrawal(task, version, &view) {
@@ -124,6 +129,20 @@ impl Session {
         }
         programmed.set_holding(node_id, self.tasks.held_until().is_some() || new_key != known);
         Some(messages)
+    }
+
+    /// Returns the keys of which the worker is to accept grants, if it does not know them.
+    fn grant_keys(&mut self, view: &Tables) -> Option<GrantKeys> {
+        let keys = trust::grant_keys(view.cluster()?);
+        // The answer to the registration had the one that signs.
+        let is_known = self.grant_keys.as_ref().map_or(keys.len() == 1, |known| *known == keys);
+        if is_known && self.grant_keys.is_some() {
+            return None;
+        }
+        let public = |key: &Secret| Some(GrantKey::from_der(&key.0)?.public_key().into());
+        let message = GrantKeys { public_keys: keys.iter().filter_map(public).collect() };
+        self.grant_keys = Some(keys);
+        (!is_known).then_some(message)
     }
 }
 

@@ -19,7 +19,7 @@ use flota_manager::{Manager, NewBeginning, OnlyManager, RecoverySurvey, TermCloc
 use flota_raft_store::raft::{DirDisk, NewFolder, Threads, replay_folder, write_folder};
 use flota_raft_store::{Backup, Store, Tables, View};
 
-use super::{Node, refuse_second};
+use super::Node;
 use crate::backups::{BackupSource, backup_source, counts, is_newest, number};
 use crate::cluster::{Membership, RaftParts};
 use crate::join;
@@ -130,7 +130,7 @@ impl Node {
         dry_run: bool,
     ) -> anyhow::Result<RecoveryReport> {
         let mut current = self.membership.lock().await;
-        refuse_second(current.as_ref())?;
+        self.refuse_second(current.as_ref())?;
         let address = join::own_address(advertise, self.config.listen)?;
         let (before, made_at) = (View::from(backup.tables), backup.made_at.0);
         if dry_run {
@@ -171,7 +171,7 @@ impl Node {
         self.state.write("raft-id", &beginning.raft_id.to_string())?;
         self.state.write("address", address)?;
         self.state.write("worker/managers", address)?;
-        flota_identity::save(&self.state.identity(), identity)?;
+        self.state.keys().save_identity(identity)?;
         Ok(beginning)
     }
 }

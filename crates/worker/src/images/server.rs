@@ -58,8 +58,8 @@ impl ImageStoreRpc for ImagesService {
         let node = request.extensions().get::<Peer>().and_then(Peer::node_id).cloned().ok_or_else(denied)?;
         let request = request.into_inner();
         let grant = request.grant.ok_or_else(denied)?;
-        let key = self.0.grant_key.lock().expect("no holder panics").clone();
-        if !verify_grant(&grant, &key, node.as_str(), self.0.clock.now()) {
+        let (keys, now) = (self.0.grant_keys.lock().expect("no holder panics").clone(), self.0.clock.now());
+        if !keys.iter().any(|key| verify_grant(&grant, key, node.as_str(), now)) {
             return Err(denied());
         }
         let images = self.0.clone();

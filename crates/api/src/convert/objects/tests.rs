@@ -16,10 +16,12 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
                 former_certificate: vec![1],
                 former_key: Secret(vec![2]),
                 cross_certificate: vec![3],
+                next_grant_key: Secret(vec![4]),
             });
             let task_history_limit = NonZeroU64::new(7);
             let kept = Cluster { certificate_life, retired, dead_manager_after, ca_rotation, ..Cluster::default() };
             let kept = Cluster { task_history_limit, ..kept };
+            let kept = Cluster { unlock_secret: "1-a".to_owned().into(), autolock: true, ..kept };
             Cluster { id, epoch: 3, ca_key, no_new_privileges: true, ..kept }.into_object()
         }
         Kind::Node => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flota_api::Malformed;
 use flota_api::model::{
@@ -10,10 +11,11 @@ use flota_api::model::{
 };
 use flota_api::proto::{control as pc, specs as ps, types as pt};
 use flota_api::version::Version;
+use flota_identity::UnlockKey;
 
 use super::super::Freshness;
 use super::super::ca::CaSummary;
-use super::super::cluster::ClusterInfo;
+use super::super::cluster::{ClusterDefaults, ClusterInfo};
 use super::super::error::{ControlError, Violation};
 use super::super::events::{EventPage, Until};
 use super::super::filter::Filter;
@@ -123,6 +125,25 @@ pub(super) fn stack_spec(spec: Option<ps::StackSpec>) -> Result<StackSpec, Contr
     let (spec, malformed) = StackSpec::read(spec.ok_or_else(missing_spec)?);
     refuse(malformed, || stacks::violations(&spec))?;
     Ok(spec)
+}
+
+pub(super) fn unlock_key(key: Option<UnlockKey>) -> pc::UnlockKeyInfo {
+    pc::UnlockKeyInfo { unlock_key: key.map(|key| key.to_string()).unwrap_or_default() }
+}
+
+impl From<pc::UpdateClusterRequest> for ClusterDefaults {
+    fn from(request: pc::UpdateClusterRequest) -> Self {
+        Self {
+            no_new_privileges: request.no_new_privileges,
+            auto_rebalance: request.auto_rebalance,
+            heartbeat: request.heartbeat_ms.map(Duration::from_millis),
+            heartbeats_missed: request.heartbeats_missed,
+            certificate_life: request.certificate_life_ms.map(Duration::from_millis),
+            dead_manager_after: request.dead_manager_after_ms.map(Duration::from_millis),
+            task_history_limit: request.task_history_limit,
+            autolock: request.autolock,
+        }
+    }
 }
 
 impl From<ClusterInfo> for pc::ClusterInfo {
