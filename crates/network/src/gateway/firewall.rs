@@ -3,7 +3,7 @@
 //! a part of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::ports::{MASQUERADED, PORTS};
 use super::uplink::INTERFACE_PREFIX;
@@ -20,6 +20,19 @@ use crate::nftables::ruleset::{
 
 /// The TCP ports that networks can't reach.
 const GUARDED: &str = "guarded";
+
+/// Addresses at which clouds give a machine its metadata, with credentials among them. Programs in networks would get those
+/// of their machine.
+const METADATA_ADDRESSES: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254))];
+
+/// The set of the metadata addresses of an IP version.
+fn metadata(ip: IpVersion) -> &'static str {
+    match ip {
+        IpVersion::V4 => "metadata4",
+        IpVersion::V6 => "metadata6",
+    }
+}
 
 /// The set of the machines' addresses of an IP version.
 fn machines(ip: IpVersion) -> &'static str {
@@ -46,6 +59,10 @@ pub(super) fn tables(settings: &GatewaySettings) -> Ruleset {
     table.sets.insert(PORTS.into(), Set::map(Kind::PROTOCOL_AND_PORT, Kind::VERDICT));
     for ip in IpVersion::ALL {
         table.sets.insert(machines(ip).into(), Set::new(Kind::address(ip)));
+        let mut closed = Set::new(Kind::address(ip));
+        let addresses = METADATA_ADDRESSES.iter().filter(|address| IpVersion::of(**address) == ip);
+        closed.elements = addresses.map(|address| (octets(*address), Data::Absent)).collect();
+        table.sets.insert(metadata(ip).into(), closed);
     }
     table.sets.extend(sender_sets());
     // The priorities are those that `nft` calls raw (-300), dstnat (-100), filter (0) and srcnat (100).
@@ -123,12 +140,21 @@ fn publish() -> Vec<Rule> {
     vec![rule([destination_is_local(), verdict_for_protocol_and_port(PORTS)])]
 }
 
+/// Networks don't reach the metadata of the machine, whether it is served here or elsewhere.
+fn no_metadata() -> impl Iterator<Item = Rule> {
+    IpVersion::ALL.into_iter().flat_map(|ip| {
+        let metadata = || [from_networks(), destination_in(ip, metadata(ip))].concat();
+        [rule([metadata(), protocol(TCP), reset()]), rule([metadata(), verdict(Verdict::Drop)])]
+    })
+}
+
 fn input(vxlan_port: u16) -> Vec<Rule> {
     let vxlan = || [protocol(UDP), destination_port(vxlan_port)].concat();
     let mut rules = vec![
         rule([from_networks(), vxlan(), verdict(Verdict::Drop)]),
         rule([from_networks(), protocol(TCP), destination_port_in(GUARDED), reset()]),
     ];
+    rules.extend(no_metadata());
     rules.extend(from_strangers(vxlan_port));
     rules
 }
@@ -138,6 +164,7 @@ fn forward() -> Vec<Rule> {
     rules.extend(IpVersion::ALL.map(|ip| {
         rule([from_networks(), protocol(TCP), destination_port_in(GUARDED), destination_in(ip, machines(ip)), reset()])
     }));
+    rules.extend(no_metadata());
     rules.extend([
         rule([to_networks(), state(STATE_ESTABLISHED | STATE_RELATED), verdict(Verdict::Accept)]),
         rule([to_networks(), is_redirected(), verdict(Verdict::Accept)]),

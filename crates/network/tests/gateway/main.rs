@@ -164,6 +164,25 @@ fn a_task_reaches_the_world_as_its_machine_but_no_guarded_port() {
 }
 
 #[test]
+fn a_task_does_not_reach_the_metadata_of_its_machine() {
+    let lab = Lab::new();
+    lab.serve_machine(CLIENT, 7003);
+    let v6 = "fd00:ec2::254";
+    for (address, prefix, via) in [("169.254.169.254", "/32", V4[CLIENT]), (v6, "/128", V6[CLIENT])] {
+        run(&lab.machine(CLIENT), "ip", &["address", "add", &format!("{address}{prefix}"), "dev", "lo"]);
+        lab.route(A, &format!("{address}{prefix}"), via);
+        assert!(lab.ask(A, address, 7003).is_ok(), "the machine itself reaches {address}");
+        let refused = lab.ask_as_task(A, address, 7003).expect_err("its tasks don't");
+        assert!(refused.contains("refused"), "{refused}");
+    }
+    lab.serve_machine(A, 7004);
+    run(&lab.machine(A), "ip", &["route", "del", "169.254.169.254/32"]);
+    run(&lab.machine(A), "ip", &["address", "add", "169.254.169.254/32", "dev", "lo"]);
+    assert!(lab.ask_as_task(A, "169.254.169.254", 7004).is_err(), "also if the machine serves it itself");
+    assert!(lab.ask_as_task(A, V4[A], 7004).is_ok());
+}
+
+#[test]
 fn a_stranger_routes_nothing_into_a_network_and_sends_no_frames() {
     let lab = Lab::new();
     lab.route(CLIENT, "10.9.0.0/24", V4[0]);
