@@ -1,7 +1,7 @@
 //! A real cluster in a sandbox, and what tests do to it. Used by the tests in `tests/tests/real/`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -101,23 +101,30 @@ impl Cluster {
 
     /// Starts a cluster as [`Cluster::up`] does, with these settings of every `flotad`.
     pub fn up_with(managers: u32, workers: u32, settings: &str) -> Self {
-        let cluster = Self::start(managers, workers, settings);
+        let cluster = Self::start(&programs(), managers, workers, settings);
         let program = programs().join("whoami");
         cluster.ok(&format!("image pack --tag whoami {}", program.display()));
         cluster
     }
 
-    /// Starts a cluster without images.
-    pub fn bare(managers: u32, workers: u32) -> Self {
-        Self::start(managers, workers, "")
+    /// Starts a cluster as [`Cluster::up`] does, whose nodes run the programs in this folder. `ctl` stays that of this build.
+    pub fn up_from(programs: &Path, managers: u32, workers: u32) -> Self {
+        let cluster = Self::start(programs, managers, workers, "");
+        cluster.ok(&format!("image pack --tag whoami {}", programs.join("whoami").display()));
+        cluster
     }
 
-    fn start(managers: u32, workers: u32, settings: &str) -> Self {
+    /// Starts a cluster without images.
+    pub fn bare(managers: u32, workers: u32) -> Self {
+        Self::start(&programs(), managers, workers, "")
+    }
+
+    fn start(programs: &Path, managers: u32, workers: u32, settings: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let mut config = tempfile::NamedTempFile::new().expect("a temporary file can be created");
         config.write_all(settings.as_bytes()).expect("it can be written");
         let name = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
-        let mut command = Command::new(programs().join("ctl"));
+        let mut command = Command::new(programs.join("ctl"));
         let counts = [managers.to_string(), workers.to_string()];
         command.args(["sandbox", "up", "--name", &name, "--managers", &counts[0], "--workers", &counts[1]]);
         command.arg("--config").arg(config.path());

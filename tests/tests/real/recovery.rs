@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::runbook::{Runbook, wipe};
 
 /// Ids and processes of the containers that run on a node, with the tasks' names.
-fn containers(cluster: &Cluster, node: &str) -> Vec<(String, String)> {
+pub(super) fn containers(cluster: &Cluster, node: &str) -> Vec<(String, String)> {
     let rows = cluster.rows("task ls --filter state=running --filter desiredState=running");
     let mut found: Vec<_> = rows
         .iter()

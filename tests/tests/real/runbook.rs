@@ -33,7 +33,9 @@ impl Runbook {
 
     /// Runs commands as a shell on `node` does, up to the first that fails.
     pub(super) fn run(&self, cluster: &Cluster, node: &str, commands: &str) -> Output {
-        let path = format!("{}:{}", programs().display(), std::env::var("PATH").unwrap());
+        // First what stands for a program of the machine.
+        let own = self.folder.path().join("bin");
+        let path = format!("{}:{}:{}", own.display(), programs().display(), std::env::var("PATH").unwrap());
         let host = format!("unix://{}", cluster.socket(node).display());
         let output = Command::new("sh")
             .args(["-e", "-c", commands])

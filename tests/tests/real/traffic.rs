@@ -28,7 +28,7 @@ impl Seen {
 }
 
 /// Two clients, which run until they are ended.
-struct Traffic<'a> {
+pub(super) struct Traffic<'a> {
     cluster: &'a Cluster,
     /// The node of the client outside. Both clients use the published ports and the network of another one.
     node: String,
@@ -41,7 +41,7 @@ struct Traffic<'a> {
 
 impl<'a> Traffic<'a> {
     /// Starts the clients on the two managers that do not lead.
-    fn start(cluster: &'a Cluster) -> Self {
+    pub(super) fn start(cluster: &'a Cluster) -> Self {
         let leader = cluster.leader();
         let [first, second] = [("m1", 10), ("m2", 11), ("m3", 12)]
             .into_iter()
@@ -68,7 +68,7 @@ impl<'a> Traffic<'a> {
     }
 
     /// Notes what happens from now on, for the text of a failure.
-    fn step(&mut self, what: &str) {
+    pub(super) fn step(&mut self, what: &str) {
         self.steps.push((self.begun.elapsed().as_millis(), what.to_owned()));
     }
 
@@ -102,7 +102,7 @@ impl<'a> Traffic<'a> {
     }
 
     /// Ends the clients, of whose requests none may have failed.
-    fn assert_none_failed(self) {
+    pub(super) fn assert_none_failed(self) {
         let steps = format!("{:#?}", self.steps);
         for seen in self.end() {
             assert!(seen.failures.is_empty(), "{}\n{steps}", seen.text);
@@ -134,7 +134,7 @@ fn with_web(replicas: u32) -> Cluster {
     cluster
 }
 
-fn create_web(cluster: &Cluster, replicas: u32, flags: &[&str]) {
+pub(super) fn create_web(cluster: &Cluster, replicas: u32, flags: &[&str]) {
     cluster.ok("network create front");
     let service = "service create --name web --network front --publish 8080:80 --constraint node.role==worker \
         --health-start-period 30s --health-start-interval 50ms --replicas";
