@@ -360,6 +360,8 @@ impl RaftParts<'_> {
     /// Returns the options with which Raft starts under this id. They open the folder anew each time, because a damaged one
     /// is replaced in between.
     pub(crate) fn options(&self, id: u64, was_here: bool, clock: &TermClock) -> anyhow::Result<RaftOptions> {
+        // Before there is a folder, so that a new one gets a key of its own.
+        let sealer = self.state.store_sealer()?;
         let disk = DirDisk::open(&self.state.raft());
         let place = || format!("failed to open the Raft log in `{}`", self.state.raft().display());
         let dial = Arc::new(RaftDial(self.dialer.clone()));
@@ -367,7 +369,7 @@ impl RaftParts<'_> {
             id,
             was_here,
             disk: Arc::new(disk.with_context(place)?),
-            sealer: self.state.store_sealer()?,
+            sealer,
             transport: Arc::new(GrpcTransport::new(dial, self.removed.clone())),
             store: self.store.clone(),
             timing: self.config.timing(),

@@ -11,7 +11,7 @@ fn is_sealed(cluster: &Cluster, node: &str, name: &str) -> Option<bool> {
 /// Whether all keys of the node are sealed, or none is.
 fn all_sealed(cluster: &Cluster, node: &str) -> bool {
     let names = ["identity/current/node.key", "data.key", "raft.key"];
-    cluster.data(node).join("locked").exists() && names.iter().all(|name| is_sealed(cluster, node, name) != Some(false))
+    cluster.data(node).join("locked").exists() && names.iter().all(|name| is_sealed(cluster, node, name) == Some(true))
 }
 
 fn none_sealed(cluster: &Cluster, node: &str) -> bool {
