@@ -19,8 +19,20 @@ use crate::unlock_key::UnlockKey;
 const SEALED: &[u8] = b"flota sealed 1\n";
 /// Beginning of the file of the master key.
 const LOCKED: &[u8] = b"flota locked 1\n";
-/// Number of bytes after the beginning: the generation of the unlock key, and whether all files are sealed.
+/// Number of bytes after the beginning: the generation of the unlock key, and the stage.
 const HEAD: usize = 9;
+
+/// How far the files are. The numbers are those in the file of the master key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// They are being sealed with the newest master key.
+    Sealing = 0,
+    /// All are sealed with it.
+    Sealed = 1,
+    /// They are being written in clear. The master keys are in clear already, so that nobody needs an unlock key that the
+    /// cluster has no more.
+    Ending = 2,
+}
 
 /// Why a locked manager stays locked.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +68,7 @@ enum State {
     /// Files are in clear.
     Open,
     /// The master key has to be unsealed first.
-    Locked { generation: u64, is_complete: bool, sealed: Vec<u8> },
+    Locked { generation: u64, stage: Stage, sealed: Vec<u8> },
     /// The master key is known.
     Unlocked(Masters),
 }
@@ -68,10 +80,13 @@ struct Masters {
     sealer: Sealer,
     /// The unlock key with which they are sealed in their file.
     generation: u64,
-    /// Whether every file is sealed with the newest key.
-    is_complete: bool,
-    /// Whether files are written in clear, because autolock is being switched off.
-    ends: bool,
+    stage: Stage,
+}
+
+impl Masters {
+    fn new(keys: Vec<Key>, generation: u64, stage: Stage) -> Self {
+        Self { sealer: Sealer::with_earlier(&keys), keys, generation, stage }
+    }
 }
 
 impl fmt::Debug for KeyVault {
@@ -84,8 +99,8 @@ impl fmt::Debug for KeyVault {
 }
 
 /// Returns what the master keys are sealed with in their file: a head that was changed does not open them.
-fn head(generation: u64, is_complete: bool) -> Vec<u8> {
-    [LOCKED, &generation.to_be_bytes(), &[u8::from(is_complete)]].concat()
+fn head(generation: u64, stage: Stage) -> Vec<u8> {
+    [LOCKED, &generation.to_be_bytes(), &[stage as u8]].concat()
 }
 
 impl KeyVault {
@@ -102,9 +117,16 @@ impl KeyVault {
                 let other =
                     || io::Error::other(format!("`{}` has another format: is this build too old?", path.display()));
                 let (head, sealed) = rest.ok_or_else(other)?;
-                let (generation, flag) = head.split_first_chunk().expect("it has nine bytes");
-                let is_complete = flag == [1];
-                State::Locked { generation: u64::from_be_bytes(*generation), is_complete, sealed: sealed.to_vec() }
+                let (generation, stage) = head.split_first_chunk().expect("it has nine bytes");
+                let generation = u64::from_be_bytes(*generation);
+                let stages = [Stage::Sealing, Stage::Sealed, Stage::Ending];
+                match stages.into_iter().find(|it| stage == [*it as u8]).ok_or_else(other)? {
+                    Stage::Ending => {
+                        let keys = parse(sealed).ok_or_else(other)?;
+                        State::Unlocked(Masters::new(keys, generation, Stage::Ending))
+                    }
+                    stage => State::Locked { generation, stage, sealed: sealed.to_vec() },
+                }
             }
         };
         Ok(Self { path: path.to_owned(), state: Arc::new(Mutex::new(state)) })
@@ -123,7 +145,7 @@ impl KeyVault {
     pub fn is_as_wanted(&self, wanted: Option<&UnlockKey>) -> bool {
         match (&*self.state(), wanted) {
             (State::Open, None) => true,
-            (State::Unlocked(it), Some(key)) => it.is_complete && it.generation == key.generation(),
+            (State::Unlocked(it), Some(key)) => it.stage == Stage::Sealed && it.generation == key.generation(),
             _ => false,
         }
     }
@@ -134,15 +156,14 @@ impl KeyVault {
     /// The vault is not locked, or not with this key.
     pub fn unlock(&self, key: &UnlockKey) -> Result<(), UnlockError> {
         let mut state = self.state();
-        let State::Locked { generation, is_complete, sealed } = &*state else { return Err(UnlockError::NotLocked) };
-        let (generation, is_complete) = (*generation, *is_complete);
+        let State::Locked { generation, stage, sealed } = &*state else { return Err(UnlockError::NotLocked) };
+        let (generation, stage) = (*generation, *stage);
         if generation != key.generation() {
             return Err(UnlockError::OtherGeneration { locked_with: generation, given: key.generation() });
         }
-        let keys = key.sealer().open(&head(generation, is_complete), sealed).ok().and_then(|keys| parse(&keys));
+        let keys = key.sealer().open(&head(generation, stage), sealed).ok().and_then(|keys| parse(&keys));
         let keys = keys.ok_or_else(|| UnlockError::Wrong(self.path.clone()))?;
-        let sealer = Sealer::with_earlier(&keys);
-        *state = State::Unlocked(Masters { keys, sealer, generation, is_complete, ends: false });
+        *state = State::Unlocked(Masters::new(keys, generation, stage));
         Ok(())
     }
 
@@ -159,7 +180,7 @@ impl KeyVault {
             State::Locked { .. } => return Err(locked()),
             State::Unlocked(it) => keys.extend(&it.keys),
         }
-        self.put(&mut state, keys, key, false)
+        self.put(&mut state, keys, key, Stage::Sealing)
     }
 
     /// Forgets the earlier master keys: every file was written again with the newest.
@@ -170,23 +191,32 @@ impl KeyVault {
         let mut state = self.state();
         let State::Unlocked(it) = &*state else { return Err(locked()) };
         let keys = it.keys[..1].to_vec();
-        self.put(&mut state, keys, key, true)
+        self.put(&mut state, keys, key, Stage::Sealed)
     }
 
-    fn put(&self, state: &mut State, keys: Vec<Key>, key: &UnlockKey, is_complete: bool) -> io::Result<()> {
+    fn put(&self, state: &mut State, keys: Vec<Key>, key: &UnlockKey, stage: Stage) -> io::Result<()> {
         let generation = key.generation();
-        let head = head(generation, is_complete);
+        let head = head(generation, stage);
         let sealed = key.sealer().seal(&head, &join(&keys));
         replace(&self.path, &[head, sealed].concat())?;
-        let sealer = Sealer::with_earlier(&keys);
-        *state = State::Unlocked(Masters { keys, sealer, generation, is_complete, ends: false });
+        *state = State::Unlocked(Masters::new(keys, generation, stage));
         Ok(())
     }
 
-    /// From now on files are written in clear. [`KeyVault::remove`] is to be called when all files were written again.
-    pub fn write_in_clear(&self) {
-        if let State::Unlocked(it) = &mut *self.state() {
-            it.ends = true;
+    /// From now on files are written in clear, and no start needs an unlock key. [`KeyVault::remove`] is to be called when all
+    /// files were written again.
+    ///
+    /// # Errors
+    /// The vault is locked, or the file of the master key can't be written.
+    pub fn write_in_clear(&self) -> io::Result<()> {
+        match &mut *self.state() {
+            State::Open => Ok(()),
+            State::Locked { .. } => Err(locked()),
+            State::Unlocked(it) => {
+                replace(&self.path, &[head(it.generation, Stage::Ending), join(&it.keys)].concat())?;
+                it.stage = Stage::Ending;
+                Ok(())
+            }
         }
     }
 
@@ -208,7 +238,9 @@ impl KeyVault {
     /// Returns the bytes that the file of this name is to have.
     pub(crate) fn seal(&self, name: &str, plain: &[u8]) -> Vec<u8> {
         match &*self.state() {
-            State::Unlocked(it) if !it.ends => [SEALED, &it.sealer.seal(name.as_bytes(), plain)].concat(),
+            State::Unlocked(it) if it.stage != Stage::Ending => {
+                [SEALED, &it.sealer.seal(name.as_bytes(), plain)].concat()
+            }
             // A locked vault is asked for nothing that was in a sealed file, so this was in clear before.
             _ => plain.to_vec(),
         }
@@ -331,14 +363,19 @@ mod tests {
             protect(dir.path(), &vault, &key("1-a"));
             let path = dir.path().join("data.key");
             let file = KeyFile::open(&path, &vault).expect("it can be read");
-            vault.write_in_clear();
+            vault.write_in_clear().expect("there is room");
+            if !removed {
+                let vault = started(dir.path());
+                assert!(!vault.is_locked() && !vault.is_as_wanted(None), "it is to be done, and needs no key");
+                KeyFile::open(&path, &vault).expect("it is sealed, and can be read");
+            }
             file.rewrite(&vault).expect("there is room");
             if removed {
                 vault.remove().expect("it is there");
                 assert!(vault.is_as_wanted(None));
             }
             let vault = started(dir.path());
-            assert_eq!(vault.is_locked(), !removed);
+            assert!(!vault.is_locked());
             KeyFile::open(&path, &vault).expect("it is in clear");
         }
     }

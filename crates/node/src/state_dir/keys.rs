@@ -124,7 +124,7 @@ impl Keys {
                 vault.finish(key).context("failed to write the master key")?;
             }
             None => {
-                vault.write_in_clear();
+                vault.write_in_clear().context("failed to write the master key")?;
                 let files = self.0.files.lock().expect("no holder panics");
                 files.values().try_for_each(|file| file.rewrite(vault)).context("failed to write a data key")?;
                 drop(files);
