@@ -116,6 +116,10 @@ impl Keys {
         if vault.is_as_wanted(wanted) || !is_current() {
             return Ok(false);
         }
+        // Also those that are not in use yet: without the master key they could not be read any more.
+        for name in [DATA_KEY, STORE_KEY].into_iter().filter(|name| self.0.root.join(name).exists()) {
+            self.sealer(name).context("failed to read a data key")?;
+        }
         match wanted {
             Some(key) => {
                 vault.seal_anew(key).context("failed to write the master key")?;
@@ -142,5 +146,29 @@ impl Keys {
             flota_identity::save(&self.folder(), &identity, vault)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_are_not_in_use_yet_are_sealed_and_opened_with_the_others() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let started = || Keys::open(dir.path()).expect("it is whole");
+        std::fs::create_dir(dir.path().join("identity")).expect("a folder");
+        let sealed = started().sealer(DATA_KEY).expect("it is made").seal(b"place", b"a task");
+        let key = UnlockKey::new("1-a");
+        assert!(started().protect(Some(&key), || true).expect("there is room"));
+        let keys = started();
+        assert!(keys.are_locked() && keys.sealer(DATA_KEY).is_err());
+        keys.unlock(&key).expect("it is the key");
+        assert!(!keys.protect(None, || false).expect("nothing is done"), "it is no longer wanted");
+        assert!(keys.protect(None, || true).expect("there is room"));
+        let keys = started();
+        assert!(!keys.are_locked());
+        let opened = keys.sealer(DATA_KEY).expect("it is in clear").open(b"place", &sealed);
+        assert_eq!(opened.as_deref(), Ok(b"a task".as_slice()));
     }
 }
