@@ -19,6 +19,9 @@ pub const RESTART_RESET: Duration = Duration::from_secs(30);
 /// Number of consecutive starts that never became running after which the worker gives up, so that another node is
 /// tried.
 pub const STARTS_BEFORE_GIVING_UP: u32 = 3;
+/// Number of user and group ids of a task that has its own: all that programs and images use, which count in 16 bits, as
+/// useradd(8) gives to each user in /etc/subuid.
+pub const TASK_IDS: u32 = 65_536;
 /// Time between SIGTERM and SIGKILL, as in Docker.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Interval of health checks, as in Docker.

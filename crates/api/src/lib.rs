@@ -47,7 +47,7 @@ pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The newest feature level that this build supports. A manager applies nothing above the level in use.
-pub const FEATURE_LEVEL: u32 = 6;
+pub const FEATURE_LEVEL: u32 = 7;
 
 /// The feature level from which on the store has users, and records of who has changed what.
 pub const LEVEL_OF_USERS: u32 = 5;
@@ -55,3 +55,6 @@ pub const LEVEL_OF_USERS: u32 = 5;
 /// The feature level from which on managers can be locked, and the keys of grants and of data on disks are replaced with the
 /// CA.
 pub const LEVEL_OF_KEYS: u32 = 6;
+
+/// The feature level from which on tasks can have user and group ids of their own.
+pub const LEVEL_OF_USER_NAMESPACES: u32 = 7;

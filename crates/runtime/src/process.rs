@@ -20,7 +20,7 @@
 pub(crate) mod channel;
 pub(crate) mod clone;
 pub(crate) mod hooks;
-mod identity;
+pub(crate) mod identity;
 pub(crate) mod init;
 pub(crate) mod labels;
 pub(crate) mod launch;

@@ -62,7 +62,7 @@ pub(crate) fn prepare(plan: &mut Plan<'_>) -> Result<Prepared, StepError> {
         None => kernel::open_tree(nix::fcntl::AT_FDCWD, plan.root, true)
             .act(|| format!("open the root `{}`", plan.root.display()))?,
     };
-    let below = RootDir::open(plan.root)?;
+    let below = place_for(plan)?;
     if !has_namespace {
         // Mounts in the root must not propagate elsewhere and must be removed with it.
         let private = kernel::Change { propagation: libc::MS_PRIVATE, ..kernel::Change::default() };
@@ -77,6 +77,16 @@ pub(crate) fn prepare(plan: &mut Plan<'_>) -> Result<Prepared, StepError> {
         let _ = root.make_folder(cwd);
     }
     Ok(Prepared { root, late_read_only, has_namespace })
+}
+
+/// Opens the folder on which the root is mounted: the one that it is in. The root of a user namespace may have no right to
+/// enter that one. In a mount namespace of its own any folder serves as well, and what was in it has been opened.
+fn place_for(plan: &Plan<'_>) -> Result<RootDir, StepError> {
+    let own = RootDir::open(plan.root);
+    if own.is_ok() || !plan.user_namespace {
+        return own;
+    }
+    plan.root.ancestors().skip(1).find_map(|above| RootDir::open(above).ok()).map_or(own, Ok)
 }
 
 impl Prepared {

@@ -97,6 +97,7 @@ fn service<'a>(
     spec.runtime = keys.text("runtime")?;
     spec.init = keys.read("init", Node::flag)?.unwrap_or_default();
     spec.privileged = keys.read("privileged", Node::flag)?.unwrap_or_default();
+    spec.user_namespace = keys.read("userns_mode", privileges::has_user_namespace)?.unwrap_or_default();
     spec.no_new_privileges = keys.read("security_opt", privileges::forbidden)?.flatten();
     let add = keys.read("cap_add", Node::texts)?.unwrap_or_default();
     let drop = keys.read("cap_drop", Node::texts)?.unwrap_or_default();

@@ -57,6 +57,7 @@ mod spawned;
 mod step;
 mod stop;
 mod streams;
+mod task_ids;
 mod task_pool;
 mod task_runner;
 #[cfg(test)]
@@ -91,6 +92,7 @@ pub use registry::{image_platforms, resolve};
 #[cfg(any(test, feature = "fake"))]
 pub use services::FakeServices;
 pub use services::NodeServices;
+pub use task_ids::OwnIds;
 pub use variables::SecretVariables;
 pub use worker::{StartError, Worker, WorkerOptions};
 #[cfg(any(test, feature = "fake"))]

@@ -24,6 +24,7 @@ use crate::devices::{self, DeviceError};
 use crate::mounts::{self, BindSources};
 use crate::networks::TaskNetwork;
 use crate::offers::NodeOffers;
+use crate::task_ids::OwnIds;
 use crate::variables::SecretVariables;
 
 mod settings;
@@ -36,6 +37,8 @@ const INIT: &str = "/dev/init";
 /// port, and send pings.
 const SYSCTLS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+/// The groups that a task with ids of its own has, for the second one.
+const OWN_GROUPS: &str = "0 65535";
 /// Programs at a terminal need the variable, and images rarely set it.
 const TERMINAL: &str = "TERM=xterm";
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -67,6 +70,8 @@ pub(crate) struct Places {
     pub(crate) binds: BindSources,
     /// The edits for its CDI devices.
     pub(crate) cdi: Injection,
+    /// The ids that it has of its own.
+    pub(crate) ids: Option<OwnIds>,
 }
 
 /// The input of a supervisor and a runtime.
@@ -143,13 +148,18 @@ pub(crate) fn container(
     if spec.init {
         add_init(&mut result, &places.runtime);
     }
-    join_network(&mut result, network);
+    join_network(&mut result, network, places.ids.as_ref());
+    if let Some(ids) = &places.ids {
+        take_ids(&mut result, ids);
+    }
     settings::apply(&mut result, spec);
     let resolver = match network {
         TaskNetwork::Joined { resolver, .. } => Some(resolver.clone()),
         TaskNetwork::Loopback | TaskNetwork::Host => None,
     };
     let pinned = mounts::pinned(spec, &places.volumes, &places.binds);
+    let is_mapped = |folder: &&PathBuf| places.ids.is_some() && !pinned.contains(folder);
+    let mapped = places.volumes.values().filter(is_mapped).cloned().collect();
     let order = Order {
         id: assignment.task_id.to_string(),
         root: places.root,
@@ -164,6 +174,8 @@ pub(crate) fn container(
         terminal: spec.tty,
         runtime,
         pinned,
+        ids: places.ids.map(|it| it.range),
+        mapped,
         images: mounts::images(spec, &places.images),
     };
     Ok(Container { order, spec: result })
@@ -251,21 +263,32 @@ fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {
 }
 
 /// Puts the container into its network, and sets the parameters of a network of its own as Docker does.
-fn join_network(result: &mut Spec, network: &TaskNetwork) {
+fn join_network(result: &mut Spec, network: &TaskNetwork, ids: Option<&OwnIds>) {
     let Some(linux) = &mut result.linux else { return };
     let is_network = |it: &oci::Namespace| it.kind == NamespaceKind::Network;
-    match network {
-        TaskNetwork::Loopback => {}
+    let path = match network {
+        TaskNetwork::Loopback => ids.map(|it| &it.network),
         // A namespace that is not named is the caller's.
         TaskNetwork::Host => return linux.namespaces.retain(|it| !is_network(it)),
-        TaskNetwork::Joined { namespace, .. } => {
-            let own = linux.namespaces.iter_mut().filter(|it| is_network(it));
-            own.for_each(|it| it.path.clone_from(namespace));
-        }
+        TaskNetwork::Joined { namespace, .. } => Some(namespace),
+    };
+    if let Some(path) = path {
+        linux.namespaces.iter_mut().filter(|it| is_network(it)).for_each(|it| it.path.clone_from(path));
     }
     for (name, value) in SYSCTLS {
         linux.sysctl.insert(name.into(), value.into());
     }
+    if ids.is_some() {
+        linux.sysctl.insert(SYSCTLS[1].0.into(), OWN_GROUPS.into());
+    }
+}
+
+/// Gives the container ids of its own. The namespace exists already, as the container's network belongs to it.
+fn take_ids(result: &mut Spec, ids: &OwnIds) {
+    let Some(linux) = &mut result.linux else { return };
+    linux.namespaces.push(oci::Namespace { kind: NamespaceKind::User, path: ids.user.clone() });
+    linux.uid_mappings = vec![ids.range.mapping()];
+    linux.gid_mappings = vec![ids.range.mapping()];
 }
 
 /// Returns the content of /etc/hosts.

@@ -95,9 +95,10 @@ impl Worker {
     /// # Errors
     /// Folders, cgroups or the task database can't be prepared.
     pub fn start(options: WorkerOptions, shutdown: CancellationToken) -> Result<Self, StartError> {
-        let description = describe();
+        let mut description = describe();
         let offers = Arc::new(options.offers.with_devices(gpus::find()));
         let overlay = prepare_folders(&options.data_dir, &options.run_dir)?;
+        description.user_namespaces = user_namespaces_work(&options.data_dir, overlay);
         let paths = task_paths(&options.data_dir, options.run_dir, options.identity.node_id.as_str())?;
         let reporter = Reporter::default();
         let store = ImageStore::open(&options.data_dir.join("images"), overlay)?;
@@ -297,6 +298,16 @@ fn task_paths(data_dir: &Path, run_dir: PathBuf, node: &str) -> Result<TaskPaths
 
 fn join(error: tokio::task::JoinError) -> ImageError {
     ImageError::Io { act: "handle the image", source: io::Error::other(error) }
+}
+
+/// Returns whether tasks whose files are in this folder can have ids of their own. This is tested as well, because it depends
+/// on the kernel, its settings, and the file system.
+fn user_namespaces_work(data_dir: &Path, overlay: bool) -> bool {
+    let tried = flota_runtime::owned_namespaces::try_in(data_dir, overlay);
+    if let Err(error) = &tried {
+        tracing::info!(path = %data_dir.display(), %error, "tasks can't have user namespaces here");
+    }
+    tried.is_ok()
 }
 
 /// Returns whether this folder can be an overlay's upper layer. This is tested by mounting, because no list of file

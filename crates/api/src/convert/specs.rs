@@ -114,6 +114,7 @@ impl From<&NodeDescription> for pt::NodeDescription {
             balancer: it.balancer.map(FromNumber::number),
             listening_tasks: it.listening_tasks.iter().map(Into::into).collect(),
             tunnel_keys: it.tunnel_keys.iter().map(Into::into).collect(),
+            user_namespaces: it.user_namespaces,
             labels: it.labels.clone(),
         }
     }
@@ -143,6 +144,7 @@ impl TryFrom<Option<pt::NodeDescription>> for NodeDescription {
             balancer: it.balancer.map(FromNumber::from_number).transpose()?,
             listening_tasks: all(it.listening_tasks)?,
             tunnel_keys: all(it.tunnel_keys)?,
+            user_namespaces: it.user_namespaces,
             labels: it.labels,
         })
     }
@@ -189,6 +191,7 @@ impl From<&ServiceSpec> for ps::ServiceSpec {
             init: spec.init,
             privileged: spec.privileged,
             no_new_privileges: spec.no_new_privileges,
+            user_namespace: spec.user_namespace,
             cap_add: spec.cap_add.clone(),
             cap_drop: spec.cap_drop.clone(),
             devices: spec.devices.iter().map(Into::into).collect(),
@@ -269,6 +272,7 @@ impl ServiceSpec {
             init: spec.init,
             privileged: spec.privileged,
             no_new_privileges: spec.no_new_privileges,
+            user_namespace: spec.user_namespace,
             cap_add: spec.cap_add.iter().map(|it| normalise(it)).collect(),
             cap_drop: spec.cap_drop.iter().map(|it| normalise(it)).collect(),
             devices: spec.devices.into_iter().map(Into::into).collect(),

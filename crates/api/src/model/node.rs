@@ -171,6 +171,8 @@ pub struct NodeDescription {
     pub balancer: Option<Balancer>,
     /// The public keys by which it takes part in encrypted networks, oldest first. None if its kernel can't encrypt.
     pub tunnel_keys: Vec<TunnelKey>,
+    /// Whether tasks can have user and group ids of their own.
+    pub user_namespaces: bool,
     /// Labels that its owner has set.
     pub labels: BTreeMap<String, String>,
 }

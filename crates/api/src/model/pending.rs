@@ -57,6 +57,8 @@ states! {
         Volume = "without the data of a volume",
         /// It does not have the runtime class.
         Runtime = "without the runtime",
+        /// Tasks can't have user and group ids of their own there.
+        UserNamespace = "without user namespaces for tasks",
     }
 }
 

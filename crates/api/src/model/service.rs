@@ -123,6 +123,9 @@ pub struct ServiceSpec {
     /// Whether programs can't gain privileges, as by setuid (PR_SET_NO_NEW_PRIVS(2const)); if `None`, the node decides, or
     /// else the cluster.
     pub no_new_privileges: Option<bool>,
+    /// Whether each task has user and group ids of its own on its node (user_namespaces(7)), so that its root is nobody
+    /// there.
+    pub user_namespace: bool,
     /// Capabilities in addition to the default ones; `ALL` stands for every one.
     pub cap_add: Vec<String>,
     /// Capabilities to remove from the default ones; `ALL` stands for every one.
@@ -216,6 +219,7 @@ impl Default for ServiceSpec {
             init: false,
             privileged: false,
             no_new_privileges: None,
+            user_namespace: false,
             cap_add: Vec::new(),
             cap_drop: Vec::new(),
             devices: Vec::new(),

@@ -22,6 +22,10 @@ pub(crate) struct PrivilegeFlags {
     /// Forbid programs to gain privileges, as by setuid; `default` leaves it to node and cluster
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "CHOICE")]
     no_new_privileges: Option<NoNewPrivileges>,
+    /// User and group ids of the tasks: `auto` gives each some of its own, so that its root is nobody on its node; `host`
+    /// is the default
+    #[arg(long, value_name = "CHOICE")]
+    userns: Option<UserNamespace>,
     /// Add a capability, such as NET_ADMIN, or ALL; may be repeated; RESET forgets those added so far
     #[arg(long, value_name = "CAPABILITY")]
     cap_add: Vec<String>,
@@ -42,6 +46,13 @@ enum NoNewPrivileges {
     True,
     False,
     Default,
+}
+
+/// The value of `--userns`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum UserNamespace {
+    Auto,
+    Host,
 }
 
 /// The flags that only `update` has.
@@ -67,6 +78,7 @@ impl PrivilegeFlags {
             let choices = [NoNewPrivileges::True, NoNewPrivileges::False];
             spec.no_new_privileges = choices.contains(&choice).then_some(choice == NoNewPrivileges::True);
         }
+        spec.user_namespace = self.userns.map_or(spec.user_namespace, |choice| choice == UserNamespace::Auto);
         if !self.cap_add.is_empty() || !self.cap_drop.is_empty() {
             capability::amend(&mut spec.cap_add, &mut spec.cap_drop, &self.cap_add, &self.cap_drop);
         }
@@ -187,6 +199,16 @@ mod tests {
         assert_eq!(error, "--device-rm v.com/gpu=2: the service has no such device");
         let error = updated(&created, "--device v.com/gpu=").expect_err("no name");
         assert!(error.contains("the name of a CDI device has letters"), "{error}");
+    }
+
+    #[test]
+    fn tasks_have_ids_of_their_own_until_they_have_the_nodes_again() {
+        let mut spec = ServiceSpec::default();
+        for (flags, expected) in [("", false), ("--userns auto", true), ("", true), ("--userns host", false)] {
+            spec = updated(&spec, flags).expect("good flags");
+            assert_eq!(spec.user_namespace, expected, "{flags}");
+        }
+        assert!(updated(&spec, "--userns private").expect_err("Podman's").contains("possible values: auto, host"));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The feature level in use. It rises with the first change that needs it, and only if every manager knows that level: one
 //! of an older build would apply the change without what it does not know.
 
-use flota_api::model::Cluster;
-use flota_raft_store::Tables;
+use flota_api::LEVEL_OF_USER_NAMESPACES;
+use flota_api::model::{Cluster, ServiceSpec};
+use flota_raft_store::{Tables, WriteTx};
 
 use super::error::ControlError;
 
@@ -27,6 +28,23 @@ pub(super) fn raised(view: &Tables, needed: u32) -> Result<u32, ControlError> {
 /// Returns the cluster at the level that [`raised`] has returned; `None` if it is there already.
 pub(super) fn risen(cluster: &Cluster, level: u32) -> Option<Cluster> {
     (cluster.feature_level < level).then(|| Cluster { feature_level: level, ..cluster.clone() })
+}
+
+/// Raises the level in use to what these specs need, with the transaction that sets them.
+///
+/// # Errors
+/// A manager is of an older build.
+pub(super) fn claim<'a>(
+    tx: &mut WriteTx,
+    specs: impl IntoIterator<Item = &'a ServiceSpec>,
+) -> Result<(), ControlError> {
+    if !specs.into_iter().any(|spec| spec.user_namespace) {
+        return Ok(());
+    }
+    let level = raised(tx.view(), LEVEL_OF_USER_NAMESPACES)?;
+    let risen = tx.view().cluster().and_then(|cluster| risen(cluster, level));
+    risen.into_iter().for_each(|cluster| tx.update(cluster));
+    Ok(())
 }
 
 #[cfg(test)]

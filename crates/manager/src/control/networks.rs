@@ -222,6 +222,10 @@ pub(super) fn with_ids(
         return Err(ControlError::invalid("networks", why));
     }
     if drivers.contains(&NetworkDriver::Host) {
+        if spec.user_namespace {
+            let why = "a task in the network `host` has the node's ids, because the network belongs to these";
+            return Err(ControlError::invalid("user_namespace", why));
+        }
         let of_network = spec.sysctls.keys().filter(|name| is_of_network(name));
         let refuse = |name: &String| {
             let why = "a task in the network `host` has the node's, which stay as they are".to_owned();

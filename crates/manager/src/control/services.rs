@@ -19,7 +19,7 @@ use super::pins::{ResolveImage, Warned};
 use super::reference::resolve;
 use super::validate::dependencies;
 use super::values::Declared;
-use super::{Control, Freshness, Listing, Member, validate, values, volumes};
+use super::{Control, Freshness, Listing, Member, level, validate, values, volumes};
 use crate::dependencies::{sentence, waits};
 use crate::orchestrator::refusal_of_run;
 use crate::revisions::{self, with_spec};
@@ -130,6 +130,7 @@ impl<M: Member> Control<M> {
             let spec = Arc::new(with_ids(&service.spec, &view, &BTreeMap::new())?);
             let images = pins.of(&spec, None, &view)?;
             let mut tx = WriteTx::new(view, request_id);
+            level::claim(&mut tx, [&*spec])?;
             claim(&mut tx, name, &spec, &self.caller)?;
             dependencies::claim(&mut tx, &spec)?;
             volumes::claim(&mut tx, &spec, None, None, &self.random)?;
@@ -179,6 +180,7 @@ impl<M: Member> Control<M> {
                 new.scale = new.scale.set_by_user();
             }
             let id = service.id.clone();
+            level::claim(&mut tx, [&*new.spec])?;
             claim(&mut tx, name, &new.spec, &self.caller)?;
             dependencies::claim(&mut tx, &new.spec)?;
             volumes::claim(&mut tx, &new.spec, Some(&service.spec), None, &self.random)?;

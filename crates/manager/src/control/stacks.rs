@@ -16,7 +16,7 @@ use super::pins::{Pins, ResolveImage, Warned};
 use super::reference::resolve;
 use super::services::{keeps_mode, new_service};
 use super::validate::dependencies;
-use super::{Control, Freshness, Listing, Member, validate, values, volumes};
+use super::{Control, Freshness, Listing, Member, level, validate, values, volumes};
 use crate::pin::SpecImages;
 use crate::revisions::with_spec;
 
@@ -181,6 +181,7 @@ impl<M: Member> Control<M> {
             Some(stack) => tx.update(Stack { spec: spec.clone(), ..stack.as_ref().clone() }),
             None => tx.create(Stack { id: id.clone(), spec: spec.clone(), ..Stack::default() }),
         }
+        level::claim(&mut tx, &spec.services)?;
         let created = self.add_networks(&mut tx, spec, id)?;
         let declared = volumes::add_declared(&mut tx, spec, id, &self.random)?;
         let known_values = values::add_declared(&mut tx, (spec, stack_values), id, &self.random)?;

@@ -1,5 +1,6 @@
 //! The filters of the scheduler. If several refuse a node, the first of them is counted and shown to users.
 
+use flota_api::LEVEL_OF_USER_NAMESPACES;
 use flota_api::id::ServiceId;
 use flota_api::model::{
     Availability, Filter, LogSpec, Mount, MountSource, NodeDescription, NodeState, PinnedImage, Platform, Refusal,
@@ -83,6 +84,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     (Filter::CdiDevice, |task, it, _| {
         !task.spec.cdi_devices.iter().all(|name| it.node.description.has_cdi_device(name))
     }),
+    (Filter::UserNamespace, |task, it, _| task.spec.user_namespace && !it.node.description.user_namespaces),
     (Filter::Encryption, |task, it, view| is_encrypted(task.spec, view) && !it.node.description.can_encrypt()),
     (Filter::MaxReplicas, |task, it, _| {
         let most = task.spec.max_replicas_per_node.filter(|_| !faults::is_on(Fault::CrowdedNode));
@@ -119,6 +121,7 @@ fn needed_level(spec: &ServiceSpec) -> u32 {
         MountSource::Tmpfs { .. } | MountSource::Image { .. } => false,
     };
     match () {
+        () if spec.user_namespace => LEVEL_OF_USER_NAMESPACES,
         () if spec.mounts.iter().any(has_part) => 5,
         () if spec.mounts.iter().any(|it| Mount::image(it).is_some()) => 4,
         () if spec.values().next().is_some() => 3,

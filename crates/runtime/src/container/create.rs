@@ -17,7 +17,7 @@ use crate::process::clone::Parent;
 use crate::process::init::{Init, Later};
 use crate::process::launch::{self, Launch, Launched};
 use crate::process::namespaces::Namespaces;
-use crate::process::{hooks, listener, settings, start, user_namespace};
+use crate::process::{hooks, identity, listener, settings, start, user_namespace};
 use crate::rootfs::{self, sources};
 use crate::security::Filter;
 use crate::state;
@@ -238,6 +238,8 @@ impl Making<'_> {
             process: self.spec.process.clone(),
             linux: Some(Linux {
                 namespaces: linux.namespaces.clone(),
+                uid_mappings: linux.uid_mappings.clone(),
+                gid_mappings: linux.gid_mappings.clone(),
                 personality: linux.personality.clone(),
                 seccomp: agent,
                 ..Linux::default()
@@ -296,6 +298,7 @@ impl Making<'_> {
         let console = console.act(|| "copy a descriptor".into())?;
         let none = Process::default();
         let process = spec.process.as_ref().unwrap_or(&none);
+        identity::own_stdio_outside(process, linux);
         let mut init = Some(Init {
             plan: rootfs::Plan {
                 spec,

@@ -15,7 +15,7 @@ use crate::process::clone::{self, Parent};
 use crate::process::launch::{self, Launch, Launched, become_root};
 use crate::process::namespaces::Namespaces;
 use crate::process::program::enter_folder;
-use crate::process::{init, labels, listener, settings, start, terminal};
+use crate::process::{identity, init, labels, listener, settings, start, terminal};
 use crate::rootfs::RootDir;
 use crate::security::Filter;
 use crate::syscall::{files, process as kernel};
@@ -84,6 +84,7 @@ impl Execution {
         let namespaces = Namespaces::of_process(container.pid, process, own_user)?;
         let console = self.console.as_ref().map(OwnedFd::try_clone).transpose();
         let console = console.act(|| "copy a descriptor".into())?;
+        identity::own_stdio_outside(&self.process, linux);
         let parent = if self.supervised { Parent::CallersParent } else { Parent::Caller };
         let joined_user = namespaces.joins_user();
         let mut child = Some(Child { execution: self, linux, filter: filter.as_ref(), console, joined_user });

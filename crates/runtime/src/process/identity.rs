@@ -5,7 +5,8 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::{Gid, Uid};
 
 use crate::error::{Act, StepError};
-use crate::oci::Process;
+use crate::ids;
+use crate::oci::{Linux, Process};
 use crate::security::capabilities::Sets;
 use crate::syscall::{files, process as kernel};
 
@@ -50,6 +51,15 @@ fn groups_are_fixed() -> bool {
     std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|it| it.trim() == "deny")
         // Without /proc this can't be determined, and the kernel has refused.
         || !std::path::Path::new("/proc/self/setgroups").exists()
+}
+
+/// Makes this user of a container with a user namespace own the files behind the standard descriptors, as [`own_stdio`]
+/// does. In the namespace it can't be done if they belong to a user who is not in it.
+pub(crate) fn own_stdio_outside(process: &Process, linux: &Linux) {
+    if Uid::effective().is_root() && !linux.uid_mappings.is_empty() {
+        let user = &process.user;
+        own_stdio(ids::outside(&linux.uid_mappings, user.uid), ids::outside(&linux.gid_mappings, user.gid));
+    }
 }
 
 /// Makes the process own the files behind its standard descriptors, except the machine's devices, because it must be

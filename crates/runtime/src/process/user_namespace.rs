@@ -86,24 +86,37 @@ fn helper(field: &str, program: &str, pid: Pid, mappings: &[IdMapping]) -> Resul
 
 /// Returns a user namespace that only serves as a map, for the ids of a mount.
 pub(crate) fn mapped(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd, StepError> {
+    within(libc::CLONE_NEWUSER, uids, gids, |pid| {
+        let path = format!("/proc/{pid}/ns/user");
+        fs::File::open(&path).map(OwnedFd::from).act(|| format!("open {path}"))
+    })
+}
+
+/// Makes new namespaces, of which one is a user namespace with these ids that owns the others, and runs `work` while the
+/// process with this id is in them. `work` has to open or bind what is to stay.
+///
+/// The caller may have several threads: the new process only waits and ends, and does nothing that needs a lock.
+pub(crate) fn within<T>(
+    flags: i32,
+    uids: &[IdMapping],
+    gids: &[IdMapping],
+    work: impl FnOnce(Pid) -> Result<T, StepError>,
+) -> Result<T, StepError> {
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).act(|| "make a pipe".into())?;
-    let flags = u64::try_from(libc::CLONE_NEWUSER).expect("a positive constant");
+    let flags = u64::try_from(flags).expect("positive flags");
     match clone::fork(flags, clone::Parent::Caller).act(|| "make a user namespace".into())? {
         clone::Side::Child => {
             drop(writer);
-            // The process waits until the parent has opened the namespace or has ended.
+            // The process waits until the parent is done or has ended.
             let _ = nix::unistd::read(&reader, &mut [0]);
             clone::exit(0)
         }
         clone::Side::Parent(pid, _) => {
             drop(reader);
-            let opened = map(pid, uids, gids).and_then(|()| {
-                let path = format!("/proc/{pid}/ns/user");
-                fs::File::open(&path).map(OwnedFd::from).act(|| format!("open {path}"))
-            });
+            let done = map(pid, uids, gids).and_then(|()| work(pid));
             drop(writer);
             let _ = nix::sys::wait::waitpid(pid, None);
-            opened
+            done
         }
     }
 }

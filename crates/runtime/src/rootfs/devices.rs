@@ -11,7 +11,8 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use super::options::Options;
 use super::{Plan, RootDir};
 use crate::error::{Act, StepError};
-use crate::oci::{Device, IdMapping, Spec};
+use crate::ids;
+use crate::oci::{Device, Spec};
 use crate::syscall::mounts as kernel;
 
 /// Name, major and minor number of the devices of every container.
@@ -123,8 +124,8 @@ pub(super) fn outside(spec: &Spec, device: &Device, scratch: &Path) -> Result<Op
     let linux = spec.linux();
     let local = Device {
         path: Path::new("/").join(&name),
-        uid: Some(mapped(&linux.uid_mappings, device.uid.unwrap_or(0))),
-        gid: Some(mapped(&linux.gid_mappings, device.gid.unwrap_or(0))),
+        uid: Some(ids::outside(&linux.uid_mappings, device.uid.unwrap_or(0))),
+        gid: Some(ids::outside(&linux.gid_mappings, device.gid.unwrap_or(0))),
         ..device.clone()
     };
     let mask = nix::sys::stat::umask(Mode::empty());
@@ -137,13 +138,6 @@ pub(super) fn outside(spec: &Spec, device: &Device, scratch: &Path) -> Result<Op
     let usable = kernel::Change { clear: kernel::NODEV, ..kernel::Change::default() };
     kernel::set_attributes(tree.as_fd(), usable, false, None).act(act)?;
     Ok(Some(tree))
-}
-
-/// Returns the id outside for one inside, or the same id if it is not mapped.
-fn mapped(mappings: &[IdMapping], id: u32) -> u32 {
-    let inside =
-        |it: &&IdMapping| id >= it.container_id && u64::from(id) < u64::from(it.container_id) + u64::from(it.size);
-    mappings.iter().find(inside).map_or(id, |it| it.host_id + (id - it.container_id))
 }
 
 /// Binds the machine's own node, because a node that is created in a user namespace does not work (mknod(2)).

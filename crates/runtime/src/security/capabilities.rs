@@ -171,10 +171,7 @@ impl Sets {
             permitted: word(permitted, high),
             inheritable: word(inheritable, high),
         });
-        let header = Header { version: VERSION, pid: 0 };
-        // SAFETY: version 3 takes two data structures, and all live through the call.
-        let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
-        Errno::result(result).act(|| "set the capabilities".into())?;
+        assign(data).act(|| "set the capabilities".into())?;
         prctl(libc::PR_CAP_AMBIENT, 4 /* PR_CAP_AMBIENT_CLEAR_ALL */, 0).act(|| "clear the ambient set".into())?;
         for number in (0..64).filter(|it| self.ambient & permitted & inheritable & (1 << it) != 0) {
             prctl(libc::PR_CAP_AMBIENT, 2 /* PR_CAP_AMBIENT_RAISE */, number)
@@ -184,11 +181,28 @@ impl Sets {
     }
 }
 
-fn permitted() -> Result<u64, Errno> {
+/// Makes all capabilities that this process may have effective.
+pub(crate) fn raise_permitted() -> Result<(), Errno> {
+    let data = held()?.map(|it| Data { effective: it.permitted, ..it });
+    assign(data)
+}
+
+fn assign(data: [Data; 2]) -> Result<(), Errno> {
+    let header = Header { version: VERSION, pid: 0 };
+    // SAFETY: version 3 takes two data structures, and all live through the call.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
+}
+
+fn held() -> Result<[Data; 2], Errno> {
     let header = Header { version: VERSION, pid: 0 };
     let mut data = [Data::default(); 2];
     // SAFETY: version 3 fills two data structures, and all live through the call.
     Errno::result(unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) })?;
+    Ok(data)
+}
+
+fn permitted() -> Result<u64, Errno> {
+    let data = held()?;
     Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
 }
 

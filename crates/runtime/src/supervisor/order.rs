@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Groups;
+use crate::ids::IdRange;
 
 /// The source of the root file system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +83,13 @@ pub struct Order {
     /// a link when the container starts, the start fails, instead of showing the container what the link names.
     #[serde(default)]
     pub pinned: Vec<PathBuf>,
+    /// The ids that the container has of its own. Its configuration has a user namespace with the same ones
+    /// ([`IdRange::mapping`]). Its root, its images, and the sources in `pinned` and `mapped` show ids on disk as these.
+    #[serde(default)]
+    pub ids: Option<IdRange>,
+    /// Sources of bind mounts of the configuration, besides those in `pinned`, which show the ids on disk as `ids`.
+    #[serde(default)]
+    pub mapped: Vec<PathBuf>,
     /// Images that are mounted in the container.
     #[serde(default)]
     pub images: Vec<ImageMount>,

@@ -1,152 +1,43 @@
-//! The preparations before a runtime creates the container: mounts its root and the images in it, writes its names, resolves
-//! its user.
+//! What a supervisor writes before a runtime creates the container: the files with its names, and its configuration with
+//! the settings of the image.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-use nix::sys::stat::{Mode, SFlag};
-use nix::unistd::{UnlinkatFlags, chdir, unlinkat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::order::{ImageFiles, ImageMount, Order, RootSource};
+use super::mounts::{image_path, source_path};
+use super::order::Order;
 use super::user;
 use crate::error::{Act, StepError};
 use crate::oci::{self, Process, Spec};
 use crate::rootfs::RootDir;
 use crate::security::Filter;
+use crate::security::capabilities::raise_permitted;
 use crate::state;
-use crate::syscall::mounts as kernel;
+use crate::syscall::process as kernel;
 
 /// Returns the bundle in a supervisor's folder.
 pub(crate) fn bundle(dir: &Path) -> PathBuf {
     dir.join("bundle")
 }
 
-/// Mounts the root, the sources that are pinned, and images, in a mount namespace that ends with this process. Returns the
-/// path of the root.
-pub(super) fn mount_root(dir: &Path, order: &Order) -> Result<PathBuf, StepError> {
-    unshare(CloneFlags::CLONE_NEWNS).act(|| "make a mount namespace".into())?;
-    // They are opened before they are cut off, because a mount may be shared with the machine.
-    let pinned = order.pinned.iter().map(|path| open_pinned(path)).collect::<Result<Vec<_>, _>>()?;
-    let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
-    mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).act(|| "cut off the mounts of the machine".into())?;
-    for (index, source) in pinned.iter().enumerate() {
-        attach(source, &pinned_path(dir, index))?;
-    }
-    for (index, image) in order.images.iter().enumerate() {
-        mount_image(dir, index, image)?;
-    }
-    let RootSource::Overlay { lower, upper, work } = &order.root else {
-        let RootSource::Folder(path) = &order.root else { unreachable!("there are two") };
-        return Ok(path.clone());
-    };
-    let merged = bundle(dir).join("rootfs");
-    fs::create_dir_all(&merged).act(|| format!("make {}", merged.display()))?;
-    mount_layers(lower, &format!(",upperdir={},workdir={}", upper.display(), work.display()), &merged)?;
-    Ok(merged)
-}
-
-/// Mounts layers, topmost first. `rest` follows them in the options of the mount.
-fn mount_layers(layers: &[PathBuf], rest: &str, at: &Path) -> Result<(), StepError> {
-    // Relative paths keep the options within a page even for many layers (overlayfs documentation).
-    let common = common_parent(layers);
-    chdir(&common).act(|| format!("enter {}", common.display()))?;
-    let names: Vec<String> =
-        layers.iter().map(|it| it.strip_prefix(&common).unwrap_or(it).display().to_string()).collect();
-    let options = format!("lowerdir={}{rest}", names.join(":"));
-    let mounted = mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(options.as_str()));
-    chdir("/").act(|| "leave the layers".into())?;
-    mounted.act(|| "mount the layers".into())
-}
-
-/// Mounts an image, or the part of it that is wanted, at its path in the bundle.
-fn mount_image(dir: &Path, index: usize, image: &ImageMount) -> Result<(), StepError> {
-    let act = || match &image.subpath {
-        None => format!("mount the image at `{}`", image.target.display()),
-        Some(part) => format!("mount `{}` of the image at `{}`", part.display(), image.target.display()),
-    };
-    let whole = match &image.files {
-        ImageFiles::Folder(folder) => folder.clone(),
-        ImageFiles::Layers(layers) => {
-            let folder = images(dir).join(index.to_string());
-            let (merged, empty) = (folder.join("merged"), folder.join("empty"));
-            for folder in [&merged, &empty] {
-                fs::create_dir_all(folder).act(|| format!("make {}", folder.display()))?;
-            }
-            if layers.is_empty() {
-                empty
-            } else {
-                // Without a writable layer overlayfs wants two others. One that is empty and lies below adds nothing.
-                mount_layers(layers, &format!(":{}", empty.display()), &merged).map_err(|error| error.within(act()))?;
-                merged
-            }
-        }
-    };
-    let part = image.subpath.as_deref().unwrap_or(Path::new(""));
-    let place = match RootDir::open(&whole)?.find_beneath(part, libc::O_PATH) {
-        Err(Errno::EXDEV) => return Err(StepError::refuse(act(), "it leads out of the image")),
-        found => found.act(act)?,
-    };
-    attach(&kernel::open_tree(place.as_fd(), Path::new(""), true).act(act)?, &image_path(dir, index))
-}
-
-fn images(dir: &Path) -> PathBuf {
-    bundle(dir).join("images")
-}
-
-/// Returns where the part of an image that the container sees is mounted.
-fn image_path(dir: &Path, index: usize) -> PathBuf {
-    images(dir).join(index.to_string()).join("part")
-}
-
-/// Opens a path without links as a mount of its own, with the mounts below it.
-fn open_pinned(path: &Path) -> Result<OwnedFd, StepError> {
-    let act = || format!("open `{}`, the source of a mount", path.display());
-    let place = RootDir::open(Path::new("/"))?.find_without_links(path, libc::O_PATH).act(act)?;
-    kernel::open_tree(place.as_fd(), Path::new(""), true).act(act)
-}
-
-/// Returns where a pinned source is mounted.
-fn pinned_path(dir: &Path, index: usize) -> PathBuf {
-    bundle(dir).join("pinned").join(index.to_string())
-}
-
-/// Attaches a mount at a path, which is made for it.
-fn attach(mount: &OwnedFd, at: &Path) -> Result<(), StepError> {
-    let act = || format!("mount {}", at.display());
-    let kind = nix::sys::stat::fstat(mount).act(act)?.st_mode & SFlag::S_IFMT.bits();
-    if kind == SFlag::S_IFDIR.bits() {
-        fs::create_dir_all(at).act(act)?;
-    } else {
-        fs::create_dir_all(at.parent().unwrap_or(at)).act(act)?;
-        fs::File::create(at).act(act)?;
-    }
-    let target = nix::fcntl::open(at, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).act(act)?;
-    kernel::move_mount(mount.as_fd(), target.as_fd()).act(act)
-}
-
-fn common_parent(paths: &[PathBuf]) -> PathBuf {
-    let parent = paths.first().and_then(|path| path.parent()).unwrap_or(Path::new("/"));
-    let shared = parent.ancestors().find(|ancestor| paths.iter().all(|path| path.starts_with(ancestor)));
-    shared.unwrap_or(Path::new("/")).to_owned()
-}
-
 /// Returns the configuration, completed with the settings of the image.
 pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec, StepError> {
     let mut spec: Spec = oci::read_json(&bundle(dir).join("config.json"))?;
     let root = RootDir::open(rootfs)?;
-    write_network_files(&root, order)?;
+    as_its_root(order, || write_network_files(&root, order))?;
     if let Some(it) = &mut spec.root {
         it.path = rootfs.to_owned();
     }
     for mount in spec.mounts.iter_mut().filter(|mount| mount.kind == "bind") {
-        if let Some(index) = order.pinned.iter().position(|path| *path == Path::new(&mount.source)) {
-            mount.source = pinned_path(dir, index).display().to_string();
+        let mut sources = order.pinned.iter().chain(&order.mapped);
+        if let Some(index) = sources.position(|path| *path == Path::new(&mount.source)) {
+            mount.source = source_path(dir, index).display().to_string();
         }
     }
     for (index, image) in order.images.iter().enumerate() {
@@ -192,6 +83,17 @@ pub(super) fn take_user(process: &mut Process, user: &user::ContainerUser) {
     if !process.env.iter().any(|it| it.starts_with("HOME=")) {
         process.env.push(format!("HOME={}", user.home));
     }
+}
+
+/// Does work whose files belong to the container's root. On a mount that shows ids as the container's, nobody else can make
+/// any.
+fn as_its_root<T>(order: &Order, work: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepError> {
+    let Some(ids) = order.ids else { return work() };
+    kernel::set_file_ids(ids.first, ids.first);
+    // The change has taken the rights to files of others, which this root has in its container.
+    let done = raise_permitted().act(|| "keep the rights to the container's files".into()).and_then(|()| work());
+    kernel::set_file_ids(0, 0);
+    done
 }
 
 /// Where the machine's name servers are.

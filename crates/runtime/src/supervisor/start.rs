@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use super::order::Order;
 use super::output::Streams;
-use super::{prepare, report, runtime};
+use super::{mounts, prepare, report, runtime};
 use crate::error::{Act, RunError, StepError};
 use crate::process::clone::{self, Parent};
 use crate::process::{receive_terminal, wait_readable};
@@ -27,7 +27,7 @@ pub(super) struct Started {
 }
 
 pub(super) fn start(dir: &Path, order: &Order) -> Result<Started, RunError> {
-    let rootfs = prepare::mount_root(dir, order)?;
+    let rootfs = mounts::mount_all(dir, order)?;
     let started = make(dir, order, &rootfs);
     if started.is_err() {
         delete(dir, order);

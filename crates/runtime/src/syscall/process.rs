@@ -132,6 +132,15 @@ pub(crate) fn become_user(uid: u32, gid: u32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
 }
 
+/// Sets the ids of this thread for what it does with files (setfsuid(2), setfsgid(2)). Needs the rights of root.
+pub(crate) fn set_file_ids(uid: u32, gid: u32) {
+    // SAFETY: the calls take integers. They return the ids before, and no errors.
+    unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+    }
+}
+
 /// Executes a program from an open file (execveat(2)), with the given arguments and environment.
 pub(crate) fn execute_file(
     file: BorrowedFd<'_>,

@@ -1,4 +1,4 @@
-//! `security_opt` of a service.
+//! `security_opt` and `userns_mode` of a service.
 
 use crate::tree::{Fault, Node};
 
@@ -6,6 +6,15 @@ use crate::tree::{Fault, Node};
 pub(super) fn forbidden(node: &Node) -> Result<Option<bool>, Fault> {
     let flags = node.list()?.iter().map(|option| option.parsed(flag)).collect::<Result<Vec<_>, _>>()?;
     Ok(flags.last().copied())
+}
+
+/// Returns whether each task has ids of its own.
+pub(super) fn has_user_namespace(node: &Node) -> Result<bool, Fault> {
+    node.parsed(|mode| match mode {
+        "auto" => Ok(true),
+        "host" => Ok(false),
+        other => Err(format!("`{other}` is not auto or host")),
+    })
 }
 
 fn flag(option: &str) -> Result<bool, String> {

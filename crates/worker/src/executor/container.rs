@@ -23,7 +23,7 @@ use crate::cdi::{self, CdiError};
 use crate::images::{FetchError, Images};
 use crate::locks::KeyedLocks;
 use crate::mounts::{BindError, BindSources};
-use crate::networks::{CheckPlan, Networks};
+use crate::networks::{CheckPlan, NamespaceFolder, Networks};
 use crate::offers::NodeOffers;
 use crate::translate::{self, NodeNames, Places, stop_signal};
 use crate::volumes::{VolumeError, Volumes};
@@ -36,6 +36,7 @@ mod node_counters;
 mod requests;
 mod steps;
 mod supervisor;
+mod user_namespace;
 mod values;
 mod volumes;
 
@@ -44,6 +45,7 @@ use mounted_images::MountedImagesStep;
 use network::NetworkStep;
 use steps::{ImageStep, RunFolder, WritableLayer};
 use supervisor::{Located, Place, Supervisor, blocking};
+use user_namespace::UserNamespaceStep;
 use values::{ValueError, ValueStep};
 use volumes::VolumeStep;
 
@@ -177,11 +179,15 @@ impl ContainerExecutor {
         let layer = WritableLayer { paths: paths.clone(), overlay, busy: KeyedLocks::default() };
         let busy = KeyedLocks::default();
         let mounted = MountedImagesStep { images: images.clone(), paths: paths.clone(), overlay, busy };
-        let values = ValueStep::new(paths.values(), node.clone());
+        let values = ValueStep::new(paths.values(), paths.ids(), node.clone());
         let steps: Vec<Arc<dyn PrepareStep>> = vec![
             Arc::new(ImageStep { images: images.clone() }),
             Arc::new(mounted),
             Arc::new(layer.clone()),
+            Arc::new(UserNamespaceStep {
+                ids: paths.ids(),
+                namespaces: NamespaceFolder::at(paths.namespaces()),
+            }),
             Arc::new(VolumeStep { volumes: volumes.clone(), paths: paths.clone() }),
             Arc::new(values.clone()),
             Arc::new(network.clone()),
@@ -241,6 +247,7 @@ impl ContainerExecutor {
             variables: draft.variables.clone(),
             binds,
             cdi,
+            ids: draft.ids.clone(),
         };
         let translate::Container { order, spec } =
             translate::container(assignment, &draft.config, &draft.network, &self.node, &self.offers, places)?;

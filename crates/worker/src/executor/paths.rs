@@ -8,6 +8,7 @@ use flota_api::id::{TaskId, is_id};
 use flota_runtime::cgroup::{Groups, Hierarchy};
 
 use crate::networks::NamespaceFolder;
+use crate::task_ids::TaskIds;
 
 /// The folders and control groups of a worker's tasks.
 #[derive(Clone, Debug)]
@@ -45,6 +46,11 @@ impl TaskPaths {
         self.run_dir.join("namespaces")
     }
 
+    /// Returns the ids of tasks that have their own.
+    pub(crate) fn ids(&self) -> TaskIds {
+        TaskIds::at(self.run_dir.join("ids"))
+    }
+
     /// Returns the group of all tasks in the hierarchy of cgroup2, if the machine has one.
     pub(crate) fn unified_group(&self) -> Option<PathBuf> {
         self.hierarchies.iter().find(|it| it.v2).map(|it| it.point.join(&self.cgroup_parent))
@@ -54,7 +60,7 @@ impl TaskPaths {
         Groups::below(&self.hierarchies, &self.cgroup_parent, task.as_str())
     }
 
-    /// Returns the tasks that have a folder, a control group or a network namespace.
+    /// Returns the tasks that have a folder, a control group, a namespace or ids.
     pub(crate) fn leftovers(&self) -> BTreeSet<TaskId> {
         let cgroups = self.hierarchies.iter().map(|it| it.point.join(&self.cgroup_parent));
         let folders =
@@ -64,6 +70,6 @@ impl TaskPaths {
             entries.filter(|entry| entry.path().is_dir()).filter_map(|entry| entry.file_name().into_string().ok())
         };
         let found = folders.flat_map(names).filter(|it| is_id(it)).map(Into::into);
-        found.chain(NamespaceFolder::at(self.namespaces()).tasks()).collect()
+        found.chain(NamespaceFolder::at(self.namespaces()).tasks()).chain(self.ids().tasks()).collect()
     }
 }

@@ -25,6 +25,7 @@ use flota_runtime::ImageFiles;
 
 use super::{Cause, ExecutorError};
 use crate::networks::TaskNetwork;
+use crate::task_ids::OwnIds;
 use crate::variables::SecretVariables;
 
 /// One step of a preparation. It is shared by all tasks, which it tells apart by their ids.
@@ -50,6 +51,8 @@ pub struct Draft {
     pub config: ImageConfig,
     /// The files of the images that it mounts, by their references.
     pub images: BTreeMap<String, ImageFiles>,
+    /// The ids that the container has of its own.
+    pub ids: Option<OwnIds>,
     /// The network of the container.
     pub network: TaskNetwork,
     /// Folders of its volumes, by their paths in the container.

@@ -1,5 +1,6 @@
 //! The folder in memory whose files keep network namespaces: one for each network, one for each task,
-//! one for the bridge of tasks without networks, and one for the tunnels of encrypted networks.
+//! one for the bridge of tasks without networks, and one for the tunnels of encrypted networks. The user namespaces to which
+//! networks of tasks belong are beside them.
 //!
 //! A supervisor has a copy of this node's mounts, and with it one of each namespace file. The folder is therefore a
 //! shared mount: when a file is unmounted here, it is unmounted in all copies (mount_namespaces(7)). Otherwise the
@@ -30,7 +31,7 @@ impl NamespaceFolder {
     /// # Errors
     /// The folder can't be created or mounted.
     pub(crate) fn make(&self) -> io::Result<()> {
-        for name in ["networks", "tasks"] {
+        for name in ["networks", "tasks", "users"] {
             fs_err::create_dir_all(self.path.join(name))?;
         }
         let mounts = fs_err::read_to_string("/proc/self/mountinfo")?;
@@ -62,6 +63,11 @@ impl NamespaceFolder {
         self.path.join("tasks").join(id.as_str())
     }
 
+    /// Returns the file of the user namespace of a task that has ids of its own.
+    pub(crate) fn user(&self, id: &TaskId) -> PathBuf {
+        self.path.join("users").join(id.as_str())
+    }
+
     /// Returns the file of the namespace of the bridge for tasks without networks.
     pub(crate) fn bridge(&self) -> PathBuf {
         self.path.join("bridge")
@@ -84,7 +90,7 @@ impl NamespaceFolder {
 
     /// Returns the tasks that have a file.
     pub(crate) fn tasks(&self) -> BTreeSet<TaskId> {
-        self.names("tasks").map(Into::into).collect()
+        self.names("tasks").chain(self.names("users")).map(Into::into).collect()
     }
 
     fn names(&self, folder: &str) -> impl Iterator<Item = String> {

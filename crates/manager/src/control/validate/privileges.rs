@@ -4,13 +4,21 @@
 use std::collections::BTreeSet;
 
 use flota_api::capability;
-use flota_api::model::{CdiName, ServiceSpec};
+use flota_api::defaults::TASK_IDS;
+use flota_api::model::{CdiName, ServiceSpec, ValueUse};
 use flota_api::naming;
 
 /// Calls `check` with the result for every field.
 pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
     if let Some(runtime) = &spec.runtime {
         check("runtime", naming::check(runtime).map_err(|error| error.to_string()));
+    }
+    if spec.user_namespace {
+        check("user_namespace", user_namespace(spec));
+        for (field, id) in ids(spec).filter(|(_, id)| *id >= TASK_IDS) {
+            let why = format!("{id} is not among the ids of a task that has its own, which are below {TASK_IDS}");
+            check(&field, Err(why));
+        }
     }
     for (field, names) in [("cap_add", &spec.cap_add), ("cap_drop", &spec.cap_drop)] {
         let mut known = BTreeSet::new();
@@ -38,6 +46,27 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
         let result = result.and_then(|()| once(kinds.insert(&resource.kind), &resource.kind));
         check(&format!("generic_resources[{index}]"), result);
     }
+}
+
+fn user_namespace(spec: &ServiceSpec) -> Result<(), String> {
+    match spec.privileged {
+        true => Err("a privileged task has the ids of the node".into()),
+        false => Ok(()),
+    }
+}
+
+/// Returns the ids that the spec names, with their fields. Names of users are known to the image only.
+fn ids(spec: &ServiceSpec) -> impl Iterator<Item = (String, u32)> {
+    let user = spec.user.iter().flat_map(|it| it.split(':')).map(|id| ("user".to_owned(), id));
+    let groups = spec.groups.iter().enumerate().map(|(index, id)| (format!("groups[{index}]"), id.as_str()));
+    let numbers = user.chain(groups).filter_map(|(field, id)| Some((field, id.parse().ok()?)));
+    let owners = |list: &'static str, values: &[ValueUse]| {
+        let of = |(index, it): (usize, &ValueUse)| {
+            [("uid", it.uid), ("gid", it.gid)].map(|(name, id)| (format!("{list}[{index}].{name}"), id))
+        };
+        values.iter().enumerate().flat_map(of).collect::<Vec<_>>()
+    };
+    numbers.chain(owners("secrets", &spec.secrets)).chain(owners("configs", &spec.configs))
 }
 
 fn once(first: bool, what: &str) -> Result<(), String> {
@@ -88,6 +117,7 @@ mod tests {
             ServiceSpec { devices: vec![device("/dev/a", "/dev/x", "r"), device("/dev/a", "/dev/y", "rw")], ..spec() },
             ServiceSpec { cdi_devices: cdi("v.com/gpu=0 v.com/gpu=1"), ..spec() },
             ServiceSpec { generic_resources: vec![resource("gpu", 2), resource("fpga", 1)], ..spec() },
+            ServiceSpec { user_namespace: true, user: Some("65535:web".into()), groups: list("0 mail"), ..spec() },
         ] {
             assert_eq!(violations(&good), []);
         }
@@ -127,6 +157,17 @@ mod tests {
                 "generic_resources[3]: `x` is there twice",
             ]
         );
+    }
+
+    #[test]
+    fn a_task_with_ids_of_its_own_has_no_others() {
+        let value = ValueUse { uid: 65_536, gid: 7, ..ValueUse::of("key") };
+        let (user, groups) = (Some("70000:65536".into()), list("mail 65536"));
+        let mut bad = ServiceSpec { privileged: true, user, groups, secrets: vec![value], ..spec() };
+        assert_eq!(violations(&bad), [], "without them it is all the node's");
+        bad.user_namespace = true;
+        let found: Vec<String> = violations(&bad).iter().map(|it| it.field.clone()).collect();
+        assert_eq!(found, ["user_namespace", "user", "user", "groups[1]", "secrets[0].uid"]);
     }
 
     #[test]

@@ -20,9 +20,11 @@ use flota_api::model::{Assignment, SECRETS_FOLDER, TaskValue, ValueBytes, ValueK
 use flota_api::signal;
 use flota_api::template::FileTemplateError;
 use flota_image::remove_folder;
+use flota_runtime::IdRange;
 
 use super::ContainerError;
 use crate::executor::{Cause, Control, Draft, ExecutorError, PrepareStep};
+use crate::task_ids::TaskIds;
 use crate::translate::{self, NodeNames};
 use crate::variables::SecretVariables;
 
@@ -54,6 +56,8 @@ pub(crate) enum ValueError {
 pub(super) struct ValueStep {
     /// The folder of all tasks, at which the file system is mounted while any task has files there.
     folder: PathBuf,
+    /// The ids of tasks that have their own.
+    ids: TaskIds,
     /// For templates.
     node: NodeNames,
     /// Held while the file system is mounted or unmounted.
@@ -102,7 +106,7 @@ fn filled<'a>(
 }
 
 /// Writes a file whole, or leaves the one before it as it is.
-fn write(path: &Path, bytes: &[u8], it: &ValueUse) -> io::Result<()> {
+fn write(path: &Path, bytes: &[u8], it: &ValueUse, ids: Option<IdRange>) -> io::Result<()> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
     // No name of a secret or config begins with a dot.
@@ -114,7 +118,8 @@ fn write(path: &Path, bytes: &[u8], it: &ValueUse) -> io::Result<()> {
     }
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(bytes)?;
-    fchown(&file, Some(it.uid), Some(it.gid))?;
+    let owner = |id: u32| ids.map_or(Some(id), |ids| ids.outside(id)).ok_or(io::ErrorKind::InvalidInput);
+    fchown(&file, Some(owner(it.uid)?), Some(owner(it.gid)?))?;
     // After the change of the owner, which may clear bits.
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(it.mode))?;
     std::fs::rename(&new, path)
@@ -125,8 +130,8 @@ fn versions(task: &Assignment) -> String {
 }
 
 impl ValueStep {
-    pub(super) fn new(folder: PathBuf, node: NodeNames) -> Self {
-        Self { folder, node, mounted: Arc::default() }
+    pub(super) fn new(folder: PathBuf, ids: TaskIds, node: NodeNames) -> Self {
+        Self { folder, ids, node, mounted: Arc::default() }
     }
 
     fn of_task(&self, task: &TaskId) -> PathBuf {
@@ -174,7 +179,7 @@ impl ValueStep {
             }
             let ValuePlace { file, mounted: (target, source) } =
                 place(own.as_deref().unwrap_or(&self.folder), index, &path);
-            write(&file, bytes, it).map_err(|error| ValueError::Write(kind, name(), error))?;
+            write(&file, bytes, it, draft.ids.as_ref().map(|it| it.range)).map_err(|error| ValueError::Write(kind, name(), error))?;
             draft.values.insert(target, source);
         }
         if let Some(own) = own {
@@ -198,12 +203,13 @@ impl ValueStep {
         };
         let before: Vec<&str> = before.lines().collect();
         let (mut signals, mut after) = (BTreeSet::new(), String::new());
+        let ids = self.ids.of(&task.task_id)?;
         for (index, kind, it, value) in uses(task) {
             let written = before.get(index).copied().unwrap_or_default();
             match (&it.signal, it.path(kind), &value.bytes) {
                 (Some(name), Some(path), Some(bytes)) if written != value.data.as_str() => {
                     let bytes = filled(bytes, (kind, it, value), (task, &self.node)).map_err(io::Error::other)?;
-                    write(&place(&own, index, &path).file, &bytes, it)?;
+                    write(&place(&own, index, &path).file, &bytes, it, ids)?;
                     signals.extend(signal::number(name));
                     after += &format!("{}\n", value.data);
                 }
