@@ -74,6 +74,8 @@ fn order(id: &str, dir: &Path, spec: &Spec) -> Result<Order, Box<dyn Error>> {
         terminal: false,
         runtime: None,
         pinned: Vec::new(),
+        ids: None,
+        mapped: Vec::new(),
         images: Vec::new(),
     })
 }

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Act, StepError};
 use crate::oci::IdMapping;
+use crate::security::capabilities::raise_permitted;
+use crate::syscall::process as kernel;
 
 /// A range of user and group ids of the machine, which a container has as its own from 0 on (user_namespaces(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +26,17 @@ impl IdRange {
     pub fn mapping(&self) -> IdMapping {
         IdMapping { container_id: 0, host_id: self.first, size: self.count }
     }
+}
+
+/// Does work whose files belong to the root of a container with these ids. On a mount that shows ids as the container's, nobody
+/// else can make any.
+pub(crate) fn as_root_of<T>(ids: Option<IdRange>, work: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepError> {
+    let Some(ids) = ids else { return work() };
+    kernel::set_file_ids(ids.first, ids.first);
+    // The change has taken the rights to files of others, which this root has in its container.
+    let done = raise_permitted().act(|| "keep the rights to the container's files".into()).and_then(|()| work());
+    kernel::set_file_ids(0, 0);
+    done
 }
 
 /// Returns the machine's id for one of a container with these mappings, or the same id if it is not mapped.

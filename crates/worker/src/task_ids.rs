@@ -130,7 +130,9 @@ mod tests {
         let taken: Vec<IdRange> = (0..200).map(|number| ids.take(&task(number)).expect("most are free")).collect();
         let firsts: BTreeSet<u32> = taken.iter().map(|it| it.first).collect();
         assert_eq!(firsts.len(), 200, "no two tasks have the same");
-        assert!(firsts.iter().all(|first| (FIRST..0x7000_0000).contains(first) && (first - FIRST) % TASK_IDS == 0));
+        assert!(
+            firsts.iter().all(|first| (FIRST..0x7000_0000).contains(first) && (first - FIRST).is_multiple_of(TASK_IDS))
+        );
         // Another daemon finds the same ones.
         let next = TaskIds::at(dir.path().join("ids"));
         assert_eq!(next.take(&task(7)).expect("it has one"), taken[7]);

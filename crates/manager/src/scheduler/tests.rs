@@ -14,7 +14,6 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::plan::Change;
-use flota_api::FEATURE_LEVEL;
 use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{
     Allowance, Attachment, Availability, DeviceId, GenericResource, Mount, MountSource, Network, NetworkAttachment,
@@ -24,6 +23,7 @@ use flota_api::model::{
 use flota_api::object::{Kind, StoreObject};
 use flota_api::resources::Resources;
 use flota_api::version::{Meta, Timestamp};
+use flota_api::{FEATURE_LEVEL, LEVEL_OF_USER_NAMESPACES};
 
 const GIB: u64 = 1 << 30;
 
@@ -338,4 +338,21 @@ fn a_node_whose_kernel_can_not_encrypt_gets_no_task_of_an_encrypted_network() {
     assert_eq!(cluster(vec![node("a")], "secret"), [reason]);
     assert_eq!(cluster(vec![node("a")], "clear"), ["t@a"]);
     assert_eq!(cluster(vec![node("a"), able, node("b")], "secret"), ["t@able"]);
+}
+
+#[test]
+fn a_task_with_ids_of_its_own_gets_a_node_that_can_give_them() {
+    let spec = ServiceSpec { user_namespace: true, ..ServiceSpec::default() };
+    let planned_on = |nodes: Vec<Node>| {
+        let mut objects =
+            vec![service("s", spec.clone()).into_object(), task("t", "s", "", TaskState::Pending).into_object()];
+        objects.extend(nodes.into_iter().map(StoreObject::into_object));
+        planned(&view(objects), "s")
+    };
+    let mut able = node("able");
+    able.description.user_namespaces = true;
+    assert_eq!(planned_on(vec![node("a")]), ["t: no node fits: 1 of 1 without user namespaces for tasks"]);
+    assert_eq!(planned_on(vec![node("a"), able.clone(), node("b")]), ["t@able"]);
+    able.description.feature_level = LEVEL_OF_USER_NAMESPACES - 1;
+    assert_eq!(planned_on(vec![able]), ["t: no node fits: 1 of 1 of a version that is too old"]);
 }

@@ -19,7 +19,7 @@ use nix::unistd::chdir;
 use super::bundle;
 use super::order::{ImageFiles, ImageMount, Order, RootSource};
 use crate::error::{Act, StepError};
-use crate::ids::IdRange;
+use crate::ids::{IdRange, as_root_of};
 use crate::process::user_namespace;
 use crate::rootfs::RootDir;
 use crate::syscall::mounts as kernel;
@@ -64,26 +64,26 @@ pub(crate) fn try_ids(dir: &Path, root: &RootSource, ids: IdRange) -> Result<(),
 /// The places of the mounts of one container.
 struct Mounts<'a> {
     dir: &'a Path,
-    /// A user namespace with the ids of the container.
-    ids: Option<OwnedFd>,
+    /// The ids of the container, and a user namespace with them.
+    ids: Option<(IdRange, OwnedFd)>,
 }
 
 impl<'a> Mounts<'a> {
     fn new(dir: &'a Path, ids: Option<IdRange>) -> Result<Self, StepError> {
-        let namespace = |it: IdRange| user_namespace::mapped(&[it.mapping()], &[it.mapping()]);
-        Ok(Self { dir, ids: ids.map(namespace).transpose()? })
+        let with_namespace = |it: IdRange| Ok((it, user_namespace::mapped(&[it.mapping()], &[it.mapping()])?));
+        Ok(Self { dir, ids: ids.map(with_namespace).transpose()? })
     }
 
     /// Opens the sources that the bind mounts of the configuration show in place of what is at their paths.
     fn sources(&self, order: &Order) -> Result<Vec<OwnedFd>, StepError> {
         let pinned = order.pinned.iter().map(|path| open_pinned(path).and_then(|tree| self.map(tree, path)));
-        let mapped = order.mapped.iter().map(|path| self.map(open(path)?, path));
+        let mapped = order.mapped.iter().map(|path| self.map(open(path, true)?, path));
         pinned.chain(mapped).collect()
     }
 
     /// Shows the ids of a tree that is not attached yet as the container's.
     fn map(&self, tree: OwnedFd, path: &Path) -> Result<OwnedFd, StepError> {
-        if let Some(ids) = &self.ids {
+        if let Some((_, ids)) = &self.ids {
             let mapped = kernel::set_attributes(tree.as_fd(), kernel::Change::default(), true, Some(ids.as_fd()));
             mapped.act(|| format!("show the ids in `{}` as the container's", path.display()))?;
         }
@@ -96,7 +96,7 @@ impl<'a> Mounts<'a> {
             return Ok(folder.to_owned());
         }
         let place = bundle(self.dir).join("ids").join(name);
-        attach(&self.map(open(folder)?, folder)?, &place)?;
+        attach(&self.map(open(folder, false)?, folder)?, &place)?;
         Ok(place)
     }
 
@@ -126,9 +126,13 @@ impl<'a> Mounts<'a> {
         let names: Vec<String> =
             layers.iter().map(|it| it.strip_prefix(&common).unwrap_or(it).display().to_string()).collect();
         let options = format!("lowerdir={}{rest}", names.join(":"));
-        let mounted = mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(options.as_str()));
+        // Whoever mounts an overlay makes the files in its writable layer.
+        let mounted = as_root_of(self.ids.as_ref().map(|(ids, _)| *ids), || {
+            let mounted = mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(options.as_str()));
+            mounted.act(|| "mount the layers".into())
+        });
         chdir("/").act(|| "leave the layers".into())?;
-        mounted.act(|| "mount the layers".into())
+        mounted
     }
 
     /// Mounts an image, or the part of it that is wanted, at its path in the bundle.
@@ -180,12 +184,12 @@ pub(super) fn source_path(dir: &Path, index: usize) -> PathBuf {
     bundle(dir).join("sources").join(index.to_string())
 }
 
-/// Opens a path as a mount of its own, with the mounts below it.
-fn open(path: &Path) -> Result<OwnedFd, StepError> {
-    kernel::open_tree(nix::fcntl::AT_FDCWD, path, true).act(|| format!("open `{}`", path.display()))
+/// Opens a path as a mount of its own, with or without the mounts below it.
+fn open(path: &Path, recursive: bool) -> Result<OwnedFd, StepError> {
+    kernel::open_tree(nix::fcntl::AT_FDCWD, path, recursive).act(|| format!("open `{}`", path.display()))
 }
 
-/// Does the same for a path without links.
+/// Does the same for a path without links, with the mounts below it.
 fn open_pinned(path: &Path) -> Result<OwnedFd, StepError> {
     let act = || format!("open `{}`, the source of a mount", path.display());
     let place = RootDir::open(Path::new("/"))?.find_without_links(path, libc::O_PATH).act(act)?;

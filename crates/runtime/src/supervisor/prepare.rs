@@ -14,12 +14,11 @@ use super::mounts::{image_path, source_path};
 use super::order::Order;
 use super::user;
 use crate::error::{Act, StepError};
+use crate::ids::as_root_of;
 use crate::oci::{self, Process, Spec};
 use crate::rootfs::RootDir;
 use crate::security::Filter;
-use crate::security::capabilities::raise_permitted;
 use crate::state;
-use crate::syscall::process as kernel;
 
 /// Returns the bundle in a supervisor's folder.
 pub(crate) fn bundle(dir: &Path) -> PathBuf {
@@ -30,7 +29,7 @@ pub(crate) fn bundle(dir: &Path) -> PathBuf {
 pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec, StepError> {
     let mut spec: Spec = oci::read_json(&bundle(dir).join("config.json"))?;
     let root = RootDir::open(rootfs)?;
-    as_its_root(order, || write_network_files(&root, order))?;
+    as_root_of(order.ids, || write_network_files(&root, order))?;
     if let Some(it) = &mut spec.root {
         it.path = rootfs.to_owned();
     }
@@ -83,17 +82,6 @@ pub(super) fn take_user(process: &mut Process, user: &user::ContainerUser) {
     if !process.env.iter().any(|it| it.starts_with("HOME=")) {
         process.env.push(format!("HOME={}", user.home));
     }
-}
-
-/// Does work whose files belong to the container's root. On a mount that shows ids as the container's, nobody else can make
-/// any.
-fn as_its_root<T>(order: &Order, work: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepError> {
-    let Some(ids) = order.ids else { return work() };
-    kernel::set_file_ids(ids.first, ids.first);
-    // The change has taken the rights to files of others, which this root has in its container.
-    let done = raise_permitted().act(|| "keep the rights to the container's files".into()).and_then(|()| work());
-    kernel::set_file_ids(0, 0);
-    done
 }
 
 /// Where the machine's name servers are.

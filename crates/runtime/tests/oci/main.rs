@@ -16,6 +16,7 @@ mod launcher; // the process that supervisors are forked from
 mod lifecycle; // create, start, kill, delete, pause, list, update, …
 mod mounts; // `mounts`, the root, masked and read-only paths
 mod other_runtimes; // the same container by three runtimes under our supervisor
+mod own_ids; // containers with user and group ids of their own
 mod process; // `process`: identity, capabilities, limits, priorities
 mod rootless; // of a user without rights
 mod running; // a call of the program: its output and code

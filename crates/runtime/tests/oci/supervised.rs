@@ -41,6 +41,8 @@ impl Supervised {
             terminal: false,
             runtime: None,
             pinned: Vec::new(),
+            ids: None,
+            mapped: Vec::new(),
             images: Vec::new(),
         };
         Self { order, dir, bundle }

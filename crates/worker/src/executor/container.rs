@@ -184,10 +184,7 @@ impl ContainerExecutor {
             Arc::new(ImageStep { images: images.clone() }),
             Arc::new(mounted),
             Arc::new(layer.clone()),
-            Arc::new(UserNamespaceStep {
-                ids: paths.ids(),
-                namespaces: NamespaceFolder::at(paths.namespaces()),
-            }),
+            Arc::new(UserNamespaceStep { ids: paths.ids(), namespaces: NamespaceFolder::at(paths.namespaces()) }),
             Arc::new(VolumeStep { volumes: volumes.clone(), paths: paths.clone() }),
             Arc::new(values.clone()),
             Arc::new(network.clone()),

@@ -1,3 +1,5 @@
+use flota_runtime::IdRange;
+
 use super::*;
 
 fn translate(spec: &ServiceSpec, config: &ImageConfig) -> Result<oci::Process, TranslateError> {
@@ -40,6 +42,11 @@ fn translate_in(
         values: if has_secrets { [("/run/secrets".to_owned(), "/v/secrets".into())].into() } else { BTreeMap::new() },
         variables: SecretVariables(has_secrets.then(|| "PASSWORD=hunter2".to_owned()).into_iter().collect()),
         binds: BindSources::default(),
+        ids: assignment.spec.user_namespace.then(|| OwnIds {
+            range: IdRange { first: 1_000_000, count: 65_536 },
+            user: "/n/users/id".into(),
+            network: "/n/tasks/id".into(),
+        }),
         cdi: crate::cdi::of_task(assignment, &node_offers.cdi_folders).expect("the devices are there"),
     };
     container(assignment, config, network, &node, node_offers, places)
@@ -234,4 +241,37 @@ fn secrets_are_mounted_read_only_and_are_variables_only_where_that_was_asked_for
     }
     let env = result.process.expect("every container has one").env;
     assert!(env.contains(&"PASSWORD=hunter2".to_owned()) && !env.contains(&"PASSWORD=other".to_owned()), "{env:?}");
+}
+
+#[test]
+fn a_task_with_ids_of_its_own_joins_the_namespaces_that_belong_to_them() {
+    let spec = ServiceSpec { user_namespace: true, ..ServiceSpec::default() };
+    let translated = |network: &TaskNetwork| {
+        translate_in(network, &NodeOffers::default(), &assigned(&spec), &ImageConfig::default()).expect("it is allowed")
+    };
+    let joined =
+        TaskNetwork::Joined { namespace: "/n/tasks/id".into(), addresses: Vec::new(), resolver: String::new() };
+    for network in [TaskNetwork::Loopback, joined] {
+        let Container { order, spec } = translated(&network);
+        let linux = spec.linux.expect("every container has one");
+        let path = |kind| linux.namespaces.iter().find(|it| it.kind == kind).map(|it| it.path.display().to_string());
+        assert_eq!(path(NamespaceKind::User).as_deref(), Some("/n/users/id"));
+        assert_eq!(path(NamespaceKind::Network).as_deref(), Some("/n/tasks/id"));
+        assert_eq!(path(NamespaceKind::Pid).as_deref(), Some(""), "the others are new");
+        let mapping = [oci::IdMapping { container_id: 0, host_id: 1_000_000, size: 65_536 }];
+        assert_eq!((linux.uid_mappings.as_slice(), linux.gid_mappings.as_slice()), (&mapping[..], &mapping[..]));
+        // The kernel takes no group that the namespace does not have.
+        assert_eq!(linux.sysctl["net.ipv4.ping_group_range"], "0 65535");
+        assert_eq!(order.ids, Some(IdRange { first: 1_000_000, count: 65_536 }));
+        assert_eq!(order.mapped, [PathBuf::from("/v/data")]);
+    }
+    let Container { order, spec } = translate_in(
+        &TaskNetwork::Loopback,
+        &NodeOffers::default(),
+        &assigned(&ServiceSpec::default()),
+        &ImageConfig::default(),
+    )
+    .expect("it is allowed");
+    assert_eq!((order.ids, order.mapped), (None, Vec::new()));
+    assert!(spec.linux.expect("every container has one").uid_mappings.is_empty());
 }

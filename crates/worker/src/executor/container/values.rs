@@ -179,7 +179,8 @@ impl ValueStep {
             }
             let ValuePlace { file, mounted: (target, source) } =
                 place(own.as_deref().unwrap_or(&self.folder), index, &path);
-            write(&file, bytes, it, draft.ids.as_ref().map(|it| it.range)).map_err(|error| ValueError::Write(kind, name(), error))?;
+            write(&file, bytes, it, draft.ids.as_ref().map(|it| it.range))
+                .map_err(|error| ValueError::Write(kind, name(), error))?;
             draft.values.insert(target, source);
         }
         if let Some(own) = own {
@@ -303,9 +304,9 @@ mod tests {
         let path = dir.path().join("secrets/db");
         let own = std::fs::metadata(dir.path()).expect("it is there");
         let it = ValueUse { uid: own.uid(), gid: own.gid(), mode: 0o440, ..ValueUse::of("db") };
-        write(&path, b"one", &it).expect("it can be written");
+        write(&path, b"one", &it, None).expect("it can be written");
         let open = std::fs::File::open(&path).expect("it is there");
-        write(&path, b"two", &it).expect("it can be written again");
+        write(&path, b"two", &it, None).expect("it can be written again");
         assert_eq!(io::read_to_string(open).expect("it can be read"), "one", "who reads it has the old one");
         assert_eq!(std::fs::read(&path).expect("it is there"), b"two");
         assert_eq!(std::fs::metadata(&path).expect("it is there").mode() & 0o7777, 0o440);
@@ -313,9 +314,29 @@ mod tests {
     }
 
     #[test]
+    fn a_file_belongs_to_an_id_of_the_task_at_first_and_in_newer_versions() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let ids = TaskIds::at(dir.path().join("ids"));
+        let step = ValueStep::new(dir.path().to_owned(), ids.clone(), node());
+        let it = ValueUse { uid: 7, gid: 65_535, signal: Some("HUP".into()), ..ValueUse::of("db") };
+        let path = dir.path().join("t/secrets/db");
+        let range = ids.take(&"t".into()).expect("most are free");
+        write(&path, b"one", &it, Some(range)).expect("tests run as root");
+        let owner = || std::fs::metadata(&path).map(|found| (found.uid(), found.gid())).expect("it is there");
+        let expected = (range.first + 7, range.first + 65_535);
+        assert_eq!(owner(), expected);
+        std::fs::write(dir.path().join("t").join(VERSIONS), "d1\n").expect("it is new");
+        step.renew(&task(vec![it.clone()], vec![value("d2", Some(b"two"))]), &Signals::default())
+            .expect("it can be done");
+        assert_eq!((std::fs::read(&path).expect("it is there"), owner()), (b"two".to_vec(), expected));
+        let other = ValueUse { uid: 65_536, ..it };
+        write(&path, b"x", &other, Some(range)).expect_err("the task does not have this id");
+    }
+
+    #[test]
     fn newer_versions_of_files_are_written_and_signalled_once() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let step = ValueStep::new(dir.path().to_owned(), node());
+        let step = ValueStep::new(dir.path().to_owned(), TaskIds::at(dir.path().join("ids")), node());
         let own = std::fs::metadata(dir.path()).expect("it is there");
         let followed = ValueUse { uid: own.uid(), gid: own.gid(), signal: Some("HUP".into()), ..ValueUse::of("db") };
         let uses = || vec![followed.clone(), ValueUse { target: Some("x".into()), signal: None, ..followed.clone() }];
@@ -339,7 +360,7 @@ mod tests {
     #[test]
     fn templates_are_filled_in_for_the_task_at_first_and_in_newer_versions() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let step = ValueStep::new(dir.path().to_owned(), node());
+        let step = ValueStep::new(dir.path().to_owned(), TaskIds::at(dir.path().join("ids")), node());
         let own = std::fs::metadata(dir.path()).expect("it is there");
         let it = ValueUse { uid: own.uid(), gid: own.gid(), signal: Some("HUP".into()), ..ValueUse::of("db") };
         let task = |data: &str, text: &str, template| {
@@ -379,7 +400,7 @@ mod tests {
 
     #[test]
     fn variables_are_text_and_are_not_shown() {
-        let step = ValueStep::new("/nonexistent".into(), node());
+        let step = ValueStep::new("/nonexistent".into(), TaskIds::at("/nonexistent".into()), node());
         let variable = || vec![ValueUse { env: Some("PASSWORD".into()), ..ValueUse::of("db") }];
         let provided = |bytes| {
             let mut draft = Draft::default();
