@@ -1,6 +1,7 @@
 //! Runs the daemon: serves the local socket, takes up the node's membership, and stops in order on a signal.
 
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::Gid;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -61,7 +63,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Binds the local socket, which only root may use.
+/// The group whose members may use the local socket, if the machine has it.
+const SOCKET_GROUP: &str = "flota";
+
+/// Binds the local socket, which root may use, and the members of a group.
 fn listen(config: &Config) -> anyhow::Result<UnixListener> {
     let socket = config.socket();
     fs_err::create_dir_all(&config.run_dir)?;
@@ -70,8 +75,24 @@ fn listen(config: &Config) -> anyhow::Result<UnixListener> {
     let new = socket.with_extension("new");
     let _ = std::fs::remove_file(&new);
     let listener = bind(&new).with_context(|| format!("failed to listen at {}", socket.display()))?;
+    let groups = fs_err::read_to_string("/etc/group").unwrap_or_default();
+    if let Some(group) = group_id(&groups, SOCKET_GROUP) {
+        open_to(&new, group).with_context(|| format!("failed to open {} to its group", socket.display()))?;
+    }
     fs_err::rename(&new, &socket)?;
     Ok(UnixListener::from_std(listener)?)
+}
+
+/// Returns the number of a group in the text of /etc/group (group(5)).
+fn group_id(groups: &str, name: &str) -> Option<Gid> {
+    let entry = groups.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|it| it[0] == name)?;
+    entry.get(2)?.parse().ok().map(Gid::from_raw)
+}
+
+/// Lets the members of a group use a socket.
+fn open_to(socket: &Path, group: Gid) -> std::io::Result<()> {
+    nix::unistd::chown(socket, None, Some(group))?;
+    fs_err::set_permissions(socket, std::fs::Permissions::from_mode(0o660))
 }
 
 /// Listens at `path`, whose mode is 0600 from the first moment: Linux makes the file with the mode of the socket's
@@ -87,7 +108,7 @@ fn bind(path: &Path) -> nix::Result<net::UnixListener> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::MetadataExt;
 
     use super::*;
 
@@ -99,6 +120,22 @@ mod tests {
         assert_eq!(fs_err::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
         let _client = net::UnixStream::connect(&path).expect("somebody listens");
         listener.accept().expect("the client is there");
+        open_to(&path, Gid::from_raw(4_321)).expect("tests run as root");
+        let found = fs_err::metadata(&path).expect("it is there");
+        assert_eq!((found.permissions().mode() & 0o777, found.uid(), found.gid()), (0o660, 0, 4_321));
         assert!(bind(&path).is_err(), "the name is taken");
+    }
+
+    #[test]
+    fn the_group_of_the_socket_is_found_by_its_whole_name() {
+        for (groups, expected) in [
+            ("root:x:0:\nflota:x:990:ada,bob\n", Some(990)),
+            ("flota-x:x:7:\nxflota:x:8:\n", None),
+            ("flota\nflota:x", None),
+            ("flota:x:none:\n", None),
+            ("", None),
+        ] {
+            assert_eq!(group_id(groups, "flota").map(Gid::as_raw), expected, "{groups:?}");
+        }
     }
 }

@@ -46,11 +46,10 @@ use exec::Execs;
 pub use launcher::launch;
 pub use message::ContainerEvent;
 use message::{FromSupervisor, ToSupervisor};
-pub(crate) use mounts::try_ids;
+pub(crate) use mounts::{bundle, try_ids};
 pub use order::{ExecSpec, ImageFiles, ImageMount, Order, RootSource};
 use output::Output;
 use peer::{Peer, PeerId};
-pub(crate) use prepare::bundle;
 use start::Started;
 use timers::Timers;
 

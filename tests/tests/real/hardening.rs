@@ -1,5 +1,7 @@
 //! What a program in a task finds around it, as root there and with Docker's defaults. docs/security.md lists what it can't do.
 
+use std::collections::BTreeSet;
+
 use flota_tests::Cluster;
 
 /// Runs a line of shell in the task, and returns what it prints, its errors included.
@@ -76,4 +78,67 @@ fn a_program_in_a_task_finds_no_way_out() {
     assert!(!port.contains("reached"), "{port}");
     let open = inside(&cluster, "/busybox nslookup hard");
     assert!(open.contains("Address"), "its own network works: {open}");
+}
+
+#[test]
+fn the_root_of_a_task_with_ids_of_its_own_is_nobody_on_its_node() {
+    let cluster = Cluster::up(1, 1);
+    cluster.pack_busybox();
+    cluster.ok("network create inner");
+    let made = cluster.ctl_with_input("secret create key -", "hunter2");
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    cluster.ok("service create --name hard --userns auto --network inner --constraint node.hostname==w1 --replicas 2 --stop-grace-period 1s \
+         --mount type=volume,source=data,target=/data --secret source=key,uid=7,gid=7,mode=0400 \
+         busybox busybox sleep 1000");
+    let ids = |task: &str| {
+        let map = cluster.ok(&format!("exec {task} -- /busybox cat /proc/self/uid_map"));
+        map.split_whitespace().map(|it| it.parse().expect("a number")).collect::<Vec<u32>>()
+    };
+    let (first, second) = (ids("hard.1"), ids("hard.2"));
+    assert_eq!((first[0], first[2], second[0], second[2]), (0, 65_536, 0, 65_536));
+    assert!(first[1].abs_diff(second[1]) >= 65_536, "{first:?} {second:?}");
+    // It is root in its own: of its files, of its volume, and of its network.
+    for (line, expected) in [
+        ("/busybox id -u", "0"),
+        ("/busybox stat -c %u:%a / /busybox /etc/hosts /data", "0:755\n0:755\n0:644\n0:755"),
+        ("/busybox stat -c %u:%g:%a /run/secrets/key", "7:7:400"),
+        ("/busybox cat /run/secrets/key", "hunter2"),
+        ("/busybox touch /data/file && /busybox chown 7 /data/file && /busybox stat -c %u /data/file", "7"),
+        ("echo out > /dev/stdout", "out"),
+        ("/busybox ping -c 1 -W 5 hard > /dev/null && echo answered", "answered"),
+    ] {
+        assert_eq!(inside(&cluster, line).trim(), expected, "{line}");
+    }
+    // On its node it has none of the ids of the node.
+    let processes = cluster.find("w1", "/proc -maxdepth 1 -name [0-9]* -uid +1000000000 -printf %U\\n");
+    let owners: BTreeSet<&str> = processes.iter().map(String::as_str).collect();
+    assert_eq!(owners, [first[1], second[1]].map(|it| it.to_string()).iter().map(String::as_str).collect());
+    // On disk the ids are those of the container, so that the next task finds the same owners.
+    let file = cluster.find("w1", "/var/lib/flota/worker/volumes -name file -printf %U\\n");
+    assert_eq!(file, ["7"]);
+    assert_eq!(cluster.ok("exec hard.2 -- /busybox stat -c %u /data/file").trim(), "7");
+    // A daemon that starts again finds it as it was, and what is removed leaves nothing.
+    cluster.sandbox_ok("kill --daemon-only w1");
+    cluster.sandbox_ok("start w1");
+    cluster.wait_state("w1", "ready");
+    assert_eq!(ids("hard.1"), first);
+    assert_eq!(inside(&cluster, "/busybox nslookup hard > /dev/null && echo resolved").trim(), "resolved");
+    cluster.ok("service rm hard");
+    cluster.wait("nothing is left", |it| {
+        let folders = ["/run/flota/ids", "/run/flota/namespaces/users", "/run/flota/namespaces/tasks"];
+        folders.iter().all(|folder| it.find("w1", &format!("{folder} -mindepth 1")).is_empty())
+    });
+}
+
+#[test]
+fn ids_of_its_own_and_those_of_the_node_are_refused_for_one_service() {
+    let cluster = Cluster::up(1, 0);
+    for (flags, why) in [
+        ("--privileged", "user_namespace: a privileged task has the ids of the node"),
+        ("--network host", "user_namespace: a task in the network `host` has the node's ids"),
+        ("--user 70000", "user: 70000 is not among the ids of a task that has its own"),
+    ] {
+        let refused = cluster.ctl(&format!("service create --name bad --userns auto {flags} --no-resolve-image none"));
+        assert!(refused.stderr.contains(why), "{flags}: {}", refused.stderr);
+    }
 }

@@ -1,7 +1,7 @@
 //! The mapping of ids of a user namespace to ids outside (user_namespaces(7)).
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 
 use nix::unistd::{Pid, geteuid};
@@ -9,6 +9,7 @@ use nix::unistd::{Pid, geteuid};
 use super::clone;
 use crate::error::{Act, StepError};
 use crate::oci::{IdMapping, NamespaceKind, Spec};
+use crate::syscall::files;
 
 fn lines(mappings: &[IdMapping]) -> String {
     let line = |it: &IdMapping| format!("{} {} {}\n", it.container_id, it.host_id, it.size);
@@ -107,6 +108,8 @@ pub(crate) fn within<T>(
     match clone::fork(flags, clone::Parent::Caller).act(|| "make a user namespace".into())? {
         clone::Side::Child => {
             drop(writer);
+            // Another thread may be doing the same, and this process has a copy of its pipe, whose end would not be heard.
+            files::close_all_but(reader.as_fd());
             // The process waits until the parent is done or has ended.
             let _ = nix::unistd::read(&reader, &mut [0]);
             clone::exit(0)

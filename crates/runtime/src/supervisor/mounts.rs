@@ -16,13 +16,17 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::chdir;
 
-use super::bundle;
 use super::order::{ImageFiles, ImageMount, Order, RootSource};
 use crate::error::{Act, StepError};
 use crate::ids::{IdRange, as_root_of};
 use crate::process::user_namespace;
 use crate::rootfs::RootDir;
 use crate::syscall::mounts as kernel;
+
+/// Returns the bundle in a supervisor's folder.
+pub(crate) fn bundle(dir: &Path) -> PathBuf {
+    dir.join("bundle")
+}
 
 /// Mounts the root, the sources that are pinned or mapped, and images. Returns the path of the root.
 pub(super) fn mount_all(dir: &Path, order: &Order) -> Result<PathBuf, StepError> {

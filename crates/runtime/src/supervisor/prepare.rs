@@ -3,14 +3,14 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::mounts::{image_path, source_path};
+use super::mounts::{bundle, image_path, source_path};
 use super::order::Order;
 use super::user;
 use crate::error::{Act, StepError};
@@ -19,11 +19,6 @@ use crate::oci::{self, Process, Spec};
 use crate::rootfs::RootDir;
 use crate::security::Filter;
 use crate::state;
-
-/// Returns the bundle in a supervisor's folder.
-pub(crate) fn bundle(dir: &Path) -> PathBuf {
-    dir.join("bundle")
-}
 
 /// Returns the configuration, completed with the settings of the image.
 pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec, StepError> {

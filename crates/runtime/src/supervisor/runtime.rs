@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::order::{ExecSpec, Order};
-use super::{console, prepare};
+use super::{console, mounts, prepare};
 use crate::cgroup::Groups;
 use crate::container::{Container, Creation, Execution, GroupChoice};
 use crate::error::{Act, RunError, StepError};
@@ -63,7 +63,7 @@ impl Embedded {
 
 impl Runtime for Embedded {
     fn run(&self, spec: &Spec, console: Option<OwnedFd>) -> Result<i32, RunError> {
-        let mut creation = Creation::new(&states(&self.dir), &self.id, &prepare::bundle(&self.dir));
+        let mut creation = Creation::new(&states(&self.dir), &self.id, &mounts::bundle(&self.dir));
         creation.console = console;
         creation.supervised = true;
         // The daemon knows where its groups are. This process can't find out, because it may be in another group.
@@ -156,7 +156,7 @@ impl Runtime for CommandLine {
     fn run(&self, spec: &Spec, console: Option<OwnedFd>) -> Result<i32, RunError> {
         prepare::write(&self.dir, spec)?;
         let mut command = self.command("create");
-        command.arg("--bundle").arg(prepare::bundle(&self.dir)).arg("--pid-file").arg(self.pid_file());
+        command.arg("--bundle").arg(mounts::bundle(&self.dir)).arg("--pid-file").arg(self.pid_file());
         let relay = console.map(|it| console::Relay::listen(&self.dir, it)).transpose()?;
         if let Some(relay) = &relay {
             command.arg("--console-socket").arg(relay.path());
@@ -190,7 +190,7 @@ impl Runtime for CommandLine {
     }
 
     fn spec(&self) -> Result<Spec, StepError> {
-        read_json(&prepare::bundle(&self.dir).join("config.json"))
+        read_json(&mounts::bundle(&self.dir).join("config.json"))
     }
 
     fn delete(&self) -> Result<(), RunError> {

@@ -1,8 +1,10 @@
 //! Containers with user and group ids of their own, and the files and namespaces that belong to these.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use flota_runtime::{IdRange, ImageFiles, RootSource, owned_namespaces};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -152,4 +154,29 @@ fn a_source_whose_file_system_can_not_show_other_ids_is_refused_by_name() {
     let error = container.try_start().unwrap_err().text;
     assert!(error.contains("show the ids in `/proc/self/fdinfo` as the container's"), "{error}");
     container.assert_gone();
+}
+
+#[test]
+fn namespaces_are_made_beside_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    for number in 0..8u32 {
+        let (folder, sender) = (folder.path().to_owned(), sender.clone());
+        std::thread::spawn(move || {
+            let [user, network] = ["user", "net"].map(|kind| folder.join(format!("{kind}{number}")));
+            let ids = IdRange { first: IDS.first + number * IDS.count, count: IDS.count };
+            for _ in 0..20 {
+                owned_namespaces::make(ids, &user, &network).unwrap();
+            }
+            let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+            let found = [inode(&user), inode(&network)];
+            [user, network].iter().for_each(|path| owned_namespaces::remove(path).unwrap());
+            sender.send(found).unwrap();
+        });
+    }
+    drop(sender);
+    let next = || receiver.recv_timeout(Duration::from_secs(60)).expect("one waits for another");
+    let found: BTreeSet<u64> = (0..8).flat_map(|_| next()).collect();
+    assert_eq!(found.len(), 16, "each is another");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
