@@ -31,7 +31,7 @@ test: test-tools format dev  ## formatting, clippy, all tests
 test-long: dev      ## thousands of simulated clusters and a large one, power failures at each operation of long runs of the store, histories of real ones, traffic through them while nodes die, an upgrade from the landing before, one that rebalances by itself, and ones whose certificates expired while they were off; layers as umoci and containerd unpack them; in QEMU: the units under systemd, and the clusters' tests where control groups are v2
 	$(CARGO) run --locked --release -p flota-tests --bin flota-simulate -- $(or $(FLOTA_SEED),1000) $(or $(FLOTA_SEEDS),3000)
 	$(CARGO) run --locked --release -p flota-tests --bin flota-simulate -- --scale 1000 20000
-	FLOTA_PROGRAMS=$(CURDIR)/target/debug $(CARGO) test --locked -p flota-tests --test real -- --ignored --nocapture --test-threads=1 --skip encryption:: --skip upgrade::
+	FLOTA_PROGRAMS=$(CURDIR)/target/debug $(CARGO) test --locked -p flota-tests --test real -- --ignored --nocapture --test-threads=1 --skip encryption:: --skip apparmors --skip upgrade::
 	previous=$$(bash tests/previous.sh) && FLOTA_PROGRAMS=$(CURDIR)/target/debug FLOTA_PREVIOUS=$$previous $(CARGO) test --locked -p flota-tests --test real -- --ignored --nocapture upgrade::
 	@bash deploy/tools.sh guest
 	$(CARGO) test --locked -p flota-raft-store --lib -- --ignored

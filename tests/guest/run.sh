@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The runtime's tests and the real clusters' in a QEMU guest with Debian's kernel, where control groups are v2 alone:
 # `make test-long`.
-# With the word `encryption`, only the tests of encrypted networks, which need Debian's WireGuard.
+# With the word `kernel`, only the tests of what this machine's kernel lacks: WireGuard for encrypted networks, and AppArmor.
 # Everything is made below target/guest; nothing is installed on this machine but QEMU.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -12,7 +12,7 @@ export FLOTA_PROGRAMS="$PWD/target/debug"
 tests="services:: faults::a_ faults::without images::an_image_lies images::where nodes:: --skip damaged --skip what_is_large"
 # Other runtimes and the corpus are not in the guest, and its kernel does not map the ids of a tmpfs (before 6.3).
 oci="--skip other_runtimes --skip fuzz_corpus --skip id_mapped --skip own_ids"
-[ "${1:-}" != encryption ] || oci=
+[ "${1:-}" != kernel ] || oci=
 binary() { # PACKAGE TEST
   cargo test --locked -p "$1" --test "$2" --no-run --message-format=json 2>/dev/null |
     grep -o "\"executable\":\"[^\"]*/$2-[^\"]*\"" | tail -1 | cut -d'"' -f4
@@ -26,6 +26,10 @@ cp "$(binary flota-tests real)" "$root/programs/real"
 [ -z "$oci" ] || cp "$(binary flota-runtime oci)" "$root/programs/oci"
 cp "$(binary flota-network tunnel)" "$root/programs/tunnel"
 cp tests/guest/init "$root/init"
+if [ ! -e "$guest/apparmor" ]; then
+  (cd "$guest" && apt-get download -qq apparmor && dpkg-deb -x apparmor_*.deb apparmor)
+fi
+cp "$guest/apparmor/sbin/apparmor_parser" deploy/apparmor/flota-default "$root/programs/"
 chmod +x "$root/init"
 echo "$tests" >"$root/tests"
 printf %s "$oci" >"$root/oci-tests"

@@ -138,7 +138,7 @@ mod tests {
     async fn what_a_program_uses_to_start_is_not_its_load() {
         let health = Some(Health { state: HealthState::Starting, ..Health::default() });
         let starts = task("starts", 60);
-        let starts = Task { status: TaskStatus { health, ..starts.status.clone() }, ..starts };
+        let starts = Task { status: TaskStatus { health: health.map(Box::new), ..starts.status.clone() }, ..starts };
         let waits = Task { node_id: None, status: TaskStatus::default(), ..task("waits", 0) };
         let view = view(vec![task("new", 10), task("old", 40), task("silent", 40), starts, waits]);
         let usage = Usage::default();

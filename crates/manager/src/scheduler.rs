@@ -318,8 +318,8 @@ fn wait<'a>(
         None if needs_room => PendingReason::NeedsRoom(refused),
         None => PendingReason::NoNodeFits(refused),
     };
-    if task.pending_reason.as_ref() != Some(&reason) {
-        plan.put(Task { pending_reason: Some(reason), ..task.clone() });
+    if task.pending_reason.as_deref() != Some(&reason) {
+        plan.put(Task { pending_reason: Some(Box::new(reason)), ..task.clone() });
     }
     room.into_iter().for_each(|room| room.make(task, nodes, plan));
     true

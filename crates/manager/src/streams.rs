@@ -142,7 +142,7 @@ impl StreamBroker {
     pub(crate) async fn open(&self, task: &Task, view: &Tables, kind: StreamKind) -> Result<WorkerStream, OpenError> {
         let name = name_of(task, view);
         let Some(node_id) = &task.node_id else {
-            return Err(OpenError::NoNode { task: name, reason: task.pending_reason.clone() });
+            return Err(OpenError::NoNode { task: name, reason: task.pending_reason.as_deref().cloned() });
         };
         let node = view.node_of(task);
         let is_down = node.is_none_or(|node| node.state == NodeState::Down);

@@ -76,6 +76,8 @@ struct File {
     registries: BTreeMap<String, registries::Registry>,
     /// Whether tasks can't gain privileges unless their service says otherwise; the cluster's default if absent.
     no_new_privileges: Option<bool>,
+    /// Profile of AppArmor for tasks.
+    apparmor_profile: Option<String>,
     /// Labels that the node's owner sets, for constraints.
     labels: BTreeMap<String, String>,
     /// Folders with the files of CDI devices, the one with priority last.
@@ -135,6 +137,7 @@ impl Config {
             bail!("cdi-spec-dirs: `{}` is not an absolute path", path.display());
         }
         offers.balancer = file.balancer.as_deref().map(balancer).transpose()?;
+        offers.app_armor = file.apparmor_profile;
         offers.tunnel_key_life = file.tunnel_key_life.as_deref().map(key_life).transpose()?;
         let registries = registries::resolve(file.registries)?;
         let backup = file.backup.map(backups::resolve).transpose()?;

@@ -28,6 +28,7 @@
 
 mod agent;
 mod agent_handle;
+mod app_armor;
 mod assignments;
 mod cdi;
 mod describe;

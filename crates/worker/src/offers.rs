@@ -24,6 +24,8 @@ pub struct NodeOffers {
     pub bind_roots: Vec<PathBuf>,
     /// Whether tasks can't gain privileges unless their service says otherwise; the cluster's default if `None`.
     pub no_new_privileges: Option<bool>,
+    /// Profile of AppArmor that its owner wants tasks to run with; that of Flota, if the kernel has loaded it, if `None`.
+    pub app_armor: Option<String>,
     /// Address of its overlay traffic; that of its listener if `None`.
     pub data_address: Option<IpAddr>,
     /// What spreads connections to virtual IPs; the best that the kernel can do if `None`.

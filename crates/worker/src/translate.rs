@@ -72,6 +72,8 @@ pub(crate) struct Places {
     pub(crate) cdi: Injection,
     /// The ids that it has of its own.
     pub(crate) ids: Option<OwnIds>,
+    /// Profile of AppArmor that it runs with unless it is privileged.
+    pub(crate) app_armor: Option<String>,
 }
 
 /// The input of a supervisor and a runtime.
@@ -131,7 +133,7 @@ pub(crate) fn container(
     process.env = environment(&hostname, spec.tty, given);
     process.cwd = Path::new("/").join(or(&spec.working_dir, config.working_dir()));
     result.hostname = Some(hostname.clone());
-    set_rights(&mut result, spec);
+    set_rights(&mut result, spec, places.app_armor);
     mounts::add(&mut result, mounts::of_task(spec, &places.volumes, &places.binds), spec);
     mounts::add(&mut result, mounts::of_values(&places.values), spec);
     let no_new_privileges = spec.no_new_privileges.or(offers.no_new_privileges);
@@ -206,9 +208,9 @@ fn environment(hostname: &str, is_at_terminal: bool, given: impl Iterator<Item =
     result
 }
 
-/// Sets capabilities, the seccomp profile and masked paths to Docker's defaults. A privileged task has all
+/// Sets capabilities, the profiles of seccomp and AppArmor, and masked paths to Docker's defaults. A privileged task has all
 /// capabilities, no profile and no masked paths.
-fn set_rights(result: &mut Spec, spec: &ServiceSpec) {
+fn set_rights(result: &mut Spec, spec: &ServiceSpec, app_armor: Option<String>) {
     let kept: Vec<String> = if spec.privileged {
         capabilities::names()
     } else {
@@ -228,6 +230,7 @@ fn set_rights(result: &mut Spec, spec: &ServiceSpec) {
         }
     }
     let process = result.process.get_or_insert_default();
+    process.apparmor_profile = app_armor.filter(|_| !spec.privileged).unwrap_or_default();
     process.capabilities = Some(Capabilities {
         bounding: kept.clone(),
         effective: kept.clone(),

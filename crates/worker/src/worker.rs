@@ -22,6 +22,7 @@ use flota_network::Namespace;
 use flota_runtime::cgroup;
 
 use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
+use crate::app_armor;
 use crate::cdi::CdiWatch;
 use crate::describe::describe;
 use crate::disk_thread::DiskThread;
@@ -97,6 +98,7 @@ impl Worker {
     pub fn start(options: WorkerOptions, shutdown: CancellationToken) -> Result<Self, StartError> {
         let mut description = describe();
         let offers = Arc::new(options.offers.with_devices(gpus::find()));
+        description.app_armor = app_armor::profile(offers.app_armor.as_deref());
         let overlay = prepare_folders(&options.data_dir, &options.run_dir)?;
         description.user_namespaces = user_namespaces_work(&options.data_dir, overlay);
         let paths = task_paths(&options.data_dir, options.run_dir, options.identity.node_id.as_str())?;
@@ -123,6 +125,7 @@ impl Worker {
         let networks = Networks::start(kernel, record)?;
         let executor = Arc::new(ContainerExecutor::new(ContainerOptions {
             node: NodeNames { id: options.identity.node_id.to_string(), hostname: description.hostname.clone() },
+            app_armor: description.app_armor.clone(),
             images: images.clone(),
             volumes: Volumes::new(options.data_dir.join("volumes"), images.store.clone()),
             networks: networks.clone(),

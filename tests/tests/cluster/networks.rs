@@ -152,7 +152,7 @@ fn a_task_waits_for_an_address_and_says_so() {
         create_service(it, 5);
         it.wait("one of the five has no address", 5_000, |cluster| {
             let view = cluster.view().ok_or("no manager leads")?;
-            let reasons: Vec<_> = view.tasks().filter_map(|task| task.pending_reason.clone()).collect();
+            let reasons: Vec<_> = view.tasks().filter_map(|task| task.pending_reason.as_deref().cloned()).collect();
             seen(reasons == [PendingReason::NoAddress("front".into())], reasons)
         });
     });

@@ -142,3 +142,20 @@ fn ids_of_its_own_and_those_of_the_node_are_refused_for_one_service() {
         assert!(refused.stderr.contains(why), "{flags}: {}", refused.stderr);
     }
 }
+
+#[test]
+#[ignore = "needs a kernel that has loaded deploy/apparmor/flota-default (tests/guest/run.sh)"]
+fn a_task_runs_with_apparmors_profile_which_forbids_what_its_capabilities_allow() {
+    let cluster = Cluster::up_with(1, 0, "[allow]\nprivileged = true\ncapabilities = [\"SYS_ADMIN\"]\n");
+    cluster.pack_busybox();
+    assert!(cluster.ok("node inspect m1").contains("\"appArmor\": \"flota-default\""));
+    cluster.ok("service create --name hard --cap-add SYS_ADMIN busybox busybox sleep 1000");
+    cluster.ok("service create --name free --privileged busybox busybox sleep 1000");
+    let profile =
+        |task: &str| cluster.ok(&format!("exec {task} -- /busybox cat /proc/1/attr/current /proc/self/attr/current"));
+    assert_eq!(profile("hard.1"), "flota-default (enforce)\nflota-default (enforce)\n");
+    assert_eq!(profile("free.1"), "unconfined\nunconfined\n");
+    let mounted = |task: &str| cluster.ctl(&format!("exec {task} -- /busybox mount -t tmpfs none /proc/fs")).code;
+    assert_ne!(mounted("hard.1"), 0);
+    assert_eq!(mounted("free.1"), 0, "without the profile it may");
+}

@@ -115,6 +115,7 @@ impl From<&NodeDescription> for pt::NodeDescription {
             listening_tasks: it.listening_tasks.iter().map(Into::into).collect(),
             tunnel_keys: it.tunnel_keys.iter().map(Into::into).collect(),
             user_namespaces: it.user_namespaces,
+            app_armor: it.app_armor.clone().unwrap_or_default(),
             labels: it.labels.clone(),
         }
     }
@@ -145,6 +146,7 @@ impl TryFrom<Option<pt::NodeDescription>> for NodeDescription {
             listening_tasks: all(it.listening_tasks)?,
             tunnel_keys: all(it.tunnel_keys)?,
             user_namespaces: it.user_namespaces,
+            app_armor: Some(it.app_armor).filter(|it| !it.is_empty()),
             labels: it.labels,
         })
     }
@@ -361,7 +363,7 @@ impl From<&TaskStatus> for pt::TaskStatus {
             exit_code: status.exit_code,
             not_before: status.not_before.map(|it| it.0),
             image_digest: status.image_digest.clone(),
-            health: status.health.as_ref().map(Into::into),
+            health: status.health.as_deref().map(Into::into),
             restarts: status.restarts.as_deref().map(Into::into),
             lacks_image: status.lacks_image,
         }
@@ -381,7 +383,7 @@ impl TryFrom<Option<pt::TaskStatus>> for TaskStatus {
             exit_code: status.exit_code,
             not_before: status.not_before.map(Timestamp),
             image_digest: status.image_digest,
-            health: status.health.map(TryInto::try_into).transpose()?,
+            health: status.health.map(|it| it.try_into().map(Box::new)).transpose()?,
             restarts: status.restarts.map(|it| Box::new(it.into())),
             lacks_image: status.lacks_image,
         })

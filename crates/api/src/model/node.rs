@@ -173,6 +173,9 @@ pub struct NodeDescription {
     pub tunnel_keys: Vec<TunnelKey>,
     /// Whether tasks can have user and group ids of their own.
     pub user_namespaces: bool,
+    /// Profile of AppArmor that tasks run with; `None` if they run with none.
+    #[serde(serialize_with = "text_or_empty")]
+    pub app_armor: Option<String>,
     /// Labels that its owner has set.
     pub labels: BTreeMap<String, String>,
 }

@@ -37,7 +37,7 @@ pub struct TaskStatus {
     /// Digest of the image that the worker has prepared last.
     pub image_digest: Option<String>,
     /// The health of this attempt; `None` if it has no check, or no container yet.
-    pub health: Option<Health>,
+    pub health: Option<Box<Health>>,
     /// Whether the task was rejected because a registry did not send one of its images.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lacks_image: bool,
@@ -144,7 +144,7 @@ pub struct Task {
     pub paused: bool,
     /// Why it has no node yet; `None` before the scheduler has looked for one, and after it has found one.
     #[serde(serialize_with = "text_or_empty")]
-    pub pending_reason: Option<PendingReason>,
+    pub pending_reason: Option<Box<PendingReason>>,
     /// Devices of its node that it holds until it has ended. They are chosen together with the node.
     pub device_ids: Vec<DeviceId>,
     /// Its networks with its addresses there, in the order of its interfaces; empty before the allocator has chosen
@@ -224,7 +224,7 @@ impl Task {
 
     /// Returns the node on which the task waits until others have stopped, so that there is room for it.
     pub fn claim(&self) -> Option<&NodeId> {
-        self.pending_reason.as_ref().and_then(PendingReason::claim).filter(|_| self.is_waiting())
+        self.pending_reason.as_deref().and_then(PendingReason::claim).filter(|_| self.is_waiting())
     }
 
     /// Returns why the task was stopped, for people, if that was for one of higher priority.

@@ -96,6 +96,8 @@ fn furnish(spec: &InitSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()> {
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("failed to make mounts private")?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>).context("failed to mount /proc")?;
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).context("failed to mount /sys")?;
+    // Where the kernel has AppArmor, `flotad` reads there which profiles are loaded.
+    let _ = mount(Some("securityfs"), "/sys/kernel/security", Some("securityfs"), MsFlags::empty(), None::<&str>);
     mount_cgroups(hierarchies)?;
     for (from, to) in [(&spec.data, "/var/lib/flota"), (&spec.run, "/run/flota")] {
         fs_err::create_dir_all(to)?;

@@ -125,8 +125,8 @@ fn attach_tasks(id: &ServiceId, view: &Tables, spaces: &mut Spaces<'_>, plan: &m
         }
         match attachments(task, view, spaces) {
             Ok(attachments) => plan.put(Task { attachments, pending_reason: None, ..task.as_ref().clone() }),
-            Err(reason) if task.pending_reason.as_ref() != Some(&reason) => {
-                plan.put(Task { pending_reason: Some(reason), ..task.as_ref().clone() });
+            Err(reason) if task.pending_reason.as_deref() != Some(&reason) => {
+                plan.put(Task { pending_reason: Some(Box::new(reason)), ..task.as_ref().clone() });
             }
             Err(_) => {}
         }

@@ -177,7 +177,7 @@ fn a_network_grows_by_subnets_of_the_pool_and_a_task_without_an_address_says_so_
     settle(&mut view);
     assert_eq!(["t1", "t2", "t3"].map(|id| addresses(&view, id).concat()), ["10.9.0.3", "10.9.0.4", "10.9.0.5"]);
     let waits = view.task("t4").expect("it is there");
-    assert_eq!(waits.pending_reason, Some(PendingReason::NoAddress("fixed".into())));
+    assert_eq!(waits.pending_reason.as_deref(), Some(&PendingReason::NoAddress("fixed".into())));
     assert!(!view.is_attached(waits));
     end(&mut view, "t2");
     settle(&mut view);

@@ -361,7 +361,7 @@ fn hanging_in(service: &Service, slot: &[&Task]) -> Vec<HangingTask> {
 fn cause(task: &Task, slot: &[&Task]) -> Cause {
     match &task.pending_reason {
         _ if !task.status.error.is_empty() => Cause::Failed(task.status.error.clone()),
-        Some(reason) => Cause::Pending(reason.clone()),
+        Some(reason) => Cause::Pending((**reason).clone()),
         None if task.status.state == TaskState::Ready && task.desired_state == DesiredState::Ready => {
             let is_stopping = |it: &&Task| it.desired_state.is_stopping() && !it.status.state.is_terminal();
             if slot.iter().any(is_stopping) { Cause::Predecessor } else { Cause::Update }
@@ -413,14 +413,14 @@ mod tests {
     fn a_task_that_fits_nowhere_or_fails_is_stuck_and_one_that_gets_on_is_not() {
         assert_eq!(hanging(vec![task(TaskState::Preparing, "pulling")]), ["web.1 preparing: pulling"]);
         let reason = Some(PendingReason::NoNode);
-        let pending = Task { pending_reason: reason, node_id: None, ..task(TaskState::Pending, "") };
+        let pending = Task { pending_reason: reason.map(Box::new), node_id: None, ..task(TaskState::Pending, "") };
         assert_eq!(hanging(vec![pending.clone()]), ["web.1 pending: there is no node!"]);
         let needs_room = Some(PendingReason::NeedsRoom([(Filter::Memory, 1)].into()));
-        let needs_room = Task { pending_reason: needs_room, ..pending };
+        let needs_room = Task { pending_reason: needs_room.map(Box::new), ..pending };
         assert_eq!(hanging(vec![needs_room.clone()]), ["web.1 pending: no node fits: 1 of 1 without enough memory"]);
         let refused = [(Filter::Memory, 1)].into();
         let awaits = PendingReason::AwaitsRoom { node_id: "n".into(), node: "w1".into(), refused };
-        let awaits = hanging(vec![Task { pending_reason: Some(awaits), ..needs_room }]);
+        let awaits = hanging(vec![Task { pending_reason: Some(Box::new(awaits)), ..needs_room }]);
         assert!(awaits.len() == 1 && !awaits[0].ends_with('!'), "{awaits:?}");
         let mut failed = task(TaskState::Failed, "");
         failed.status.error = "exit code 1".into();

@@ -187,7 +187,7 @@ impl<M: Member> Control<M> {
         let mut row = TaskSummary::of(resolve(&view, reference)?, &view);
         let asked = tokio::time::timeout(HEALTH_WAIT, health_now(&self.streams, &row.task, &view));
         if let Ok(Some(health)) = asked.await {
-            Arc::make_mut(&mut row.task).status.health = Some(health);
+            Arc::make_mut(&mut row.task).status.health = Some(Box::new(health));
         }
         Ok(row)
     }
@@ -300,8 +300,12 @@ mod tests {
         let health = Some(Health { state: HealthState::Healthy, ..Health::default() });
         let node = Node { state: NodeState::Unknown, ..Node::default() };
         let row = |state: TaskState| {
-            let status =
-                TaskStatus { state, health: health.clone(), error: "exit code 1".into(), ..Default::default() };
+            let status = TaskStatus {
+                state,
+                health: health.clone().map(Box::new),
+                error: "exit code 1".into(),
+                ..Default::default()
+            };
             let task = Task { status, ..Task::default() };
             TaskSummary { task: Arc::new(task), spec: None, node: Some(Arc::new(node.clone())) }
         };

@@ -93,6 +93,8 @@ impl Driver {
         let _running = self.counters.begin();
         let (view, mut watch) = self.store.view_and_watch();
         self.look_at_everything(&view);
+        // What is kept of it would be kept beside what replaces it, for as long as this manager leads.
+        drop(view);
         loop {
             self.take_due();
             if self.dirty.iter().any(|keys| !keys.is_empty()) {

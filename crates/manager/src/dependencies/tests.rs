@@ -68,7 +68,7 @@ fn the_first_tasks_wait_until_each_dependency_is_as_asked() {
     let db_2 = |state| task("db", 2, state);
     let with_health = |state| {
         let mut task = db_2(Running);
-        task.status.health = Some(Health { state, ..Health::default() });
+        task.status.health = Some(Box::new(Health { state, ..Health::default() }));
         task
     };
     let stopping = Task { desired_state: DesiredState::Shutdown, ..db_2(Running) };

@@ -33,7 +33,8 @@ pub(super) struct Told {
     /// Whether the worker has been sent a full set.
     has_begun: bool,
     /// Sorted by id. A session is idle nearly always, so what it remembers is kept as small as it can be.
-    tasks: Box<[(TaskId, ToldTask)]>,
+    /// Those that are alike, as most are, share one.
+    tasks: Box<[(TaskId, Arc<ToldTask>)]>,
     /// The tasks of which it is held back that they are to stop, or may stop because they are unhealthy.
     delayed: BTreeMap<TaskId, Delayed>,
     /// The images that the node is to fetch or, if it has them already, to report.
@@ -97,7 +98,7 @@ impl Told {
     ) -> Vec<Assignments> {
         let at = now;
         let delayed = std::mem::take(&mut self.delayed);
-        let (mut tasks, mut specs, mut told) = (Vec::new(), Specs::new(), Vec::new());
+        let (mut tasks, mut specs, mut told) = (Vec::new(), Specs::new(), Vec::<(TaskId, Arc<ToldTask>)>::new());
         let mut data = BTreeMap::new();
         let node = self.node.clone();
         let mut finder = TaskImages::new(&node, view, granter, std::mem::take(&mut self.sources));
@@ -105,7 +106,7 @@ impl Told {
             let Some(spec) = view.spec_of(task) else { continue };
             let ended = task.status.state.is_terminal();
             if let Some(known) = self.known(&task.id).filter(|_| ended) {
-                told.push((task.id.clone(), known.clone()));
+                told.push((task.id.clone(), Arc::clone(known)));
                 continue;
             }
             let digest = task.image_digest.as_ref().filter(|_| !ended);
@@ -126,7 +127,7 @@ impl Told {
                 no_new_privileges: view.cluster().is_some_and(|cluster| cluster.no_new_privileges),
                 measured: view.service(&task.service_id).and_then(|service| measured(&service.spec)).map(Box::new),
             };
-            if self.known(&task.id) != Some(&now) {
+            if self.known(&task.id).is_none_or(|known| **known != now) {
                 let before = self.known(&task.id).map(|known| &*known.values).unwrap_or_default();
                 // What the worker has of a task, it keeps.
                 let new = now.values.iter().filter(|pin| !before.contains(pin));
@@ -135,6 +136,8 @@ impl Told {
                 specs.entry((task.service_id.clone(), task.spec_version)).or_insert_with(|| Arc::clone(spec));
                 tasks.push(task);
             }
+            let alike = self.known(&task.id).or_else(|| told.last().map(|(_, last)| last)).filter(|it| ***it == now);
+            let now = alike.map_or_else(|| Arc::new(now), Arc::clone);
             // The tasks of a node are in the order of their ids.
             told.push((task.id.clone(), now));
         }
@@ -177,7 +180,7 @@ impl Told {
     }
 
     /// What the worker was told of a task.
-    fn known(&self, id: &TaskId) -> Option<&ToldTask> {
+    fn known(&self, id: &TaskId) -> Option<&Arc<ToldTask>> {
         self.tasks.binary_search_by(|(other, _)| other.cmp(id)).ok().map(|index| &self.tasks[index].1)
     }
 

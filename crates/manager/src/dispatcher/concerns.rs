@@ -42,6 +42,8 @@ pub(super) async fn wake_concerned(
         let (view, mut watch) = replica.store.view_and_watch();
         // The changes before this have not been followed.
         programmed.reset(view.version);
+        // What is kept of it would be kept beside what replaces it.
+        drop(view);
         sessions.wake_all();
         loop {
             let events = tokio::select! {
@@ -235,8 +237,16 @@ mod tests {
         for (what, event, expected) in [
             ("a new task", Event::Created(task().into_object()), "u"),
             ("its report", update(task(), |it| it.status.state = TaskState::Running), ""),
-            ("that it is healthy", update(task(), |it| it.status.health = Some(health(HealthState::Healthy))), ""),
-            ("that it is not", update(task(), |it| it.status.health = Some(health(HealthState::Unhealthy))), "u"),
+            (
+                "that it is healthy",
+                update(task(), |it| it.status.health = Some(Box::new(health(HealthState::Healthy)))),
+                "",
+            ),
+            (
+                "that it is not",
+                update(task(), |it| it.status.health = Some(Box::new(health(HealthState::Unhealthy)))),
+                "u",
+            ),
             ("its end", update(task(), |it| it.status.state = TaskState::Failed), "u"),
             ("another desired state", update(task(), |it| it.desired_state = DesiredState::Shutdown), "u"),
             ("a pause", update(task(), |it| it.paused = true), "u"),

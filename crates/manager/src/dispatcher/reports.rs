@@ -93,7 +93,7 @@ fn accepted(view: &Tables, node_id: &NodeId, reports: Vec<TaskReport>) -> Vec<(T
         let (message, error) =
             (printable_within(&status.message, TEXT_BOUND), printable_within(&status.error, TEXT_BOUND));
         let image_digest = status.image_digest.filter(|digest| is_digest(digest));
-        let health = status.health.map(|health| bounded_health(health, room));
+        let health = status.health.map(|health| Box::new(bounded_health(*health, room)));
         room -= health.as_ref().map_or(0, |health| health.log.len());
         let mut restarts = status.restarts;
         restarts.iter_mut().for_each(|it| it.forget_oldest(RESTARTS_TIMED));

@@ -310,7 +310,7 @@ mod tests {
         assert!(!with(|_| {}), "the scheduler has not looked yet");
         assert!(!with(|new| new.node_id = Some("other".into())));
         assert!(with(|new| new.node_id = Some("free".into())));
-        assert!(with(|new| new.pending_reason = Some(PendingReason::NoNode)));
+        assert!(with(|new| new.pending_reason = Some(Box::new(PendingReason::NoNode))));
         assert!(with(|new| new.status.state = TaskState::Rejected));
     }
 

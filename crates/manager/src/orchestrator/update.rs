@@ -147,7 +147,7 @@ impl<'a> Survey<'a> {
         }
         // The old task is stopped early only if that gives its successor room, or if it has no node itself. It would
         // take the next one that there is, while the time runs in which the new one has to serve.
-        let needs_room = successor.pending_reason.as_ref().is_some_and(PendingReason::needs_room);
+        let needs_room = successor.pending_reason.as_deref().is_some_and(PendingReason::needs_room);
         let does_nothing = slot.current().is_some_and(|task| task.node_id.is_none());
         if successor.status.state == TaskState::Ready || needs_room || does_nothing {
             self.outlook.steps.push(Step::Replace(number));
@@ -283,7 +283,7 @@ fn judge(service: &Service, slot: &Slot, task: &Task, cx: &PlanContext) -> Judge
     };
     // While no manager led, nobody could tell it so.
     let begun = begun.max(service.update.started_at).max(cx.led_since);
-    let deadline = policy.deadline(&service.spec.healthcheck, task.status.health.as_ref());
+    let deadline = policy.deadline(&service.spec.healthcheck, task.status.health.as_deref());
     let until = begun + deadline;
     if until > now {
         return Judgement::Watched { until };

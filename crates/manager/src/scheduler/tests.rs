@@ -284,7 +284,7 @@ fn a_task_behind_many_that_go_on_waiting_has_its_turn_in_the_same_plan() {
     objects.extend((1..=number).map(|slot| {
         let (meta, waiting) =
             (Meta { created: slot, ..Meta::default() }, task(&format!("p{slot}"), "s", "", TaskState::Pending));
-        let pending_reason = Some(PendingReason::NoNode);
+        let pending_reason = Some(Box::new(PendingReason::NoNode));
         Task { slot, meta, pinned_to: Some("gone".into()), pending_reason, ..waiting }.into_object()
     }));
     let meta = Meta { created: number + 1, ..Meta::default() };

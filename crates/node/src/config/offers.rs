@@ -61,6 +61,7 @@ pub(super) fn resolve(
             bind_mounts: allow.bind_mounts,
         },
         no_new_privileges,
+        app_armor: None,
         data_address: None,
         balancer: None,
         tunnel_key_life: None,

@@ -86,6 +86,7 @@ impl Bench {
             },
             offers: Arc::default(),
             overlay: true,
+            app_armor: None,
             clock: Clock::system(),
         });
         let image = Some(ImageSource { digest, ..ImageSource::default() });

@@ -143,6 +143,8 @@ pub(crate) struct ContainerOptions {
     pub(crate) offers: Arc<NodeOffers>,
     /// Whether containers can be mounted from layers on this machine.
     pub(crate) overlay: bool,
+    /// Profile of AppArmor for tasks.
+    pub(crate) app_armor: Option<String>,
     pub(crate) clock: Clock,
 }
 
@@ -155,6 +157,7 @@ pub(crate) struct ContainerExecutor {
     pub(crate) paths: TaskPaths,
     runtime: Arc<Program>,
     offers: Arc<NodeOffers>,
+    app_armor: Option<String>,
     clock: Clock,
     network: NetworkStep,
     layer: WritableLayer,
@@ -174,7 +177,8 @@ struct KnownTask {
 
 impl ContainerExecutor {
     pub(crate) fn new(options: ContainerOptions) -> Self {
-        let ContainerOptions { node, images, volumes, networks, runtime, paths, offers, overlay, clock } = options;
+        let ContainerOptions { node, images, volumes, networks, runtime, paths, offers, overlay, app_armor, clock } =
+            options;
         let network = NetworkStep::new(networks);
         let layer = WritableLayer { paths: paths.clone(), overlay, busy: KeyedLocks::default() };
         let busy = KeyedLocks::default();
@@ -191,7 +195,7 @@ impl ContainerExecutor {
             Arc::new(RunFolder { paths: paths.clone() }),
         ];
         let (runtime, known) = (Arc::new(runtime), Mutex::default());
-        Self { node, images, volumes, paths, runtime, offers, clock, network, layer, values, steps, known }
+        Self { node, images, volumes, paths, runtime, offers, app_armor, clock, network, layer, values, steps, known }
     }
 
     /// Returns the task's name as users know it, or its id if the task is unknown.
@@ -245,6 +249,7 @@ impl ContainerExecutor {
             binds,
             cdi,
             ids: draft.ids.clone(),
+            app_armor: self.app_armor.clone(),
         };
         let translate::Container { order, spec } =
             translate::container(assignment, &draft.config, &draft.network, &self.node, &self.offers, places)?;

@@ -23,13 +23,14 @@ impl TaskRunner {
         let check = shared.executor.health_check(&self.spec, self.digest().as_deref()).await;
         let unrecorded =
             if self.status.state == TaskState::Running { HealthState::Healthy } else { HealthState::Starting };
-        let known = self.status.health.take().unwrap_or(Health { state: unrecorded, ..Health::default() });
+        let known =
+            self.status.health.take().map(|it| *it).unwrap_or(Health { state: unrecorded, ..Health::default() });
         // Only the changes of the state are recorded, so the number of failures in a row is out of date.
         let decides_within = check.as_ref().map(HealthCheck::decides_within).unwrap_or_default();
         let health = Health { failing_streak: 0, decides_within, ..known };
         let means = (shared.executor.clone(), shared.clock.clone(), shared.health.clone());
         self.health = check.map(|check| Monitor::new(means, self.task.clone(), check, health, age));
-        self.status.health = self.health.as_ref().map(|it| it.health().clone());
+        self.status.health = self.health.as_ref().map(|it| Box::new(it.health().clone()));
     }
 
     /// Reports that the container runs. As long as no check has succeeded, the task is `starting`.
@@ -48,7 +49,7 @@ impl TaskRunner {
         if self.status.health.as_ref().is_some_and(|it| it.state == health.state) {
             return;
         }
-        self.status.health = Some(health.clone());
+        self.status.health = Some(Box::new(health.clone()));
         if health.state == HealthState::Unhealthy {
             self.status.error = unhealthy_error(health);
             self.set(self.status.state, "is stopped because it is unhealthy").await;

@@ -1,3 +1,4 @@
+use flota_api::model::Allowance;
 use flota_runtime::IdRange;
 
 use super::*;
@@ -42,6 +43,7 @@ fn translate_in(
         values: if has_secrets { [("/run/secrets".to_owned(), "/v/secrets".into())].into() } else { BTreeMap::new() },
         variables: SecretVariables(has_secrets.then(|| "PASSWORD=hunter2".to_owned()).into_iter().collect()),
         binds: BindSources::default(),
+        app_armor: Some("flota-default".into()),
         ids: assignment.spec.user_namespace.then(|| OwnIds {
             range: IdRange { first: 1_000_000, count: 65_536 },
             user: "/n/users/id".into(),
@@ -106,6 +108,16 @@ fn rights_are_dockers_unless_the_node_allows_more() {
     }
     let runtime = ServiceSpec { runtime: Some("crun".into()), ..Default::default() };
     assert_eq!(rights(&runtime), Err(TranslateError::Runtime("crun".into())));
+}
+
+#[test]
+fn a_task_runs_with_the_profile_of_its_node_unless_it_is_privileged() {
+    let node = NodeOffers { allow: Allowance { privileged: true, ..Allowance::default() }, ..NodeOffers::default() };
+    for (privileged, expected) in [(false, "flota-default"), (true, "")] {
+        let spec = ServiceSpec { privileged, ..ServiceSpec::default() };
+        let process = translate_on(&node, &spec, &ImageConfig::default()).expect("it is allowed").process;
+        assert_eq!(process.expect("every container has one").apparmor_profile, expected);
+    }
 }
 
 #[test]

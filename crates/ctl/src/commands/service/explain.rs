@@ -277,7 +277,7 @@ mod tests {
             task.status.not_before = Some(Timestamp(5_000));
             let failed = HealthResult { at: Timestamp(1_000), exit_code: Some(1), output: "no\n".into() };
             let log = vec![failed, HealthResult { at: Timestamp(2_000), exit_code: Some(0), output: "ok".into() }];
-            task.status.health = Some(Health { state: HealthState::Starting, log, ..Health::default() });
+            task.status.health = Some(Box::new(Health { state: HealthState::Starting, log, ..Health::default() }));
         });
         let found = findings(&[loops.with_error("out of memory").with_restarts(3).in_crash_loop()]);
         let expected = Finding {

@@ -147,7 +147,10 @@ async fn a_task_is_shown_with_the_health_that_its_node_knows() {
     let stored = Health { state: HealthState::Healthy, ..Health::default() };
     let checked = task("t9", "s1", 3, "n3");
     control
-        .put(Task { status: TaskStatus { health: Some(stored.clone()), ..checked.status.clone() }, ..checked })
+        .put(Task {
+            status: TaskStatus { health: Some(Box::new(stored.clone())), ..checked.status.clone() },
+            ..checked
+        })
         .await;
     let results =
         |count: i32| (0..count).map(|exit_code| HealthResult { exit_code: Some(exit_code), ..HealthResult::default() });
@@ -158,7 +161,7 @@ async fn a_task_is_shown_with_the_health_that_its_node_knows() {
         ends.to_user.send(Ok(TaskFrame::Health(known.clone()))).await.expect("it is read");
     };
     let (row, ()) = tokio::join!(control.get_task("t9"), answer);
-    assert_eq!(row.expect("it is there").task.status.health, Some(known));
+    assert_eq!(row.expect("it is there").task.status.health.as_deref(), Some(&known));
     let row = control.get_task("t9").await.expect("its node does not answer, and it is there");
-    assert_eq!(row.task.status.health, Some(stored.clone()));
+    assert_eq!(row.task.status.health.as_deref(), Some(&stored));
 }

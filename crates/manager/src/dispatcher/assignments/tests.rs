@@ -312,7 +312,7 @@ fn an_unhealthy_task_may_stop_when_its_withdrawal_is_confirmed_or_its_time_is_ov
         let mut task = view.task("a").expect("it is there").as_ref().clone();
         let log = vec![HealthResult::default()];
         (task.status.attempt, task.status.health) =
-            (attempt, Some(Health { state, failing_streak: 3, log, ..Health::default() }));
+            (attempt, Some(Box::new(Health { state, failing_streak: 3, log, ..Health::default() })));
         task.attachments = vec![Attachment { network: "x".into(), addresses: vec![[10, 0, 0, 2].into()] }];
         view.put(task.into_object());
         // The report has the version 7; that of the task is older.

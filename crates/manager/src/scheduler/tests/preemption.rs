@@ -200,7 +200,7 @@ fn a_task_that_waits_for_room_keeps_others_apart_that_are_not_more_important() {
         let services = vec![ranked("low", 0, 4), ranked("high", 9, 4), service("other", spec)];
         let mut objects = cluster(&["a", "b"], services, &["l1 low a", "l2 low b"]);
         let claim = PendingReason::AwaitsRoom { node_id: "a".into(), node: "a".into(), refused: BTreeMap::new() };
-        objects.push(Task { pending_reason: Some(claim), ..waits("high") }.into_object());
+        objects.push(Task { pending_reason: Some(Box::new(claim)), ..waits("high") }.into_object());
         objects.push(task("q", "other", "", TaskState::Pending).into_object());
         let changes = plan(&view(objects), "other").changes;
         let Some(Change::Put(Object::Task(task))) = changes.first() else { panic!("{changes:?}") };
@@ -245,7 +245,7 @@ fn a_successor_that_gets_the_room_of_its_predecessor_and_a_move_to_a_better_node
     let old = || task("old", "high", "a", TaskState::Running);
     let successor = || Task { desired_state: DesiredState::Ready, ..waits("high") };
     let reason = |view: &Tables| match plan(view, "high").changes.as_slice() {
-        [Change::Put(Object::Task(task))] => task.pending_reason.clone().expect("it says why"),
+        [Change::Put(Object::Task(task))] => *task.pending_reason.clone().expect("it says why"),
         other => panic!("{other:?}"),
     };
     let refused = BTreeMap::from([(Filter::Memory, 1)]);
@@ -276,7 +276,7 @@ fn services_are_planned_in_the_order_of_their_priorities_and_then_of_their_age()
 fn those_that_may_get_room_are_woken_when_a_claim_ends_or_a_priority_changes() {
     let refused = BTreeMap::new();
     let claim = PendingReason::AwaitsRoom { node_id: "a".into(), node: "a".into(), refused };
-    let claims = Task { pending_reason: Some(claim), ..waits("high") };
+    let claims = Task { pending_reason: Some(Box::new(claim)), ..waits("high") };
     let objects = |with: &[&Task]| {
         let mut objects = cluster(&["a", "b"], vec![ranked("low", 0, 4), ranked("high", 9, 4)], &[]);
         objects.push(task("q", "low", "", TaskState::Pending).into_object());
@@ -331,7 +331,7 @@ fn a_rebalance_leaves_alone_the_room_for_which_a_task_waits() {
     assert_eq!(node.memory_bytes, 4 * GIB);
     let claim = PendingReason::AwaitsRoom { node_id: "a".into(), node: "a".into(), refused: BTreeMap::new() };
     let mut objects = cluster(&["a"], vec![ranked("low", 0, 1), ranked("high", 9, 3)], &[]);
-    objects.push(Task { pending_reason: Some(claim), ..waits("high") }.into_object());
+    objects.push(Task { pending_reason: Some(Box::new(claim)), ..waits("high") }.into_object());
     let view = view(objects);
     let free = |service: &str| Candidate::new(view.node("a").expect("it is there"), &service.into(), &view).free();
     node = free("low");

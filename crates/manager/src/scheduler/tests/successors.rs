@@ -70,7 +70,7 @@ fn reason_of_successor(spec: ServiceSpec, others: Vec<Object>) -> PendingReason 
     objects.extend(others);
     let plan = plan(&view(objects), "s");
     let [Change::Put(Object::Task(task))] = plan.changes.as_slice() else { panic!("one task waits") };
-    task.pending_reason.clone().expect("the scheduler says why")
+    *task.pending_reason.clone().expect("the scheduler says why")
 }
 
 #[test]

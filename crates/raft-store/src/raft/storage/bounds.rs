@@ -23,7 +23,7 @@ impl Default for LogBounds {
             between_snapshots: 8 << 20,
             kept_entries: 1_000,
             kept_bytes: 8 << 20,
-            cached_bytes: 16 << 20,
+            cached_bytes: 8 << 20,
             segment_bytes: 4 << 20,
         }
     }

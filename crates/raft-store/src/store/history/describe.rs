@@ -87,7 +87,7 @@ fn task_actions(old: &Task, new: &Task) -> Vec<EventAction> {
     // Its program has run although no report said so: the reports were gathered.
     let ran = is == TaskState::Complete && (begins_again || was < TaskState::Running);
     let is_judged = |health: &&Health| health.state != HealthState::Starting;
-    let health = |task: &Task| task.status.health.as_ref().filter(is_judged).map(|health| health.state);
+    let health = |task: &Task| task.status.health.as_deref().filter(is_judged).map(|health| health.state);
     let rows = [
         (EventAction::Assign, old.node_id.is_none() && new.node_id.is_some()),
         (EventAction::Stop, !old.desired_state.is_stopping() && new.desired_state.is_stopping()),

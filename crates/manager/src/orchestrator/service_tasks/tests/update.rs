@@ -40,7 +40,7 @@ pub(super) fn failing(error: &str, task: Task) -> Task {
 
 /// A successor without a node.
 pub(super) fn waiting(reason: PendingReason) -> Task {
-    Task { pending_reason: Some(reason), node_id: None, ..successor(TaskState::Pending) }
+    Task { pending_reason: Some(Box::new(reason)), node_id: None, ..successor(TaskState::Pending) }
 }
 
 pub(super) fn planned_with(tasks: impl IntoIterator<Item = Task>) -> Vec<String> {
@@ -156,7 +156,7 @@ fn the_next_slot_waits_for_a_moment_after_a_task_without_a_check_began_to_run() 
     assert_eq!(looks_at(UpdatePolicy::default(), tasks(served(1, short))), Some(60));
     let health = Health { state: HealthState::Healthy, ..Health::default() };
     let mut healthy = served(1, short);
-    healthy.status.health = Some(health);
+    healthy.status.health = Some(Box::new(health));
     assert_eq!(planned_with(tasks(healthy)), ["+2 ready after 0 ms"], "its check has told that it works");
     let unwatched = UpdatePolicy { monitor: Duration::ZERO, ..UpdatePolicy::default() };
     assert_eq!(planned_by(unwatched, tasks(served(1, Duration::ZERO))), ["+2 ready after 0 ms"]);
@@ -219,7 +219,7 @@ fn the_new_task_serves_before_the_old_one_is_stopped_if_it_starts_first() {
     assert_eq!(planned_by(policy, [old(1), new(TaskState::Starting), old(2)]), [""; 0]);
     let health = Health { state: HealthState::Starting, ..Health::default() };
     let mut unproven = new(TaskState::Running);
-    unproven.status.health = Some(health);
+    unproven.status.health = Some(Box::new(health));
     assert_eq!(planned_by(policy, [old(1), unproven, old(2)]), [""; 0], "its check has not passed yet");
     assert_eq!(planned_by(policy, [old(1), served(1, LONG), old(2)]), ["t1:shutdown"]);
     assert_eq!(planned_by(policy, [stopped(old(1)), served(1, LONG), old(2)]), ["+2 after 0 ms"]);
@@ -274,7 +274,7 @@ fn a_failure_counts_while_the_task_is_watched_and_not_later() {
 fn a_new_task_that_is_unhealthy_pauses_the_update_before_and_after_its_restart_even_if_it_obeys() {
     let health = Health { state: HealthState::Unhealthy, ..Health::default() };
     let runs = failing("unhealthy: no", new(TaskState::Running));
-    let runs = Task { status: TaskStatus { health: Some(health), ..runs.status }, ..runs };
+    let runs = Task { status: TaskStatus { health: Some(Box::new(health)), ..runs.status }, ..runs };
     let again = failing("unhealthy: no", new(TaskState::Ready));
     let again = Task { status: TaskStatus { attempt: 2, exit_code: None, ..again.status }, ..again };
     for task in [runs, again] {
