@@ -73,7 +73,7 @@ impl Program {
         self.launchers.lock().unwrap_or_else(PoisonError::into_inner).retire();
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         match &self.mount {
             Some(mount) => {
                 let mut command = Command::new(format!("/proc/self/fd/{}", mount.as_raw_fd()));

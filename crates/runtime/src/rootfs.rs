@@ -79,8 +79,8 @@ pub(crate) fn prepare(plan: &mut Plan<'_>) -> Result<Prepared, StepError> {
     Ok(Prepared { root, late_read_only, has_namespace })
 }
 
-/// Opens the folder on which the root is mounted: the one that it is in. The root of a user namespace may have no right to
-/// enter that one. In a mount namespace of its own any folder serves as well, and what was in it has been opened.
+/// Opens the folder on which the root is mounted, normally its own place. The root of a user namespace may have no right to go
+/// there. Then the nearest folder above serves, as the mounts are the container's own and their sources are open already.
 fn place_for(plan: &Plan<'_>) -> Result<RootDir, StepError> {
     let own = RootDir::open(plan.root);
     if own.is_ok() || !plan.user_namespace {

@@ -104,8 +104,8 @@ impl TaskIds {
             let entry = entry?;
             let first = entry.file_name().to_string_lossy().parse();
             let owner = match std::fs::read_link(entry.path()) {
-                // It was given back in the meantime.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // It was given back in the meantime, or it is no record.
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => continue,
                 owner => owner?,
             };
             found.extend(first.ok().zip(owner.into_os_string().into_string().ok()));
@@ -138,6 +138,7 @@ mod tests {
         assert_eq!(next.take(&task(7)).expect("it has one"), taken[7]);
         assert_eq!(next.of(&task(7)).expect("it has one"), Some(taken[7]));
         ids.give_back(&task(7)).expect("it has one");
+        std::fs::write(dir.path().join("ids/stray"), "").expect("it is new");
         assert_eq!(next.of(&task(7)).expect("the record is readable"), None);
     }
 

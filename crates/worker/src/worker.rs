@@ -100,7 +100,8 @@ impl Worker {
         let offers = Arc::new(options.offers.with_devices(gpus::find()));
         description.app_armor = app_armor::profile(offers.app_armor.as_deref());
         let overlay = prepare_folders(&options.data_dir, &options.run_dir)?;
-        description.user_namespaces = user_namespaces_work(&options.data_dir, overlay);
+        let runtime = Arc::new(flota_runtime::Program::open(options.runtime));
+        description.user_namespaces = user_namespaces_work(&runtime, &options.data_dir, overlay);
         let paths = task_paths(&options.data_dir, options.run_dir, options.identity.node_id.as_str())?;
         let reporter = Reporter::default();
         let store = ImageStore::open(&options.data_dir.join("images"), overlay)?;
@@ -129,7 +130,7 @@ impl Worker {
             images: images.clone(),
             volumes: Volumes::new(options.data_dir.join("volumes"), images.store.clone()),
             networks: networks.clone(),
-            runtime: flota_runtime::Program::open(options.runtime),
+            runtime,
             paths,
             offers: Arc::clone(&offers),
             overlay,
@@ -305,12 +306,22 @@ fn join(error: tokio::task::JoinError) -> ImageError {
 
 /// Returns whether tasks whose files are in this folder can have ids of their own. This is tested as well, because it depends
 /// on the kernel, its settings, and the file system.
-fn user_namespaces_work(data_dir: &Path, overlay: bool) -> bool {
-    let tried = flota_runtime::owned_namespaces::try_in(data_dir, overlay);
-    if let Err(error) = &tried {
-        tracing::info!(path = %data_dir.display(), %error, "tasks can't have user namespaces here");
+fn user_namespaces_work(runtime: &flota_runtime::Program, data_dir: &Path, overlay: bool) -> bool {
+    let probe = data_dir.join("ids-probe");
+    let tried = runtime.try_ids(&probe, overlay);
+    let _ = flota_image::remove_folder(&probe);
+    match tried {
+        Ok(None) => true,
+        Ok(Some(why)) => {
+            tracing::info!(path = %data_dir.display(), why, "tasks can't have user namespaces here");
+            false
+        }
+        // As with overlayfs: what fails now fails when a task starts, if it still does, and says why.
+        Err(error) => {
+            tracing::warn!(path = %data_dir.display(), %error, "failed to test user namespaces; assuming that they work");
+            true
+        }
     }
-    tried.is_ok()
 }
 
 /// Returns whether this folder can be an overlay's upper layer. This is tested by mounting, because no list of file

@@ -123,11 +123,13 @@ fn the_root_of_a_task_with_ids_of_its_own_is_nobody_on_its_node() {
     cluster.wait_state("w1", "ready");
     assert_eq!(ids("hard.1"), first);
     assert_eq!(inside(&cluster, "/busybox nslookup hard > /dev/null && echo resolved").trim(), "resolved");
-    cluster.ok("service rm hard");
-    cluster.wait("nothing is left", |it| {
+    let files = |it: &Cluster| {
         let folders = ["/run/flota/ids", "/run/flota/namespaces/users", "/run/flota/namespaces/tasks"];
-        folders.iter().all(|folder| it.find("w1", &format!("{folder} -mindepth 1")).is_empty())
-    });
+        folders.map(|folder| it.find("w1", &format!("{folder} -mindepth 1")).len())
+    };
+    assert_eq!(files(&cluster), [2; 3]);
+    cluster.ok("service rm hard");
+    cluster.wait("nothing is left", |it| files(it) == [0; 3]);
 }
 
 #[test]

@@ -123,7 +123,7 @@ pub struct ServiceSpec {
     /// Whether programs can't gain privileges, as by setuid (PR_SET_NO_NEW_PRIVS(2const)); if `None`, the node decides, or
     /// else the cluster.
     pub no_new_privileges: Option<bool>,
-    /// Whether each task has user and group ids of its own on its node (user_namespaces(7)), so that its root is nobody
+    /// Whether each task has user and group ids of its own on its node (user_namespaces(7)), so that its root has no rights
     /// there.
     pub user_namespace: bool,
     /// Capabilities in addition to the default ones; `ALL` stands for every one.

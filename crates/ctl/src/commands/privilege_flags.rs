@@ -22,7 +22,7 @@ pub(crate) struct PrivilegeFlags {
     /// Forbid programs to gain privileges, as by setuid; `default` leaves it to node and cluster
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "CHOICE")]
     no_new_privileges: Option<NoNewPrivileges>,
-    /// User and group ids of the tasks: `auto` gives each some of its own, so that its root is nobody on its node; `host`
+    /// User and group ids of the tasks: `auto` gives each some of its own, so that its root has no rights on the node; `host`
     /// is the default
     #[arg(long, value_name = "CHOICE")]
     userns: Option<UserNamespace>,

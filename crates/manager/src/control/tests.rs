@@ -23,6 +23,7 @@ use super::*;
 use alone::{Alone, OWN_RAFT_ID, SILENT_RAFT_ID};
 
 pub(super) mod alone;
+mod levels;
 mod mounted_images;
 mod pins;
 mod scaling;

@@ -93,7 +93,7 @@ impl Driver {
         let _running = self.counters.begin();
         let (view, mut watch) = self.store.view_and_watch();
         self.look_at_everything(&view);
-        // What is kept of it would be kept beside what replaces it, for as long as this manager leads.
+        // A view that is held keeps all replaced objects in memory.
         drop(view);
         loop {
             self.take_due();

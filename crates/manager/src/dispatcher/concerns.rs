@@ -42,7 +42,7 @@ pub(super) async fn wake_concerned(
         let (view, mut watch) = replica.store.view_and_watch();
         // The changes before this have not been followed.
         programmed.reset(view.version);
-        // What is kept of it would be kept beside what replaces it.
+        // A view that is held keeps all replaced objects in memory.
         drop(view);
         sessions.wake_all();
         loop {

@@ -1,4 +1,4 @@
-//! The only place that creates processes without exec, with clone3(2).
+//! The only place that creates processes without exec: uses clone3 in a single-threaded process.
 #![expect(unsafe_code, reason = "clone3 has no safe wrapper")]
 
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -36,8 +36,7 @@ pub(crate) fn fork(flags: u64, parent: Parent) -> Result<Side, Errno> {
         Parent::CallersParent => args.flags |= u64::try_from(libc::CLONE_PARENT).expect("a positive constant"),
     }
     // SAFETY: without CLONE_VM the child has a copy of everything, like fork(2). The callers are single-threaded
-    // programs, so no lock can be held by a thread that no longer exists, or the child takes none
-    // (`user_namespace::within`). `args` lives through the call.
+    // programs, so no lock can be held by a thread that no longer exists. `args` lives through the call.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
     match Errno::result(result)? {
         0 => Ok(Side::Child),

@@ -19,7 +19,7 @@ pub(crate) fn assume(
 ) -> Result<(), StepError> {
     let user = &process.user;
     let sets = Sets::new(process.capabilities.as_ref());
-    own_stdio(user.uid, user.gid);
+    own_stdio(user.uid, user.gid, |_| true);
     let mask = user.umask.map_or(Mode::from_bits_truncate(0o022), Mode::from_bits_truncate);
     nix::sys::stat::umask(mask);
     if !process.no_new_privileges {
@@ -58,20 +58,22 @@ fn groups_are_fixed() -> bool {
 pub(crate) fn own_stdio_outside(process: &Process, linux: &Linux) {
     if Uid::effective().is_root() && !linux.uid_mappings.is_empty() {
         let user = &process.user;
-        own_stdio(ids::outside(&linux.uid_mappings, user.uid), ids::outside(&linux.gid_mappings, user.gid));
+        let (uid, gid) = (ids::outside(&linux.uid_mappings, user.uid), ids::outside(&linux.gid_mappings, user.gid));
+        // A caller's terminal, files and devices stay its own.
+        own_stdio(uid, gid, |kind| matches!(kind, SFlag::S_IFIFO | SFlag::S_IFSOCK));
     }
 }
 
 /// Makes the process own the files behind its standard descriptors, except the machine's devices, because it must be
 /// able to open /dev/stdout.
-fn own_stdio(uid: u32, gid: u32) {
+fn own_stdio(uid: u32, gid: u32, is_meant: impl Fn(SFlag) -> bool) {
     let null = nix::sys::stat::makedev(1, 3);
     let own = |fd: std::os::fd::BorrowedFd<'_>| {
         let Ok(about) = fstat(fd) else { return };
         let kind = SFlag::from_bits_truncate(about.st_mode) & SFlag::S_IFMT;
         // The group of a terminal is the one for terminals.
         let gid = (kind != SFlag::S_IFCHR).then(|| Gid::from_raw(gid));
-        if about.st_uid != uid && !(kind == SFlag::S_IFCHR && about.st_rdev == null) {
+        if is_meant(kind) && about.st_uid != uid && !(kind == SFlag::S_IFCHR && about.st_rdev == null) {
             // A file whose owner can't be changed (on a read-only file system, or with an unmapped id) stays as it is.
             let _ = nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), gid);
         }

@@ -1,7 +1,7 @@
 //! The mapping of ids of a user namespace to ids outside (user_namespaces(7)).
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
 use nix::unistd::{Pid, geteuid};
@@ -9,7 +9,6 @@ use nix::unistd::{Pid, geteuid};
 use super::clone;
 use crate::error::{Act, StepError};
 use crate::oci::{IdMapping, NamespaceKind, Spec};
-use crate::syscall::files;
 
 fn lines(mappings: &[IdMapping]) -> String {
     let line = |it: &IdMapping| format!("{} {} {}\n", it.container_id, it.host_id, it.size);
@@ -87,17 +86,15 @@ fn helper(field: &str, program: &str, pid: Pid, mappings: &[IdMapping]) -> Resul
 
 /// Returns a user namespace that only serves as a map, for the ids of a mount.
 pub(crate) fn mapped(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd, StepError> {
-    within(libc::CLONE_NEWUSER, uids, gids, |pid| {
+    in_new_namespaces(libc::CLONE_NEWUSER, uids, gids, |pid| {
         let path = format!("/proc/{pid}/ns/user");
         fs::File::open(&path).map(OwnedFd::from).act(|| format!("open {path}"))
     })
 }
 
-/// Makes new namespaces, of which one is a user namespace with these ids that owns the others, and runs `work` while the
-/// process with this id is in them. `work` has to open or bind what is to stay.
-///
-/// The caller may have several threads: the new process only waits and ends, and does nothing that needs a lock.
-pub(crate) fn within<T>(
+/// Makes new namespaces, of which one is a user namespace with these ids that owns the others, and calls `work` with the id of
+/// a process that is in them and waits. `work` opens or mounts the namespaces that are to stay.
+pub(crate) fn in_new_namespaces<T>(
     flags: i32,
     uids: &[IdMapping],
     gids: &[IdMapping],
@@ -108,8 +105,6 @@ pub(crate) fn within<T>(
     match clone::fork(flags, clone::Parent::Caller).act(|| "make a user namespace".into())? {
         clone::Side::Child => {
             drop(writer);
-            // Another thread may be doing the same, and this process has a copy of its pipe, whose end would not be heard.
-            files::close_all_but(reader.as_fd());
             // The process waits until the parent is done or has ended.
             let _ = nix::unistd::read(&reader, &mut [0]);
             clone::exit(0)

@@ -43,26 +43,18 @@ pub(super) fn mount_all(dir: &Path, order: &Order) -> Result<PathBuf, StepError>
     mounts.mount_root(&order.root)
 }
 
-/// Gives this process, or this thread, mounts of its own.
+/// Gives this process mounts of its own.
 fn begin() -> Result<(), StepError> {
     unshare(CloneFlags::CLONE_NEWNS).act(|| "make a mount namespace".into())?;
     let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     mount(None::<&str>, "/", None::<&str>, slave, None::<&str>).act(|| "cut off the mounts of the machine".into())
 }
 
-/// Returns an error if containers with these ids can't have a root like this one on this machine. `dir` is a folder for what
-/// has to be made for the answer, to be removed by the caller.
+/// Mounts a root for a container with these ids, below the folder `dir`, in this process's own mounts.
 pub(crate) fn try_ids(dir: &Path, root: &RootSource, ids: IdRange) -> Result<(), StepError> {
-    let tried = std::thread::scope(|scope| {
-        // The mounts end with the thread.
-        let thread = scope.spawn(|| {
-            let mounts = Mounts::new(dir, Some(ids))?;
-            begin()?;
-            mounts.mount_root(root).map(drop)
-        });
-        thread.join()
-    });
-    tried.unwrap_or_else(|_| Err(StepError::refuse("mount a root with other ids", "the thread panicked")))
+    let mounts = Mounts::new(dir, Some(ids))?;
+    begin()?;
+    mounts.mount_root(root).map(drop)
 }
 
 /// The places of the mounts of one container.

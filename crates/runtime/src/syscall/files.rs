@@ -64,17 +64,6 @@ pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
-/// Closes every other descriptor. Only for a process that uses nothing else until its end.
-pub(crate) fn close_all_but(kept: BorrowedFd<'_>) {
-    let kept = u32::try_from(kept.as_raw_fd()).unwrap_or_default();
-    for (first, last) in [(kept + 1, u32::MAX), (0, kept.saturating_sub(1))] {
-        if first <= last && first != kept {
-            // SAFETY: the caller promises to use none of these.
-            let _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-        }
-    }
-}
-
 /// Closes every descriptor from 3 up, because the caller may have leaked some. Only for the very beginning of the
 /// program.
 pub(crate) fn close_from_3() {

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use flota_runtime::{IdRange, ImageFiles, RootSource, owned_namespaces};
+use flota_runtime::{IdRange, ImageFiles, Program, RootSource, owned_namespaces};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
+use crate::harness::program;
 use crate::image_mounts;
 use crate::supervised::Supervised;
 
@@ -27,7 +29,7 @@ impl Namespaces {
         mount(Some(&folder), &folder, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
         mount(None::<&str>, &folder, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
         let namespaces = Self { folder };
-        owned_namespaces::make(IDS, &namespaces.path("user"), &namespaces.path("net")).unwrap();
+        Program::open(program()).make_namespaces(IDS, &namespaces.path("user"), &namespaces.path("net")).unwrap();
         namespaces
     }
 
@@ -157,26 +159,41 @@ fn a_source_whose_file_system_can_not_show_other_ids_is_refused_by_name() {
 }
 
 #[test]
-fn namespaces_are_made_beside_each_other() {
-    let folder = tempfile::tempdir().unwrap();
+fn namespaces_are_made_beside_each_other_by_the_program() {
+    let (folder, daemon) = (tempfile::tempdir().unwrap(), Arc::new(Program::open(program())));
+    let paths = |number: u32| ["user", "net"].map(|kind| folder.path().join(format!("{kind}{number}")));
     let (sender, receiver) = std::sync::mpsc::channel();
     for number in 0..8u32 {
-        let (folder, sender) = (folder.path().to_owned(), sender.clone());
+        let (daemon, sender, [user, network]) = (Arc::clone(&daemon), sender.clone(), paths(number));
         std::thread::spawn(move || {
-            let [user, network] = ["user", "net"].map(|kind| folder.join(format!("{kind}{number}")));
             let ids = IdRange { first: IDS.first + number * IDS.count, count: IDS.count };
-            for _ in 0..20 {
-                owned_namespaces::make(ids, &user, &network).unwrap();
-            }
-            let inode = |path: &Path| fs::metadata(path).unwrap().ino();
-            let found = [inode(&user), inode(&network)];
-            [user, network].iter().for_each(|path| owned_namespaces::remove(path).unwrap());
-            sender.send(found).unwrap();
+            let made = (0..5).try_for_each(|_| daemon.make_namespaces(ids, &user, &network));
+            sender.send(made.map_err(|error| error.text)).unwrap();
         });
     }
-    drop(sender);
-    let next = || receiver.recv_timeout(Duration::from_secs(60)).expect("one waits for another");
-    let found: BTreeSet<u64> = (0..8).flat_map(|_| next()).collect();
-    assert_eq!(found.len(), 16, "each is another");
+    for _ in 0..8 {
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(60)).expect("one waits for another"), Ok(()));
+    }
+    let all: Vec<PathBuf> = (0..8).flat_map(paths).collect();
+    let inodes: BTreeSet<u64> = all.iter().map(|path| fs::metadata(path).unwrap().ino()).collect();
+    assert_eq!(inodes.len(), 16, "each is another");
+    all.iter().for_each(|path| owned_namespaces::remove(path).unwrap());
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_program_says_whether_a_folder_can_have_files_of_other_ids() {
+    let (folder, daemon) = (tempfile::tempdir().unwrap(), Program::open(program()));
+    for overlay in [true, false] {
+        assert_eq!(daemon.try_ids(&folder.path().join("probe"), overlay), Ok(None));
+        fs::remove_dir_all(folder.path().join("probe")).unwrap();
+    }
+    let lacks = daemon.try_ids(Path::new("/proc/self"), false).unwrap_err().text;
+    assert!(lacks.contains("make /proc/self/lower"), "it could not be tried: {lacks}");
+    let ramfs = folder.path().join("ramfs");
+    fs::create_dir(&ramfs).unwrap();
+    mount(None::<&str>, &ramfs, Some("ramfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let why = daemon.try_ids(&ramfs, false);
+    umount2(&ramfs, MntFlags::MNT_DETACH).unwrap();
+    assert!(why.unwrap().is_some_and(|why| why.contains("show the ids in")), "this file system can't");
 }

@@ -59,4 +59,15 @@ mod tests {
             assert_eq!(read(options), Err(expected.to_owned()), "{options}");
         }
     }
+
+    #[test]
+    fn ids_are_the_tasks_own_or_the_nodes() {
+        let read = |mode: &str| {
+            let node = parse(mode).map_err(|fault| fault.why)?;
+            has_user_namespace(&node).map_err(|fault| fault.why)
+        };
+        assert_eq!(read("auto"), Ok(true));
+        assert_eq!(read("host"), Ok(false));
+        assert_eq!(read("private"), Err("`private` is not auto or host".into()));
+    }
 }

@@ -77,7 +77,7 @@ impl Bench {
             node: NodeNames { id: "n".into(), hostname: "w1".into() },
             volumes: Volumes::new(dir.path().join("volumes"), store.clone()),
             images: Images::new(store, dialer, Registries::default(), Reporter::default(), Clock::system()),
-            runtime: Program::open(dir.path().join("no-runtime")),
+            runtime: Arc::new(Program::open(dir.path().join("no-runtime"))),
             paths: TaskPaths {
                 data_dir: dir.path().join("data"),
                 run_dir: dir.path().join("run"),

@@ -23,7 +23,7 @@ use crate::cdi::{self, CdiError};
 use crate::images::{FetchError, Images};
 use crate::locks::KeyedLocks;
 use crate::mounts::{BindError, BindSources};
-use crate::networks::{CheckPlan, NamespaceFolder, Networks};
+use crate::networks::{CheckPlan, Networks};
 use crate::offers::NodeOffers;
 use crate::translate::{self, NodeNames, Places, stop_signal};
 use crate::volumes::{VolumeError, Volumes};
@@ -85,6 +85,9 @@ pub(crate) enum ContainerError {
     /// It failed to start.
     #[error(transparent)]
     Run(#[from] flota_runtime::RunError),
+    /// It can't get ids of its own.
+    #[error("failed to give the task ids of its own: {0}")]
+    Ids(#[source] io::Error),
     /// An I/O error.
     #[error("failed to prepare the task's folder: {0}")]
     Io(#[from] io::Error),
@@ -107,7 +110,7 @@ impl ContainerError {
             // The program itself is the cause.
             Self::Run(run) => run.code.is_some(),
             // The launcher may be busy, and disks, memory and descriptors become available again.
-            Self::Fetch(_) | Self::Value(_) | Self::Io(_) | Self::Watch(_) => false,
+            Self::Fetch(_) | Self::Value(_) | Self::Ids(_) | Self::Io(_) | Self::Watch(_) => false,
         }
     }
 
@@ -138,7 +141,7 @@ pub(crate) struct ContainerOptions {
     pub(crate) images: Images,
     pub(crate) volumes: Volumes,
     pub(crate) networks: Networks,
-    pub(crate) runtime: Program,
+    pub(crate) runtime: Arc<Program>,
     pub(crate) paths: TaskPaths,
     pub(crate) offers: Arc<NodeOffers>,
     /// Whether containers can be mounted from layers on this machine.
@@ -188,13 +191,17 @@ impl ContainerExecutor {
             Arc::new(ImageStep { images: images.clone() }),
             Arc::new(mounted),
             Arc::new(layer.clone()),
-            Arc::new(UserNamespaceStep { ids: paths.ids(), namespaces: NamespaceFolder::at(paths.namespaces()) }),
+            Arc::new(UserNamespaceStep {
+                paths: paths.clone(),
+                runtime: Arc::clone(&runtime),
+                busy: KeyedLocks::default(),
+            }),
             Arc::new(VolumeStep { volumes: volumes.clone(), paths: paths.clone() }),
             Arc::new(values.clone()),
             Arc::new(network.clone()),
             Arc::new(RunFolder { paths: paths.clone() }),
         ];
-        let (runtime, known) = (Arc::new(runtime), Mutex::default());
+        let known = Mutex::default();
         Self { node, images, volumes, paths, runtime, offers, app_armor, clock, network, layer, values, steps, known }
     }
 

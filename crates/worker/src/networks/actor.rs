@@ -195,7 +195,8 @@ impl<K: Kernel> Actor<K> {
             Command::Detach(task, answer) => {
                 self.waiting.retain(|it| it.task != task);
                 self.orphaned.remove(&task);
-                if self.attached.contains(&task) {
+                // One may have been made before the network, for a task with ids of its own.
+                if self.attached.contains(&task) || self.kernel.has_namespace(&task) {
                     self.leaving.push_back((task, answer));
                 } else {
                     // A new task removes what may be left of it, and must not wait for those that end.

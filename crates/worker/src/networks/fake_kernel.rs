@@ -49,6 +49,10 @@ impl Kernel for FakeKernel {
         self.machine().tasks.clone()
     }
 
+    fn has_namespace(&self, task: &TaskId) -> bool {
+        self.machine().tasks.contains(task)
+    }
+
     fn program(&mut self, view: &View, tasks: &[&Assignment], todo: &mut Touched) -> Result<(), KernelError> {
         if self.machine().refuses {
             return Err(NetworkError::NoLink("br0".into()).into());

@@ -104,6 +104,9 @@ pub(crate) trait Kernel: Send + 'static {
     /// Returns the tasks that have a namespace on this machine.
     fn tasks(&self) -> BTreeSet<TaskId>;
 
+    /// Returns whether this task has one, also if [`Kernel::attach`] was not called for it.
+    fn has_namespace(&self, task: &TaskId) -> bool;
+
     /// Makes what `todo` names as it is in the view, and takes from `todo` what is done. What is not in the view is
     /// removed; a network only if none of `tasks`, the tasks with a namespace, is in it.
     ///

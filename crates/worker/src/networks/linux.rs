@@ -1,5 +1,6 @@
 //! The kernel of this node and its DNS server, brought to the leader's view by the parts of `flota_network`. The thread of
-//! the networks calls this; nothing else in the worker changes namespaces, links, rules or names.
+//! the networks calls this; nothing else in the worker changes links, rules or names, or removes a network namespace. (That of a
+//! task with ids of its own is made before: `executor/container/user_namespace.rs`.)
 //!
 //! `linux/networks.rs` makes networks, and `linux/services.rs` their services: pools of the [`Balancer`] and entries of the
 //! [`Directory`]. `linux/tasks.rs` connects tasks to their networks, and `linux/bridge.rs` those that have none.
@@ -194,6 +195,10 @@ impl Kernel for LinuxKernel {
 
     fn tasks(&self) -> BTreeSet<TaskId> {
         self.options.folder.tasks()
+    }
+
+    fn has_namespace(&self, task: &TaskId) -> bool {
+        self.options.folder.task(task).exists()
     }
 
     fn program(&mut self, view: &View, tasks: &[&Assignment], todo: &mut Touched) -> Result<(), KernelError> {

@@ -103,6 +103,12 @@ impl Control<Alone> {
         self.member.propose(tx.finish()).await.expect("it is new");
     }
 
+    pub(super) async fn replace(&self, object: impl StoreObject) {
+        let mut tx = WriteTx::new(self.store.view(), None);
+        tx.update(object);
+        self.member.propose(tx.finish()).await.expect("nobody else changes it");
+    }
+
     pub(super) fn depose(&self) {
         self.member.leads.store(false, Ordering::Relaxed);
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use flota_api::capability;
-use flota_api::defaults::TASK_IDS;
+use flota_api::defaults::{EMBEDDED_RUNTIME, TASK_IDS};
 use flota_api::model::{CdiName, ServiceSpec, ValueUse};
 use flota_api::naming;
 
@@ -49,9 +49,10 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
 }
 
 fn user_namespace(spec: &ServiceSpec) -> Result<(), String> {
-    match spec.privileged {
-        true => Err("a privileged task has the ids of the node".into()),
-        false => Ok(()),
+    match spec.runtime.as_deref() {
+        _ if spec.privileged => Err("a privileged task has the ids of the node".into()),
+        Some(name) if name != EMBEDDED_RUNTIME => Err(format!("only the embedded runtime gives ids, not `{name}`")),
+        _ => Ok(()),
     }
 }
 
@@ -168,6 +169,10 @@ mod tests {
         bad.user_namespace = true;
         let found: Vec<String> = violations(&bad).iter().map(|it| it.field.clone()).collect();
         assert_eq!(found, ["user_namespace", "user", "user", "groups[1]", "secrets[0].uid"]);
+        let other = |runtime: &str| {
+            violations(&ServiceSpec { user_namespace: true, runtime: Some(runtime.into()), ..spec() }).len()
+        };
+        assert_eq!([other("flota"), other("crun")], [0, 1]);
     }
 
     #[test]

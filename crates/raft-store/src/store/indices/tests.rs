@@ -24,10 +24,9 @@ fn random_task(rng: &mut StdRng) -> Task {
         node_id: rng.random_bool(0.8).then(|| name("n", rng.random_range(0..3)).into()),
         desired_state: [DesiredState::Running, DesiredState::Remove][rng.random_range(0..2)],
         status: TaskStatus { state: STATES[rng.random_range(0..4)], ..TaskStatus::default() },
-        pending_reason: rng.random_bool(0.5).then(|| PendingReason::AwaitsRoom {
-            node_id: name("n", rng.random_range(0..3)).into(),
-            node: "w".into(),
-            refused: BTreeMap::new(),
+        pending_reason: rng.random_bool(0.5).then(|| {
+            let node_id = name("n", rng.random_range(0..3)).into();
+            Box::new(PendingReason::AwaitsRoom { node_id, node: "w".into(), refused: BTreeMap::new() })
         }),
         image_digest: rng.random_bool(0.5).then(|| name("sha256:", rng.random_range(0..2))),
         mounted_images: (0..rng.random_range(0..3))
@@ -221,7 +220,7 @@ fn waiting_tasks_have_their_turn_by_the_room_that_was_made_for_them_then_by_spec
     ] {
         let made = PendingReason::AwaitsRoom { node_id: "n".into(), node: "n".into(), refused: BTreeMap::new() };
         let meta = Meta { created, ..Meta::default() };
-        let (id, service_id, pending_reason) = (id.into(), "s".into(), has_room.then_some(made));
+        let (id, service_id, pending_reason) = (id.into(), "s".into(), has_room.then(|| Box::new(made)));
         tables.put(Task { id, meta, service_id, spec_version, slot, pending_reason, ..Task::default() }.into_object());
     }
     let turns: String = tables.tasks_waiting(&"s".into()).map(|task| task.id.to_string()).collect();

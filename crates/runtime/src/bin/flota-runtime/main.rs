@@ -16,6 +16,7 @@ mod init;
 mod lifecycle;
 mod limits;
 mod listing;
+mod namespaces;
 mod report;
 #[cfg(not(test))]
 mod title;
@@ -73,6 +74,12 @@ fn start() -> u8 {
         && dashes == "--"
     {
         return init::run(program);
+    }
+    if let [verb, dashes, request @ ..] = words.as_slice()
+        && verb == flota_runtime::owned_namespaces::VERB
+        && dashes == "--"
+    {
+        return namespaces::run(request);
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

@@ -36,7 +36,7 @@ fn on_node(task: Task) -> Task {
 
 fn with_health(state: HealthState) -> Task {
     let mut task = on_node(task(1, TaskState::Running));
-    task.status.health = Some(Health { state, ..Health::default() });
+    task.status.health = Some(Box::new(Health { state, ..Health::default() }));
     task
 }
 
