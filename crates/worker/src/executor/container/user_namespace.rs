@@ -99,6 +99,8 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().expect("a temporary folder");
         let program = dir.path().join("runtime");
+        // The mount of a program can't run a script, so it is not there yet.
+        let runtime = Arc::new(Program::open(program.clone()));
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("it is new");
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("it is there");
         let paths = TaskPaths {
@@ -110,7 +112,6 @@ mod tests {
         for name in ["tasks", "users"] {
             std::fs::create_dir_all(paths.namespaces().join(name)).expect("it is new");
         }
-        let runtime = Arc::new(Program::open(program));
         (UserNamespaceStep { paths, runtime, busy: KeyedLocks::default() }, dir)
     }
 
