@@ -79,7 +79,7 @@ pub fn first_entry(
         },
         state_since: now,
         certificates: vec![node.certificate.clone()],
-        trusts: ca.digest(),
+        trusts: Some(ca.digest()),
         ..Node::default()
     });
     tx.finish()

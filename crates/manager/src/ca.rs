@@ -170,7 +170,7 @@ impl NodeCa for CaService {
                 state_since: self.replica.clock.now(),
                 certificates: vec![known],
                 // It has no earlier certificate, and no identity if it does not get this answer.
-                trusts: trust::wanted(&cluster),
+                trusts: Some(trust::wanted(&cluster)),
                 ..Node::default()
             });
             let actor = format!("node {node_id}");
@@ -208,10 +208,10 @@ impl NodeCa for CaService {
             let cluster = view.cluster().ok_or(ControlError::NoClusterYet)?;
             // A confirmation of what was asked before counts for nothing: the node is told what is asked now.
             let counts = *trusts == trust::wanted(cluster);
-            let node = view.node(&node_id).filter(|node| counts && node.trusts != *trusts).cloned();
+            let node = view.node(&node_id).filter(|node| counts && node.trusts.as_ref() != Some(trusts)).cloned();
             let mut tx = WriteTx::new(view, None);
             if let Some(node) = node {
-                tx.update(Node { trusts: trusts.clone(), ..node.as_ref().clone() });
+                tx.update(Node { trusts: Some(trusts.clone()), ..node.as_ref().clone() });
             }
             Ok((tx.finish(), ()))
         });

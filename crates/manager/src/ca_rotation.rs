@@ -97,13 +97,13 @@ mod tests {
     }
 
     fn node(id: &str, trusts: &str) -> Node {
-        Node { id: id.into(), trusts: trusts.into(), ..Node::default() }
+        Node { id: id.into(), trusts: Some(trusts.into()), ..Node::default() }
     }
 
     #[test]
     fn a_rotation_goes_on_while_one_node_uses_the_former_ca() {
         let done = trust::wanted(&cluster());
-        assert_eq!(planned(&[node("a", &done), node("b", "")]), Plan::default());
+        assert_eq!(planned(&[node("a", &done), node("b", "another")]), Plan::default());
         let former = flota_identity::trust_digest(&[vec![1]]);
         assert_eq!(planned(&[node("a", &done), node("b", &former)]), Plan::default());
     }
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_rotation_ends_when_all_use_the_new_ca_and_old_join_tokens_end_with_it() {
         let done = trust::wanted(&cluster());
-        let left = Node { state_reason: Some(NodeStateReason::Left), ..node("c", "") };
+        let left = Node { state_reason: Some(NodeStateReason::Left), ..node("c", "another") };
         let plan = planned(&[node("a", &done), node("b", &done), left]);
         let [Change::Put(Object::Cluster(after))] = &plan.changes[..] else { panic!("{plan:?}") };
         assert_eq!((&after.ca_rotation, &after.ca_certificate), (&None, &vec![2]));

@@ -36,15 +36,15 @@ pub(crate) fn wanted(cluster: &Cluster) -> String {
 /// Returns the digest of which the node is to be told, unless it has confirmed it. Nodes of builds that confirm nothing are
 /// told only while the CA is replaced.
 pub(crate) fn news(cluster: &Cluster, node: &Node) -> Option<String> {
-    if cluster.ca_rotation.is_none() && node.trusts.is_empty() {
+    if cluster.ca_rotation.is_none() && node.trusts.is_none() {
         return None;
     }
-    Some(wanted(cluster)).filter(|wanted| *wanted != node.trusts)
+    Some(wanted(cluster)).filter(|wanted| node.trusts.as_ref() != Some(wanted))
 }
 
 /// Returns the nodes that have not confirmed yet what they are to trust, apart from those that have left.
 pub(crate) fn waiting<'a>(view: &'a Tables, cluster: &Cluster) -> impl Iterator<Item = &'a Arc<Node>> {
-    let wanted = wanted(cluster);
+    let wanted = Some(wanted(cluster));
     view.nodes().filter(move |node| !node.has_left() && node.trusts != wanted)
 }
 
@@ -162,18 +162,18 @@ mod tests {
         let before = cluster(&first);
         let during = begin(&before, with(&second), NOW).expect("it begins");
         let after = cluster(&second);
-        let node = |trusts: String| Node { trusts, ..Node::default() };
+        let node = |trusts: Option<&str>| Node { trusts: trusts.map(str::to_owned), ..Node::default() };
         let [old, new, end] = [&before, &during, &after].map(wanted);
         for (cluster, trusts, told) in [
-            (&before, "", None),
-            (&before, old.as_str(), None),
-            (&during, "", Some(&new)),
-            (&during, old.as_str(), Some(&new)),
-            (&during, new.as_str(), None),
-            (&after, new.as_str(), Some(&end)),
-            (&after, end.as_str(), None),
+            (&before, None, None),
+            (&before, Some(old.as_str()), None),
+            (&during, None, Some(&new)),
+            (&during, Some(old.as_str()), Some(&new)),
+            (&during, Some(new.as_str()), None),
+            (&after, Some(new.as_str()), Some(&end)),
+            (&after, Some(end.as_str()), None),
         ] {
-            assert_eq!(news(cluster, &node(trusts.into())).as_ref(), told, "{trusts}");
+            assert_eq!(news(cluster, &node(trusts)).as_ref(), told, "{trusts:?}");
         }
     }
 
@@ -182,11 +182,11 @@ mod tests {
         let [first, second] = [(); 2].map(|()| new_ca());
         let cluster = begin(&cluster(&first), with(&second), NOW).expect("it begins");
         let mut view = Tables::default();
-        let node = |id: &str, trusts: &str| Node { id: id.into(), trusts: trusts.into(), ..Node::default() };
-        view.put(node("old", &first.digest()).into_object());
-        view.put(node("new", &wanted(&cluster)).into_object());
-        view.put(node("silent", "").into_object());
-        view.put(Node { state_reason: Some(NodeStateReason::Left), ..node("left", "") }.into_object());
+        let node = |id: &str, trusts: Option<String>| Node { id: id.into(), trusts, ..Node::default() };
+        view.put(node("old", Some(first.digest())).into_object());
+        view.put(node("new", Some(wanted(&cluster))).into_object());
+        view.put(node("silent", None).into_object());
+        view.put(Node { state_reason: Some(NodeStateReason::Left), ..node("left", None) }.into_object());
         let names: Vec<_> = waiting(&view, &cluster).map(|it| it.id.as_str()).collect();
         assert_eq!(names, ["old", "silent"]);
     }

@@ -70,7 +70,7 @@ impl MembershipInvariants {
 /// The former CA counts until all nodes have confirmed the new one, and then join tokens of it count for nothing.
 fn check_ca(before: &Cluster, now: &Cluster, view: &View) -> Result<(), Violation> {
     let Some(rotation) = before.ca_rotation.as_ref().filter(|_| now.ca_rotation.is_none()) else { return Ok(()) };
-    let both = trust_digest(&[before.ca_certificate.clone(), rotation.former_certificate.clone()]);
+    let both = Some(trust_digest(&[before.ca_certificate.clone(), rotation.former_certificate.clone()]));
     let lacks = |node: &&Arc<Node>| !node.has_left() && node.trusts != both;
     if let Some(node) = view.nodes().find(lacks) {
         let text = format!("the former CA counts for nothing, and a node has confirmed {:?}: {node:?}", node.trusts);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::networks::all;
 use super::restarts::untimed;
 use super::updates::old_status;
-use super::{FromNumber, Malformed, require};
+use super::{FromNumber, Malformed, filled, require};
 use crate::clock_offset::ClockOffset;
 use crate::model::{
     Audit, Cluster, Filter, Image, ImageHolder, Network, Node, NodeStateReason, PendingReason, Rebalance, Registry,
@@ -131,7 +131,7 @@ impl From<&Node> for po::Node {
             attachments: it.attachments.iter().map(Into::into).collect(),
             losses: it.losses.iter().map(|at| at.0).collect(),
             certificates: it.certificates.iter().map(Into::into).collect(),
-            trusts: it.trusts.clone(),
+            trusts: it.trusts.clone().unwrap_or_default(),
         }
     }
 }
@@ -157,7 +157,7 @@ impl TryFrom<po::Node> for Node {
             attachments: all(it.attachments)?,
             losses: it.losses.into_iter().map(Timestamp).collect(),
             certificates: it.certificates.into_iter().map(Into::into).collect(),
-            trusts: it.trusts,
+            trusts: filled(it.trusts),
         })
     }
 }

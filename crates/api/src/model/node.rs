@@ -311,8 +311,9 @@ pub struct Node {
     /// also the new one, whose answer may have been lost. None if a build without renewals has issued its certificate.
     pub certificates: Vec<NodeCertificate>,
     /// SHA-256 of the certificates of the CAs that it trusts, the one that has signed its own certificate first, as it has
-    /// confirmed last, or got when it joined. Empty if a build that replaces no CA has let it join.
-    pub trusts: String,
+    /// confirmed last, or got when it joined. `None` if a build that replaces no CA has let it join.
+    #[serde(serialize_with = "text_or_empty")]
+    pub trusts: Option<String>,
 }
 
 impl Default for Node {
@@ -332,7 +333,7 @@ impl Default for Node {
             attachments: Vec::new(),
             losses: Vec::new(),
             certificates: Vec::new(),
-            trusts: String::new(),
+            trusts: None,
         }
     }
 }

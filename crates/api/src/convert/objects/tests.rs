@@ -27,7 +27,7 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
         Kind::Node => {
             let certificates = vec![NodeCertificate { key: "k".into(), expires_at: Timestamp(9) }];
             let spec = NodeSpec { manager_candidate: true, ..NodeSpec::default() };
-            Node { id: "n".into(), spec, raft_id: Some(7), certificates, trusts: "t".into(), ..Node::default() }
+            Node { id: "n".into(), spec, raft_id: Some(7), certificates, trusts: Some("t".into()), ..Node::default() }
                 .into_object()
         }
         Kind::Service => {
