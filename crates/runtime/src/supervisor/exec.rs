@@ -240,19 +240,20 @@ fn run(
     exec: &ExecSpec,
     mut descriptors: Vec<OwnedFd>,
 ) -> Result<StartedExec, RunError> {
-    let process = process(dir, order, init, exec)?;
+    let runtime = runtime::of(dir, order);
+    let process = process(runtime.process()?, order, init, exec)?;
     if exec.tty {
-        return runtime::of(dir, order).exec(process, exec, descriptors.pop());
+        return runtime.exec(process, exec, descriptors.pop());
     }
     let [stdin, stdout, stderr] = descriptors.as_slice() else { unreachable!("counted before") };
     nix::unistd::dup2_stdin(stdin).act(|| "set standard input".into())?;
     nix::unistd::dup2_stdout(stdout).act(|| "set standard output".into())?;
     nix::unistd::dup2_stderr(stderr).act(|| "set standard error".into())?;
-    runtime::of(dir, order).exec(process, exec, None)
+    runtime.exec(process, exec, None)
 }
 
-fn process(dir: &Path, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Process, StepError> {
-    let mut process = runtime::of(dir, order).spec()?.process.unwrap_or_default();
+/// Changes the container's own process to the one that is wanted.
+fn process(mut process: Process, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Process, StepError> {
     process.args.clone_from(&exec.argv);
     process.terminal = exec.tty;
     process.console_size = None;

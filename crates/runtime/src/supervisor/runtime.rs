@@ -1,6 +1,7 @@
 //! The runtime that creates the container: the embedded one, or any OCI command line by its path. Each method is
 //! called in a separate process, forked by the supervisor, so its memory is freed with that process.
 
+use std::cell::OnceCell;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,8 +22,8 @@ pub(super) trait Runtime {
     /// Starts a further process, with this process's standard descriptors or a terminal.
     /// If it is to be contained, its group is among those of [`Groups::nested`].
     fn exec(&self, process: Process, exec: &ExecSpec, console: Option<OwnedFd>) -> Result<StartedExec, RunError>;
-    /// Returns the container's own configuration.
-    fn spec(&self) -> Result<Spec, StepError>;
+    /// Returns the process that the container's own configuration describes.
+    fn process(&self) -> Result<Process, StepError>;
     /// Removes what is left of the container.
     fn delete(&self) -> Result<(), RunError>;
 }
@@ -39,7 +40,7 @@ pub(super) enum StartedExec {
 pub(super) fn of(dir: &Path, order: &Order) -> Box<dyn Runtime> {
     let (dir, id) = (dir.to_owned(), order.id.clone());
     match &order.runtime {
-        None => Box::new(Embedded { dir, id, groups: order.groups.clone() }),
+        None => Box::new(Embedded { dir, id, groups: order.groups.clone(), loaded: OnceCell::new() }),
         Some(program) => Box::new(CommandLine { dir, id, program: program.clone() }),
     }
 }
@@ -53,11 +54,22 @@ struct Embedded {
     dir: PathBuf,
     id: String,
     groups: Groups,
+    /// The container and its configuration, which are read once.
+    loaded: OnceCell<(Container, Spec)>,
 }
 
 impl Embedded {
     fn container(&self) -> Result<Container, StepError> {
         Container::load(&states(&self.dir), &self.id)
+    }
+
+    fn loaded(&self) -> Result<&(Container, Spec), StepError> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded);
+        }
+        let container = self.container()?;
+        let spec = container.spec()?;
+        Ok(self.loaded.get_or_init(|| (container, spec)))
     }
 }
 
@@ -80,7 +92,7 @@ impl Runtime for Embedded {
     }
 
     fn exec(&self, process: Process, exec: &ExecSpec, console: Option<OwnedFd>) -> Result<StartedExec, RunError> {
-        let container = self.container()?;
+        let (container, spec) = self.loaded()?;
         let mut execution = Execution::new(process);
         execution.console = console;
         execution.supervised = true;
@@ -88,11 +100,11 @@ impl Runtime for Embedded {
             nested.make()?;
             execution.subgroups.push(nested.name);
         }
-        execution.start(&container, &container.spec()?, || Ok(())).map(StartedExec::Child)
+        execution.start(container, spec, || Ok(())).map(StartedExec::Child)
     }
 
-    fn spec(&self) -> Result<Spec, StepError> {
-        self.container()?.spec()
+    fn process(&self) -> Result<Process, StepError> {
+        Ok(self.loaded()?.1.process.clone().unwrap_or_default())
     }
 
     fn delete(&self) -> Result<(), RunError> {
@@ -189,8 +201,9 @@ impl Runtime for CommandLine {
         Ok(StartedExec::Through(child, path))
     }
 
-    fn spec(&self) -> Result<Spec, StepError> {
-        read_json(&mounts::bundle(&self.dir).join("config.json"))
+    fn process(&self) -> Result<Process, StepError> {
+        let spec: Spec = read_json(&mounts::bundle(&self.dir).join("config.json"))?;
+        Ok(spec.process.unwrap_or_default())
     }
 
     fn delete(&self) -> Result<(), RunError> {
