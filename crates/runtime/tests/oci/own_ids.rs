@@ -47,15 +47,26 @@ impl Drop for Namespaces {
     }
 }
 
-/// Gives the container ids of its own, in namespaces that exist already.
-fn give_ids(container: &mut Supervised, namespaces: &Namespaces) {
+/// Gives the container ids of its own.
+fn map_ids(container: &mut Supervised) {
     container.order.ids = Some(IDS);
+    let map = json!([{"containerID": 0, "hostID": IDS.first, "size": IDS.count}]);
+    container.bundle.set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map);
+}
+
+/// Does so in a new user namespace.
+fn give_new_ids(container: &mut Supervised) {
+    container.bundle.namespace(json!({"type": "user"}));
+    map_ids(container);
+}
+
+/// Does so in namespaces that exist already.
+fn give_ids(container: &mut Supervised, namespaces: &Namespaces) {
+    map_ids(container);
     let all = container.bundle.config["linux"]["namespaces"].as_array_mut().unwrap();
     all.retain(|it| it["type"] != "network");
     all.push(json!({"type": "user", "path": namespaces.path("user")}));
     all.push(json!({"type": "network", "path": namespaces.path("net")}));
-    let map = json!([{"containerID": 0, "hostID": IDS.first, "size": IDS.count}]);
-    container.bundle.set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map);
     // Only whoever owns the network may set it.
     container.bundle.set("/linux/sysctl", json!({"net.ipv4.ip_unprivileged_port_start": "0"}));
 }
@@ -131,10 +142,7 @@ fn the_root_of_a_container_with_its_own_ids_is_nobody_outside_and_owns_what_is_r
 #[test]
 fn a_container_with_its_own_ids_runs_from_a_folder_and_makes_its_own_namespaces() {
     let mut container = Supervised::new("stat -c %u /bin/sh; echo x > /file; cat /proc/self/uid_map | wc -l");
-    container.order.ids = Some(IDS);
-    container.bundle.namespace(json!({"type": "user"}));
-    let map = json!([{"containerID": 0, "hostID": IDS.first, "size": IDS.count}]);
-    container.bundle.set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map);
+    give_new_ids(&mut container);
     let container = container.start();
     assert_eq!(container.wait().code, 0);
     let lines: Vec<String> = container.lines().into_iter().map(|it| it.1).collect();
@@ -146,10 +154,7 @@ fn a_container_with_its_own_ids_runs_from_a_folder_and_makes_its_own_namespaces(
 #[test]
 fn a_source_whose_file_system_can_not_show_other_ids_is_refused_by_name() {
     let mut container = Supervised::new("true");
-    container.order.ids = Some(IDS);
-    container.bundle.namespace(json!({"type": "user"}));
-    let map = json!([{"containerID": 0, "hostID": IDS.first, "size": IDS.count}]);
-    container.bundle.set("/linux/uidMappings", map.clone()).set("/linux/gidMappings", map);
+    give_new_ids(&mut container);
     let proc = PathBuf::from("/proc/self/fdinfo");
     bind(&mut container, &proc, "/source");
     container.order.mapped = vec![proc];
