@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -15,11 +16,15 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::error::{Act, RunError, StepError};
 use crate::ids::IdRange;
 use crate::process::user_namespace::in_new_namespaces;
+use crate::process::wait_readable;
 use crate::program::Program;
 use crate::supervisor::{RootSource, try_ids};
+use crate::syscall::process as kernel;
 
 /// The word with which the program is called for what is in this file.
 pub const VERB: &str = "namespaces";
+/// Longest time that the program may take.
+const PATIENCE: Duration = Duration::from_secs(55);
 /// Exit code of the program if the machine can't give containers ids of their own.
 pub const CAN_NOT: u8 = 3;
 
@@ -50,11 +55,23 @@ impl Program {
         }
     }
 
-    /// Runs the program, and returns its exit code and what it says of an error.
+    /// Runs the program, and returns its exit code and what it says of an error. One that hangs is killed.
     fn ask(&self, words: &[&OsStr]) -> Result<(i32, String), RunError> {
+        let act = || format!("make or try namespaces with {}", self.path().display());
         let mut command = self.command();
         command.env_clear().args([VERB, "--"]).args(words).stdin(Stdio::null()).stdout(Stdio::null());
-        let output = command.output().act(|| format!("run {}", self.path().display()))?;
+        let mut child = command.stderr(Stdio::piped()).spawn().act(act)?;
+        let pid = i32::try_from(child.id()).expect("process ids fit");
+        // What it says of an error fits into the pipe, so that it ends without a reader.
+        let ended =
+            kernel::open(pid).act(act).map_err(RunError::from).and_then(|process| wait_readable(&process, PATIENCE));
+        if !matches!(ended, Ok(true)) {
+            let _ = child.kill();
+        }
+        let output = child.wait_with_output().act(act)?;
+        if !ended? {
+            return Err(StepError::refuse(act(), format!("it did not end within {PATIENCE:?}")).into());
+        }
         let text = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
         Ok((output.status.code().unwrap_or(1), text))
     }
