@@ -1,7 +1,8 @@
 //! Network namespaces, named by a file: a bind mount that keeps them alive (network_namespaces(7)), or a process's.
 //!
 //! Work in a namespace runs on a thread of its own, so the caller's thread never changes namespaces. A socket stays bound
-//! to the namespace in which it was opened: a caller that works in one often opens a socket there once and keeps it.
+//! to the namespace in which it was opened: a caller that works in one often opens a socket there once and keeps it, and
+//! one that opens many sockets has a `SocketThread`.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};

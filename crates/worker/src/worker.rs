@@ -18,7 +18,7 @@ use flota_api::proto::images::image_store_server::ImageStoreServer;
 use flota_api::seal::Sealer;
 use flota_identity::{Dialer, Identity};
 use flota_image::{Image, ImageError, ImageStore, PullError, Registries};
-use flota_network::Namespace;
+use flota_network::{Namespace, SocketThread};
 use flota_runtime::cgroup;
 
 use crate::agent_handle::{AgentHandle, AgentOptions, start_reporting_to};
@@ -130,6 +130,7 @@ impl Worker {
             images: images.clone(),
             volumes: Volumes::new(options.data_dir.join("volumes"), images.store.clone()),
             networks: networks.clone(),
+            sockets: SocketThread::start()?,
             runtime,
             paths,
             offers: Arc::clone(&offers),

@@ -10,6 +10,7 @@ use flota_api::model::{Assignment, ImageSource, NetworkUpdate, Role, ServiceSpec
 use flota_api::seal::Sealer;
 use flota_identity::Dialer;
 use flota_image::{ImageStore, Registries};
+use flota_network::SocketThread;
 use flota_runtime::Program;
 
 use super::{
@@ -74,6 +75,7 @@ impl Bench {
         networks.update(NetworkUpdate { full: true, ..NetworkUpdate::default() });
         let executor = ContainerExecutor::new(ContainerOptions {
             networks,
+            sockets: SocketThread::start().unwrap(),
             node: NodeNames { id: "n".into(), hostname: "w1".into() },
             volumes: Volumes::new(dir.path().join("volumes"), store.clone()),
             images: Images::new(store, dialer, Registries::default(), Reporter::default(), Clock::system()),

@@ -13,6 +13,7 @@ use flota_api::id::{NetworkId, TaskId};
 use flota_api::model::{Assignment, HealthCheck, HealthTest, Measured, ServiceSpec};
 use flota_api::naming::task_name;
 use flota_image::{Image, ImageError};
+use flota_network::SocketThread;
 use flota_runtime::{ContainerClient, ContainerEvents, ContainerState, Program};
 
 use super::{
@@ -141,6 +142,7 @@ pub(crate) struct ContainerOptions {
     pub(crate) images: Images,
     pub(crate) volumes: Volumes,
     pub(crate) networks: Networks,
+    pub(crate) sockets: SocketThread,
     pub(crate) runtime: Arc<Program>,
     pub(crate) paths: TaskPaths,
     pub(crate) offers: Arc<NodeOffers>,
@@ -158,6 +160,7 @@ pub(crate) struct ContainerExecutor {
     pub(crate) images: Images,
     pub(crate) volumes: Volumes,
     pub(crate) paths: TaskPaths,
+    sockets: SocketThread,
     runtime: Arc<Program>,
     offers: Arc<NodeOffers>,
     app_armor: Option<String>,
@@ -180,8 +183,19 @@ struct KnownTask {
 
 impl ContainerExecutor {
     pub(crate) fn new(options: ContainerOptions) -> Self {
-        let ContainerOptions { node, images, volumes, networks, runtime, paths, offers, overlay, app_armor, clock } =
-            options;
+        let ContainerOptions {
+            node,
+            images,
+            volumes,
+            networks,
+            sockets,
+            runtime,
+            paths,
+            offers,
+            overlay,
+            app_armor,
+            clock,
+        } = options;
         let network = NetworkStep::new(networks);
         let layer = WritableLayer { paths: paths.clone(), overlay, busy: KeyedLocks::default() };
         let busy = KeyedLocks::default();
@@ -202,7 +216,22 @@ impl ContainerExecutor {
             Arc::new(RunFolder { paths: paths.clone() }),
         ];
         let known = Mutex::default();
-        Self { node, images, volumes, paths, runtime, offers, app_armor, clock, network, layer, values, steps, known }
+        Self {
+            node,
+            images,
+            volumes,
+            paths,
+            sockets,
+            runtime,
+            offers,
+            app_armor,
+            clock,
+            network,
+            layer,
+            values,
+            steps,
+            known,
+        }
     }
 
     /// Returns the task's name as users know it, or its id if the task is unknown.
@@ -349,11 +378,11 @@ impl Executor for ContainerExecutor {
     }
 
     fn check_health(&self, task: &TaskId, test: &HealthTest) -> BoxFuture<'static, CheckEnd> {
-        Box::pin(check::check(self.paths.run_folder(task), test.clone()))
+        Box::pin(check::check(self.sockets.clone(), self.paths.run_folder(task), test.clone()))
     }
 
     fn counters<'a>(&'a self, task: &'a TaskId, measured: &'a Measured) -> BoxFuture<'a, Option<Counters>> {
-        Box::pin(counters::read(self.place(task), measured))
+        Box::pin(counters::read(&self.sockets, self.place(task), measured))
     }
 
     fn node_counters(&self) -> Option<NodeCounters> {

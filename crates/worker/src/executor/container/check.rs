@@ -14,9 +14,10 @@ use tokio::net::unix::pipe;
 
 use flota_api::model::{HealthSpec, HealthTest};
 use flota_image::Healthcheck;
+use flota_network::SocketThread;
 use flota_runtime::{ContainerClient, ExecProcess, ExecSpec};
 
-use super::requests;
+use super::requests::{self, Container};
 use crate::executor::{Cause, CheckEnd};
 
 /// Bytes of a check's output that are kept, as in Docker. A program that writes more is read to its end.
@@ -44,13 +45,13 @@ pub(super) fn of_image(image: &Healthcheck) -> HealthSpec {
 }
 
 /// Runs the test once in the container with this folder. A test that can't be run has failed.
-pub(super) async fn check(folder: PathBuf, test: HealthTest) -> CheckEnd {
+pub(super) async fn check(sockets: SocketThread, folder: PathBuf, test: HealthTest) -> CheckEnd {
     let end = match test {
         HealthTest::None => Ok(CheckEnd::default()),
         HealthTest::Command(words) => run(&folder, words).await,
         HealthTest::Shell(line) => run(&folder, vec!["/bin/sh".into(), "-c".into(), line]).await,
-        HealthTest::Http { port, path } => request(&folder, port, &path).await,
-        HealthTest::Tcp { port } => requests::connect(&folder, port).await.map(|_| CheckEnd::default()),
+        HealthTest::Http { port, path } => request((&sockets, &folder), port, &path).await,
+        HealthTest::Tcp { port } => requests::connect((&sockets, &folder), port).await.map(|_| CheckEnd::default()),
     };
     end.unwrap_or_else(|error| CheckEnd { exit_code: 1, output: flota_api::text::with_causes(&*error) })
 }
@@ -117,8 +118,8 @@ impl Output {
 }
 
 /// Sends a GET request to the container, and returns what it stands for as a check.
-async fn request(folder: &Path, port: u16, path: &str) -> Result<CheckEnd, Cause> {
-    requests::get(folder, (port, path), "flota-health-check", async |response| Ok(outcome(response).await)).await
+async fn request(container: Container<'_>, port: u16, path: &str) -> Result<CheckEnd, Cause> {
+    requests::get(container, (port, path), "flota-health-check", async |response| Ok(outcome(response).await)).await
 }
 
 /// Returns the result that a response stands for, with the beginning of its body if it is a failure.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use flota_api::model::Measured;
+use flota_network::SocketThread;
 use flota_runtime::ContainerState;
 
 use super::requests;
@@ -14,7 +15,7 @@ use crate::executor::Counters;
 const WAIT: Duration = Duration::from_secs(3);
 
 /// Reads the counters; `None` if the container does not run.
-pub(super) async fn read(place: Place, measured: &Measured) -> Option<Counters> {
+pub(super) async fn read(sockets: &SocketThread, place: Place, measured: &Measured) -> Option<Counters> {
     let read = blocking(&place, |place| {
         let state = ContainerState::load(&place.paths.run_folder(&place.task)).ok().flatten()?;
         let usage = state.is_alive().then(|| place.paths.cgroups(&place.task).usage())?;
@@ -23,7 +24,8 @@ pub(super) async fn read(place: Place, measured: &Measured) -> Option<Counters> 
     let counters = read.await.ok().flatten()?;
     let Some(counter) = &measured.requests else { return Some(counters) };
     let (folder, mut total) = (place.paths.run_folder(&place.task), Total::default());
-    let page = requests::read_lines(&folder, counter.port, &counter.path, |line| total.add(line, &counter.metric));
+    let page =
+        requests::read_lines((sockets, &folder), counter.port, &counter.path, |line| total.add(line, &counter.metric));
     let read = tokio::time::timeout(WAIT, page).await.unwrap_or_else(|_| Err("it takes too long".into()));
     if let Err(error) = &read {
         tracing::debug!(task.id = %place.task, %counter, error, "the requests of a task can't be counted");

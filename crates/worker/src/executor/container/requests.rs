@@ -1,17 +1,15 @@
 //! Requests to the programs of a container, which come from within its network namespace.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdStream};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
 use hyper::{Request, Response, StatusCode, body::Incoming, header};
 use hyper_util::rt::TokioIo;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::net::{TcpSocket, TcpStream};
 
-use flota_network::Namespace;
+use flota_network::{Namespace, SocketThread};
 use flota_runtime::ContainerState;
 
 use crate::executor::Cause;
@@ -21,12 +19,20 @@ const PAGE_BOUND: usize = 4 << 20;
 /// Longest line of a page in bytes.
 const LINE_BOUND: usize = 16 << 10;
 
+/// A container, named by its folder, and the thread that opens sockets in it.
+pub(super) type Container<'a> = (&'a SocketThread, &'a Path);
+
 /// Calls `each` with the lines of a page of the container. Lines that are too long are left out, and so is what is
 /// beyond the bound of a page.
 ///
 /// # Errors
 /// The container does not answer, or with another status than 200, or the page breaks off.
-pub(super) async fn read_lines(folder: &Path, port: u16, path: &str, mut each: impl FnMut(&str)) -> Result<(), Cause> {
+pub(super) async fn read_lines(
+    container: Container<'_>,
+    port: u16,
+    path: &str,
+    mut each: impl FnMut(&str),
+) -> Result<(), Cause> {
     let read = async |response: Response<Incoming>| {
         if response.status() != StatusCode::OK {
             return Err(response.status().to_string().into());
@@ -40,7 +46,7 @@ pub(super) async fn read_lines(folder: &Path, port: u16, path: &str, mut each: i
         lines.finish(&mut each);
         Ok(())
     };
-    get(folder, (port, path), "flota-metrics", read).await
+    get(container, (port, path), "flota-metrics", read).await
 }
 
 /// The lines of a page that comes in parts.
@@ -85,12 +91,12 @@ impl Lines {
 /// # Errors
 /// The container does not answer, or what `take` says.
 pub(super) async fn get<T>(
-    folder: &Path,
+    container: Container<'_>,
     (port, path): (u16, &str),
     agent: &str,
     take: impl AsyncFnOnce(Response<Incoming>) -> Result<T, Cause>,
 ) -> Result<T, Cause> {
-    let stream = connect(folder, port).await?;
+    let stream = connect(container, port).await?;
     let request = Request::get(path)
         .header(header::HOST, format!("localhost:{port}"))
         .header(header::USER_AGENT, agent)
@@ -112,20 +118,17 @@ pub(super) async fn get<T>(
 ///
 /// # Errors
 /// The container does not run, or nothing accepts the connection.
-pub(super) async fn connect(folder: &Path, port: u16) -> Result<TcpStream, Cause> {
-    let folder = folder.to_owned();
-    let made = tokio::task::spawn_blocking(move || socket_inside(&folder)).await??;
+pub(super) async fn connect((sockets, folder): Container<'_>, port: u16) -> Result<TcpStream, Cause> {
+    let state = ContainerState::load(folder)?.ok_or("the container does not run")?;
+    let opened = sockets.open_tcp(Namespace::of(state.pid)).await;
+    // The process id may have become another process's before the namespace was opened.
+    if !state.is_alive() {
+        return Err("the container does not run".into());
+    }
     // A socket stays in the namespace in which it was made.
-    let socket = TcpSocket::from_std_stream(StdStream::from(made));
+    let socket = TcpSocket::from_std_stream(StdStream::from(opened?));
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     socket.connect(address).await.map_err(|error| format!("failed to connect to port {port}: {error}").into())
-}
-
-/// Makes a socket in the network namespace of the container.
-fn socket_inside(folder: &Path) -> Result<OwnedFd, Cause> {
-    let state = ContainerState::load(folder)?.filter(ContainerState::is_alive).ok_or("the container does not run")?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(Namespace::of(state.pid).enter(|| Ok(socket(AddressFamily::Inet, SockType::Stream, flags, None)))??)
 }
 
 #[cfg(test)]
