@@ -4,6 +4,7 @@
 //! Every request goes through [`rounds`]: when the connection to one manager is lost, the next one is asked. A request
 //! that changes something carries the same id with every try, so that it takes effect only once.
 
+mod connection;
 #[cfg(test)]
 pub(crate) mod fake;
 mod rounds;
@@ -36,6 +37,7 @@ use flota_identity::Dialer;
 
 use crate::context::{Contexts, Credentials};
 use crate::error::{Failed, Hinted, Usage, is_unreachable};
+use connection::Connection;
 use rounds::{Attempt, Limits, ManagerAddress};
 
 /// Pause before a broken stream is opened again.
@@ -186,7 +188,7 @@ impl Client {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let attempt = |attempt: Attempt| {
-            let answer = call(control(attempt.channel.clone()), request.clone());
+            let answer = call(control(attempt.connection.channel.clone()), request.clone());
             async move { attempt.answer(answer).await.map(Response::into_inner) }
         };
         // On the heap: a future with a spec in each of its states is so large that a few of them fill a thread's stack.
@@ -208,7 +210,7 @@ impl Client {
     {
         let join = &join;
         let attempt = |attempt: Attempt| {
-            let answer = call(control(attempt.channel.clone()), addressed(request.clone()));
+            let answer = call(control(attempt.connection.channel.clone()), addressed(request.clone()));
             async move {
                 let mut pages = attempt.answer(answer).await?.into_inner();
                 let first = attempt.answer(pages.message()).await?;
@@ -309,7 +311,7 @@ impl Client {
     pub(crate) async fn stream(&self, first: F) -> anyhow::Result<(mpsc::Sender<Frame>, Streaming<Frame>)> {
         let attempt = |attempt: Attempt| async move {
             let (sender, receiver) = mpsc::channel(QUEUE);
-            let mut client = control(attempt.channel.clone());
+            let mut client = control(attempt.connection.channel.clone());
             let answers = attempt.answer(client.open_stream(ReceiverStream::new(receiver))).await?.into_inner();
             Ok((sender, answers))
         };
@@ -352,7 +354,7 @@ impl Client {
     /// Connects to the node behind the first socket, for requests about that machine. These have no time limit.
     pub(crate) async fn node(&self) -> anyhow::Result<LocalNodeClient<Channel>> {
         let target = self.local()?.first().context("no node is known")?;
-        Ok(local_node(rounds::connect(target).await.map_err(failure)?))
+        Ok(local_node(Connection::open(target).await.map_err(failure)?.channel))
     }
 
     /// Returns the targets, if they are sockets of this machine.
@@ -457,7 +459,7 @@ fn renewal_hint(user: &str) -> String {
 }
 
 async fn describe(attempt: Attempt) -> Result<(LocalNodeClient<Channel>, NodeInfo), Status> {
-    let mut node = local_node(attempt.channel.clone());
+    let mut node = local_node(attempt.connection.channel.clone());
     let info = attempt.answer(node.info(InfoRequest {})).await?.into_inner();
     Ok((node, info))
 }

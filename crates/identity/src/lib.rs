@@ -46,7 +46,7 @@ pub use join_token::{JoinToken, JoinTokenError, new_secret};
 pub use key_file::KeyFile;
 pub use listener::{Incoming, PeerStream, incoming};
 pub use peer::Peer;
-pub use refusal::refusal;
+pub use refusal::{is_of_another_cluster, refusal};
 pub use renewal::{Renewal, RenewalError, check_renewal, extension_request, renewal_request};
 pub use rights::{UserRights, may_call, user_rights};
 pub use root_ca::RootCa;

@@ -1,5 +1,6 @@
 //! Why a certificate was refused, in words for an operator. The TLS library's own words name neither the side nor a remedy.
 
+use std::fmt;
 use std::io;
 
 use rustls::{AlertDescription, CertificateError, Error};
@@ -36,10 +37,36 @@ pub fn refusal(error: &Error) -> String {
     }
 }
 
+/// A handshake that failed, in words for an operator.
+#[derive(Debug)]
+struct FailedHandshake(Error);
+
+impl fmt::Display for FailedHandshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&refusal(&self.0))
+    }
+}
+
+impl std::error::Error for FailedHandshake {}
+
 /// Replaces the TLS library's words in the error of a handshake by [`refusal`].
 pub(crate) fn in_words(error: io::Error) -> io::Error {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).map(refusal) {
-        Some(text) => io::Error::new(error.kind(), Error::General(text)),
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(tls) => io::Error::new(error.kind(), FailedHandshake(tls.clone())),
         None => error,
     }
+}
+
+/// Returns whether a connection failed because the CAs of one end's cluster have not signed the certificate of the other
+/// end. With TLS 1.3 the end that connects learns only from its first read that it was refused (RFC 8446, appendix E.1.2).
+pub fn is_of_another_cluster(error: &io::Error) -> bool {
+    let Some(inner) = error.get_ref() else { return false };
+    let handshake = || inner.downcast_ref::<FailedHandshake>().map(|it| &it.0);
+    matches!(
+        inner.downcast_ref::<Error>().or_else(handshake),
+        Some(
+            Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature)
+                | Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::DecryptError)
+        )
+    )
 }

@@ -13,17 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flota_api::reason::Reason;
-use flota_identity::{Dialer, Stream};
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use flota_identity::Dialer;
 use tokio::time::{Instant, timeout};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-/// Interval of keepalive pings. A manager that stops answering in the middle of a stream is noticed after one interval
-/// and one timeout.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+use super::connection::Connection;
+
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The time limits of a request.
@@ -70,7 +65,7 @@ impl fmt::Display for ManagerAddress {
 
 /// One manager that is tried.
 pub(super) struct Attempt {
-    pub(super) channel: Channel,
+    pub(super) connection: Connection,
     target: ManagerAddress,
     patience: Duration,
 }
@@ -80,7 +75,10 @@ impl Attempt {
     pub(super) async fn answer<T>(&self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
         match timeout(self.patience, work).await {
             Err(_) => Err(silent(&self.target)),
-            Ok(Err(status)) if is_lost(&status) => Err(lost(&self.target, status)),
+            Ok(Err(status)) if is_lost(&status) => {
+                let cause = self.connection.end().unwrap_or_else(|| io::Error::other(status));
+                Err(lost(&self.target, cause))
+            }
             Ok(answer) => answer,
         }
     }
@@ -162,8 +160,8 @@ async fn request_one<T, F: Future<Output = Result<T, Status>>>(
     patience: Duration,
     attempt: impl Fn(Attempt) -> F,
 ) -> Result<T, Status> {
-    let channel = timeout(patience, connect(target)).await.unwrap_or_else(|_| Err(silent(target)))?;
-    attempt(Attempt { channel, target: target.clone(), patience }).await
+    let connection = timeout(patience, Connection::open(target)).await.unwrap_or_else(|_| Err(silent(target)))?;
+    attempt(Attempt { connection, target: target.clone(), patience }).await
 }
 
 /// Chooses the status to report: an answer from a manager tells more than a failed connection to another.
@@ -174,32 +172,13 @@ fn more_telling(before: Option<Status>, status: Status) -> Status {
     }
 }
 
-/// Opens a connection to the daemon that listens there.
-pub(super) async fn connect(target: &ManagerAddress) -> Result<Channel, Status> {
-    let connected = match target {
-        ManagerAddress::Socket(path) => UnixStream::connect(path).await.map(|it| Box::new(it) as Box<dyn Stream>),
-        ManagerAddress::Port { address, dialer } => dialer.connect_manager(address).await,
-    };
-    let stream = connected.map_err(|error| unreachable(target, error))?;
-    let mut stream = Some(TokioIo::new(stream));
-    let connector = tower::service_fn(move |_| {
-        let stream = stream.take().ok_or_else(|| io::Error::other("the connection is closed"));
-        std::future::ready(stream)
-    });
-    let endpoint = Endpoint::from_static("http://flota")
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    let channel = endpoint.connect_with_connector(connector).await;
-    channel.map_err(|error| unreachable(target, io::Error::other(error)))
-}
-
 fn unavailable(text: String, source: io::Error) -> Status {
     let mut status = Status::unavailable(text);
     status.set_source(Arc::new(source));
     status
 }
 
-fn unreachable(target: &ManagerAddress, error: io::Error) -> Status {
+pub(super) fn unreachable(target: &ManagerAddress, error: io::Error) -> Status {
     unavailable(format!("failed to connect to {target}: {error}"), error)
 }
 
@@ -208,27 +187,21 @@ fn silent(target: &ManagerAddress) -> Status {
     unavailable(text, io::ErrorKind::TimedOut.into())
 }
 
-fn lost(target: &ManagerAddress, status: Status) -> Status {
+fn lost(target: &ManagerAddress, cause: io::Error) -> Status {
     let text = format!("the connection to {target} broke before the answer came");
-    unavailable(text, io::Error::other(status))
+    unavailable(text, cause)
 }
 
-/// Returns whether the other end is not a manager of the cluster whose CAs the context trusts, or does not take the user's
-/// certificate for one of its cluster.
+/// Returns whether this user and the manager are of different clusters, or know different CAs of one.
 pub(super) fn is_foreign(status: &Status) -> bool {
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if ["signed by this cluster's CA", "UnknownCA", "DecryptError"].iter().any(|it| text.contains(it)) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    io_error(status).is_some_and(flota_identity::is_of_another_cluster)
 }
 
 /// Returns whether no daemon can answer later, because its socket does not exist or is not accessible to this user.
 pub(super) fn nobody_listens(status: &Status) -> bool {
-    let kind = status.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
-    matches!(kind, Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied))
+    matches!(io_error(status).map(io::Error::kind), Some(io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied))
+}
+
+fn io_error(status: &Status) -> Option<&io::Error> {
+    status.source()?.downcast_ref()
 }

@@ -1,11 +1,16 @@
 //! Tests of requests to managers that refuse, hang, or die in mid-request.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use flota_api::id::{ClusterId, NodeId};
+use flota_api::model::Role;
 use flota_api::proto::control::{CreateServiceRequest, ServiceProgress, TaskRow, Tasks, WatchServiceRequest};
 use flota_api::proto::streams::{ExecRequest, LogLine, LogsRequest};
+use flota_identity::{Identity, KeyPair, RootCa, Sources, UserIdentity};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use super::fake::{Act, FakeManager};
 use super::*;
@@ -13,6 +18,8 @@ use super::*;
 /// A short limit for tests that wait until it has passed; long enough for a busy machine.
 const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(30);
+/// How long the certificates of a test are valid.
+const LIFE: Duration = Duration::from_secs(3_600);
 
 fn client(sockets: &[&Path], bound: Duration, patience: Duration) -> Client {
     let limits = Limits { change: bound, read: bound, patience, pause: Duration::from_millis(1) };
@@ -114,6 +121,51 @@ async fn a_request_that_no_manager_answers_ends_within_its_bound_with_5() {
     let bounded = client(&[&hangs.socket], SHORT, LONG);
     let refused = tokio::time::timeout(LONG, create(&bounded)).await.expect("bounded").expect_err("no answer");
     assert!(refused.0 == 5 && refused.1.ends_with("does not answer: there may be no quorum"), "{refused:?}");
+}
+
+/// Listens as a manager of `cluster`. Keeps what arrives, and answers nothing.
+async fn listen(ca: &RootCa, cluster: &ClusterId) -> (String, JoinHandle<()>) {
+    let (key, now) = (KeyPair::generate().expect("made"), SystemTime::now());
+    let request = key.signing_request().expect("made");
+    let signed = ca.sign(&request, &NodeId::from("m"), Role::Manager, cluster, now, LIFE).expect("signed");
+    let identity = Identity::new(signed, key.to_der(), vec![ca.certificate().to_vec()]).expect("a node's");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback is there");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let credentials = flota_identity::Credentials::new(identity, Clock::system()).expect("they belong together");
+    let (mut others, raft) = flota_identity::incoming(listener, credentials, None, Sources::default());
+    let keep = async move {
+        let (mut kept, _raft) = (Vec::new(), raft);
+        while let Some(arrived) = others.recv().await {
+            kept.push(arrived);
+        }
+    };
+    (address, tokio::spawn(keep))
+}
+
+#[tokio::test]
+async fn a_user_of_another_cluster_learns_at_once_what_to_do_whichever_end_refuses() {
+    let cluster = ClusterId::from("c");
+    let [theirs, own] = [(); 2].map(|()| RootCa::generate(&cluster, SystemTime::now()).expect("made"));
+    let (address, listener) = listen(&theirs, &cluster).await;
+    // With the manager's CA, it is the manager that does not know the user's.
+    for trusted in [&own, &theirs] {
+        let (key, now) = (KeyPair::generate().expect("made"), SystemTime::now());
+        let request = key.signing_request().expect("made");
+        let signed = own.sign_user(&request, "ada", &cluster, now, now + LIFE).expect("signed");
+        let trusted = vec![trusted.certificate().to_vec()];
+        let user = UserIdentity::new(signed, key.to_der(), Vec::new(), trusted).expect("a user's");
+        let dialer = Dialer::for_user(&user).expect("they belong together");
+        let target = ManagerAddress::Port { address: address.clone(), dialer };
+        let client = Client { targets: vec![target], ..client(&[], LONG, LONG) };
+        let call = client.change(CreateServiceRequest::default(), |mut control, request| async move {
+            control.create_service(request).await
+        });
+        let error = tokio::time::timeout(LONG / 2, call).await.expect("at once").expect_err("a stranger");
+        assert_eq!(crate::error::code(&error), 5, "{error}");
+        let hint = error.downcast_ref::<Hinted>().map(|it| it.hint.as_str()).unwrap_or_default();
+        assert!(hint.contains("`ctl swarm user renew USER --out FILE`"), "{error}");
+    }
+    listener.abort();
 }
 
 #[tokio::test]
