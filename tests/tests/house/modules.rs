@@ -14,7 +14,17 @@ use super::graph::Graph;
 use super::sizes::files;
 
 /// The parts of the manager that plan; each sees the others' work in the store alone.
-const PLANNERS: [&str; 6] = ["orchestrator", "allocator", "scheduler", "dispatcher", "images", "volumes"];
+const PLANNERS: [&str; 9] = [
+    "orchestrator",
+    "allocator",
+    "scheduler",
+    "dispatcher",
+    "images",
+    "volumes",
+    "autoscaler",
+    "stack_values",
+    "ca_rotation",
+];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

@@ -210,7 +210,7 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
         let subnets: Vec<String> = network.subnets.iter().map(|it| it.prefix.to_string()).collect();
         let value = json!({
             "id": network.id, "name": network.spec.name, "driver": network.spec.driver, "subnets": subnets,
-            "internal": network.spec.internal,
+            "internal": network.spec.internal, "stackId": network.stack_id,
         });
         let cells = vec![
             printer::short_id(network.id.as_str(), &options.rows),

@@ -174,7 +174,7 @@ async fn ls(client: &Client, kind: ValueKind, options: &ListOptions) -> anyhow::
         let newest = value.newest().cloned().unwrap_or_default();
         let shown = json!({
             "id": value.id, "name": value.spec.name, "labels": value.spec.labels, "version": newest.number,
-            "size": newest.size, "services": row.services,
+            "size": newest.size, "services": row.services, "stackId": value.stack_id,
         });
         let cells =
             vec![value.spec.name.clone(), newest.number.to_string(), newest.size.to_string(), row.services.join(" ")];

@@ -105,6 +105,7 @@ const FIELDS: &[Field<NetworkSummary>] = &[
     ("id", |row| Some(row.network.id.to_string())),
     ("name", |row| Some(row.network.spec.name.clone())),
     ("driver", |row| Some(row.network.spec.driver.to_string())),
+    ("stackId", |row| row.network.stack_id.as_ref().map(ToString::to_string)),
 ];
 
 fn summary(network: &Arc<Network>, view: &Tables, programmed: &Programmed) -> NetworkSummary {

@@ -412,6 +412,15 @@ async fn every_kind_of_row_is_filtered_and_refuses_a_key_that_it_does_not_have()
     ];
     assert_eq!(counts, [1; 7]);
     assert!(control.list_nodes(now, &[filter("leader", "yes")]).await.expect("nodes").rows.is_empty());
+    let stack = StackSpec {
+        name: "shop".into(),
+        networks: vec![NetworkSpec { name: "shop_default".into(), ..NetworkSpec::default() }],
+        ..StackSpec::default()
+    };
+    let deployed = control.deploy_stack(None, &stack, &[], Keep, Never).await.expect("it is valid");
+    let stack = &deployed.changed.stack.id;
+    let of_stack = control.list_networks(now, &[filter("stackId", &stack.to_string())]).await.expect("networks");
+    assert_eq!(of_stack.rows.iter().map(|it| it.network.spec.name.as_str()).collect::<Vec<_>>(), ["shop_default"]);
 }
 
 #[tokio::test]

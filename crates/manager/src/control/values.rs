@@ -40,6 +40,7 @@ const FIELDS: &[Field<ValueSummary>] = &[
     ("id", |row| Some(row.value.id.to_string())),
     ("name", |row| Some(row.value.spec.name.clone())),
     ("version", |row| row.value.newest().map(|it| it.number.to_string())),
+    ("stackId", |row| row.value.stack_id.as_ref().map(ToString::to_string)),
 ];
 
 /// Returns the secret or config with this name.

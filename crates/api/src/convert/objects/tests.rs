@@ -1,5 +1,7 @@
 use super::*;
-use crate::model::{CaRotation, NodeCertificate, NodeSpec, Platform, Revision, UpdateStatus, VolumePlace, VolumeSpec};
+use crate::model::{
+    CaRotation, NodeCertificate, NodeSpec, Platform, Revision, UpdateStatus, VolumeAt, VolumePlace, VolumeSpec,
+};
 use crate::object::Kind;
 
 #[test]
@@ -136,14 +138,28 @@ fn a_node_that_left_before_reasons_had_a_type_has_left_still() {
 #[test]
 fn every_reason_to_wait_for_a_node_survives_the_way_to_the_wire_and_back() {
     let counts: BTreeMap<_, _> = Filter::ALL.iter().map(|filter| (*filter, *filter as u64 + 1)).collect();
-    for reason in [
+    let at = VolumeAt { volume: "data".into(), node: "w1".into(), is_gone: true };
+    let reasons = [
         PendingReason::NoNode,
         PendingReason::NoNodeFits(counts.clone()),
+        PendingReason::VolumesElsewhere { volumes: vec![at], refused: counts.clone(), needs_room: true },
         PendingReason::NeedsRoom(counts.clone()),
         PendingReason::OtherPlatforms { image: vec![platform("arm64")], refused: counts.clone(), needs_room: true },
         PendingReason::AwaitsRoom { node_id: "n".into(), node: "w1".into(), refused: counts },
         PendingReason::NoAddress("back".into()),
-    ] {
+    ];
+    // A reason that is missing in the list does not compile here.
+    let place = |reason: &PendingReason| match reason {
+        PendingReason::NoNode => 0,
+        PendingReason::NoNodeFits(_) => 1,
+        PendingReason::VolumesElsewhere { .. } => 2,
+        PendingReason::NeedsRoom(_) => 3,
+        PendingReason::OtherPlatforms { .. } => 4,
+        PendingReason::AwaitsRoom { .. } => 5,
+        PendingReason::NoAddress(_) => 6,
+    };
+    assert!(reasons.iter().map(place).eq(0..7), "each reason once, in this order");
+    for reason in reasons {
         assert_eq!(PendingReason::try_from(po::PendingReason::from(&reason)), Ok(reason));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use flota_api::proto::control::{ListRequest, ListValuesRequest};
+use flota_api::proto::control::{Filter, ListRequest, ListValuesRequest};
 use flota_api::proto::specs::ValueKind;
 
 use crate::client::Client;
@@ -19,18 +19,21 @@ pub(super) async fn wait(client: &Client, stacks: &BTreeMap<String, String>, wai
 
 /// Returns what is left of a stack, in the order in which it goes; `None` if nothing is.
 async fn left(client: &Client, stack: &str) -> anyhow::Result<Option<String>> {
+    let of_stack = || {
+        let filter = Filter { key: "stackId".into(), value: stack.to_owned() };
+        ListRequest { filters: vec![filter], ..ListRequest::default() }
+    };
     let networks = client
         .list(
-            ListRequest::default(),
+            of_stack(),
             |mut control, request| async move { control.list_networks(request).await },
             |whole, page| whole.networks.extend(page.networks),
         )
         .await?;
-    let networks = networks.networks.into_iter().filter_map(|row| row.network);
-    let networks = networks.filter(|it| it.stack_id.as_deref() == Some(stack)).filter_map(|it| Some(it.spec?.name));
+    let networks = networks.networks.into_iter().filter_map(|row| Some(row.network?.spec?.name));
     let mut all = vec![("networks", networks.collect::<Vec<_>>())];
     for (what, kind) in [("secrets", ValueKind::Secret), ("configs", ValueKind::Config)] {
-        let request = ListValuesRequest { kind: kind.into(), list: Some(ListRequest::default()) };
+        let request = ListValuesRequest { kind: kind.into(), list: Some(of_stack()) };
         let values = client
             .list(
                 request,
@@ -38,9 +41,7 @@ async fn left(client: &Client, stack: &str) -> anyhow::Result<Option<String>> {
                 |whole, page| whole.values.extend(page.values),
             )
             .await?;
-        let values = values.values.into_iter().filter_map(|row| row.value);
-        let values = values.filter(|it| it.stack_id.as_deref() == Some(stack)).filter_map(|it| Some(it.spec?.name));
-        all.push((what, values.collect()));
+        all.push((what, values.values.into_iter().filter_map(|row| Some(row.value?.spec?.name)).collect()));
     }
     Ok(described(&all))
 }

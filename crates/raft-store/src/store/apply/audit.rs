@@ -56,7 +56,17 @@ impl Tables {
             Object::Node(node) => node.description.hostname.clone(),
             Object::Task(task) => self.spec_of(task).map(|spec| task_name(&spec.name, task.slot)).unwrap_or_default(),
             Object::Volume(volume) => volume.spec.name.clone(),
-            _ => object.names().first().map(ToString::to_string).unwrap_or_default(),
+            Object::Cluster(_)
+            | Object::Service(_)
+            | Object::Image(_)
+            | Object::Stack(_)
+            | Object::Registry(_)
+            | Object::Network(_)
+            | Object::StoredSecret(_)
+            | Object::StoredConfig(_)
+            | Object::ValueData(_)
+            | Object::User(_)
+            | Object::Audit(_) => object.names().first().map(ToString::to_string).unwrap_or_default(),
         };
         AuditedObject {
             kind: object.kind().to_string(),

@@ -133,7 +133,16 @@ impl Describer<'_> {
             // A removed volume keeps its name for people.
             Object::Volume(volume) => volume.spec.name.clone(),
             Object::Audit(audit) => audit.request.clone(),
-            _ => object.names().first().map(ToString::to_string).unwrap_or_default(),
+            Object::Cluster(_)
+            | Object::Service(_)
+            | Object::Image(_)
+            | Object::Stack(_)
+            | Object::Registry(_)
+            | Object::Network(_)
+            | Object::StoredSecret(_)
+            | Object::StoredConfig(_)
+            | Object::ValueData(_)
+            | Object::User(_) => object.names().first().map(ToString::to_string).unwrap_or_default(),
         };
         let name = printable_within(&name, VALUE_BOUND);
         if name.is_empty() { object.id().to_string() } else { name }
