@@ -96,7 +96,7 @@ impl ObservedManager {
     /// Whether it serves users and workers.
     ///
     /// # Errors
-    /// Why it does not.
+    /// The text says why it does not.
     pub(crate) fn readiness(&self) -> Result<(), String> {
         match self.age {
             _ if !self.has_leader => Err("this manager knows no leader".into()),
@@ -115,7 +115,7 @@ impl ObservedWorker {
     /// Whether it gets tasks and reports on them.
     ///
     /// # Errors
-    /// Why it does not.
+    /// The text says why it does not.
     pub(crate) fn readiness(&self) -> Result<(), String> {
         match self.lost {
             None => Ok(()),
@@ -125,10 +125,10 @@ impl ObservedWorker {
 }
 
 impl Observed {
-    /// Whether the node does what it is for.
+    /// Whether the node serves: its manager, if it runs one, serves users and workers, and its worker gets tasks.
     ///
     /// # Errors
-    /// Why it does not.
+    /// The text says why it does not.
     pub(crate) fn readiness(&self) -> Result<(), String> {
         self.manager.as_ref().map_or(Ok(()), ObservedManager::readiness)?;
         if self.is_locked {

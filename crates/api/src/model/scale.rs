@@ -88,6 +88,8 @@ impl Serialize for RequestCounter {
 impl FromStr for RequestCounter {
     type Err = String;
 
+    /// Parses `http://:PORT/PATH#METRIC`.
+    ///
     /// # Errors
     /// The text has another form.
     fn from_str(text: &str) -> Result<Self, String> {

@@ -67,7 +67,7 @@ impl Connections {
     /// Forgets the selected connections and returns their number. The next packet of each is treated as the first one.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to list the tracked connections or to forget one.
     pub(crate) fn end(&mut self, selections: &BTreeSet<Selection>) -> Result<usize, NetworkError> {
         let mut ended = 0;
         for (family, connection) in self.selected(selections)? {
@@ -79,7 +79,7 @@ impl Connections {
     /// Returns where the selected connections come from, and which address each client has named.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to list the tracked connections.
     pub(crate) fn origins(
         &mut self,
         selections: &BTreeSet<Selection>,
