@@ -32,7 +32,7 @@ pub(crate) enum Service {
         /// Name of the service (default: that of the image)
         #[arg(long)]
         name: Option<String>,
-        /// Where tasks run, and whether they end: replicated, global, replicated-job, global-job or cron
+        /// Mode: replicated or global (tasks run on), replicated-job or global-job (tasks end), or cron (a job at set times)
         #[arg(long, default_value = "replicated", value_parser = ModeName::parse)]
         mode: ModeName,
         #[command(flatten)]

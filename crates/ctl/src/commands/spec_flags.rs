@@ -104,7 +104,7 @@ struct BasicFlags {
     /// Largest number of tasks on one node; 0 means no limit
     #[arg(long, value_name = "COUNT")]
     replicas_max_per_node: Option<u64>,
-    /// When to restart a task: any, on-failure or none
+    /// Condition to restart a task: any, on-failure or none
     #[arg(long)]
     restart_condition: Option<String>,
     /// Delay before the second restart in a row; it doubles from there on
