@@ -143,7 +143,8 @@ impl Connection {
         self.set_link(format_args!("move {name} to the bridge {bridge}"), describe(index, false, vec![controller]))
     }
 
-    /// Returns the name of the bridge that a link is a port of, or `None` if there is no such link or it is no port.
+    /// Returns the name of the bridge that a link is a port of, or `None` if there is no such link or it belongs to
+    /// no bridge.
     ///
     /// # Errors
     /// The kernel refuses to describe the link or its bridge.

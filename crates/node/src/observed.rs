@@ -34,7 +34,7 @@ pub(crate) struct ObservedManager {
     pub(crate) has_leader: bool,
     pub(crate) term: u64,
     pub(crate) applied_index: u64,
-    /// Of the tables at that index; empty if it is not kept any more.
+    /// Digest of the tables at `applied_index`; empty if it is not kept any more.
     pub(crate) digest: String,
     /// Time since it last knew that it had every committed entry; `None` if it has not known so since it started.
     pub(crate) age: Option<Duration>,

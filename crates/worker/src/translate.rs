@@ -242,7 +242,7 @@ fn set_rights(result: &mut Spec, spec: &ServiceSpec, app_armor: Option<String>) 
 fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {
     let limits = &spec.limits;
     let signed = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
-    // Memory and swap together. If more swap were available than is asked for, the limit would not bound what the task uses.
+    // Memory and swap together. By default that is the memory limit, so that a task over its limit can't go on in swap.
     let both = |limit: u64| spec.memory_swap.map_or(signed(limit), Bound::number);
     let memory = |it: u64| Memory { limit: Some(signed(it)), swap: Some(both(it)), ..Memory::default() };
     // The kernel accepts no less than 1 ms per period.

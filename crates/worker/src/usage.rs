@@ -60,7 +60,7 @@ fn is_notable(told: Option<NodeUsage>, now: NodeUsage) -> bool {
 #[derive(Debug, Default)]
 struct NodeAverage {
     last: Option<NodeCounters>,
-    /// Of the CPU, in thousandths.
+    /// Average share of the CPU that is in use, in thousandths; `None` before the second look.
     cpu: Option<f64>,
 }
 

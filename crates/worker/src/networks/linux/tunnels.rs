@@ -180,7 +180,7 @@ impl LinuxKernel {
     pub(super) fn renew_tunnel_key(&mut self) {
         let now = self.options.clock.now();
         let Some(ring) = self.tunnels.ring.as_mut().filter(|it| it.is_due(now)) else { return };
-        // Tunnels of an earlier daemon that this one has not taken over yet would not receive for it.
+        // Tunnels of an earlier daemon, which this one has not taken over yet, do not receive with a new key.
         if self.tunnels.made.is_none() && self.options.folder.tunnels().exists() {
             return;
         }
