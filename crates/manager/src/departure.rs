@@ -27,7 +27,7 @@ pub(crate) enum DepartureError {
         silent.join(", ")
     )]
     NoMajority {
-        /// Number of managers that would be left.
+        /// Number of managers that stay.
         left: usize,
         /// Number of them that must answer.
         needed: usize,

@@ -1,4 +1,4 @@
-//! The networks of this node: what the leader has told of them, and the thread that brings kernel and DNS there.
+//! The networks of this node: their description by the leader, and the thread that makes kernel and DNS match it.
 //!
 //! ```text
 //!  session ── updates ──▶ view.rs ── what has changed ──▶ actor.rs ──▶ linux.rs ──▶ flota_network
@@ -69,7 +69,7 @@ pub trait NodeNetworks: fmt::Debug + Send + Sync {
 /// What the leader should know of the node's own network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkFacts {
-    /// What spreads connections to virtual IPs.
+    /// The kind of balancer that spreads connections to virtual IPs.
     pub balancer: Option<Balancer>,
     /// The subnet of tasks without networks, which no network of the cluster gets.
     pub subnet: Option<IpNet>,

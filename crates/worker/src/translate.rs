@@ -37,7 +37,7 @@ const INIT: &str = "/dev/init";
 /// port, and send pings.
 const SYSCTLS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
-/// The groups that a task with ids of its own has, for the second one.
+/// Value of the second one for a task with ids of its own, which has only these groups.
 const OWN_GROUPS: &str = "0 65535";
 /// Programs at a terminal need the variable, and images rarely set it.
 const TERMINAL: &str = "TERM=xterm";

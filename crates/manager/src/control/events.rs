@@ -127,7 +127,7 @@ fn audited(view: &Tables, since: EventCursor) -> Vec<Arc<ClusterEvent>> {
     events.filter(|event| event.cursor > since).map(Arc::new).collect()
 }
 
-/// What a stream does not outlive.
+/// What a stream ends with.
 enum Bound {
     /// The leadership of this manager.
     Leading(CancellationToken),

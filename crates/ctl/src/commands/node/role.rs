@@ -1,4 +1,4 @@
-//! `ctl node promote` and `demote`, and what is said about the number of managers.
+//! `ctl node promote` and `demote`, and the warnings about the number of managers.
 
 use clap::ValueEnum;
 
