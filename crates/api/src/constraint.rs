@@ -177,7 +177,7 @@ impl Constraint {
     }
 
     /// Returns whether the constraint holds for a node with this value. A label that a node does not have differs from
-    /// every value, and so does one that is no number from every number.
+    /// every value, and so does a value that is not a number from every number.
     pub(crate) fn accepts(&self, found: Option<&str>) -> bool {
         let is_one = |value: &String| match (found, &self.key) {
             (None, _) => false,

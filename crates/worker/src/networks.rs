@@ -75,7 +75,7 @@ pub struct NetworkFacts {
     pub subnet: Option<IpNet>,
     /// Ports on which the node's own programs listen, and which can't be published.
     pub ports: BTreeSet<NodePort>,
-    /// Those of these ports on which tasks with the network `host` listen.
+    /// The tasks with the network `host` that listen on some of these ports.
     pub tasks: BTreeMap<NodePort, TaskId>,
     /// The node's public keys for encrypted networks, oldest first; none if its kernel can't encrypt.
     pub tunnel_keys: Vec<TunnelKey>,

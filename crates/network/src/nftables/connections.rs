@@ -45,11 +45,11 @@ const SAME_DESTINATION_PORT: u32 = 1 << 5;
 /// The connections to end.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Selection {
-    /// Those of an IP protocol that were sent to this address instead of the one that the client has named.
+    /// Connections of an IP protocol that were sent to this address instead of the one that the client has named.
     SentTo(u8, SocketAddr),
-    /// Those that were sent to this host instead of the one that the client has named.
+    /// Connections that were sent to this host instead of the one that the client has named.
     SentToHost(IpAddr),
-    /// Those of an IP protocol to this port whose addresses were not translated.
+    /// Connections of an IP protocol to this port whose addresses were not translated.
     Untranslated(u8, u16),
 }
 
