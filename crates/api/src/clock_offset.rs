@@ -16,7 +16,7 @@ pub struct ClockOffset(pub i64);
 
 impl ClockOffset {
     /// Returns the difference after the other machine has sent its time. It stays as it is unless it has changed
-    /// noticeably, because the time of the message's way is part of what is measured.
+    /// noticeably, because the measured difference includes the time that the message was under way.
     #[must_use]
     pub fn observe(self, own: Timestamp, other: Timestamp) -> Self {
         let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);

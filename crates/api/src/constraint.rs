@@ -22,10 +22,10 @@ pub enum ConstraintError {
     /// The value is missing.
     #[error("`{0}`: the value is missing")]
     Value(String),
-    /// The values of `in` are no list.
+    /// The values of `in` are not a list.
     #[error("`{0}`: the values are a list such as (a,b)")]
     Set(String),
-    /// What is compared in size is no number.
+    /// One of the operators `<`, `<=`, `>` and `>=` compares a value that is not a number.
     #[error("`{0}`: <, <=, > and >= compare numbers")]
     Number(String),
     /// `node.ip` is compared with something else than addresses.
@@ -177,7 +177,7 @@ impl Constraint {
     }
 
     /// Returns whether the constraint holds for a node with this value. A label that a node does not have differs from
-    /// every value, and so does one that is no number from every number.
+    /// every value, and so does a value that is not a number from every number.
     pub(crate) fn accepts(&self, found: Option<&str>) -> bool {
         let is_one = |value: &String| match (found, &self.key) {
             (None, _) => false,

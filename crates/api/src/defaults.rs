@@ -91,8 +91,8 @@ pub const GRANT_LIFE: Duration = Duration::from_secs(3600);
 /// Largest difference between two machines' wall clocks, in either direction, that must not affect decisions. It
 /// covers a board without a battery-backed clock and a wrong time zone.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
-/// Difference between the wall clocks of a node and the leader from which on it is shown: more than a message's way
-/// takes, and less than what makes logs hard to compare.
+/// Difference between the wall clocks of a node and the leader from which on it is shown: more than a message is
+/// under way, and less than what makes logs hard to compare.
 pub const CLOCK_OFFSET_SHOWN: Duration = Duration::from_secs(5);
 /// Name of the built-in runtime class, which every node has. No other runtime class may have this name.
 pub const EMBEDDED_RUNTIME: &str = "flota";

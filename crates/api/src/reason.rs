@@ -84,7 +84,7 @@ reasons! {
     NodeNotDown,
     /// The task has no node, or its node does not answer.
     TaskUnreachable,
-    /// The managers that would be left would not have a quorum.
+    /// The managers that stay have no quorum without the node.
     MajorityNeeded,
     /// The caller's certificate does not allow the request.
     Denied,

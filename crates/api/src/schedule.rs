@@ -63,7 +63,7 @@ impl Schedule {
     /// Parses a schedule such as `*/5 * * * *` or `@daily`, in a time zone such as `Europe/Zurich`.
     ///
     /// # Errors
-    /// It is none, no time fits it, or there is no such time zone.
+    /// The text is not a schedule, no time fits it, or there is no such time zone.
     pub fn parse(text: &str, time_zone: &str) -> Result<Self, ScheduleError> {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let pattern = |why: String| ScheduleError::Pattern { text: text.chars().take(LENGTH_BOUND).collect(), why };

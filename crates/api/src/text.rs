@@ -30,7 +30,7 @@ pub fn printable_within(text: &str, bound: usize) -> String {
     shown
 }
 
-/// Returns whether a terminal obeys the character instead of showing it: C0 and C1 controls, the separators of lines and
+/// Returns whether a terminal interprets the character instead of showing it: C0 and C1 controls, the separators of lines and
 /// paragraphs, and the marks that change the direction of writing (Unicode Standard Annex #9).
 fn controls(character: char) -> bool {
     character.is_control()

@@ -23,7 +23,7 @@ impl CaCertificate {
     /// Reads a certificate in DER. Verifies nothing.
     ///
     /// # Errors
-    /// It is malformed.
+    /// The certificate is malformed.
     pub fn read(der: &[u8]) -> Result<Self, CertificateError> {
         let malformed = |why: String| CertificateError::Malformed { what: "the CA's certificate", why };
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;

@@ -63,7 +63,7 @@ impl KeyPair {
     /// Reads a key from PKCS#8 in DER.
     ///
     /// # Errors
-    /// The bytes are no key.
+    /// The bytes are not a key.
     pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
         let key = rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(der));
         key.map(Self).map_err(|error| CertificateError::Malformed { what: "a key", why: error.to_string() })

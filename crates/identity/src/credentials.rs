@@ -131,7 +131,7 @@ pub(crate) fn client_builder(clock: &Clock) -> rustls::ConfigBuilder<ClientConfi
 /// Completes the settings of a client.
 pub(crate) fn client_config(mut config: ClientConfig) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![b"h2".to_vec()];
-    // A resumed session would not check certificates again, so one that has expired would go on to be accepted.
+    // A resumed session skips the check of certificates, so an expired one stays accepted.
     config.resumption = Resumption::disabled();
     Arc::new(config)
 }

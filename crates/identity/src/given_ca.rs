@@ -60,7 +60,7 @@ impl RootCa {
     /// Reads a CA from its certificate and its key in PEM, and checks that nodes accept at `now` what it signs.
     ///
     /// # Errors
-    /// Why it can't be the CA of a cluster.
+    /// The certificate or the key can't be the CA of a cluster; the error says why.
     pub fn from_pem(certificate: &str, key: &str, now: SystemTime) -> Result<Self, GivenCaError> {
         let certificates = CertificateDer::pem_slice_iter(certificate.as_bytes()).filter_map(Result::ok);
         let certificates: Vec<CertificateDer<'_>> = certificates.collect();
@@ -87,7 +87,7 @@ impl RootCa {
     /// `next`, signed by this CA.
     ///
     /// # Errors
-    /// Nodes would not accept it.
+    /// The certificate can't be signed, or a node that trusts this CA does not accept what `next` signs with it.
     pub fn cross_sign(&self, next: &Self, now: SystemTime) -> Result<Vec<u8>, GivenCaError> {
         let cross = self.sign_ca(next, now)?;
         next.try_out(self.certificate(), std::slice::from_ref(&cross), now)?;

@@ -46,9 +46,9 @@ pub enum UnlockError {
          the manager was off, or after it was locked"
     )]
     OtherGeneration {
-        /// That of the key which opens it.
+        /// Generation of the key with which the manager was locked.
         locked_with: u64,
-        /// That of the given key.
+        /// Generation of the given key.
         given: u64,
     },
     /// The key opens nothing.

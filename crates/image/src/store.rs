@@ -361,7 +361,7 @@ impl ImageStore {
     /// transfer, like [`ImageStore::sweep`].
     ///
     /// # Errors
-    /// Those of [`ImageStore::sweep`].
+    /// The image's record can't be removed, or [`ImageStore::sweep`] fails.
     pub fn remove(&self, digest: &str) -> Result<(), ImageError> {
         let path = self.dir.join("images").join(digest.trim_start_matches("sha256:"));
         match fs_err::remove_file(path) {

@@ -27,7 +27,7 @@ pub(crate) enum DepartureError {
         silent.join(", ")
     )]
     NoMajority {
-        /// Number of managers that would be left.
+        /// Number of managers that stay.
         left: usize,
         /// Number of them that must answer.
         needed: usize,
@@ -64,7 +64,7 @@ impl Quorum {
 /// Returns the Raft ids of the managers that vote and stay if `node` departs.
 ///
 /// # Errors
-/// Without it, they would have no majority.
+/// The managers that stay have no majority without it.
 pub(crate) fn check(view: &Tables, quorum: &Quorum, node: &Node) -> Result<BTreeSet<u64>, DepartureError> {
     let votes = |it: &&std::sync::Arc<Node>| {
         it.role == Role::Manager && it.raft_id.is_some_and(|id| quorum.voters.contains(&id))

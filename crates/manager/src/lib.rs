@@ -1,12 +1,18 @@
 //! The manager: replicates the cluster's store together with the other managers, and makes decisions while it leads.
 //!
 //! ```text
-//!  users ─▶ control/ ──────────────┐                        ┌── control_loop/ runs, in pipeline order:
+//!  users ─▶ control/ ──────────────┐                        ┌── control_loop/ runs the control loops, among them:
 //!  nodes ─▶ ca.rs ─────────────────┤ transactions   events  │    orchestrator/  services → tasks
-//!  workers ─▶ dispatcher/ ─────────┼──▶ raft-store ─────────┤    images.rs      images → nodes that hold them
+//!  workers ─▶ dispatcher/ ─────────┼──▶ raft-store ─────────┤    allocator/     networks, services, tasks → addresses
 //!     ▲        (sessions, liveness)│        ▲               │    scheduler/     tasks → nodes
+//!     │                            │        │               │    images.rs      images → nodes that hold them
 //!     └── assignments ◀────────────┴────────┴── plans ◀─────┘
 //! ```
+//!
+//! The other loops rebalance tasks (`scheduler/`), give up the tasks of lost nodes and delete old tasks (`orchestrator/`), remove
+//! volumes (volumes.rs) and the secrets and configs of removed stacks (stack_values.rs), and end the replacement of the CA
+//! (ca_rotation.rs). `leader::pipeline` lists all of them in the order in which a pass runs them. The autoscaler and the loop
+//! that changes roles (roles.rs) act beside them.
 //!
 //! The planning parts never call each other: each reads the store and proposes to it. All parts use the replica
 //! (replica.rs: store, Raft, leadership, proved reads and writes); manager.rs assembles them. Everything that plans or

@@ -170,8 +170,9 @@ impl Manager {
     }
 }
 
-/// Returns why a node is refused: the cluster has removed it. While Raft still counts on a manager that leaves, it is only
-/// denied what it asks for: were it told, it would stop, and with one of two managers the cluster could not take it out.
+/// Returns why a node is refused: the cluster has removed it. While Raft still counts on a manager that leaves, its
+/// requests are only denied. If it learned of its removal, it would stop, and of two managers the other one alone could not
+/// take it out of Raft's membership.
 fn bars(view: &Tables, members: &[Member], node: &NodeId) -> Option<Reason> {
     view.cluster()?.revoked.iter().find(|it| it.node_id == *node)?;
     let raft_id = view.node(node).and_then(|node| node.raft_id);

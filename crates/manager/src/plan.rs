@@ -61,8 +61,8 @@ impl Plan {
         self.retry_at = Some(self.retry_at.map_or(at, |known| known.min(at)));
     }
 
-    /// Whether the driver takes so many further changes together. As the first changes of a plan they are always taken,
-    /// however many they are: waiting for a later pass would not give them more room.
+    /// Whether the driver takes this many further changes together. If the plan has none yet, they are always taken, however
+    /// many they are, because a later pass has no more room for them.
     pub(crate) fn has_room_for(&self, changes: usize, cx: &PlanContext) -> bool {
         self.changes.is_empty() || self.changes.len() + changes <= cx.room
     }

@@ -67,7 +67,7 @@ impl Replica {
     /// Commits the transaction that `plan` builds over the store, if there is one; see [`write::write_if_needed`].
     ///
     /// # Errors
-    /// Why the change can't be committed.
+    /// The change can't be committed; the error says why.
     pub(crate) async fn write_if_needed<T>(
         &self,
         plan: impl FnMut(View) -> Option<(Transaction, T)>,

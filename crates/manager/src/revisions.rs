@@ -52,8 +52,7 @@ pub(crate) fn restored(service: &Service, version: u64, view: &Tables) -> Option
 
 /// Returns the service after its update has failed for this reason: with the spec before the update, if that is kept, its
 /// networks and volumes are still there, it publishes no port that another service may have taken, and nothing on which it
-/// depended depends on it by now. The plan then
-/// depends on that.
+/// depended depends on it by now. The plan then fails if any of that has changed.
 pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan: &mut Plan) -> Option<Service> {
     let restored = restored(service, service.update.previous_version?, view)?;
     let has_new_port = |port: &PublishedPort| port.mode == PublishMode::Ingress && !service.spec.ports.contains(port);

@@ -1,5 +1,5 @@
-//! What a node may do, by the store: its certificate says what it was when it got it, and may be older than a demotion or a
-//! removal. `flotad` asks for each call of a node (`node/rpc.rs`).
+//! What a node may do, by the store. Its certificate has the role that the node had when it was issued, and may be older than a
+//! demotion or a removal. `flotad` asks for each call of a node (`node/rpc.rs`).
 //!
 //! A copy of the store may lag behind: it then takes a new manager for a worker, which asks again elsewhere. Raft's messages
 //! must get through all the same, since a copy that lags catches up by them; only a certificate that was retired is refused

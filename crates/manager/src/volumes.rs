@@ -66,7 +66,7 @@ mod tests {
         Volume { id: "v".into(), is_removed, places: nodes.iter().map(place).collect(), ..Volume::default() }
     }
 
-    /// Returns the nodes that have data after the plan, or what else it does.
+    /// Returns the nodes that have data after the plan, or `removed` or `nothing` if the plan does that.
     fn planned(volume: Volume) -> String {
         let mut view = Tables::default();
         view.put(Node { id: "a".into(), ..Node::default() }.into_object());

@@ -20,8 +20,8 @@ pub(crate) struct Eligibility<'a> {
 }
 
 impl<'a> Eligibility<'a> {
-    /// The rule for the present spec of the service. An image that runs on no node at all is no reason to stop what
-    /// runs: the tasks of that image wait for nodes, and users read why.
+    /// The rule for the present spec of the service. If no node at all can run the image, the tasks that run are
+    /// not stopped for that: those of the new image wait for nodes, and users read why.
     pub(crate) fn of(service: &'a Service, view: &Tables) -> Self {
         let (platforms, mounted) = (service.image_platforms.as_slice(), service.mounted_images.as_slice());
         let all = Self { spec: &service.spec, platforms: &[], mounted: &[] };

@@ -88,7 +88,7 @@ impl Balancer {
     /// Mends what somebody has detached or removed, and returns how much that was.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to show or to write a program, a map or a table.
     pub fn repair(&mut self) -> Result<usize, BalancerError> {
         match &mut self.0 {
             Means::Bpf(it) => it.repair(),
@@ -116,7 +116,7 @@ impl Balancer {
     /// Makes an address an ordinary one again. Does nothing if it is not virtual.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to change the map or the rules.
     pub fn remove(&mut self, place: VirtualAddress, now: Instant) -> Result<(), BalancerError> {
         match &mut self.0 {
             Means::Bpf(it) => it.remove(place, now),
@@ -147,7 +147,7 @@ impl Balancer {
     /// Lets a namespace, which ends, use no virtual address any more.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to take the namespace out of the map.
     pub fn leave(&mut self, cookie: NamespaceCookie) -> Result<(), BalancerError> {
         match &mut self.0 {
             Means::Bpf(it) => it.leave(cookie),
@@ -174,7 +174,7 @@ impl Balancer {
     /// were.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to list the sockets or the tracked connections, or to end one.
     pub fn abort_to(&mut self, sockets: &mut Sockets, peers: &[IpAddr]) -> Result<usize, NetworkError> {
         let aborted = sockets.abort_to(peers)?;
         match &mut self.0 {
@@ -187,7 +187,7 @@ impl Balancer {
     /// Returns the backends of a virtual address as connections find them; none if the address is not virtual.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to read the maps.
     pub fn backends(&self, place: VirtualAddress) -> Result<BTreeSet<IpAddr>, BalancerError> {
         match &self.0 {
             Means::Bpf(it) => it.backends(place),
@@ -198,7 +198,7 @@ impl Balancer {
     /// Returns how often a connection to a virtual address, or a datagram without a connection, got a backend.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to read the count.
     pub fn requests(&mut self, place: VirtualAddress) -> Result<u64, BalancerError> {
         match &mut self.0 {
             Means::Bpf(it) => it.requests(place),
@@ -210,7 +210,7 @@ impl Balancer {
     /// does it too, so a late call costs memory only.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to remove the backends that were replaced.
     pub fn sweep(&mut self, now: Instant) -> Result<Option<Instant>, BalancerError> {
         match &mut self.0 {
             Means::Bpf(it) => it.sweep(now),

@@ -193,7 +193,7 @@ impl Gateway {
     /// looks through all tracked connections of the machine for them, which takes milliseconds.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to list the tracked connections or to end one. The next audit tries again.
     pub fn end_outdated(&mut self) -> Result<(), NetworkError> {
         let outdated = std::mem::take(&mut self.outdated);
         // First, so that the next audit also ends what fails here.
@@ -239,7 +239,7 @@ impl Gateway {
 /// file `former_parameters` keeps. Does nothing if there is nothing.
 ///
 /// # Errors
-/// The kernel refuses.
+/// The namespace can't be entered, or the kernel refuses to remove a link or a table or to set a parameter.
 pub fn remove_gateway(host: &Namespace, former_parameters: &Path) -> Result<(), NetworkError> {
     let mut links = Connection::open(host)?;
     uplink::remove_others(&mut links, std::iter::empty())?;

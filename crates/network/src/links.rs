@@ -83,7 +83,7 @@ impl Connection {
     /// of the interface is made from its address, because neighbours remember it.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The bridge does not exist, the other namespace can't be opened, or the kernel refuses the pair.
     pub fn add_veth(&mut self, bridge: &str, other: &Namespace, pair: &Veth) -> Result<(), NetworkError> {
         let target = other.open()?;
         let mut inside =
@@ -115,7 +115,7 @@ impl Connection {
     /// Does nothing if no link has that name.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to bring the link down.
     pub fn bring_down(&mut self, name: &str) -> Result<(), NetworkError> {
         let Some(link) = self.link(name)? else { return Ok(()) };
         let mut down = describe(link.index, false, Vec::new());
@@ -143,10 +143,11 @@ impl Connection {
         self.set_link(format_args!("move {name} to the bridge {bridge}"), describe(index, false, vec![controller]))
     }
 
-    /// Returns the name of the bridge that a link is a port of, or `None` if there is no such link or it is no port.
+    /// Returns the name of the bridge that a link is a port of, or `None` if there is no such link or it belongs to
+    /// no bridge.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to describe the link or its bridge.
     pub fn bridge_of(&mut self, name: &str) -> Result<Option<String>, NetworkError> {
         let Some(bridge) = self.link(name)?.and_then(|port| port.controller) else { return Ok(None) };
         Ok(self.link_at(bridge)?.map(|bridge| bridge.name))
@@ -156,7 +157,7 @@ impl Connection {
     /// itself when the namespace of one end goes, so that a link can be gone at any time.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to remove the link.
     pub fn remove_link(&mut self, name: &str) -> Result<(), NetworkError> {
         let Some(link) = self.link(name)? else { return Ok(()) };
         let message = RouteNetlinkMessage::DelLink(describe(link.index, false, Vec::new()));

@@ -118,7 +118,7 @@ impl LocalNetwork {
     /// nothing if it is not connected.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to remove the interface or its rules.
     pub fn detach(&mut self, attachment: &Attachment) -> Result<(), NetworkError> {
         self.take_changes();
         let mac = mac_of(&attachment.addresses)?;
@@ -176,7 +176,7 @@ impl LocalNetwork {
     /// namespaces that have ended meanwhile. Returns how many there were.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to list the links or to remove one.
     pub fn sweep(&mut self) -> Result<usize, NetworkError> {
         let Some(Bridged { inside, ports, .. }) = &mut self.bridged else { return Ok(0) };
         let known: BTreeSet<_> = ports.keys().map(|mac| mac.port_name()).collect();
@@ -194,7 +194,7 @@ impl LocalNetwork {
     /// Removes the network with everything in its namespace. Interfaces that are still connected are removed as well.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to remove an interface or the namespace.
     pub fn remove(self) -> Result<(), NetworkError> {
         let Self { namespace, attachments, bridged, .. } = self;
         if bridged.is_none() {
@@ -306,7 +306,7 @@ fn station(remote: &Remote) -> Station {
 /// Does nothing if there is none.
 ///
 /// # Errors
-/// The kernel refuses.
+/// The kernel refuses to remove a link or the namespace.
 pub fn remove_network(file: &Path) -> Result<(), NetworkError> {
     let namespace = Namespace::at(file);
     if namespace.exists() {

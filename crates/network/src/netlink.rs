@@ -64,7 +64,7 @@ impl Connection {
     /// Makes a change, which the phrase `act` describes.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses the change, or the socket fails.
     pub(crate) fn change(
         &mut self,
         act: impl Display,
@@ -114,7 +114,7 @@ impl Connection {
     /// Returns all objects of the kind that `message` names.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to list the objects, or the socket fails.
     pub(crate) fn dump(
         &mut self,
         act: impl Display,

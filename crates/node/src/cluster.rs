@@ -63,7 +63,7 @@ impl Serving {
         if let Some(manager) = self.manager.take() {
             manager.raft().shutdown().await;
         }
-        // Streams may be open for ever, so the server would not end by itself.
+        // Streams may stay open for ever, so the server does not end by itself.
         self.port.abort();
         let _ = (&mut self.port).await;
     }

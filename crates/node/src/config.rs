@@ -139,7 +139,7 @@ impl Config {
         offers.balancer = file.balancer.as_deref().map(balancer).transpose()?;
         offers.app_armor = file.apparmor_profile;
         if offers.app_armor.as_ref().is_some_and(|name| name.is_empty() || name.contains(char::is_control)) {
-            bail!("apparmor-profile: it is no name; `unconfined` stands for none");
+            bail!("apparmor-profile: the name is not valid; `unconfined` stands for no profile");
         }
         offers.tunnel_key_life = file.tunnel_key_life.as_deref().map(key_life).transpose()?;
         let registries = registries::resolve(file.registries)?;

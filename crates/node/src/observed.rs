@@ -34,7 +34,7 @@ pub(crate) struct ObservedManager {
     pub(crate) has_leader: bool,
     pub(crate) term: u64,
     pub(crate) applied_index: u64,
-    /// Of the tables at that index; empty if it is not kept any more.
+    /// Digest of the tables at `applied_index`; empty if it is not kept any more.
     pub(crate) digest: String,
     /// Time since it last knew that it had every committed entry; `None` if it has not known so since it started.
     pub(crate) age: Option<Duration>,
@@ -96,7 +96,7 @@ impl ObservedManager {
     /// Whether it serves users and workers.
     ///
     /// # Errors
-    /// Why it does not.
+    /// The text says why it does not.
     pub(crate) fn readiness(&self) -> Result<(), String> {
         match self.age {
             _ if !self.has_leader => Err("this manager knows no leader".into()),
@@ -115,7 +115,7 @@ impl ObservedWorker {
     /// Whether it gets tasks and reports on them.
     ///
     /// # Errors
-    /// Why it does not.
+    /// The text says why it does not.
     pub(crate) fn readiness(&self) -> Result<(), String> {
         match self.lost {
             None => Ok(()),
@@ -125,10 +125,10 @@ impl ObservedWorker {
 }
 
 impl Observed {
-    /// Whether the node does what it is for.
+    /// Whether the node serves: its manager, if it runs one, serves users and workers, and its worker gets tasks.
     ///
     /// # Errors
-    /// Why it does not.
+    /// The text says why it does not.
     pub(crate) fn readiness(&self) -> Result<(), String> {
         self.manager.as_ref().map_or(Ok(()), ObservedManager::readiness)?;
         if self.is_locked {

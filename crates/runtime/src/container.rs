@@ -98,7 +98,8 @@ impl Container {
     /// Loads the container with this id.
     ///
     /// # Errors
-    /// There is none. The text contains "does not exist", which callers rely on.
+    /// The id is not valid, the state can't be read, or there is no such container. The text of the last error contains
+    /// "does not exist", which callers rely on.
     pub fn load(root: &Path, id: &str) -> Result<Self, StepError> {
         check_id(id)?;
         let dir = root.join(id);

@@ -28,8 +28,8 @@ impl IdRange {
     }
 }
 
-/// Does work whose files belong to the root of a container with these ids. On a mount that shows ids as the container's, nobody
-/// else can make any.
+/// Does work whose files belong to the root of a container with these ids. On a mount that shows ids as the container's, only a
+/// process with ids of the container can create files.
 pub(crate) fn as_root_of<T>(ids: Option<IdRange>, work: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepError> {
     let Some(ids) = ids else { return work() };
     kernel::set_file_ids(ids.first, ids.first);

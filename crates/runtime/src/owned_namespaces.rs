@@ -80,7 +80,7 @@ impl Program {
 /// Does what [`Program::make_namespaces`] says, in a process with one thread.
 ///
 /// # Errors
-/// As there.
+/// An earlier file can't be removed, the kernel refuses to make a namespace, or its file can't be created or mounted.
 pub fn make(ids: IdRange, user: &Path, network: &Path) -> Result<(), StepError> {
     for path in [user, network] {
         remove(path)?;
@@ -115,7 +115,7 @@ pub fn remove(path: &Path) -> Result<(), StepError> {
 /// the folder is to be removed by the caller once the process has ended.
 ///
 /// # Errors
-/// They can't.
+/// A file can't be made, or the kernel refuses to show it with these ids; the error says which step failed.
 pub fn try_in(probe: &Path, overlay: bool) -> Result<(), StepError> {
     let path = |name: &str| probe.join(name);
     for name in ["lower", "upper", "work"] {

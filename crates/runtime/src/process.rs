@@ -47,7 +47,7 @@ use crate::error::RunError;
 pub(crate) fn ended(process: &OwnedFd, until: Instant) -> bool {
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        // The timeout is rounded up, because a wait of less than 1 ms would not wait at all.
+        // The timeout is rounded up, because one of less than 1 ms becomes 0, which does not wait at all.
         let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(0) if Instant::now() >= until => return false,

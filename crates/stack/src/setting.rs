@@ -20,7 +20,7 @@ pub fn bytes_or_unlimited(text: &str) -> Result<Bound, String> {
 /// Returns the log driver of this name; Docker has more of them.
 ///
 /// # Errors
-/// It is not one of those that are supported.
+/// The driver is not supported; the text names those that are.
 pub fn log_driver(name: &str) -> Result<LogDriver, String> {
     let found = LogDriver::ALL.iter().copied().find(|it| it.as_str() == name);
     found.ok_or_else(|| format!("the log driver `{name}` is not supported: it is json-file or none"))

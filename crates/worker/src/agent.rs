@@ -94,7 +94,7 @@ impl From<SessionError> for End {
     }
 }
 
-/// What changes of a node's description while the daemon runs.
+/// The parts of a node's description that change while the daemon runs.
 struct NodeFacts {
     network: watch::Receiver<NetworkFacts>,
     cdi_devices: watch::Receiver<Vec<CdiName>>,

@@ -8,8 +8,8 @@
 //!                           └── reporter.rs ◀─ statuses ┘
 //! ```
 //!
-//! `networks.rs` brings the node's networks to what the leader describes, on a thread of its own, and tells the session how
-//! far it is.
+//! `networks.rs` makes the node's networks match what the leader describes, on a thread of its own, and tells the session up
+//! to which version that is done.
 //!
 //! `session.rs` converts between messages and domain types (`messages.rs`); no module behind it knows the wire format.
 //! The preparation of a container is a list of steps, each with its undo; `executor/prepared.rs` explains

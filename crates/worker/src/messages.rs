@@ -26,10 +26,10 @@ pub(crate) enum ToLeader {
     Leaving(Departure),
 }
 
-/// What is in use.
+/// A report of what tasks and the node use.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct UsageReport {
-    /// What the tasks use that are measured; all of them.
+    /// The usage of every task that is measured.
     pub(crate) tasks: Vec<TaskUsage>,
     /// How much of the node is in use; `None` if the machine does not say.
     pub(crate) node: Option<NodeUsage>,

@@ -1,4 +1,4 @@
-//! The networks of this node: what the leader has told of them, and the thread that brings kernel and DNS there.
+//! The networks of this node: their description by the leader, and the thread that makes kernel and DNS match it.
 //!
 //! ```text
 //!  session ── updates ──▶ view.rs ── what has changed ──▶ actor.rs ──▶ linux.rs ──▶ flota_network
@@ -69,13 +69,13 @@ pub trait NodeNetworks: fmt::Debug + Send + Sync {
 /// What the leader should know of the node's own network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkFacts {
-    /// What spreads connections to virtual IPs.
+    /// The kind of balancer that spreads connections to virtual IPs.
     pub balancer: Option<Balancer>,
     /// The subnet of tasks without networks, which no network of the cluster gets.
     pub subnet: Option<IpNet>,
     /// Ports on which the node's own programs listen, and which can't be published.
     pub ports: BTreeSet<NodePort>,
-    /// Those of these ports on which tasks with the network `host` listen.
+    /// The tasks with the network `host` that listen on some of these ports.
     pub tasks: BTreeMap<NodePort, TaskId>,
     /// The node's public keys for encrypted networks, oldest first; none if its kernel can't encrypt.
     pub tunnel_keys: Vec<TunnelKey>,

@@ -28,7 +28,7 @@ pub struct NodeOffers {
     pub app_armor: Option<String>,
     /// Address of its overlay traffic; that of its listener if `None`.
     pub data_address: Option<IpAddr>,
-    /// What spreads connections to virtual IPs; the best that the kernel can do if `None`.
+    /// The kind of balancer that spreads connections to virtual IPs; the best that the kernel supports if `None`.
     pub balancer: Option<Balancer>,
     /// Labels of the node, by which constraints can choose it.
     pub labels: BTreeMap<String, String>,

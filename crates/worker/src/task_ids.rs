@@ -104,7 +104,7 @@ impl TaskIds {
             let entry = entry?;
             let first = entry.file_name().to_string_lossy().parse();
             let owner = match std::fs::read_link(entry.path()) {
-                // It was given back in the meantime, or it is no record.
+                // It was given back in the meantime, or it is not a record.
                 Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => continue,
                 owner => owner?,
             };

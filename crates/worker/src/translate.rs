@@ -37,7 +37,7 @@ const INIT: &str = "/dev/init";
 /// port, and send pings.
 const SYSCTLS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
-/// The groups that a task with ids of its own has, for the second one.
+/// Value of the second one for a task with ids of its own, which has only these groups.
 const OWN_GROUPS: &str = "0 65535";
 /// Programs at a terminal need the variable, and images rarely set it.
 const TERMINAL: &str = "TERM=xterm";
@@ -242,7 +242,7 @@ fn set_rights(result: &mut Spec, spec: &ServiceSpec, app_armor: Option<String>) 
 fn resources(spec: &ServiceSpec, given: &[devices::Given]) -> Resources {
     let limits = &spec.limits;
     let signed = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
-    // Memory and swap together. If more swap were available than is asked for, the limit would not bound what the task uses.
+    // Memory and swap together. By default that is the memory limit, so that a task over its limit can't go on in swap.
     let both = |limit: u64| spec.memory_swap.map_or(signed(limit), Bound::number);
     let memory = |it: u64| Memory { limit: Some(signed(it)), swap: Some(both(it)), ..Memory::default() };
     // The kernel accepts no less than 1 ms per period.

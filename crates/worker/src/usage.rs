@@ -1,5 +1,5 @@
-//! Measures what tasks use whose service is scaled by its load, and how much of the node is in use, and keeps the result for
-//! the session with the leader.
+//! Measures the usage of the tasks whose services are scaled by their load, and that of the node, and keeps the results for the
+//! session with the leader.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,12 +20,12 @@ use crate::task_pool::TaskPool;
 /// Number of tasks that are read at once.
 const AT_ONCE: usize = 64;
 
-/// The usage of a node is an average of so many looks.
+/// Number of measurements that the average usage of a node covers.
 const AVERAGED: f64 = 6.0;
-/// The leader hears of the usage of a node when it differs by so many thousandths from what it has heard.
+/// Smallest change of the usage of a node that is reported to the leader, in thousandths.
 const NOTABLE: u32 = 25;
 
-/// What was read of a task at the last look.
+/// The counters that were read of each task the last time.
 type Seen = BTreeMap<TaskId, (Instant, Counters)>;
 
 /// Measures at each interval for as long as somebody asks for the result.
@@ -56,16 +56,16 @@ fn is_notable(told: Option<NodeUsage>, now: NodeUsage) -> bool {
     told.is_none_or(|told| told.cpu.abs_diff(now.cpu).max(told.memory.abs_diff(now.memory)) >= NOTABLE)
 }
 
-/// The share of the node that has been in use in the last looks; later ones count more.
+/// The average share of the node that is in use; later measurements count more.
 #[derive(Debug, Default)]
 struct NodeAverage {
     last: Option<NodeCounters>,
-    /// Of the CPU, in thousandths.
+    /// Average share of the CPU that is in use, in thousandths; `None` before the second measurement.
     cpu: Option<f64>,
 }
 
 impl NodeAverage {
-    /// Adds a look, and returns the share; `None` at the first look.
+    /// Adds a measurement, and returns the usage; `None` at the first one.
     fn add(&mut self, now: NodeCounters) -> Option<NodeUsage> {
         let before = self.last.replace(now)?;
         let (busy, all) = (now.busy.checked_sub(before.busy)?, now.all.checked_sub(before.all)?);
@@ -86,7 +86,7 @@ async fn read_all(executor: &Arc<dyn Executor>, tasks: Vec<(TaskId, Measured)>) 
     stream::iter(tasks).map(read).buffer_unordered(AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
-/// Returns what a task has used since the last look. A counter that has fallen is that of another start of the task.
+/// Returns what a task has used since the last measurement. A counter that has fallen is that of another start of the task.
 fn used(task: &TaskId, before: Option<&(Instant, Counters)>, (at, now): &(Instant, Counters)) -> TaskUsage {
     let since = |of: fn(&Counters) -> Option<u64>| -> Option<(u64, Duration)> {
         let (then, before) = before?;

@@ -256,7 +256,7 @@ impl SimCluster {
         }
     }
 
-    /// Switches a manager's machine off for good. It is no member any more.
+    /// Switches a manager's machine off for good. It is not a member any more.
     pub(super) fn remove_manager(&mut self, number: usize) {
         self.crash_manager(number, true);
         self.managers[number].is_member = false;

@@ -52,7 +52,7 @@ impl MembershipInvariants {
         }
     }
 
-    /// Of the managers that stay, a majority works.
+    /// Checks that a majority of the managers that stay works when a manager is removed or demoted.
     fn check_majority(&self, cluster: &SimCluster, gone: &NodeId) -> Result<(), Violation> {
         let now = cluster.world.now();
         let stays = cluster.members().filter(|it| self.managers.contains(&it.node_id));
@@ -60,7 +60,7 @@ impl MembershipInvariants {
         let (dead, work): (Vec<Host>, Vec<Host>) = stays.map(|it| it.host).partition(is_dead);
         if work.len() <= dead.len() {
             let text =
-                format!("{gone} is no manager any more, and of those that stay, {dead:?} are dead, {work:?} work");
+                format!("{gone} is not a manager any more, and of those that stay, {dead:?} are dead, {work:?} work");
             return Err(Kind::NoMajority.because(text));
         }
         Ok(())

@@ -161,7 +161,7 @@ impl ValueKind {
     /// Returns the kind with this number on the wire.
     ///
     /// # Errors
-    /// There is none.
+    /// No kind has this number.
     pub fn from_wire(number: i32) -> Result<Self, Malformed> {
         super::FromNumber::from_number(number)
     }

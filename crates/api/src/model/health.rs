@@ -43,7 +43,7 @@ impl HealthTest {
     /// for an empty list, which means the test of the image.
     ///
     /// # Errors
-    /// A message that says which lists there are.
+    /// The list has another form; the text says which forms are allowed.
     pub fn from_words(words: &[String]) -> Result<Option<Self>, String> {
         let Some((kind, rest)) = words.split_first() else { return Ok(None) };
         match (kind.as_str(), rest) {

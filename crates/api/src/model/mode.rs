@@ -156,7 +156,7 @@ impl ServiceMode {
     /// Returns the mode with this number of tasks.
     ///
     /// # Errors
-    /// It has a task on each node.
+    /// A service of this mode has a task on each node, and no number of tasks.
     pub fn with_replicas(&self, replicas: u64) -> Result<Self, String> {
         let mut mode = self.clone();
         match &mut mode {
@@ -174,7 +174,7 @@ impl ServiceMode {
     /// Returns the mode with this largest number of tasks at once; `None` for all.
     ///
     /// # Errors
-    /// It is another mode than replicated-job and cron.
+    /// The mode is neither replicated-job nor cron.
     pub fn with_max_concurrent(&self, max_concurrent: Option<NonZeroU64>) -> Result<Self, String> {
         let mut mode = self.clone();
         match &mut mode {

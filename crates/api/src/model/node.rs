@@ -164,9 +164,9 @@ pub struct NodeDescription {
     pub routes: Vec<IpNet>,
     /// Ports on which its own programs listen. They can't be published.
     pub listeners: Vec<NodePort>,
-    /// Those of these programs that are tasks with the network `host`.
+    /// The tasks with the network `host` among these programs.
     pub listening_tasks: Vec<ListeningTask>,
-    /// What spreads connections to virtual IPs on it.
+    /// The kind of balancer that spreads connections to virtual IPs on it.
     #[serde(serialize_with = "text_or_empty")]
     pub balancer: Option<Balancer>,
     /// The public keys by which it takes part in encrypted networks, oldest first. None if its kernel can't encrypt.

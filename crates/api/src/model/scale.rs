@@ -88,6 +88,8 @@ impl Serialize for RequestCounter {
 impl FromStr for RequestCounter {
     type Err = String;
 
+    /// Parses `http://:PORT/PATH#METRIC`.
+    ///
     /// # Errors
     /// The text has another form.
     fn from_str(text: &str) -> Result<Self, String> {
@@ -133,9 +135,9 @@ pub struct TaskUsage {
 /// How much of a node is in use, by whatever runs there: an average of the last minute, in thousandths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeUsage {
-    /// Of its CPUs.
+    /// The share of its CPUs.
     pub cpu: u32,
-    /// Of its memory, without the page cache that can be given up.
+    /// The share of its memory, without the page cache that can be given up.
     pub memory: u32,
 }
 

@@ -360,7 +360,7 @@ pub struct Service {
     /// Number of a job's present run; `None` if the service is not a job, or has the mode cron, which numbers its runs itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_run: Option<NonZeroU64>,
-    /// Of the mode cron: its runs, and which times of its schedule have been handled.
+    /// The runs of a service of the mode cron, and which times of its schedule have been handled.
     #[serde(skip_serializing_if = "CronStatus::is_unused")]
     pub cron: CronStatus,
     /// The number of tasks that their load has led to.

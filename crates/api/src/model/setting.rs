@@ -126,7 +126,7 @@ impl Ulimit {
     /// Checks that the soft limit is not above the hard one.
     ///
     /// # Errors
-    /// It is.
+    /// The soft limit is above the hard one.
     pub fn check(&self) -> Result<(), UlimitError> {
         if self.soft > self.hard { Err(UlimitError::Order(self.name)) } else { Ok(()) }
     }

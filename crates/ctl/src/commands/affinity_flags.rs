@@ -16,10 +16,10 @@ pub(crate) struct AffinityFlags {
     /// Service whose tasks never run on the same nodes; may be repeated
     #[arg(long, visible_alias = "anti-affinity-add", value_name = "SERVICE")]
     anti_affinity: Vec<String>,
-    /// Which of the nodes that fit a task gets: spread (one with few tasks), binpack (one with little left) or least-used (one of which little is in use)
+    /// Strategy to choose among the nodes that fit: spread (few tasks), binpack (little free) or least-used (little in use)
     #[arg(long, value_name = "STRATEGY")]
     placement_strategy: Option<PlacementStrategy>,
-    /// How important the tasks are, from -1000 to 1000: if there is no room for them, tasks of a lower priority are stopped
+    /// Priority, from -1000 to 1000: if there is no room for the tasks, some of a lower priority are stopped (default: 0)
     #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     priority: Option<i32>,
 }

@@ -49,7 +49,7 @@ pub(crate) enum Network {
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
-    /// How its tasks reach each other: overlay, bridge or macvlan
+    /// Driver: overlay (between nodes), bridge (on each node by itself) or macvlan (in the nodes' own network)
     #[arg(short, long, default_value = "overlay", value_parser = driver)]
     driver: NetworkDriver,
     /// Subnet such as 10.1.0.0/16; may be repeated (default: from the cluster's pools)

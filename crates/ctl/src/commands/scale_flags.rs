@@ -31,10 +31,10 @@ pub(crate) struct ScaleFlags {
     /// Counter of a task's requests in the format of Prometheus, http://:PORT/PATH#METRIC
     #[arg(long, value_name = "COUNTER")]
     scale_requests_from: Option<RequestCounter>,
-    /// How long more tasks must have been needed before there are more (default: 0s)
+    /// Time for which the load must need more tasks before autoscaling starts them (default: 0s)
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     scale_up_window: Option<Duration>,
-    /// How long fewer tasks must have been enough before there are fewer (default: 5m)
+    /// Time for which fewer tasks must be enough before autoscaling stops some (default: 5m)
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     scale_down_window: Option<Duration>,
 }

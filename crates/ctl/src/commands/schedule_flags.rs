@@ -13,7 +13,7 @@ use crate::parse;
 
 #[derive(Debug, Default, Args)]
 pub(crate) struct ScheduleFlags {
-    /// When a service of the mode cron runs, as in crontab(5), such as "*/5 * * * *", or @daily
+    /// Times at which a service of the mode cron runs, as in crontab(5), such as "*/5 * * * *", or @daily
     #[arg(long, value_name = "FIELDS")]
     schedule: Option<String>,
     /// Time zone of the schedule, such as Europe/Zurich (default UTC)
@@ -22,7 +22,7 @@ pub(crate) struct ScheduleFlags {
     /// Rule for a run that is due while another is under way: forbid (skip it), allow or replace
     #[arg(long, value_parser = Concurrency::parse)]
     concurrency: Option<Concurrency>,
-    /// How late a run may begin; a time that is longer ago is missed (default 0: however late)
+    /// Longest delay of a run; a time that is longer ago is missed (default 0: no limit, only the newest is made up for)
     #[arg(long, value_name = "TIME", value_parser = parse::duration_or_none)]
     start_deadline: Option<Duration>,
 }

@@ -32,7 +32,7 @@ pub(crate) enum Service {
         /// Name of the service (default: that of the image)
         #[arg(long)]
         name: Option<String>,
-        /// Where tasks run, and whether they end: replicated, global, replicated-job, global-job or cron
+        /// Mode: replicated or global (tasks run on), replicated-job or global-job (tasks end), or cron (a job at set times)
         #[arg(long, default_value = "replicated", value_parser = ModeName::parse)]
         mode: ModeName,
         #[command(flatten)]
@@ -233,14 +233,14 @@ fn answered(service: Option<objects::Service>) -> anyhow::Result<model::Service>
     Ok(service.ok_or_else(|| anyhow::anyhow!("the manager's answer lacks a service"))?.try_into()?)
 }
 
-/// Times that a change is made again because the system has changed something beside the spec.
+/// How often a change is tried because the system has changed something beside the spec meanwhile.
 const TRIES: u32 = 10;
 
-/// What is said with another spec.
+/// The settings of an update that are sent beside the new spec.
 #[derive(Clone, Copy, Debug)]
 struct Replacing {
     resolve_image: ResolveImage,
-    /// Whether the user has said the number of tasks.
+    /// Whether the user has set the number of tasks.
     sets_replicas: bool,
 }
 

@@ -37,16 +37,16 @@ pub(crate) struct SettingFlags {
     /// Memory and swap together that a task can't exceed; -1 is unlimited; 0 means the default: no swap
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse::bytes_or_unlimited)]
     memory_swap: Option<Bound>,
-    /// How much rather (up to 1000) or less (down to -1000) the kernel kills the program when memory is short
+    /// Preference of the kernel to kill the program when memory is short, from -1000 (never) to 1000 (first)
     #[arg(long, value_name = "SCORE", allow_negative_numbers = true)]
     oom_score_adj: Option<i32>,
-    /// What becomes of the output: json-file (kept on the node) or none; forgets the options so far
+    /// Log driver: json-file (the node keeps the output) or none; also forgets the options that were set before
     #[arg(long, value_name = "DRIVER", value_parser = setting::log_driver)]
     log_driver: Option<LogDriver>,
     /// Option of the log: max-size=SIZE or max-file=COUNT; an empty value removes it; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse::assignment)]
     log_opt: Vec<(String, String)>,
-    /// When the image is looked up: missing (when it is new or named), or always (at each update)
+    /// Occasions to look the image up in its registry: missing (it is new or named) or always (each update)
     #[arg(long, value_name = "WHEN")]
     pull: Option<PullPolicy>,
 }

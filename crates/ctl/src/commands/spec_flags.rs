@@ -104,7 +104,7 @@ struct BasicFlags {
     /// Largest number of tasks on one node; 0 means no limit
     #[arg(long, value_name = "COUNT")]
     replicas_max_per_node: Option<u64>,
-    /// When to restart a task: any, on-failure or none
+    /// Condition to restart a task: any, on-failure or none
     #[arg(long)]
     restart_condition: Option<String>,
     /// Delay before the second restart in a row; it doubles from there on
@@ -134,7 +134,7 @@ impl SpecFlags {
     /// Returns the spec of a service that is created, of this mode.
     ///
     /// # Errors
-    /// All that is wrong with the flags.
+    /// A flag is wrong. The error lists everything that is wrong with the flags.
     pub(super) fn spec(&self, mode: ModeName) -> anyhow::Result<ServiceSpec> {
         let mode = self.schedule.mode(mode);
         let mut spec = mode.as_ref().map_or_else(|_| ServiceSpec::default(), |it| ServiceSpec::of_mode(it.clone()));
@@ -151,7 +151,7 @@ impl SpecFlags {
     /// Sets the given flags in the spec and leaves the rest as it is.
     ///
     /// # Errors
-    /// All that is wrong with the flags.
+    /// A flag is wrong. The error lists everything that is wrong with the flags.
     pub(super) fn apply(&self, spec: &mut ServiceSpec) -> anyhow::Result<()> {
         error::all([self.schedule.apply(spec), self.apply_others(spec)])
     }

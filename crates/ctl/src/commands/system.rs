@@ -12,7 +12,7 @@ use flota_api::proto::types::Role;
 use crate::client::{Client, failure};
 use crate::printer::{self, Format, line};
 
-/// How long the leader has to say what the cluster's settings are. What the node knows by itself is printed all the same.
+/// Longest wait for the cluster's settings from the leader. Without an answer, what the node itself knows is still printed.
 const CLUSTER_WAIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Subcommand)]

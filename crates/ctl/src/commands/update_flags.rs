@@ -14,22 +14,22 @@ use crate::parse;
 /// The flags for updates.
 #[derive(Debug, Default, Args)]
 pub(crate) struct UpdateFlags {
-    /// Most tasks that an update replaces at once; 0 means all (default: 1)
+    /// Largest number of tasks that an update replaces at once; 0 means all (default: 1)
     #[arg(long, value_name = "COUNT")]
     update_parallelism: Option<u64>,
     /// Time between one group of tasks that an update replaces and the next (default: 0s)
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     update_delay: Option<Duration>,
-    /// How long an update watches a new task for failures once it serves (default: 5s)
+    /// Time for which an update watches a new task for failures once it serves (default: 5s)
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     update_monitor: Option<Duration>,
     /// Share of the new tasks that may fail, from 0 to 1 (default: 0)
     #[arg(long, value_name = "SHARE")]
     update_max_failure_ratio: Option<Ratio>,
-    /// What follows when more new tasks fail (default: pause)
+    /// Action when more new tasks fail: pause, continue or rollback (default: pause)
     #[arg(long, value_name = "ACTION", value_parser = action(FailureAction::ALL))]
     update_failure_action: Option<FailureAction>,
-    /// Whether an update stops the old task of a slot before it starts the new one, or after (default: stop-first)
+    /// Order in which an update stops the old task of a slot and starts the new one (default: stop-first)
     #[arg(long, value_name = "ORDER", value_parser = order())]
     update_order: Option<UpdateOrder>,
     /// Longest time until a new task serves, once its image is there; 0 means the default: what its health check needs,
@@ -41,22 +41,22 @@ pub(crate) struct UpdateFlags {
 /// The flags for rollbacks.
 #[derive(Debug, Default, Args)]
 pub(crate) struct RollbackFlags {
-    /// Most tasks that a rollback replaces at once; 0 means all (default: 1)
+    /// Largest number of tasks that a rollback replaces at once; 0 means all (default: 1)
     #[arg(long, value_name = "COUNT")]
     rollback_parallelism: Option<u64>,
     /// Time between one group of tasks that a rollback replaces and the next (default: 0s)
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     rollback_delay: Option<Duration>,
-    /// How long a rollback watches a task for failures once it serves (default: 5s)
+    /// Time for which a rollback watches a task for failures once it serves (default: 5s)
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     rollback_monitor: Option<Duration>,
     /// Share of the tasks that may fail in a rollback, from 0 to 1 (default: 0)
     #[arg(long, value_name = "SHARE")]
     rollback_max_failure_ratio: Option<Ratio>,
-    /// What follows when more tasks fail in a rollback (default: pause)
+    /// Action when more tasks fail in a rollback: pause or continue (default: pause)
     #[arg(long, value_name = "ACTION", value_parser = action(&[FailureAction::Pause, FailureAction::Continue]))]
     rollback_failure_action: Option<FailureAction>,
-    /// Whether a rollback stops the old task of a slot before it starts the new one, or after (default: stop-first)
+    /// Order in which a rollback stops the old task of a slot and starts the new one (default: stop-first)
     #[arg(long, value_name = "ORDER", value_parser = order())]
     rollback_order: Option<UpdateOrder>,
     /// Longest time until a task serves in a rollback, once its image is there; 0 means the default: what its health

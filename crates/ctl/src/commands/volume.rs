@@ -38,7 +38,7 @@ pub(crate) enum Volume {
         /// Also remove those that have data
         #[arg(short, long)]
         all: bool,
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(short, long)]
         force: bool,
     },

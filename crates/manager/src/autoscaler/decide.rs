@@ -21,7 +21,7 @@ const GAP: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Needs {
     pub(super) replicas: u64,
-    /// What was measured of the need that decides.
+    /// The measurement that decides, as users read it.
     pub(super) reason: String,
 }
 
@@ -152,7 +152,7 @@ mod tests {
         ScalePolicy { nano_cpus: Some(number(1_000_000_000)), ..ScalePolicy::between(number(1), number(20)) }
     }
 
-    /// Of a task that serves, and of which nothing is known.
+    /// Stands for a task that serves and whose usage is not known.
     const SILENT: u64 = u64::MAX;
 
     /// Tasks that serve, and use so many tenths of a CPU.

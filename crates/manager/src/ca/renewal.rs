@@ -35,7 +35,7 @@ pub(super) enum RenewalRefusal {
 /// Returns the node that may have another certificate. `now` is the wall clock's time.
 ///
 /// # Errors
-/// Why it may not.
+/// The node may not have one; the error says why.
 pub(super) fn judge(view: &Tables, renewal: &Renewal, now: Timestamp) -> Result<Arc<Node>, RenewalRefusal> {
     let no_node = || RenewalRefusal::NoNode(renewal.node.clone());
     let is_revoked = view.cluster().is_some_and(|it| it.revoked.iter().any(|it| it.node_id == renewal.node));

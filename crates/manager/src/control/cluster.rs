@@ -65,7 +65,7 @@ const LEAST_TTL: Duration = Duration::from_secs(1);
 /// Checks a validity of certificates.
 ///
 /// # Errors
-/// The text says what is allowed.
+/// The validity is too short or too long; the text says what is allowed.
 pub fn check_certificate_life(life: Duration) -> Result<(), String> {
     let (least, days) = (CERTIFICATE_LIVES.start(), CERTIFICATE_LIVES.end().as_secs() / 86_400);
     if CERTIFICATE_LIVES.contains(&life) { Ok(()) } else { Err(format!("it is from {least:?} to {days} days")) }

@@ -127,7 +127,7 @@ fn audited(view: &Tables, since: EventCursor) -> Vec<Arc<ClusterEvent>> {
     events.filter(|event| event.cursor > since).map(Arc::new).collect()
 }
 
-/// What a stream does not outlive.
+/// What a stream ends with.
 enum Bound {
     /// The leadership of this manager.
     Leading(CancellationToken),
@@ -223,8 +223,10 @@ impl EventStream {
         (self.until.is_none_or(|until| seen.cursor <= until) && self.filter.passes(&seen)).then_some(seen)
     }
 
+    /// Checks that the stream may go on.
+    ///
     /// # Errors
-    /// The stream has to end.
+    /// It has to end: the node that reads was removed, or this manager does not lead any more or stops.
     fn may_go_on(&self) -> Result<(), ControlError> {
         let is_revoked = |to: &NodeId| {
             self.store.view().cluster().is_some_and(|cluster| cluster.revoked.iter().any(|it| it.node_id == *to))
@@ -238,7 +240,7 @@ impl EventStream {
     /// Sends a page when there is room for it. Returns false if the receiver was dropped.
     ///
     /// # Errors
-    /// The stream has to end.
+    /// The stream has to end, for the reasons of `may_go_on`.
     async fn send(&self, page: EventPage) -> Result<bool, ControlError> {
         tokio::select! {
             biased;

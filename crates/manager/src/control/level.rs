@@ -10,7 +10,7 @@ use super::error::ControlError;
 /// Returns the level that the cluster has with a change that needs `needed`.
 ///
 /// # Errors
-/// A manager is of an older build.
+/// A manager is of an older build, which does not support this level.
 pub(super) fn raised(view: &Tables, needed: u32) -> Result<u32, ControlError> {
     let used = view.cluster().map_or(0, |cluster| cluster.feature_level);
     if used >= needed {
@@ -33,7 +33,7 @@ pub(super) fn risen(cluster: &Cluster, level: u32) -> Option<Cluster> {
 /// Raises the level in use to what these specs need, with the transaction that sets them.
 ///
 /// # Errors
-/// A manager is of an older build.
+/// A manager is of an older build, which does not support this level.
 pub(super) fn claim<'a>(
     tx: &mut WriteTx,
     specs: impl IntoIterator<Item = &'a ServiceSpec>,

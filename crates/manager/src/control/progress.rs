@@ -38,7 +38,7 @@ pub(crate) struct ServiceProgress {
     pub(crate) converged: bool,
     /// Number of tasks that an update has not replaced yet.
     pub(crate) outdated: u64,
-    /// Of a job, the number of tasks that have done their work; `None` for other services.
+    /// Number of tasks of a job that have done their work; `None` for other services.
     pub(crate) done: Option<u64>,
     /// Whether a job has ended without success: no task of it runs any more, and some have failed for good.
     pub(crate) has_failed: bool,

@@ -11,8 +11,8 @@ use super::{Control, Member};
 use crate::{departure, promotion};
 
 impl<M: Member> Control<M> {
-    /// Gives the node this role. The node follows by itself, and Raft's membership follows it. A leader that is to be a
-    /// manager no more hands over leadership, and the caller asks the next one.
+    /// Gives the node this role. The node follows by itself, and Raft's membership follows it. A leader that is to be
+    /// demoted hands over leadership, and the caller asks the next one.
     pub(crate) async fn change_role(
         &self,
         request_id: Option<&str>,

@@ -34,7 +34,7 @@ pub(crate) struct ServiceSummary {
     pub(crate) running: u64,
     /// Number of tasks that its spec asks for.
     pub(crate) desired: u64,
-    /// Of a job, the number of tasks that have done their work; `None` for other services.
+    /// Number of tasks of a job that have done their work; `None` for other services.
     pub(crate) done: Option<u64>,
     /// What it waits for because of other services, in a sentence.
     pub(crate) waits: Option<String>,

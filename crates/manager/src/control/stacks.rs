@@ -29,7 +29,7 @@ pub(crate) struct StackSummary {
     pub(crate) services: Vec<(ServiceId, String)>,
 }
 
-/// What becomes of services that the stack has and its new spec does not.
+/// Treatment of services that the stack has and its new spec does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Absent {
     /// They stay as they are.

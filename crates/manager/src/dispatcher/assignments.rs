@@ -35,7 +35,8 @@ pub(super) struct Told {
     /// Sorted by id. A session is idle nearly always, so what it remembers is kept as small as it can be.
     /// Those that are alike, as most are, share one.
     tasks: Box<[(TaskId, Arc<ToldTask>)]>,
-    /// The tasks of which it is held back that they are to stop, or may stop because they are unhealthy.
+    /// The tasks that are not told yet to stop, or that they may stop because they are unhealthy, since nodes may still send
+    /// them connections.
     delayed: BTreeMap<TaskId, Delayed>,
     /// The images that the node is to fetch or, if it has them already, to report.
     images: Vec<Arc<ImageSource>>,
@@ -54,7 +55,7 @@ pub(super) struct Told {
 struct Delayed {
     /// What the nodes have to confirm.
     version: Version,
-    /// Until when it is waited for.
+    /// The time after which the task stops without their confirmation.
     until: Timestamp,
 }
 
@@ -80,15 +81,15 @@ struct ToldTask {
 }
 
 impl Told {
-    /// Nothing was told yet. `held`: images that the node reported.
+    /// Creates the state of a session whose worker was told nothing yet. `held` are the images that the node reported.
     pub(super) fn new(node: NodeId, held: BTreeSet<String>) -> Self {
         Self { node, held, ..Self::default() }
     }
 
     /// Returns the messages that bring the worker to `view`: the full set at first, then the differences.
     ///
-    /// That a task is to stop is held back for a while as long as `withdrawal` names nodes that have not confirmed this
-    /// version and may still send it connections; it may also know that there are some and not yet which.
+    /// A task is told to stop only after a while if `withdrawal` returns nodes that have not confirmed this version and may
+    /// still send it connections. The list is empty if there are such nodes and it is not known yet which.
     pub(super) fn tell(
         &mut self,
         view: &Tables,
@@ -184,7 +185,7 @@ impl Told {
         self.tasks.binary_search_by(|(other, _)| other.cmp(id)).ok().map(|index| &self.tasks[index].1)
     }
 
-    /// Returns the time at which something about a task is not held back any longer; `None` if none is held back.
+    /// Returns the earliest time at which a stop is not held back any longer; `None` if none is held back.
     pub(super) fn held_until(&self) -> Option<Timestamp> {
         self.delayed.values().map(|it| it.until).min()
     }
@@ -216,7 +217,7 @@ impl Told {
         (task.desired_state, nodes.iter().filter_map(name).collect())
     }
 
-    /// Returns the attempt of the task that is unhealthy and gets no more connections, or has waited for that long enough.
+    /// Returns the attempt of the task that is unhealthy, once it gets no more connections or has waited for that long enough.
     fn withdrawn_attempt(
         &mut self,
         task: &Task,

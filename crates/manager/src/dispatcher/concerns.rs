@@ -123,7 +123,7 @@ fn concern(events: &[Event], view: &Tables) -> Concern {
     concern
 }
 
-/// The parts of the cluster object that sessions tell.
+/// The parts of the cluster object that sessions send to workers.
 fn told(cluster: &Cluster) -> impl PartialEq + '_ {
     (cluster.epoch, &cluster.grant_key, cluster.no_new_privileges, &cluster.ca_certificate, &cluster.ca_rotation)
 }

@@ -1,4 +1,4 @@
-//! What becomes of a slot whose newest task has ended.
+//! Decides whether a slot whose newest task has ended gets another task, and when.
 
 use flota_api::model::{RestartCondition, Service, Task};
 use flota_api::state::TaskState;

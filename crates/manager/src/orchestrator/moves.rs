@@ -33,8 +33,8 @@ pub(super) enum Move {
     StartPrepared(u64),
     /// Stop the task of this slot; its successor runs once it has ended.
     Replace(u64),
-    /// Look again after [`LOOK_AFTER`]: a slot that does not serve holds up the others. The end of that is no change of
-    /// a slot that moves, so nothing else would continue the moves.
+    /// Look again after [`LOOK_AFTER`]: a slot that does not serve holds up the others. When it serves
+    /// again, no slot that moves changes, so no event continues the moves.
     Look,
 }
 

@@ -18,8 +18,8 @@ use flota_raft_store::faults::{self, Fault};
 
 /// Longest time between two looks at a schedule, so that a step of the wall clock is noticed.
 const LOOK_AFTER: Duration = Duration::from_secs(60);
-/// If the times are done with that are up to this far ahead, the wall clock was set back, or that of an earlier leader was
-/// fast. If they are farther ahead, it was wrong, and the schedule counts anew.
+/// The newest time of a schedule that was handled may be at most this far ahead of the wall clock: that was set back since,
+/// or the clock of an earlier leader was fast. A time farther ahead was wrong, and the schedule counts anew.
 const TRUSTED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How far the tasks of a run are.

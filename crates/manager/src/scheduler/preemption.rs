@@ -124,8 +124,8 @@ impl<'a> Preemption<'a> {
     }
 
     /// Returns the tasks that must go so that a task of the spec has room on the node once they, and those that are being
-    /// stopped, have ended; `None` if it has none even then. None of them can stay: the highest priority is as low as it can
-    /// be, then those stay that would leave least of what is short.
+    /// stopped, have ended; `None` if it has none even then. No task is among them without need, nor one of a higher
+    /// priority than needed. Those that hold least of what is short are spared first.
     fn victims(&self, node: &Candidate<'a>, demand: Demand<'_>) -> Option<Vec<&'a Arc<Task>>> {
         let (view, spec) = (self.view, demand.spec);
         let fits = |node: &Candidate| filters::refuses(&demand, node, view).is_none();
@@ -250,7 +250,7 @@ impl<'a> Lack<'a> {
         }
     }
 
-    /// How much less would be short without this task: the parts of each shortage, in thousandths, added.
+    /// How far the shortage shrinks if this task ends: the shares of each shortage that it holds, in thousandths, added.
     fn eased_by(&self, task: &Task, view: &Tables) -> u128 {
         let Some(held) = view.spec_of(task) else { return 0 };
         let part = |held: u64, short: u64| {

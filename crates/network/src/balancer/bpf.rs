@@ -85,7 +85,7 @@ impl BpfBalancer {
     /// Attaches programs again that somebody has detached, and returns how many those were.
     ///
     /// # Errors
-    /// As for [`Self::open`].
+    /// The kernel refuses to show or to attach a program.
     pub(super) fn repair(&self) -> Result<usize, BalancerError> {
         self.attachment.ensure()
     }
@@ -171,7 +171,7 @@ impl BpfBalancer {
     /// Makes an address an ordinary one again. Does nothing if it is not virtual.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to remove the address or old backends from the maps.
     pub(super) fn remove(&mut self, place: VirtualAddress, now: Instant) -> Result<(), BalancerError> {
         let Some(held) = self.pools.get(&place) else { return Ok(()) };
         let keys = held.keys(place);
@@ -200,7 +200,7 @@ impl BpfBalancer {
     /// Lets a namespace use no virtual address any more.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to remove the namespace from the map.
     pub(super) fn leave(&mut self, namespace: NamespaceCookie) -> Result<(), BalancerError> {
         let removed = self.tables.members.remove(&namespace.0.to_ne_bytes());
         removed.map_err(kernel("remove a namespace from its networks"))?;
@@ -227,7 +227,7 @@ impl BpfBalancer {
     /// Returns the backends of a virtual address, as the programs find them in the maps.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to read the maps.
     pub(super) fn backends(&self, place: VirtualAddress) -> Result<BTreeSet<IpAddr>, BalancerError> {
         let act = || kernel("read the backends of a virtual address");
         let Some(state) = self.tables.virtuals.get(&place.key()).map_err(act())?.map(State::of_value) else {
@@ -241,7 +241,7 @@ impl BpfBalancer {
     /// Returns how often a connection to a virtual address, or a datagram without a connection, got a backend.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to read the map.
     pub(super) fn requests(&self, place: VirtualAddress) -> Result<u64, BalancerError> {
         let count = self.tables.requests.get(&place.key()).map_err(kernel("read the number of requests"))?;
         Ok(count.map_or(0, u64::from_ne_bytes))
@@ -251,7 +251,7 @@ impl BpfBalancer {
     /// does it too, so a late call costs memory only.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to remove old backends from the map.
     pub(super) fn sweep(&mut self, now: Instant) -> Result<Option<Instant>, BalancerError> {
         while let Some(oldest) = self.retired.front().filter(|oldest| oldest.due <= now) {
             self.tables.backends.remove_all(&oldest.keys).map_err(kernel("remove old backends"))?;

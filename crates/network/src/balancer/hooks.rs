@@ -4,8 +4,9 @@
 //! connects, or sends a datagram without being connected. `recvmsg4` and `peername4` replace the backend's address by
 //! the virtual one again where a program is told who its peer is. Ports stay as they are.
 //!
-//! A socket of a namespace that is no member, and an address that is not virtual in a network of the namespace, are left
-//! alone. A virtual address without backends is refused (ECONNREFUSED). ICMP is never redirected.
+//! Nothing is replaced for a socket of a namespace that has not joined the balancer, nor for an address that is not
+//! virtual in a network of the namespace. A connection to a virtual address without backends is refused (ECONNREFUSED).
+//! ICMP is never redirected.
 //!
 //! A connection goes to a random backend. With affinity, all connections of a namespace to one virtual address go to the
 //! same backend; without a connection, all datagrams of a socket do. Those choices follow from a number by a hash that

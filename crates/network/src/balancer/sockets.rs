@@ -107,7 +107,7 @@ impl Sockets {
     /// peer has not confirmed all that was written.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to list the sockets.
     pub fn are_sending(&mut self) -> Result<bool, NetworkError> {
         for version in [libc::AF_INET, libc::AF_INET6] {
             let sending = self.ports(version, libc::IPPROTO_TCP, SENDING_TCP);

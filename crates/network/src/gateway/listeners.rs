@@ -29,7 +29,7 @@ impl Listeners {
     /// It lists only those sockets, so connections cost nothing.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to list the sockets.
     pub fn ports(&mut self) -> Result<BTreeMap<HostPort, BTreeSet<u64>>, NetworkError> {
         let mut found: BTreeMap<HostPort, BTreeSet<u64>> = BTreeMap::new();
         for version in [libc::AF_INET, libc::AF_INET6] {

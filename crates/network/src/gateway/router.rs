@@ -47,11 +47,11 @@ pub(super) fn restore(former: &Path) -> Result<(), NetworkError> {
     }
 }
 
-/// Returns what a router's parameters are.
+/// Returns the kernel parameters that a router needs.
 fn wanted() -> Vec<(String, &'static str)> {
     let interfaces = std::fs::read_dir(Path::new(PARAMETERS).join("net/ipv6/conf")).into_iter().flatten().flatten();
-    // A router ignores router advertisements (1) unless told to obey them nevertheless (2), and so would lose its own
-    // routes.
+    // With `accept_ra` = 1, an interface ignores router advertisements once forwarding is on, and the host loses the routes
+    // that it has from them. With 2 it accepts them nevertheless.
     let obeying = interfaces.map(|entry| format!("net/ipv6/conf/{}/accept_ra", entry.file_name().to_string_lossy()));
     let obeying = obeying.filter(|name| parameter(name).is_some_and(|value| value == "1"));
     let forwarding = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"].map(|name| (name.to_owned(), "1"));

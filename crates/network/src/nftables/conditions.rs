@@ -92,7 +92,7 @@ pub(crate) fn destination_port_in(set: &str) -> Vec<Expression> {
     vec![load(Layer::Transport, 2, 2), Expression::InSet { set: set.into() }]
 }
 
-/// Obeys the verdict that a map has for the packet's protocol and port.
+/// Applies the verdict that a map has for the packet's protocol and port.
 pub(crate) fn verdict_for_protocol_and_port(map: &str) -> Vec<Expression> {
     let port = Expression::LoadPayload { layer: Layer::Transport, offset: 2, length: 2, to: Register(1) };
     vec![load_meta(Meta::TransportProtocol), port, Expression::VerdictFromMap { map: map.into() }]

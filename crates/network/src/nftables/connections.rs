@@ -45,11 +45,11 @@ const SAME_DESTINATION_PORT: u32 = 1 << 5;
 /// The connections to end.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Selection {
-    /// Those of an IP protocol that were sent to this address instead of the one that the client has named.
+    /// Connections of an IP protocol that were sent to this address instead of the one that the client has named.
     SentTo(u8, SocketAddr),
-    /// Those that were sent to this host instead of the one that the client has named.
+    /// Connections that were sent to this host instead of the one that the client has named.
     SentToHost(IpAddr),
-    /// Those of an IP protocol to this port whose addresses were not translated.
+    /// Connections of an IP protocol to this port whose addresses were not translated.
     Untranslated(u8, u16),
 }
 
@@ -67,7 +67,7 @@ impl Connections {
     /// Forgets the selected connections and returns their number. The next packet of each is treated as the first one.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to list the tracked connections or to forget one.
     pub(crate) fn end(&mut self, selections: &BTreeSet<Selection>) -> Result<usize, NetworkError> {
         let mut ended = 0;
         for (family, connection) in self.selected(selections)? {
@@ -79,7 +79,7 @@ impl Connections {
     /// Returns where the selected connections come from, and which address each client has named.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to list the tracked connections.
     pub(crate) fn origins(
         &mut self,
         selections: &BTreeSet<Selection>,

@@ -157,7 +157,7 @@ pub(crate) enum Expression {
         map: String,
         to: Register,
     },
-    /// Obeys the verdict that a map of the table has for the first register, if it has one.
+    /// Applies the verdict that a map of the table has for the first register, if it has one.
     VerdictFromMap {
         map: String,
     },

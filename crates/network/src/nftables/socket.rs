@@ -97,7 +97,7 @@ impl Socket {
     /// Sends a single request outside of a transaction.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses the request, or the socket fails.
     pub(crate) fn request(&mut self, act: &str, message: &Message) -> Result<(), NetworkError> {
         let request = self.encode(message, NLM_F_ACK);
         self.send(act, &request)?;
@@ -107,7 +107,7 @@ impl Socket {
     /// Returns the attributes of each object that the kernel lists in answer to a request.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to list the objects, or the socket fails.
     pub(crate) fn list(&mut self, act: &str, message: &Message) -> Result<Vec<Vec<u8>>, NetworkError> {
         let request = self.encode(message, NLM_F_DUMP);
         self.send(act, &request)?;

@@ -90,7 +90,7 @@ impl Tables {
     /// they did.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to list a table or to write it anew.
     pub(crate) fn mend(&mut self) -> Result<bool, NetworkError> {
         let generation = self.kernel_generation()?;
         if self.generation == Some(generation) {
@@ -119,7 +119,7 @@ impl Tables {
     /// Returns how many packets the rules of a chain have counted.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to list the rules.
     pub(crate) fn counted(&mut self, family: Family, chain: &str) -> Result<u64, NetworkError> {
         let rules = self.list(GET_RULE, family, Attributes::new().text(1, TABLE).text(2, chain))?;
         // Older kernels list the rules of all chains.

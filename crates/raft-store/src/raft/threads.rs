@@ -15,7 +15,7 @@ impl Threads {
     /// Runs work that reads or writes much, without delaying messages.
     ///
     /// # Errors
-    /// The error of the work, or that it panicked.
+    /// The work failed or panicked.
     pub(super) async fn blocking<T: Send + 'static>(
         self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,

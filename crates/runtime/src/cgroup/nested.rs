@@ -37,7 +37,7 @@ impl Nested {
     /// Creates the group, unless it is there.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses to make the group.
     pub(crate) fn make(&self) -> Result<(), StepError> {
         self.groups.folders.iter().try_for_each(|folder| match fs::create_dir(&folder.path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {

@@ -148,7 +148,7 @@ impl Channel {
         let act = || "wait for the container's init".to_owned();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            // The timeout is rounded up, because a wait of less than 1 ms would not wait at all.
+            // The timeout is rounded up, because one of less than 1 ms becomes 0, which does not wait at all.
             let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
             let mut polled = vec![PollFd::new(self.0.as_fd(), what)];
             polled.extend(INTERRUPTS.get().map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));

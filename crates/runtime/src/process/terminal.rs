@@ -79,7 +79,7 @@ pub fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<(), StepError> {
 /// Receives what [`Terminal::use_here`] sent.
 ///
 /// # Errors
-/// Nothing was sent.
+/// The socket can't be read, or the message brought no terminal.
 pub fn receive(socket: &OwnedFd) -> Result<OwnedFd, StepError> {
     let act = || "receive the terminal".to_owned();
     let received = messages::recv(socket.as_fd(), &mut [0; 64], MsgFlags::empty()).act(act)?;

@@ -430,7 +430,7 @@ fn nonsense_at_the_socket_does_no_harm() {
 fn a_supervisor_does_not_grow() {
     let container = Supervised::new("exec sleep 1000").start();
     let state = ContainerState::load(&container.dir).unwrap().unwrap();
-    // Anonymous pages count even if other processes map them. Private pages would not do: a page of the program becomes
+    // Anonymous pages count even if other processes map them. Private pages are not enough: a page of the program becomes
     // private when the supervisor of another test ends.
     let anonymous = || {
         let text = read(format!("/proc/{}/smaps_rollup", state.supervisor));

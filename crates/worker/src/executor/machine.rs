@@ -261,7 +261,6 @@ impl FakeMachine {
         })
     }
 
-    /// Returns what a health check of the task's last container finds now; `None` if the check hangs.
     /// Lets the machine use this share of itself from now on.
     pub fn set_usage(&self, usage: NodeUsage) {
         self.with(|inner| inner.usage.set(usage));
@@ -271,6 +270,7 @@ impl FakeMachine {
         self.with(|inner| inner.usage.counters())
     }
 
+    /// Returns what a health check of the task's last container finds now; `None` if the check hangs.
     pub(super) fn is_healthy(&self, task: &str) -> Option<bool> {
         self.checks.send_modify(|checks| *checks += 1);
         self.with(|inner| {

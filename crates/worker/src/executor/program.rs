@@ -12,8 +12,8 @@ pub struct FakeProgram {
     pub prepare_failure: Option<FakeFailure>,
     /// Time until the container runs.
     pub start_delay: Duration,
-    /// The failure of the container's start, if any. One that always occurs is final; another one is worth another
-    /// try.
+    /// The failure of the container's start, if any. One that always occurs is final; after any other, another try may
+    /// succeed.
     pub start_failure: Option<FakeFailure>,
     /// Time until the daemon learns that the container runs. A daemon that is killed in that time leaves a container
     /// that it has not recorded as running.

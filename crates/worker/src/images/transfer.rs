@@ -27,7 +27,7 @@ enum Stopped {
     Failed(String),
 }
 
-/// What the holders have answered of which none has sent a blob.
+/// The answers of the holders, none of which has sent the blob.
 struct Unsent {
     answers: Vec<String>,
     /// Whether one of them serves as many other nodes as it can, and may send it later.

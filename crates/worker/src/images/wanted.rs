@@ -7,11 +7,11 @@ use super::uses::ImageRole;
 /// An image that a task needs.
 #[derive(Clone, Debug)]
 pub(crate) struct WantedImage<'a> {
-    /// What for.
+    /// What the task needs it for.
     pub(super) role: ImageRole,
     /// Its reference in the spec.
     pub(crate) reference: &'a str,
-    /// What the leader says of it.
+    /// Where it can be fetched from, if the leader says so.
     pub(super) source: Option<&'a ImageSource>,
     pub(super) credentials: Option<&'a RegistryCredentials>,
     /// The digest that an earlier start of the task used; it applies if the leader names none.

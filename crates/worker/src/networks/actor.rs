@@ -1,4 +1,4 @@
-//! The thread that brings kernel and DNS to what the leader has told, one change after the other. Commands come from
+//! The thread that makes kernel and DNS what the leader has described, one change after the other. Commands come from
 //! the session and from the preparation of tasks; none of them waits here, except for its own answer.
 //!
 //! What could not be done is kept and tried again. An update counts as programmed only when everything up to it is

@@ -1,4 +1,4 @@
-//! A kernel in memory, for tests of what drives one.
+//! A kernel in memory, for tests of the code that changes kernels.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

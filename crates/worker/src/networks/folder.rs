@@ -47,7 +47,7 @@ impl NamespaceFolder {
     /// Removes the folder, which has no namespaces any more.
     ///
     /// # Errors
-    /// It is in use.
+    /// The kernel refuses to unmount the folder, or it can't be removed.
     pub(crate) fn remove(&self) -> io::Result<()> {
         umount2(&self.path, MntFlags::MNT_DETACH)?;
         fs_err::remove_dir_all(&self.path)

@@ -31,7 +31,7 @@ pub enum TaskNetwork {
     /// A namespace of its own with loopback alone, which the runtime makes.
     #[default]
     Loopback,
-    /// That of the node.
+    /// The network of the node.
     Host,
     /// A namespace that was made for the task.
     Joined {
@@ -52,7 +52,7 @@ pub(crate) struct Attached {
     pub(crate) sockets: TaskSockets,
 }
 
-/// Why kernel or DNS can't be brought to a state.
+/// Why kernel or DNS can't be changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KernelError {
     #[error(transparent)]
@@ -104,7 +104,7 @@ pub(crate) trait Kernel: Send + 'static {
     /// Returns the tasks that have a namespace on this machine.
     fn tasks(&self) -> BTreeSet<TaskId>;
 
-    /// Returns whether this task has one, also if [`Kernel::attach`] was not called for it.
+    /// Returns whether this task has a namespace, also if [`Kernel::attach`] was not called for it.
     fn has_namespace(&self, task: &TaskId) -> bool;
 
     /// Makes what `todo` names as it is in the view, and takes from `todo` what is done. What is not in the view is

@@ -1,4 +1,4 @@
-//! The kernel of this node and its DNS server, brought to the leader's view by the parts of `flota_network`. The thread of
+//! Makes the kernel of this node and its DNS server match the leader's view, with the parts of `flota_network`. The thread of
 //! the networks calls this; nothing else in the worker changes links, rules or names, or removes a network namespace. (That of a
 //! task with ids of its own is made before: `executor/container/user_namespace.rs`.)
 //!
@@ -60,7 +60,7 @@ pub(crate) struct LinuxOptions {
     pub(crate) node: NodeId,
     /// The node's own namespace.
     pub(crate) host: Namespace,
-    /// Where overlay traffic comes from until the leader says otherwise.
+    /// The node's address in the underlay, until the leader names one.
     pub(crate) address: Option<IpAddr>,
     /// TCP ports of this node and the others that tasks can't reach.
     pub(crate) guarded_ports: BTreeSet<u16>,

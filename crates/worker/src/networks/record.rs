@@ -1,4 +1,4 @@
-//! The file that keeps what the leader has told of the networks, encrypted as all records are. With it, a daemon that
+//! The file that keeps the leader's description of the networks, encrypted as all records are. With it, a daemon that
 //! starts without a manager keeps the networks of its tasks as they are. The file is replaced by rename, so it is
 //! complete; it is not synced, because the leader sends everything again.
 

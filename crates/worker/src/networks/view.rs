@@ -1,5 +1,5 @@
 //! The leader's description of this node's networks: a copy that full updates replace and later ones change. Pure:
-//! it says what has changed, and `actor.rs` brings the kernel there.
+//! it says what has changed, and `actor.rs` changes the kernel accordingly.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

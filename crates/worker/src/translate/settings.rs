@@ -11,8 +11,8 @@ use flota_runtime::oci::{Rlimit, Spec};
 /// Path in a container of the memory that its programs share.
 const SHARED_MEMORY: &str = "/dev/shm";
 
-/// Beginning of the annotations that carry a container's labels. Without it a user could set annotations that runtimes obey,
-/// such as runc's `org.systemd.property.…` and crun's `run.oci.…`.
+/// Beginning of the annotations that carry a container's labels. Without it a user could set annotations that change what
+/// runtimes do, such as runc's `org.systemd.property.…` and crun's `run.oci.…`.
 const LABEL: &str = "org.flota.label.";
 
 /// Puts the settings of `spec` into the configuration.

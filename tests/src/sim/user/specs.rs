@@ -85,7 +85,7 @@ impl Client {
         let port = PublishedPort { target: 80, ..PublishedPort::default() };
         let order = if STARTED_FIRST.contains(&name) { UpdateOrder::StartFirst } else { UpdateOrder::StopFirst };
         let is_divided = name == DIVIDED;
-        // Where users want no tasks, nothing that they change is an update, which the cluster would note the end of.
+        // If users want no tasks, a change of the spec is no update whose end the cluster notes, so the spec stays the same.
         let is_varied = u64::from(self.wishes.replicas > 0);
         let volume = VOLUMES.iter().find(|(service, _)| self.wishes.volumes && *service == name);
         let mount = |name: &str| Mount {

@@ -52,7 +52,7 @@ struct CheckRow {
     /// `None` for what concerns the node alone.
     to: Option<String>,
     round_trip_us: Option<u64>,
-    /// What fails, each with its layer if there is one.
+    /// The failures, each with its layer if it is known.
     failures: Vec<(Option<String>, String)>,
 }
 

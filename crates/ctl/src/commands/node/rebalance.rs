@@ -1,4 +1,4 @@
-//! `ctl node rebalance` moves tasks to nodes with few.
+//! `ctl node rebalance` moves tasks from nodes with many tasks to nodes with few.
 
 use std::cell::Cell;
 

@@ -1,4 +1,4 @@
-//! `ctl node promote` and `demote`, and what is said about the number of managers.
+//! `ctl node promote` and `demote`, and the warnings about the number of managers.
 
 use clap::ValueEnum;
 
@@ -82,7 +82,7 @@ pub(super) async fn advise(client: &Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is bad about this number of managers; `None` if nothing is.
+/// Returns a warning about this number of managers; `None` if it is a good one.
 fn advice(managers: usize) -> Option<String> {
     let lost = |managers: usize| (managers.max(1) - 1) / 2;
     match managers {

@@ -21,7 +21,7 @@ const LINES: u64 = 5;
 /// Longest wait for the output of a task. Its node may not answer.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// What is to be said of one task, or of several with the same trouble.
+/// The explanation for one task, or for several with the same problem.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Finding {
     title: String,

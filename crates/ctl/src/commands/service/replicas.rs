@@ -1,4 +1,4 @@
-//! `ctl service scale`, `restart`, `stop` and `start`: how many tasks of services run, and new ones in their place.
+//! `ctl service scale`, `restart`, `stop` and `start` change how many tasks of services run, or replace them.
 
 use clap::Args;
 

@@ -44,7 +44,7 @@ pub(crate) enum User {
     Add {
         /// Name of the user
         name: String,
-        /// What the user may do: viewer (see), operator (change what runs) or admin (change everything)
+        /// Role of the user: viewer (reads), operator (also changes what runs) or admin (changes everything)
         #[arg(long)]
         role: UserRole,
         /// Limit the user to objects whose names begin with this; may be repeated (default: everything)

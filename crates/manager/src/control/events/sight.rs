@@ -1,4 +1,4 @@
-//! What of an event its reader sees, by the reader's role and prefixes.
+//! The part of an event that its reader sees, by the reader's role and prefixes.
 
 use std::sync::Arc;
 

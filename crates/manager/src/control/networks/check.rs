@@ -25,7 +25,7 @@ const REPORT_WAIT: Duration = Duration::from_secs(8);
 /// Number of nodes that are asked at a time.
 const AT_ONCE: usize = 64;
 
-/// What became of a node's report.
+/// The result of asking a node for its report.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CheckedNode {
     /// The node.

@@ -66,7 +66,7 @@ fn the_node_is_that_of_the_least_important_and_fewest_tasks_and_as_few_of_them_s
         (3, &["a"], &["s1 small a", "s2 small a", "l1 low a"], "p waits on a, s2, l1"),
         // Important ones stay although they are the largest.
         (2, &["a"], &["s1 small a", "s2 small a", "m1 mid a"], "p waits on a, s1, s2"),
-        // Its equals stay, and a node that would not have enough room even without the others.
+        // Tasks of the same priority stay, and so do all tasks of a node that has too little room even without the others.
         (2, &["a"], &["e1 same a", "e2 same a"], "p waits"),
         (3, &["a"], &["e1 same a", "l1 low a"], "p waits"),
         (5, &["a"], &["l1 low a", "l2 low a"], "p waits"),

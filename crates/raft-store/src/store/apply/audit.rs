@@ -46,7 +46,7 @@ impl Tables {
         events.push(Event::Created(audit));
         while self.count(Kind::Audit) > RECORDS_KEPT {
             let oldest: Option<Id> = self.all::<Audit>().next().map(|it| (&it.id).into());
-            // Readers have been told of it; that it goes is no news.
+            // No event: readers got the one of its creation, and the removal of an old record changes nothing for them.
             oldest.and_then(|id| self.remove_counted(Kind::Audit, id));
         }
     }

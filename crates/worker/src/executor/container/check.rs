@@ -27,7 +27,7 @@ const BUFFER: usize = 16 << 10;
 /// Exit code of a process whose end can't be learned, as in Docker.
 const EXEC_FAILED: i32 = 125;
 
-/// Returns what the image says of its health check. One that this build does not know is none.
+/// Returns the health check that the image asks for. A check of a kind that this build does not know is logged and left out.
 pub(super) fn of_image(image: &Healthcheck) -> HealthSpec {
     let test = HealthTest::from_words(&image.test).unwrap_or_else(|error| {
         tracing::warn!(error, "the image has a health check of an unknown kind");
@@ -117,12 +117,12 @@ impl Output {
     }
 }
 
-/// Sends a GET request to the container, and returns what it stands for as a check.
+/// Sends a GET request to the container, and returns the result of the check.
 async fn request(container: Container<'_>, port: u16, path: &str) -> Result<CheckEnd, Cause> {
     requests::get(container, (port, path), "flota-health-check", async |response| Ok(outcome(response).await)).await
 }
 
-/// Returns the result that a response stands for, with the beginning of its body if it is a failure.
+/// Returns the result of a check with this response, with the beginning of its body if it is a failure.
 async fn outcome(response: Response<Incoming>) -> CheckEnd {
     let status = response.status();
     let success = (StatusCode::OK..StatusCode::BAD_REQUEST).contains(&status);

@@ -58,7 +58,7 @@ pub(super) struct ValueStep {
     folder: PathBuf,
     /// The ids of tasks that have their own.
     ids: TaskIds,
-    /// For templates.
+    /// The values that templates can use about this node.
     node: NodeNames,
     /// Held while the file system is mounted or unmounted.
     mounted: Arc<Mutex<()>>,

@@ -27,13 +27,13 @@ pub(super) struct MadeNetwork {
 }
 
 impl LinuxKernel {
-    /// Returns where this node's overlay traffic comes from.
+    /// Returns the address from which this node sends overlay traffic.
     pub(super) fn local_address(&self, view: &View) -> Option<IpAddr> {
         let own = view.networks.values().find_map(|network| network.nodes.get(&self.options.node)?.vtep);
         own.or(self.options.address)
     }
 
-    /// Returns what a network should be on this node; `None` for one that is nothing in the kernel.
+    /// Returns what a network should be on this node; `None` if it needs nothing in the kernel (`host` and `none`).
     fn spec(&mut self, view: &View, network: &KnownNetwork) -> Result<Option<LocalNetworkSpec>, KernelError> {
         let config = &network.config;
         let mut mtu = config.mtu;

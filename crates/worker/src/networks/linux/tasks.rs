@@ -152,7 +152,7 @@ impl LinuxKernel {
         if own.is_empty() { all().flat_map(|it| it.addresses.clone()).collect() } else { own }
     }
 
-    /// Returns the addresses by which a task answers, and by whose interface it sends what is for the outside.
+    /// Returns the addresses of a task on the interface through which it sends packets to the outside.
     pub(super) fn outward_addresses(&self, view: &View, task: &Assignment) -> Vec<IpAddr> {
         let on_bridge = self.bridge.iter().flat_map(|it| it.addresses(&task.task_id));
         let in_network = way_out(view, task).map(|it| it.addresses.clone()).unwrap_or_default();

@@ -21,18 +21,18 @@ pub(super) struct TunnelState {
     pub(super) ring: Option<KeyRing>,
     made: Option<Tunnels>,
     members: BTreeMap<(NetworkId, Member), Reach>,
-    /// Keys of other nodes, with where packets for each go, and how many members have it.
+    /// The keys of other nodes, each with the address to which packets for it go, and the number of members that have it.
     peers: BTreeMap<PublicKey, (SocketAddr, usize)>,
-    /// How many members have each.
+    /// The number of members behind each sender.
     senders: BTreeMap<Sender, usize>,
     /// What the kernel does not have yet.
     pending: TunnelsChange,
-    /// Ways that are used until others are there.
+    /// Former ways, which are used until the new ones are there.
     leaving: Vec<Reach>,
 }
 
 impl TunnelState {
-    /// No tunnels yet, for a node with these keys.
+    /// Creates the state of a node with these keys and without tunnels.
     pub(super) fn new(ring: Option<KeyRing>) -> Self {
         Self { ring, ..Self::default() }
     }
@@ -94,7 +94,7 @@ impl TunnelState {
         }
     }
 
-    /// Makes the kernel let in whom it should.
+    /// Makes the kernel accept packets of exactly the peers and senders that are recorded here.
     pub(super) fn admit(&mut self) -> Result<(), KernelError> {
         if let Some(made) = self.made.as_mut().filter(|_| self.pending != TunnelsChange::default()) {
             made.change(self.pending.clone())?;
@@ -180,7 +180,7 @@ impl LinuxKernel {
     pub(super) fn renew_tunnel_key(&mut self) {
         let now = self.options.clock.now();
         let Some(ring) = self.tunnels.ring.as_mut().filter(|it| it.is_due(now)) else { return };
-        // Tunnels of an earlier daemon that this one has not taken over yet would not receive for it.
+        // Tunnels of an earlier daemon, which this one has not taken over yet, do not receive with a new key.
         if self.tunnels.made.is_none() && self.options.folder.tunnels().exists() {
             return;
         }
