@@ -114,3 +114,5 @@ pub const SESSION_FORMAT: u32 = 1;
 pub const PORT: u16 = 2377;
 /// Largest number of replicas of one service, so that a plan over it stays within the bound of one transaction.
 pub const REPLICAS_BOUND: u64 = 10_000;
+/// How long a rebalance that a user has asked for goes on at most.
+pub const REBALANCE_LIMIT: Duration = Duration::from_secs(3_600);

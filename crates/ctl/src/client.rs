@@ -37,8 +37,8 @@ use flota_identity::Dialer;
 
 use crate::context::{Contexts, Credentials};
 use crate::error::{Failed, Hinted, Usage, is_unreachable};
-use connection::Connection;
-use rounds::{Attempt, Limits, ManagerAddress};
+use connection::{Connection, ManagerAddress};
+use rounds::{Attempt, Limits};
 
 /// Pause before a broken stream is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_millis(100);

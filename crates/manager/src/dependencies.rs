@@ -152,7 +152,7 @@ fn is_updating(service: &Service) -> bool {
 
 /// Whether the service has tasks; a job, tasks of its present run. Those that it had before it was stopped do not count.
 fn has_begun(service: &Service, view: &Tables) -> bool {
-    let is_of_run = |task: &Task| !service.spec.mode.is_job() || task.spec_version == service.spec_version;
+    let is_of_run = |task: &Task| !service.spec.mode.is_job() || wanted::is_of_present_run(service, task);
     view.tasks_of_service(&service.id).any(|task| is_of_run(task) && task.desired_state != DesiredState::Remove)
 }
 

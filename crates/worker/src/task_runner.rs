@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use flota_api::clock::Clock;
 use flota_api::defaults::STARTS_BEFORE_GIVING_UP;
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, OnPartition, RestartHistory, ServiceSpec, TaskStatus, TaskValue};
+use flota_api::model::{Assignment, OnPartition, RestartCondition, RestartHistory, ServiceSpec, TaskStatus, TaskValue};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::text::with_causes;
 use flota_api::version::Timestamp;
@@ -82,6 +83,8 @@ pub(crate) struct TaskRunner {
     container: TaskContainer,
     /// Checks the health of the container that runs.
     health: Option<Monitor>,
+    /// Whether the task was to stop already when this runner began, so that an earlier one may have stopped its container.
+    was_to_stop: bool,
     /// Whether the last boot ended a container of the task.
     rebooted: bool,
     /// The restarts of its slot, by the runner's own clock.
@@ -100,7 +103,9 @@ pub(crate) struct TaskRunner {
 
 impl TaskRunner {
     pub(crate) fn new(shared: Shared, orders: watch::Receiver<Order>) -> Self {
-        let Order { assignment, confirmed, .. } = orders.borrow().clone();
+        let order = orders.borrow().clone();
+        let was_to_stop = order.instruction() == Instruction::Stop;
+        let Order { assignment, confirmed, .. } = order;
         let status = assignment.status;
         let now = Instant::now();
         let wait = |until: Option<Timestamp>, most: Duration| {
@@ -118,6 +123,7 @@ impl TaskRunner {
             spec: assignment.spec,
             container: TaskContainer::Absent,
             health: None,
+            was_to_stop,
             rebooted: !confirmed && status.state >= TaskState::Starting && !status.state.is_terminal(),
             status,
             history,
@@ -177,9 +183,14 @@ impl TaskRunner {
                 Step::Adopt => self.report_running().await,
                 Step::StopUnhealthy => {
                     let ended = self.stop_container().await;
-                    self.container =
-                        ended.map_or(TaskContainer::Absent, |(status, ran)| TaskContainer::Ended { status, ran });
+                    self.container = ended.map_or(TaskContainer::Absent, |(status, ran)| TaskContainer::Ended {
+                        status,
+                        ran,
+                        by_itself: false,
+                    });
                 }
+                // It has ended before it could be asked to, and its end is judged.
+                Step::Stop if self.container.ended().now_or_never().is_some() => {}
                 Step::Stop => {
                     self.stop_container().await;
                     self.set(TaskState::Shutdown, "stopped").await;
@@ -270,7 +281,8 @@ impl TaskRunner {
                 // Only the wall clock tells how long a container of an earlier daemon ran.
                 let by_wall = || self.status.at.until(Timestamp(status.at));
                 let ran = self.started.map_or_else(by_wall, |started| started.elapsed());
-                self.container = TaskContainer::Ended { status, ran };
+                // The order to stop is saved before it is carried out.
+                self.container = TaskContainer::Ended { status, ran, by_itself: !self.was_to_stop };
             }
             Some(Found::Ended(_)) | None => {}
         }
@@ -367,9 +379,12 @@ impl TaskRunner {
         Some((status, running.age + found.elapsed()))
     }
 
-    /// Applies the restart policy to the end of a container that was not stopped by the runner.
+    /// Applies the restart policy to the end of a container that was not stopped by the runner. A program that has done its
+    /// work has done it, although the leader wants the task stopped.
     async fn judge(&mut self) {
-        let TaskContainer::Ended { status, ran } = std::mem::replace(&mut self.container, TaskContainer::Absent) else {
+        let TaskContainer::Ended { status, ran, by_itself } =
+            std::mem::replace(&mut self.container, TaskContainer::Absent)
+        else {
             return;
         };
         self.health = None;
@@ -382,7 +397,11 @@ impl TaskRunner {
             self.status.error = restart::exit_error(&status);
         }
         if self.orders.borrow().instruction() == Instruction::Stop {
-            return self.set(TaskState::Shutdown, "stopped").await;
+            let is_well = by_itself && self.status.exit_code == Some(0);
+            return match is_well && self.spec.restart.condition != RestartCondition::Any {
+                true => self.set(TaskState::Complete, "ended").await,
+                false => self.set(TaskState::Shutdown, "stopped").await,
+            };
         }
         let code = self.status.exit_code.unwrap_or(FAILED);
         let end = ProgramEnd { code, ran, at: self.now() };

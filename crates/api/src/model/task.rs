@@ -197,9 +197,10 @@ impl Task {
         self.status.state == TaskState::Running && !self.status.is_unhealthy() && self.is_live()
     }
 
-    /// Returns whether its program has ended well by itself, so that nothing is left to do for it.
+    /// Returns whether its program has ended well by itself, so that nothing is left to do for it. The program may have ended
+    /// while the order to stop was on its way. A user who removes such a task wants the work done again.
     pub fn has_done_its_work(&self) -> bool {
-        self.status.state == TaskState::Complete && !self.desired_state.is_stopping()
+        self.status.state == TaskState::Complete && self.desired_state != DesiredState::Remove
     }
 
     /// Returns whether the task serves, and its health is known, if it has a check.

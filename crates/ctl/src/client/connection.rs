@@ -1,24 +1,42 @@
 //! A connection to one daemon, and the error that ended it: HTTP/2 passes on only its text.
 
+use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use flota_identity::Stream;
+use flota_identity::{Dialer, Stream};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use super::rounds::{ManagerAddress, unreachable};
-
 /// Interval of keepalive pings. A manager that stops answering in the middle of a stream is noticed after one interval
 /// and one timeout.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a daemon listens.
+#[derive(Clone, Debug)]
+pub(crate) enum ManagerAddress {
+    /// At a socket on this machine.
+    Socket(PathBuf),
+    /// At `host:port`, as a manager that the dialer connects to as a user.
+    Port { address: String, dialer: Dialer },
+}
+
+impl fmt::Display for ManagerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Port { address, .. } => f.write_str(address),
+        }
+    }
+}
 
 type End = Arc<Mutex<Option<io::Error>>>;
 
@@ -54,6 +72,17 @@ impl Connection {
     pub(super) fn end(&self) -> Option<io::Error> {
         taken(&self.end)
     }
+}
+
+/// Returns a status that says that no answer came, for this reason.
+pub(super) fn unavailable(text: String, source: io::Error) -> Status {
+    let mut status = Status::unavailable(text);
+    status.set_source(Arc::new(source));
+    status
+}
+
+fn unreachable(target: &ManagerAddress, error: io::Error) -> Status {
+    unavailable(format!("failed to connect to {target}: {error}"), error)
 }
 
 fn taken(end: &End) -> Option<io::Error> {

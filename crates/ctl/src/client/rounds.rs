@@ -5,19 +5,15 @@
 //! try, and send anything that has no id (the frames of an exec) only after a try has succeeded.
 
 use std::error::Error as _;
-use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use flota_api::reason::Reason;
-use flota_identity::Dialer;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
-use super::connection::Connection;
+use super::connection::{Connection, ManagerAddress, unavailable};
 
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -41,24 +37,6 @@ impl Default for Limits {
             read: Duration::from_secs(5),
             patience: Duration::from_millis(1_500),
             pause: Duration::from_millis(50),
-        }
-    }
-}
-
-/// Where a daemon listens.
-#[derive(Clone, Debug)]
-pub(crate) enum ManagerAddress {
-    /// At a socket on this machine.
-    Socket(PathBuf),
-    /// At `host:port`, as a manager that the dialer connects to as a user.
-    Port { address: String, dialer: Dialer },
-}
-
-impl fmt::Display for ManagerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Socket(path) => path.display().fmt(f),
-            Self::Port { address, .. } => f.write_str(address),
         }
     }
 }
@@ -170,16 +148,6 @@ fn more_telling(before: Option<Status>, status: Status) -> Status {
         Some(before) if before.source().is_none() && status.source().is_some() => before,
         _ => status,
     }
-}
-
-fn unavailable(text: String, source: io::Error) -> Status {
-    let mut status = Status::unavailable(text);
-    status.set_source(Arc::new(source));
-    status
-}
-
-pub(super) fn unreachable(target: &ManagerAddress, error: io::Error) -> Status {
-    unavailable(format!("failed to connect to {target}: {error}"), error)
 }
 
 fn silent(target: &ManagerAddress) -> Status {

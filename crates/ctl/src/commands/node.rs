@@ -11,9 +11,10 @@ use flota_api::proto::control::{
     GetRequest, ListRequest, ListTasksRequest, NodeRow, Nodes, RemoveRequest, UpdateNodeRequest,
 };
 use flota_api::reason::Reason;
+use flota_api::state::TaskState;
 
 use crate::client::{Client, request_id};
-use crate::commands::task;
+use crate::commands::{service, task};
 use crate::error::{named, reason};
 use crate::parse;
 use crate::printer::{self, ListOptions};
@@ -321,11 +322,34 @@ async fn drained(client: &Client, names: &[String], wait: &WaitOptions) -> anyho
     .await
 }
 
-/// Returns why the task that is to run elsewhere has no node yet; `None` if there is no such task, or nothing is known.
+/// Returns what the task waits for before it leaves: the one that is to run elsewhere, or its service; `None` if nothing is
+/// known.
 async fn awaited(client: &Client, row: &task::Row) -> anyhow::Result<Option<String>> {
     let in_slot = task::in_slot(client, &row.task).await?;
     let successor = in_slot.iter().rfind(|it| it.task.id != row.task.id && it.task.node_id.is_none());
-    Ok(successor.map(|it| it.error().to_owned()).filter(|why| !why.is_empty()))
+    if let Some(why) = successor.map(task::Row::error).filter(|why| !why.is_empty()) {
+        return Ok(Some(why.to_owned()));
+    }
+    // The service may have been removed meanwhile.
+    let Ok(service) = service::get(client, row.task.service_id.as_str()).await else { return Ok(None) };
+    let is_prepared = |it: &task::Row| it.task.is_live() && it.task.status.state == TaskState::Ready;
+    Ok(held_up(&service, &row.task, in_slot.iter().any(is_prepared)))
+}
+
+/// Returns why a service does not let a task of a drained node go; `None` if it does. `is_prepared`: another task is ready to
+/// take its place.
+fn held_up(service: &model::Service, task: &model::Task, is_prepared: bool) -> Option<String> {
+    let (name, is_outdated) = (&service.spec.name, task.spec_version != service.spec_version);
+    match (is_outdated, &service.update) {
+        (true, update) if update.is_paused() => {
+            Some(format!("the update of {name} is paused: `ctl service update --resume {name}` continues it"))
+        }
+        (true, update) if update.is_active() => Some(format!("the update of {name} has not come to it yet")),
+        (false, _) if is_prepared => {
+            Some(format!("{name} may have only so many tasks down at once, and others do not run"))
+        }
+        _ => None,
+    }
 }
 
 /// Most tasks that are named.
@@ -363,7 +387,6 @@ async fn set(client: &Client, names: &[String], availability: model::Availabilit
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::state::TaskState;
 
     #[test]
     fn tasks_that_have_not_moved_are_named() {
@@ -381,6 +404,23 @@ mod tests {
         two[1].1 = Some("there is no node".into());
         let expected = "web.1, web.2 are still there; the next web.2 waits: there is no node";
         assert_eq!(still_there(&two).as_deref(), Some(expected));
+    }
+
+    #[test]
+    fn what_holds_up_a_task_on_a_drained_node_is_said() {
+        let spec = model::ServiceSpec { name: "web".into(), ..model::ServiceSpec::default() };
+        let service =
+            |update| model::Service { spec: spec.clone().into(), spec_version: 2, update, ..Default::default() };
+        let task = |spec_version| model::Task { spec_version, ..model::Task::default() };
+        let (begun, completed) = (model::UpdateStatus::begun(1), model::UpdateStatus::default());
+        let paused = begun.clone().paused("it fell".into());
+        let resume = "the update of web is paused: `ctl service update --resume web` continues it";
+        assert_eq!(held_up(&service(paused), &task(1), false).as_deref(), Some(resume));
+        let turn = "the update of web has not come to it yet";
+        assert_eq!(held_up(&service(begun), &task(1), false).as_deref(), Some(turn));
+        let most = "web may have only so many tasks down at once, and others do not run";
+        assert_eq!(held_up(&service(completed.clone()), &task(2), true).as_deref(), Some(most));
+        assert_eq!(held_up(&service(completed), &task(2), false), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::error::ControlError;
 use super::reference::resolve;
 use super::{Control, Member};
 use crate::dependencies::{Watched, sentence, stop_waits, waits};
+use crate::home;
 use crate::images::{good_holders, wanted_holders};
 use crate::orchestrator::is_given_up;
 use crate::wanted::{self, Eligibility};
@@ -80,6 +81,8 @@ pub(crate) enum Cause {
     Dependents(String),
     /// Its worker is busy with this.
     Working(String),
+    /// It has an earlier spec, and its node, which keeps it, is lost.
+    NodeLost(String),
     /// Nothing is known.
     Unknown,
 }
@@ -88,7 +91,7 @@ impl Cause {
     /// Returns whether the task fails or fits nowhere, so that it is not expected to run unless something changes.
     pub(crate) fn is_stuck(&self) -> bool {
         match self {
-            Self::Failed(_) => true,
+            Self::Failed(_) | Self::NodeLost(_) => true,
             // The update makes the room, or the tasks that were told to stop do.
             Self::Pending(reason) => !reason.needs_room() && reason.claim().is_none(),
             Self::Predecessor
@@ -109,6 +112,9 @@ impl fmt::Display for Cause {
             Self::Predecessor => f.write_str("the task that it replaces has not stopped yet"),
             Self::Update => f.write_str("it is next in the update"),
             Self::Stopping => f.write_str("it has not stopped yet"),
+            Self::NodeLost(node) => {
+                write!(f, "node {node}, which keeps it, is down: it is updated when the node is back")
+            }
             Self::Unknown => Ok(()),
         }
     }
@@ -258,6 +264,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
     let outdated = outdated.len();
     let waiting = waiting.iter().filter(|task| !is_node_lost(view, task)).count() as u64;
     let desired = wanted::tasks(service, view).saturating_sub(waiting);
+    let has_no_node = service.spec.mode.is_global() && !service.spec.stopped && desired == 0;
     let done = service.spec.mode.is_job().then(|| wanted::done(service, view).count() as u64);
     let is_complete = match done {
         Some(done) => running == 0 && (done == desired || service.spec.stopped),
@@ -270,10 +277,11 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
         converged: is_complete && !stopping && outdated == 0 && !service.update.is_active(),
         done,
         has_failed: service.spec.mode.is_job() && !is_complete && has_failed(service, &tasks, desired),
-        hanging: hanging(service, &tasks),
+        hanging: hanging(service, &tasks, view),
         update: service.update.clone(),
         removed: false,
-        waits: sentence(&waits(service, view)),
+        waits: sentence(&waits(service, view))
+            .or_else(|| has_no_node.then(|| "waits for a node that takes its tasks".into())),
     }
 }
 
@@ -288,7 +296,7 @@ fn of_runs(service: &Service, tasks: &[&Arc<Task>], view: &Tables) -> ServicePro
         desired: wanted::tasks(service, view),
         converged: !service.spec.stopped || tasks.iter().all(|task| has_ended(&task)),
         done: Some(wanted::done(service, view).count() as u64),
-        hanging: hanging(service, &live),
+        hanging: hanging(service, &live, view),
         ..ServiceProgress::default()
     }
 }
@@ -334,23 +342,31 @@ fn removal(view: &Tables, id: &ServiceId, tasks: &[&Arc<Task>]) -> ServiceProgre
 }
 
 /// Returns the tasks that should run and do not.
-fn hanging(service: &Service, tasks: &[&Arc<Task>]) -> Vec<HangingTask> {
+fn hanging(service: &Service, tasks: &[&Arc<Task>], view: &Tables) -> Vec<HangingTask> {
     let mut slots: BTreeMap<u64, Vec<&Task>> = BTreeMap::new();
     for task in tasks {
         slots.entry(task.slot).or_default().push(task);
     }
-    slots.values().flat_map(|slot| hanging_in(service, slot)).collect()
+    slots.values().flat_map(|slot| hanging_in(service, slot, view)).collect()
 }
 
 /// Returns the tasks of one slot that should run and do not; if the slot has been given up, its last one.
-fn hanging_in(service: &Service, slot: &[&Task]) -> Vec<HangingTask> {
+fn hanging_in(service: &Service, slot: &[&Task], view: &Tables) -> Vec<HangingTask> {
     let hangs = |task: &Task, cause: Cause| {
         let name = task_name(&service.spec.name, task.slot);
         HangingTask { name, state: task.status.state, cause }
     };
     let live = slot.iter().filter(|task| task.is_live());
     if live.clone().next().is_some() {
-        return live.filter(|task| !task.is_serving()).map(|task| hangs(task, cause(task, slot))).collect();
+        let kept_by = |task: &Task| {
+            let waits = task.spec_version != service.spec_version && home::waits_for_node(task, view);
+            view.node_of(task).filter(|node| waits && node.state == NodeState::Down)
+        };
+        let hanging = live.filter_map(|task| match kept_by(task) {
+            Some(node) => Some(hangs(task, Cause::NodeLost(node.description.hostname.clone()))),
+            None => (!task.is_serving()).then(|| hangs(task, cause(task, slot))),
+        });
+        return hanging.collect();
     }
     let last = slot.iter().max_by_key(|task| task.meta.order());
     let failed = last.filter(|task| matches!(task.status.state, TaskState::Failed | TaskState::Rejected));
@@ -387,7 +403,7 @@ fn image(view: &Tables, reference: &str, digest: Option<&str>) -> ImageProgress 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Filter, ServiceSpec, TaskStatus};
+    use flota_api::model::{Availability, Filter, NodeSpec, ServiceMode, ServiceSpec, TaskStatus};
     use flota_api::object::StoreObject;
 
     fn hanging(tasks: Vec<Task>) -> Vec<String> {
@@ -434,5 +450,41 @@ mod tests {
         assert_eq!(hanging(vec![prepared()]), ["web.1 ready: it is next in the update"]);
         let old = Task { desired_state: DesiredState::Shutdown, ..task(TaskState::Running, "") };
         assert_eq!(hanging(vec![old, prepared()]), ["web.1 ready: the task that it replaces has not stopped yet"]);
+    }
+    #[test]
+    fn a_task_of_an_earlier_spec_says_that_its_lost_node_keeps_it() {
+        let spec = ServiceSpec { name: "db".into(), keep_on_node_loss: true, ..ServiceSpec::default() };
+        let shown = |state, spec_version| {
+            let mut view = Tables::default();
+            let service =
+                Service { id: "s".into(), spec: Arc::new(spec.clone()), spec_version: 2, ..Service::default() };
+            view.put(service.into_object());
+            let mut node = Node { id: "n".into(), state, ..Node::default() };
+            node.description.hostname = "w1".into();
+            view.put(node.into_object());
+            let task = Task { id: "t".into(), service_id: "s".into(), spec_version, ..task(TaskState::Running, "") };
+            view.put(task.into_object());
+            let progress = super::service(&view, &"s".into());
+            let reason = progress.hanging.first().map(|it| (it.cause.to_string(), it.cause.is_stuck()));
+            (progress.converged, reason)
+        };
+        let why = "node w1, which keeps it, is down: it is updated when the node is back";
+        assert_eq!(shown(NodeState::Down, 1), (false, Some((why.into(), true))));
+        assert_eq!(shown(NodeState::Ready, 1), (false, None), "the update goes on");
+        assert_eq!(shown(NodeState::Ready, 2), (true, None));
+    }
+
+    #[test]
+    fn a_service_that_runs_on_each_node_says_that_no_node_takes_it() {
+        let waits = |availability| {
+            let spec = ServiceSpec { mode: ServiceMode::Global {}, ..ServiceSpec::default() };
+            let mut view = Tables::default();
+            view.put(Service { id: "s".into(), spec: spec.into(), ..Service::default() }.into_object());
+            let spec = NodeSpec { availability, ..NodeSpec::default() };
+            view.put(Node { id: "n".into(), state: NodeState::Ready, spec, ..Node::default() }.into_object());
+            service(&view, &"s".into()).waits
+        };
+        assert_eq!(waits(Availability::Active), None);
+        assert_eq!(waits(Availability::Drain).as_deref(), Some("waits for a node that takes its tasks"));
     }
 }

@@ -204,7 +204,7 @@ impl<M: Member> Control<M> {
         Ok(Listing { rows: filter::keep(rows, filters, FIELDS)?, age })
     }
 
-    /// Stops the task; its slot gets a new one. With `shrink`, the service loses the slot and one replica instead.
+    /// Stops the task, or forgets that it has done its work; its slot gets a new one. With `shrink`, the service loses the slot and one replica instead.
     pub(crate) async fn remove_task(
         &self,
         request_id: Option<&str>,
@@ -218,7 +218,10 @@ impl<M: Member> Control<M> {
             match view.service(&task.service_id).filter(|_| shrink) {
                 Some(service) => take_slot(&mut tx, &view, service, task.slot)?,
                 None => {
-                    let desired_state = task.desired_state.max(DesiredState::Shutdown);
+                    // What a task has done stays done as long as there is the task.
+                    let is_result = task.has_done_its_work();
+                    let stopped = if is_result { DesiredState::Remove } else { DesiredState::Shutdown };
+                    let desired_state = task.desired_state.max(stopped);
                     tx.update(Task { desired_state, ..task.as_ref().clone() });
                 }
             }

@@ -1,3 +1,4 @@
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::*;
@@ -160,6 +161,21 @@ fn a_new_run_of_a_job_waits_as_its_first_one() {
     assert_eq!(with(vec![old.clone()]), "waits for `db`: 0 of 2 running");
     let new = Task { id: "new".into(), spec_version: 2, ..task("web", 2, TaskState::Running) };
     assert_eq!(with(vec![old, new]), "");
+}
+
+#[test]
+fn a_job_that_runs_by_an_earlier_spec_again_waits_anew() {
+    let mode = ServiceMode::ReplicatedJob { completions: 1, max_concurrent: None };
+    let job = ServiceSpec { depends_on: spec("web: db").depends_on, name: "web".into(), ..ServiceSpec::of_mode(mode) };
+    // A rollback brings the number of the spec back.
+    let web = Service { job_run: NonZeroU64::new(3), ..service(job) };
+    let waits = |run| {
+        let done = Task { run: NonZeroU64::new(run), ..task("web", 1, TaskState::Complete) };
+        let objects = [web.clone().into_object(), service(spec("db:")).into_object(), done.into_object()];
+        shown(&start_waits(&web, &view(objects)))
+    };
+    assert_eq!(waits(1), "waits for `db`: 0 of 2 running");
+    assert_eq!(waits(3), "");
 }
 
 #[test]

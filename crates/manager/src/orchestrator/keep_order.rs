@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use flota_api::id::NodeId;
-use flota_api::model::{PlacementStrategy, ServiceSpec};
+use flota_api::model::{NodeState, PlacementStrategy, ServiceSpec};
 use flota_api::state::TaskState;
 use flota_raft_store::Tables;
 
@@ -14,7 +14,8 @@ use super::slot::Slot;
 struct Entry<'a> {
     number: u64,
     slot: &'a Slot,
-    /// Whether its task has no node, and whether it does not run. Nothing is lost with such a task.
+    /// Whether its task has no node, and whether it does not run, as far as its node can tell. Nothing is lost with such a
+    /// task.
     needless: (bool, bool),
     node: Option<NodeId>,
     /// The values of the node for the levels of the spread.
@@ -58,7 +59,8 @@ fn entry<'a>(spec: &ServiceSpec, number: u64, slot: &'a Slot, view: &Tables) -> 
     let known = node.as_ref().and_then(|node| view.node(node));
     let value = |key| known.and_then(|node| node.property(key)).unwrap_or_default().to_owned();
     let groups = spec.spread_over.iter().map(value).collect();
-    let is_running = current.is_some_and(|task| task.status.state == TaskState::Running);
+    let is_lost = known.is_none_or(|node| node.state == NodeState::Down);
+    let is_running = !is_lost && current.is_some_and(|task| task.status.state == TaskState::Running);
     Entry { number, slot, needless: (node.is_none(), !is_running), node, groups }
 }
 
@@ -93,6 +95,7 @@ mod tests {
             let spec = NodeSpec { labels: [("zone".into(), zone.into())].into(), ..NodeSpec::default() };
             view.put(Node { id: name.into(), spec, ..Node::default() }.into_object());
         }
+        view.put(Node { id: "lost".into(), state: NodeState::Down, ..Node::default() }.into_object());
         for service in ["s", "other"] {
             view.put(Service { id: service.into(), spec_version: 1, ..Service::default() }.into_object());
         }
@@ -116,6 +119,12 @@ mod tests {
     fn the_fullest_node_gives_up_tasks_first_of_the_service_then_of_all() {
         assert_eq!(order(&["a", "a", "b"], &[], |_| {}), [3, 1, 2]);
         assert_eq!(order(&["a", "b", "c"], &["a", "c", "c"], |_| {}), [2, 1, 3]);
+    }
+
+    #[test]
+    fn what_may_run_on_a_lost_node_goes_before_what_runs() {
+        assert_eq!(order(&["lost", "a", "a"], &["a", "a"], |_| {}), [2, 3, 1]);
+        assert_eq!(order(&["lost", "lost", "a"], &[], |spec| spec.strategy = PlacementStrategy::Binpack), [3, 1, 2]);
     }
 
     #[test]

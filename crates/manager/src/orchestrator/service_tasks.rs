@@ -132,6 +132,12 @@ fn is_updating(task: &Task, view: &Tables) -> bool {
     view.service(&task.service_id).is_some_and(|it| it.update.is_active())
 }
 
+/// Whether the task has an earlier spec. If its node was away when its service was updated, the update goes on with it.
+fn is_outdated(task: &Task, view: &Tables) -> bool {
+    let is_late = |service: &Arc<Service>| service.spec_version != task.spec_version && !service.update.is_paused();
+    task.is_live() && view.service(&task.service_id).is_some_and(is_late)
+}
+
 /// Whether the task's slot has a task that leaves its node. The slots of its service are then planned together.
 fn is_moving(task: &Task, view: &Tables) -> bool {
     view.tasks_of_slot(&task.service_id, task.slot).any(|task| moves::is_leaving(task, view))
@@ -146,7 +152,8 @@ fn is_bounded(task: &Task, view: &Tables) -> bool {
 
 /// Returns the key that must be planned again after a change of this task.
 fn key_of(task: &Task, view: &Tables) -> Key {
-    let is_for_all = is_updating(task, view) || is_moving(task, view) || is_bounded(task, view);
+    let is_for_all =
+        is_updating(task, view) || is_outdated(task, view) || is_moving(task, view) || is_bounded(task, view);
     if is_for_all { Key::of(&task.service_id) } else { Key::slot_of(task) }
 }
 
@@ -260,12 +267,11 @@ fn record_failures(
     true
 }
 
-/// Returns the status of an update that goes on now: it had ended before nodes were there that have tasks of an earlier
-/// spec, or an older build has begun it and did not note whether it had ended.
+/// Returns the status of an update that goes on now: it had ended while nodes were away that have tasks of an earlier spec,
+/// or an older build has begun it and did not note whether it had ended.
 fn caught_up(service: &Service, kept: &BTreeMap<u64, &Slot>, view: &Tables) -> Option<UpdateStatus> {
     let update = &service.update;
-    let may_be_late = service.spec.mode == (ServiceMode::Global {}) || service.spec_set_at.is_none();
-    let has_ended = may_be_late && !update.is_active() && !update.is_paused();
+    let has_ended = !service.spec.mode.is_job() && !update.is_active() && !update.is_paused();
     let eligible = Eligibility::of(service, view);
     let is_late = |(number, slot): (&u64, &&Slot)| {
         update::is_outdated(slot)

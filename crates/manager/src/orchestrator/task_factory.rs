@@ -22,8 +22,9 @@ pub(super) fn make(
     view: &Tables,
     cx: &mut PlanContext,
 ) -> Task {
-    // While an update is paused, a slot keeps the spec that it has.
-    let kept = before.filter(|task| {
+    // While an update is paused, a slot keeps the spec that it has, and a new one gets that of the tasks that serve: the
+    // present spec may be what has failed.
+    let kept = before.or_else(|| serving(service, view)).filter(|task| {
         service.update.is_paused()
             && task.spec_version != service.spec_version
             && view.spec_version(&service.id, task.spec_version).is_some()
@@ -65,6 +66,13 @@ pub(super) fn make(
         not_before,
         ..Task::default()
     }
+}
+
+/// Returns the newest of the service's serving tasks with an earlier spec than the present one.
+fn serving<'a>(service: &Service, view: &'a Tables) -> Option<&'a Arc<Task>> {
+    let is_older = |task: &&Arc<Task>| task.spec_version != service.spec_version && task.is_serving();
+    let tasks = service.update.is_paused().then(|| view.tasks_of_service(&service.id));
+    tasks?.filter(is_older).max_by_key(|task| task.meta.order())
 }
 
 /// Whether the replacement of the task counts as a restart of its slot.

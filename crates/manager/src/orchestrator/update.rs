@@ -74,7 +74,7 @@ pub(super) fn outlook(service: &Service, slots: &BTreeMap<u64, &Slot>, view: &Ta
         let new = newest_of(service, slot);
         let is_known = service.update.failed_slots.contains(number);
         if let Some(new) = new.filter(|_| !is_known) {
-            match judge(service, slot, new, cx) {
+            match judge(service, slot, new, view, cx) {
                 Judgement::Failed(why) => {
                     survey.outlook.failures.insert(*number, why);
                     continue;
@@ -246,7 +246,7 @@ enum Judgement {
     Good,
 }
 
-fn judge(service: &Service, slot: &Slot, task: &Task, cx: &PlanContext) -> Judgement {
+fn judge(service: &Service, slot: &Slot, task: &Task, view: &Tables, cx: &PlanContext) -> Judgement {
     // It was stopped for a task of a higher priority, which says nothing about its spec.
     if task.preempted_by.is_some() {
         return Judgement::Good;
@@ -261,8 +261,10 @@ fn judge(service: &Service, slot: &Slot, task: &Task, cx: &PlanContext) -> Judge
     if let Some(until) = monitored_until {
         return if until > now { Judgement::Watched { until } } else { Judgement::Good };
     }
-    let waits = task.desired_state == DesiredState::Ready && task.status.state == TaskState::Ready
-        || task.node_id.is_none() && (task.claim().is_some() || slot.is_preempted_before(task));
+    if task.desired_state == DesiredState::Ready && task.status.state == TaskState::Ready {
+        return held_up(service, slot, view, cx);
+    }
+    let waits = task.node_id.is_none() && (task.claim().is_some() || slot.is_preempted_before(task));
     if waits || task.status.state == TaskState::Preparing {
         return Judgement::Preparing;
     }
@@ -294,6 +296,22 @@ fn judge(service: &Service, slot: &Slot, task: &Task, cx: &PlanContext) -> Judge
         (None, message) => format!("it is {}: {message}", task.status.state),
     };
     Judgement::Failed(format!("it does not serve within {} s: {why}", deadline.as_secs()))
+}
+
+/// Judges a task that is ready and waits for its turn. It has failed if the one that it replaces does not stop. One on a lost
+/// node has not been told to.
+fn held_up(service: &Service, slot: &Slot, view: &Tables, cx: &PlanContext) -> Judgement {
+    let is_told = |task: &&Arc<Task>| view.node_of(task).is_some_and(|node| node.state != NodeState::Down);
+    let stopping = slot.stopping().filter(|_| slot.current().is_none());
+    let Some(told_at) = stopping.filter(is_told).map(|task| task.meta.updated_at).max() else {
+        return Judgement::Preparing;
+    };
+    let grace = service.spec.stop_grace + defaults::PROGRESS_MARGIN;
+    let until = told_at.max(service.update.started_at).max(cx.led_since) + grace;
+    match until > cx.now {
+        true => Judgement::Watched { until },
+        false => Judgement::Failed(format!("the task that it replaces has not stopped within {} s", grace.as_secs())),
+    }
 }
 
 /// Returns why a new task has failed, if it has: an attempt of it has ended, or it is unhealthy.

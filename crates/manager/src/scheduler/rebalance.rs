@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flota_api::defaults::REBALANCE_LIMIT;
 use flota_api::id::{NodeId, ServiceId};
 use flota_api::model::{Availability, Cluster, Node, NodeState, PlacementStrategy, Service, ServiceMode, Task};
 use flota_api::object::Object;
@@ -20,6 +21,7 @@ use flota_raft_store::{Event, Tables};
 use super::candidate::{Candidate, count_failures};
 use super::filters::{self, Demand};
 use crate::control_loop::{ControlLoop, Key};
+use crate::dependencies;
 use crate::plan::{Plan, PlanContext};
 
 /// Largest number of tasks that move at once.
@@ -34,9 +36,6 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// The pause between two looks of a cluster that rebalances by itself, and how long a node has to be ready before it gets
 /// tasks of others that way: a node that comes and goes makes nothing move.
 const SETTLES_AFTER: Duration = Duration::from_secs(60);
-
-/// How long a rebalance that a user has asked for goes on at most.
-const ENDS_AFTER: Duration = Duration::from_secs(3_600);
 
 /// The control loop; its one key is the cluster.
 #[derive(Debug, Default)]
@@ -67,7 +66,7 @@ impl ControlLoop for Rebalance {
         let mut plan = Plan::default();
         let Some(cluster) = view.cluster().filter(|it| is_on(it)) else { return plan };
         let asked = cluster.rebalance.filter(|it| it.ended_at.is_none());
-        let is_over = asked.is_some_and(|it| it.begun_at.until(cx.now) >= ENDS_AFTER);
+        let is_over = asked.is_some_and(|it| it.begun_at.until(cx.now) >= REBALANCE_LIMIT);
         if !is_over && is_under_way(view) {
             plan.retry_at(cx.now + LOOK_AFTER);
             return plan;
@@ -114,7 +113,10 @@ fn is_under_way(view: &Tables) -> bool {
             task.desired_state == DesiredState::Ready || task.replaces.is_some() && task.served_at.is_none();
         task.is_live() && (is_told(task) || task.node_id.is_some() && is_second)
     };
-    view.services().any(|service| service.update.is_active()) || view.tasks().any(moves)
+    // One that waits for others may wait for a user's decision.
+    let is_updating =
+        |service: &Arc<Service>| service.update.is_active() && dependencies::update_waits(service, view).is_empty();
+    view.services().any(is_updating) || view.tasks().any(moves)
 }
 
 /// Returns the tasks that are to move next, at most this many.
@@ -140,6 +142,7 @@ fn may_move(service: &Service, view: &Tables) -> bool {
         && !spec.stopped
         && !spec.keep_on_node_loss
         && !service.update.is_paused()
+        && !service.update.is_active()
         && spec.volumes().next().is_none()
         && spec.strategy == PlacementStrategy::Spread
         && view.affine_to(&spec.name).next().is_none()

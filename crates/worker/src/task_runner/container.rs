@@ -22,6 +22,8 @@ pub(super) enum TaskContainer {
     Ended {
         status: ExitStatus,
         ran: Duration,
+        /// Whether its program has ended by itself: nothing has asked it to.
+        by_itself: bool,
     },
 }
 
@@ -40,6 +42,6 @@ impl TaskContainer {
         let status = (&mut running.end).await;
         // The container may have run for days before this daemon started.
         let ran = running.age + found.elapsed();
-        *self = Self::Ended { status, ran };
+        *self = Self::Ended { status, ran, by_itself: true };
     }
 }

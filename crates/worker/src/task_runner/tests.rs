@@ -464,3 +464,41 @@ async fn what_could_not_be_removed_is_removed_later() {
     daemon.pool.remove_all().await;
     assert!(node.machine.tasks().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_has_done_its_work_before_it_is_stopped_has_done_it() {
+    use RestartCondition::{Any, OnFailure};
+    let end = async |condition, exit_code| {
+        let node = Node::with(FakeProgram { runs: Some(10 * SECOND), exit_code, ..FakeProgram::default() });
+        let policy = RestartPolicy { condition, ..RestartPolicy::default() };
+        let mut daemon = node.daemon();
+        daemon.assign(&policy, DesiredState::Running);
+        daemon.is(TaskState::Running).await;
+        daemon.crash();
+        tokio::time::advance(HOUR).await;
+        let mut daemon = node.daemon();
+        // The order is there before the runner has looked for its container.
+        daemon.assign(&policy, DesiredState::Shutdown);
+        daemon.until(|status| status.state.is_terminal()).await.state
+    };
+    assert_eq!(end(OnFailure, 0).await, TaskState::Complete);
+    assert_eq!(end(OnFailure, 3).await, TaskState::Shutdown);
+    assert_eq!(end(Any, 0).await, TaskState::Shutdown, "a service is never done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_that_an_earlier_daemon_has_stopped_has_not_done_its_work() {
+    let node = Node::with(FakeProgram { on_stop: OnStop::Exit { after: SECOND, code: 0 }, ..FakeProgram::default() });
+    let policy = RestartPolicy { condition: RestartCondition::OnFailure, ..RestartPolicy::default() };
+    let mut daemon = node.daemon();
+    daemon.assign(&policy, DesiredState::Running);
+    daemon.is(TaskState::Running).await;
+    daemon.assign(&policy, DesiredState::Shutdown);
+    tokio::time::sleep(SECOND / 2).await;
+    assert_eq!(node.machine.running().len(), 1, "it obeys after a second");
+    daemon.crash();
+    tokio::time::advance(HOUR).await;
+    assert!(node.machine.running().is_empty());
+    let status = node.daemon().until(|status| status.state.is_terminal()).await;
+    assert_eq!((status.state, status.exit_code), (TaskState::Shutdown, Some(0)));
+}

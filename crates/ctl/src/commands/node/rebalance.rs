@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use flota_api::defaults::REBALANCE_LIMIT;
 use flota_api::proto::control::{ClusterInfo, Empty, RebalanceRequest};
 use flota_api::proto::objects::Rebalance;
 
@@ -21,8 +22,12 @@ pub(super) async fn run(client: &Client, wait: &WaitOptions) -> anyhow::Result<(
         Ok(told.ended_at.is_none().then(|| moved(told.moved, "been told to move")))
     })
     .await?;
-    let Rebalance { moved: tasks, ended_at, .. } = last.get();
+    let Rebalance { moved: tasks, begun_at, ended_at } = last.get();
+    let limit = u64::try_from(REBALANCE_LIMIT.as_millis()).unwrap_or(u64::MAX);
     match ended_at {
+        Some(ended_at) if tasks == 0 && ended_at.saturating_sub(begun_at) >= limit => {
+            anyhow::bail!("no task was moved within an hour: updates and other moves were under way all the time")
+        }
         Some(_) if tasks == 0 => printer::line("Nothing to move: no node has too many tasks."),
         Some(_) => printer::line(&format!("{}.", moved(tasks, "moved"))),
         None => printer::line("Tasks move."),

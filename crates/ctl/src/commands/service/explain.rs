@@ -89,6 +89,11 @@ fn summary(service: &Service, running: u64, desired: u64, done: Option<u64>) -> 
         Some(done) => format!("{name}: {done} of {desired} tasks have done their work, {running} run"),
         None => format!("{name}: {running} of {desired} tasks run"),
     }];
+    if service.spec.mode.is_global() && !service.spec.stopped && desired == 0 {
+        lines.push(
+            "it waits for a node that takes its tasks: no node that is ready and active meets its spec".to_owned(),
+        );
+    }
     if let Some(policy) = &service.spec.scale {
         let last = service.scale.decisions.last().map_or_else(String::new, |it| {
             format!("; the last change was from {} to {} at {}: {}", it.from, it.to, it.at, it.reason)

@@ -4,7 +4,9 @@ use std::num::NonZeroU64;
 
 use super::*;
 use flota_api::constraint::{Constraint, NodeProperty};
-use flota_api::model::{NodeSpec, Rebalance as Asked, ServiceSpec, TaskStatus, UpdatePolicy};
+use flota_api::model::{
+    Dependency, DependencyCondition, NodeSpec, Rebalance as Asked, ServiceSpec, TaskStatus, UpdatePolicy, UpdateStatus,
+};
 use flota_api::object::StoreObject;
 use flota_api::state::TaskState;
 use flota_api::version::Meta;
@@ -210,7 +212,7 @@ fn by_itself_the_cluster_moves_tasks_only_to_nodes_that_have_been_there_for_a_wh
 fn a_rebalance_ends_after_an_hour_at_the_latest() {
     let mut lab = Lab::new(&[("a", ""), ("b", "")]);
     lab.service("web", &["a", "a"], |_| {});
-    let asked = Asked { begun_at: Timestamp(NOW.0 - ENDS_AFTER.as_millis() as u64), ..Asked::default() };
+    let asked = Asked { begun_at: Timestamp(NOW.0 - REBALANCE_LIMIT.as_millis() as u64), ..Asked::default() };
     lab.view.put(Cluster { id: "c".into(), rebalance: Some(asked), ..Cluster::default() }.into_object());
     assert_eq!(lab.told(), (vec![], Some(Some(NOW))));
 }
@@ -240,4 +242,18 @@ fn a_task_of_an_earlier_spec_that_was_told_to_move_holds_nothing_up() {
         task.spec_version = 0;
     });
     assert_eq!(lab.told().0.len(), 1);
+}
+
+#[test]
+fn an_update_that_waits_for_others_holds_up_only_its_own_service() {
+    let mut lab = Lab::new(&[("a", ""), ("b", "")]);
+    lab.service("web", &["a", "a"], |_| {});
+    let needs = |on: &str| Dependency { service: on.into(), condition: DependencyCondition::Started, required: true };
+    lab.service("late", &["a", "a"], |spec| spec.depends_on = vec![needs("missing")]);
+    let late = lab.view.service("late").expect("it is there").as_ref().clone();
+    lab.view.put(Service { update: UpdateStatus::begun(1), ..late.clone() }.into_object());
+    assert_eq!(lab.told().0.len(), 1, "of `web`");
+    let spec = ServiceSpec { depends_on: Vec::new(), ..late.spec.as_ref().clone() };
+    lab.view.put(Service { update: UpdateStatus::begun(1), spec: spec.into(), ..late }.into_object());
+    assert_eq!(lab.told().0, Vec::<String>::new(), "it goes on, and its tasks move");
 }

@@ -43,3 +43,12 @@ fn what_an_earlier_run_has_done_is_done_again_also_by_the_same_spec() {
     let third = Task { meta: Meta { created: 9, ..Meta::default() }, ..of_run("t3", 3, TaskState::Complete) };
     assert_eq!(made(&job(3), &[done, third]), None);
 }
+
+#[test]
+fn what_a_task_has_done_while_it_was_told_to_stop_is_not_done_again_unless_a_user_wants_it() {
+    let done = |desired_state| Task { desired_state, ..of_run("t1", 1, TaskState::Complete) };
+    assert_eq!(made(&job(1), &[done(DesiredState::Shutdown)]), None, "it ended while its node was drained");
+    assert_eq!(made(&job(1), &[done(DesiredState::Remove)]), Some((Some(1), 2)), "its own number is not free yet");
+    let stopped = Task { desired_state: DesiredState::Shutdown, ..of_run("t1", 1, TaskState::Shutdown) };
+    assert_eq!(made(&job(1), &[stopped]), Some((Some(1), 1)));
+}

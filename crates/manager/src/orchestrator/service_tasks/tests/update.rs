@@ -12,7 +12,7 @@ pub(super) fn old(slot: u64) -> Task {
 }
 
 pub(super) fn told_to_stop(task: Task) -> Task {
-    Task { desired_state: DesiredState::Shutdown, ..task }
+    Task { desired_state: DesiredState::Shutdown, meta: Meta { updated_at: NOW, ..task.meta }, ..task }
 }
 
 pub(super) fn stopped(task: Task) -> Task {
@@ -444,4 +444,64 @@ fn a_successor_that_was_prepared_for_a_task_which_had_to_leave_runs_beside_the_o
     let left = told_to_stop(Task { id: "n0".into(), ..new(TaskState::Running) });
     let planned = planned_by(policy, [old(1), left, successor(TaskState::Ready), old(2)]);
     assert_eq!(planned, ["n1:running"], "the old task serves on");
+}
+
+#[test]
+fn an_update_goes_on_with_a_task_that_its_lost_node_keeps_once_the_node_is_back() {
+    let mut keeps = service(1);
+    keeps.spec = Arc::new(ServiceSpec { keep_on_node_loss: true, ..keeps.spec.as_ref().clone() });
+    let keeps = Service { spec_version: 2, spec_set_at: Some(Timestamp(1)), ..keeps };
+    let old = task("t1", 1, "a", TaskState::Running);
+    let view = |update, state| {
+        let service = Service { update, ..keeps.clone() };
+        view([service.into_object(), old.clone().into_object(), node("a", state).into_object()])
+    };
+    assert_eq!(planned(&view(UpdateStatus::begun(1), NodeState::Down)), ["! completed (spec 2): "]);
+    let ended = UpdateStatus::begun(1).completed();
+    assert_eq!(planned(&view(ended.clone(), NodeState::Down)), [""; 0]);
+    let back = view(ended, NodeState::Ready);
+    assert_eq!(planned(&back), ["! updating (spec 2): "]);
+    let [old, new] = [NodeState::Down, NodeState::Ready].map(|state| node("a", state).into_object());
+    assert_eq!(ServiceTasks.dirtied_by(&Event::Updated { old, new }, &back), [Key::of("s")]);
+    let paused = UpdateStatus::begun(1).paused("it fell".into());
+    assert_eq!(planned(&view(paused, NodeState::Ready)), [""; 0], "a user decides");
+}
+
+#[test]
+fn an_old_task_that_does_not_stop_fails_the_update_unless_its_node_is_lost() {
+    let told = |ago: Duration| {
+        let meta = Meta { updated_at: Timestamp(NOW.0 - ago.as_millis() as u64), ..old(1).meta };
+        Task { desired_state: DesiredState::Shutdown, meta, ..old(1) }
+    };
+    let tasks = |ago| [told(ago), successor(TaskState::Ready), old(2)];
+    // The grace period is 10 s, and then it is killed.
+    let late = Duration::from_secs(70);
+    assert_eq!(planned_with(tasks(late - Duration::from_secs(1))), [""; 0]);
+    assert_eq!(looks_at(UpdatePolicy::default(), tasks(late - Duration::from_secs(1))), Some(1_000));
+    let why = "! paused (spec 2): web.1: the task that it replaces has not stopped within 70 s";
+    assert_eq!(planned_with(tasks(late)), [why]);
+    let objects = tasks(late).map(StoreObject::into_object);
+    let lost = [updated(UpdatePolicy::default()).into_object(), node("a", NodeState::Down).into_object()];
+    let planned = planned(&view(lost.into_iter().chain(objects)));
+    assert!(!planned.iter().any(|it| it.starts_with('!')), "{planned:?}");
+}
+
+#[test]
+fn a_slot_that_is_added_while_a_failed_update_is_paused_gets_the_spec_that_serves() {
+    let paused = UpdateStatus { failed_slots: [1].into(), ..UpdateStatus::begun(1).paused("it fell".into()) };
+    let spec =
+        Arc::new(ServiceSpec { mode: ServiceMode::Replicated { replicas: 3 }, ..service(2).spec.as_ref().clone() });
+    let spec_of_third = |update| {
+        let service = Service { spec: Arc::clone(&spec), update, ..updated(UpdatePolicy::default()) };
+        let tasks = [new(TaskState::Running), old(2)].map(StoreObject::into_object);
+        // The spec before is kept as long as tasks have it.
+        let view = view([super::service(2).into_object()].into_iter().chain(tasks).chain([service.into_object()]));
+        let plan = ServiceTasks.plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
+        plan.changes.iter().find_map(|change| match change {
+            Change::Put(Object::Task(task)) if task.slot == 3 => Some(task.spec_version),
+            _ => None,
+        })
+    };
+    assert_eq!(spec_of_third(paused), Some(1));
+    assert_eq!(spec_of_third(UpdateStatus::begun(1)), Some(2));
 }
