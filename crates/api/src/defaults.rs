@@ -116,3 +116,5 @@ pub const PORT: u16 = 2377;
 pub const REPLICAS_BOUND: u64 = 10_000;
 /// How long a rebalance that a user has asked for goes on at most.
 pub const REBALANCE_LIMIT: Duration = Duration::from_secs(3_600);
+/// Epoch of a cluster that has never begun anew.
+pub const FIRST_EPOCH: u64 = 1;

@@ -45,7 +45,7 @@ pub use grant::{GrantKey, verify_grant};
 pub use join_token::{JoinToken, JoinTokenError, new_secret};
 pub use key_file::KeyFile;
 pub use listener::{Incoming, PeerStream, incoming};
-pub use peer::Peer;
+pub use peer::{CertifiedRole, Peer};
 pub use refusal::{is_of_another_cluster, refusal};
 pub use renewal::{Renewal, RenewalError, check_renewal, extension_request, renewal_request};
 pub use rights::{UserRights, may_call, user_rights};

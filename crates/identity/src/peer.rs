@@ -37,6 +37,10 @@ pub enum Peer {
     },
 }
 
+/// The role that the certificate of a calling node has. The role of the [`Peer`] is that which the store gives the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CertifiedRole(pub Role);
+
 impl Peer {
     /// Returns the node's id, if the peer is a node.
     pub fn node_id(&self) -> Option<&NodeId> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rand::Rng;
 
+use flota_api::defaults::FIRST_EPOCH;
 use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::{AddressPool, Cluster, Node, NodeCertificate, NodeDescription, Role, Secret};
 use flota_api::version::Timestamp;
@@ -54,7 +55,7 @@ pub fn first_entry(
     let mut tx = WriteTx::new(view, None);
     tx.create(Cluster {
         id: id.clone(),
-        epoch: 1,
+        epoch: FIRST_EPOCH,
         feature_level: FEATURE_LEVEL,
         next_raft_id: 2,
         ca_certificate: ca.certificate().to_vec(),

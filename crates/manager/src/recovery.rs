@@ -8,6 +8,7 @@
 //! - a Raft id that was never given, so that no message of the old cluster is meant for this manager;
 //! - revoked certificates of the old managers: the new cluster answers them only that they were removed.
 
+use flota_api::defaults::CERTIFICATE_LIFE;
 use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::{Image, Node, NodeCertificate, NodeDescription, Role, StoredConfig, StoredSecret};
 use flota_api::state::TaskState;
@@ -118,6 +119,17 @@ pub fn begin_anew(
         store.apply(index, entry).into_iter().collect::<Result<Vec<_>, _>>().map(drop)
     };
     apply(tx.finish())?;
+    // The tables may be older than the last renewals of the workers.
+    for node in view.nodes().filter(|node| node.role == Role::Worker && !node.has_left()) {
+        let view = store.view();
+        let life = view.cluster().map_or(CERTIFICATE_LIFE, |cluster| cluster.certificate_life());
+        let mut node = node.as_ref().clone();
+        node.certificates.retain(|it| !it.is_unknown());
+        node.certificates.insert(0, NodeCertificate::unknown(now + life));
+        let mut tx = WriteTx::new(view, None);
+        tx.update(node);
+        apply(tx.finish())?;
+    }
     for node in other_managers(&view, own) {
         let view = store.view();
         let mut tx = WriteTx::new(view.clone(), None);
@@ -259,7 +271,7 @@ mod tests {
         let begun = begin_anew(&store, 50, member(&"m1".into()), NOW).expect("it is a manager");
         assert_eq!(begun, NewBeginning { cluster_id: "c".into(), epoch: 2_000, raft_id: 2_000 });
         let after = store.view();
-        assert_eq!(after.version, 53, "behind the end of the log");
+        assert_eq!(after.version, 54, "behind the end of the log");
         let cluster = after.cluster().expect("it is there");
         assert_eq!((cluster.epoch, cluster.next_raft_id), (2_000, 2_001));
         let own = after.node("m1").expect("it stays");
@@ -268,7 +280,10 @@ mod tests {
             assert!(after.node(id).expect("its object stays").has_left(), "{id}");
             assert!(cluster.revoked.iter().any(|it| it.node_id.as_str() == id), "{id}");
         }
-        assert_eq!(after.node("w1"), before.node("w1"));
+        let [worker, known] = [&after, &before].map(|view| Node::clone(view.node("w1").expect("it stays")));
+        let any = NodeCertificate::unknown(NOW + CERTIFICATE_LIFE);
+        assert_eq!(worker.certificates, [any], "it may have renewed since");
+        assert_eq!(Node { certificates: Vec::new(), meta: known.meta.clone(), ..worker }, known);
         let rest = |view: &Tables| (view.services().count(), view.tasks().count(), view.volumes().count());
         assert_eq!(rest(&after), rest(&before));
     }

@@ -24,7 +24,8 @@ pub(crate) fn role_for(view: &Tables, peer: &Peer, path: &str, is_member: impl F
     let is_retired = cluster.is_some_and(|it| it.is_retired(key));
     let is_manager = match path.starts_with(RAFT) {
         true => !is_retired || node.and_then(|node| node.raft_id).is_some_and(is_member),
-        false => !is_retired && node.is_none_or(|node| node.role == Role::Manager),
+        // A cluster that began anew from older tables may not know a manager, and can't tell whether it has removed it.
+        false => !is_retired && (cluster.is_none() || node.is_some_and(|node| node.role == Role::Manager)),
     };
     Some(if is_manager { *role } else { Role::Worker })
 }
@@ -62,14 +63,16 @@ mod tests {
             (Some(Manager), Worker, Worker),
             (Some(Worker), Manager, Worker),
             (Some(Worker), Worker, Worker),
-            // A copy of the store that lags does not know a new node.
-            (None, Manager, Manager),
+            // A copy of the store that lags does not know a new node, which asks elsewhere.
+            (None, Manager, Worker),
             (None, Worker, Worker),
         ];
         for (stored, shown, expected) in cases {
             let view = store(stored, &[]);
             assert_eq!(role_for(&view, &peer(shown, "k"), CONTROL, |_| false), Some(expected), "{stored:?} {shown:?}");
         }
+        let empty = Tables::default();
+        assert_eq!(role_for(&empty, &peer(Manager, "k"), CONTROL, |_| false), Some(Manager), "it knows nothing yet");
         let again = store(Some(Manager), &["old"]);
         assert_eq!(role_for(&again, &peer(Manager, "old"), CONTROL, |_| true), Some(Worker), "of before its demotion");
         assert_eq!(role_for(&again, &peer(Manager, "new"), CONTROL, |_| true), Some(Manager));

@@ -19,7 +19,7 @@ use tower::{Service, ServiceExt};
 use flota_api::id::NodeId;
 use flota_api::model::Role;
 use flota_api::reason::Reason;
-use flota_identity::{Peer, Sources, may_call};
+use flota_identity::{CertifiedRole, Peer, Sources, may_call};
 use flota_manager::Manager;
 
 use crate::calls::Calls;
@@ -100,6 +100,10 @@ impl<S> Authorize<S> {
             let text = "this node is not a manager any more; use a manager's socket";
             return Some(Reason::NotAManager.attach(Status::failed_precondition(text)));
         };
+        if let Peer::Node { role, .. } = peer {
+            let certified = CertifiedRole(*role);
+            request.extensions_mut().insert(certified);
+        }
         request.extensions_mut().insert(rightful);
         None
     }

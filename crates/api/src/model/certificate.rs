@@ -13,3 +13,16 @@ pub struct NodeCertificate {
     /// When it expires.
     pub expires_at: Timestamp,
 }
+
+impl NodeCertificate {
+    /// Stands for any certificate that the cluster has issued to the node and does not know any more, because it began anew
+    /// from older tables. It expires by then.
+    pub fn unknown(expires_at: Timestamp) -> Self {
+        Self { key: String::new(), expires_at }
+    }
+
+    /// Returns whether it stands for any certificate of its node.
+    pub fn is_unknown(&self) -> bool {
+        self.key.is_empty()
+    }
+}

@@ -45,7 +45,7 @@ pub(super) fn judge(view: &Tables, renewal: &Renewal, now: Timestamp) -> Result<
     if node.certificates.is_empty() && has_expired {
         return Err(RenewalRefusal::UnknownKey);
     }
-    if !node.certificates.is_empty() && !node.certificates.iter().any(|it| it.key == shown.key) {
+    if !node.certificates.is_empty() && !node.certificates.iter().any(|it| it.key == shown.key || it.is_unknown()) {
         return Err(RenewalRefusal::OtherKey);
     }
     if shown.expires_at.until(now) > RENEWAL_GRACE {
@@ -102,6 +102,8 @@ mod tests {
     fn another_key_is_refused_and_one_of_an_older_build_is_taken_while_its_certificate_is_valid() {
         assert_eq!(judged(&["x", "k"], ago(DAY)), Ok(()));
         assert_eq!(judged(&["x"], NOW + DAY), Err(RenewalRefusal::OtherKey));
+        // The cluster began anew from tables in which the node had an earlier key.
+        assert_eq!((judged(&["", "x"], NOW + DAY), judged(&["", "x"], ago(DAY))), (Ok(()), Ok(())));
         assert_eq!(judged(&[], NOW + DAY), Ok(()));
         assert_eq!(judged(&[], ago(DAY)), Err(RenewalRefusal::UnknownKey));
     }

@@ -3,19 +3,22 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use prost::Message;
 
 use flota_api::Malformed;
+use flota_api::defaults::FIRST_EPOCH;
 use flota_api::id::NodeId;
 use flota_api::image_ref::is_digest;
-use flota_api::model::{Image, Node, NodeDescription, NodeState};
+use flota_api::model::{Image, Node, NodeCertificate, NodeDescription, NodeState, Role};
 use flota_api::naming;
 use flota_api::proto::dispatcher::{Register, Registered};
 use flota_api::proto::types::NodeDescription as WireDescription;
 use flota_api::text::printable_within;
-use flota_identity::GrantKey;
-use flota_raft_store::{ProposeError, WriteTx};
+use flota_api::version::Timestamp;
+use flota_identity::{CertifiedRole, GrantKey};
+use flota_raft_store::{ProposeError, Tables, WriteTx};
 
 use super::image_report::with_holder;
 use super::liveness::period;
@@ -49,6 +52,7 @@ pub(super) enum RegisterError {
 pub(super) async fn register(
     replica: &Replica,
     node_id: &NodeId,
+    certified: Option<CertifiedRole>,
     register: Register,
 ) -> Result<Registered, RegisterError> {
     let description = check(register.description)?;
@@ -62,7 +66,8 @@ pub(super) async fn register(
         return Err(RegisterError::Invalid("listen: it is not an IP:PORT".into()));
     }
     let written = replica.write(|view| {
-        let node = view.node(node_id).ok_or(RegisterError::NotMember)?;
+        let adopted = || adopted(node_id, certified, &view, replica.clock.now()).map(Arc::new);
+        let node = view.node(node_id).cloned().or_else(adopted).ok_or(RegisterError::NotMember)?;
         if node.has_left() {
             return Err(RegisterError::NotMember);
         }
@@ -92,12 +97,31 @@ pub(super) async fn register(
             };
             changed.into_iter().for_each(|image| tx.update(image));
         }
-        if new != **node {
-            tx.update(new);
+        match view.node(node_id) {
+            None => tx.create(new),
+            Some(known) if **known != new => tx.update(new),
+            Some(_) => {}
         }
         Ok((tx.finish(), registered))
     });
     written.await
+}
+
+/// Returns a node for a worker that the tables do not know because the cluster began anew from tables that are older than it:
+/// its certificate says that it was a member, and its tasks and volumes are worth as much as those of the others. A manager
+/// of the former cluster is not taken.
+fn adopted(id: &NodeId, certified: Option<CertifiedRole>, view: &Tables, now: Timestamp) -> Option<Node> {
+    let cluster = view.cluster()?;
+    let has_begun_anew = cluster.epoch > FIRST_EPOCH;
+    let is_revoked = cluster.revoked.iter().any(|it| it.node_id == *id);
+    let is_worker = certified == Some(CertifiedRole(Role::Worker));
+    (has_begun_anew && is_worker && !is_revoked).then(|| Node {
+        id: id.clone(),
+        state: NodeState::Unknown,
+        state_since: now,
+        certificates: vec![NodeCertificate::unknown(now + cluster.certificate_life())],
+        ..Node::default()
+    })
 }
 
 /// Writes the description of a node that has changed since it registered.
@@ -150,7 +174,8 @@ fn without_confirmation(image: &Image, node: &NodeId) -> Option<Image> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::ImageHolder;
+    use flota_api::model::{Cluster, ImageHolder, Revoked};
+    use flota_api::object::StoreObject;
     use flota_api::proto::types::{Allowance, NodeDescription as Wire, Platform};
 
     fn description() -> Wire {
@@ -169,6 +194,25 @@ mod tests {
         assert!(large.to_string().starts_with("description: it has 4"), "{large}");
         assert!(check(Some(Wire { hostname: "\u{1b}".into(), ..description() })).is_err());
         assert!(check(None).is_err(), "a node has a hostname");
+    }
+
+    #[test]
+    fn a_worker_that_is_younger_than_the_tables_is_taken_in_only_by_a_cluster_that_began_anew() {
+        let now = Timestamp(1_000);
+        let view = |epoch, revoked: &[&str]| {
+            let revoked = revoked.iter().map(|id| Revoked { node_id: (*id).into(), until: Timestamp(2_000) }).collect();
+            let mut view = Tables::default();
+            view.put(Cluster { id: "c".into(), epoch, revoked, ..Cluster::default() }.into_object());
+            view
+        };
+        let takes = |view: &Tables, role: Option<Role>| adopted(&"n".into(), role.map(CertifiedRole), view, now);
+        let anew = view(FIRST_EPOCH + 1, &["m"]);
+        let node = takes(&anew, Some(Role::Worker)).expect("it was a member");
+        assert_eq!((node.id.as_str(), node.role, node.certificates[0].is_unknown()), ("n", Role::Worker, true));
+        assert_eq!(takes(&anew, Some(Role::Manager)), None, "of the former cluster");
+        assert_eq!(takes(&anew, None), None);
+        assert_eq!(takes(&view(FIRST_EPOCH + 1, &["n"]), Some(Role::Worker)), None, "it was removed");
+        assert_eq!(takes(&view(FIRST_EPOCH, &[]), Some(Role::Worker)), None, "it was removed long ago");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServ
 use flota_api::proto::dispatcher::manager_message::Message as ToWorker;
 use flota_api::proto::dispatcher::worker_message::Message as FromWorker;
 use flota_api::proto::dispatcher::{Heartbeat, Leaving, ManagerMessage, NotLeader, Register, WorkerMessage};
-use flota_identity::Peer;
+use flota_identity::{CertifiedRole, Peer};
 
 use super::assignment_stream::send_assignments;
 use super::clocks;
@@ -54,6 +54,7 @@ impl Dispatcher for DispatcherService {
     async fn session(&self, request: Request<Streaming<WorkerMessage>>) -> Result<Response<SessionMessages>, Status> {
         let peer = request.extensions().get::<Peer>().and_then(Peer::node_id).cloned();
         let node_id = peer.ok_or_else(|| Status::unauthenticated("a session needs a node's certificate"))?;
+        let certified = request.extensions().get::<CertifiedRole>().copied();
         let Some(scope) = self.replica.leader_scope() else {
             let address = self.replica.leader_address().unwrap_or_default();
             let answer = ManagerMessage { message: Some(ToWorker::NotLeader(NotLeader { address })) };
@@ -66,7 +67,7 @@ impl Dispatcher for DispatcherService {
             let mut inbox = Box::new(request.into_inner());
             let register = tokio::time::timeout(REGISTER_WAIT, inbox.next()).await;
             if let Ok(Some(Ok(WorkerMessage { message: Some(FromWorker::Register(register)) }))) = register {
-                service.serve(node_id, Box::new(register), inbox, (outbox, &mailbox), scope).await;
+                service.serve((node_id, certified), Box::new(register), inbox, (outbox, &mailbox), scope).await;
             } else {
                 let _ = outbox.send(Err(Status::invalid_argument("a session begins with `register`"))).await;
             }
@@ -87,7 +88,7 @@ impl DispatcherService {
     /// Runs a session from its registration to its end.
     async fn serve(
         &self,
-        node_id: NodeId,
+        (node_id, certified): (NodeId, Option<CertifiedRole>),
         registration: Box<Register>,
         inbox: Box<Streaming<WorkerMessage>>,
         (outbox, mailbox): (SessionOutbox, &Mailbox),
@@ -100,7 +101,7 @@ impl DispatcherService {
         let held = registration.images.iter().cloned().collect();
         let (number, cancel) = self.sessions.begin(&node_id, outbox.clone(), &scope);
         // A future that a session needs once or seldom is in a box, so that its own future is small while it waits.
-        let registered = match Box::pin(register(&self.replica, &node_id, *registration)).await {
+        let registered = match Box::pin(register(&self.replica, &node_id, certified, *registration)).await {
             Ok(registered) => registered,
             // The session was not open yet, so liveness must not count it as broken.
             Err(error) => {
