@@ -1,10 +1,9 @@
 //! A running membership: the listener, the worker, and on managers the manager. They start and stop together.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -446,16 +445,4 @@ async fn new_raft_id(
     }
     state.write("raft-id", &id.to_string())?;
     Ok(id)
-}
-
-/// The node's address after a restart: the previous one if this machine still has it, else as for a new node.
-pub(crate) fn address_again(state: &StateDir, listen: SocketAddr) -> anyhow::Result<String> {
-    let Some(before) = state.read("address") else {
-        bail!("failed to read the node's address: the file `address` in the data folder is missing")
-    };
-    let own = join::addresses().unwrap_or_default();
-    let kept =
-        before.parse::<SocketAddr>().is_ok_and(|it| it.ip().is_loopback() || own.contains(&it.ip()) || own.is_empty());
-    // Nodes are identified by certificate, so the address may change. Each session announces it.
-    if kept { Ok(before) } else { join::own_address("", listen) }
 }

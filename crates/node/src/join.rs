@@ -2,10 +2,9 @@
 
 use std::future::Future;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::anyhow;
 
 use flota_api::FEATURE_LEVEL;
 use flota_api::id::{ClusterId, NodeId};
@@ -158,40 +157,6 @@ pub(crate) async fn raft_id(dialer: &Dialer, node: &NodeId, managers: &[String],
         }
     }
     Err(last.context("failed to get a Raft id"))
-}
-
-/// The address at which others reach this node: the given one, else the one it listens at, else the machine's only
-/// address.
-pub(crate) fn own_address(advertise: &str, listen: SocketAddr) -> anyhow::Result<String> {
-    if !advertise.is_empty() {
-        let port = listen.port();
-        let parsed = advertise
-            .parse::<SocketAddr>()
-            .or_else(|_| advertise.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port)));
-        return parsed.map(|it| it.to_string()).map_err(|_| anyhow!("`{advertise}` is not IP or IP:PORT"));
-    }
-    if !listen.ip().is_unspecified() {
-        return Ok(listen.to_string());
-    }
-    let found = addresses().context("failed to list this machine's addresses")?;
-    match found.as_slice() {
-        [] => bail!("this machine has only loopback addresses; name the one for other nodes with --advertise-addr"),
-        [one] => Ok(SocketAddr::new(*one, listen.port()).to_string()),
-        many => {
-            let list: Vec<String> = many.iter().map(ToString::to_string).collect();
-            bail!(
-                "this machine has several addresses ({}); name the one for other nodes with --advertise-addr",
-                list.join(", ")
-            )
-        }
-    }
-}
-
-/// Returns this machine's IPv4 addresses, except loopback.
-pub(crate) fn addresses() -> Result<Vec<IpAddr>, nix::Error> {
-    let all = nix::ifaddrs::getifaddrs()?;
-    let v4 = all.filter_map(|it| it.address.and_then(|address| address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()))));
-    Ok(v4.filter(|ip| !ip.is_loopback()).collect())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! starts and stops manager and worker, `local.rs` serves `ctl`, `registries.rs` asks registries for the manager, `rpc.rs`
 //! checks who may call what.
 
+mod address;
 mod autolock;
 mod backups;
 mod calls;

@@ -1,6 +1,7 @@
 //! This node's membership in a cluster: init, join, resume after a start, leave. How a cluster begins anew is in
 //! recovery.rs.
 
+mod new_address;
 mod reconnect;
 mod recovery;
 mod unlock;
@@ -25,12 +26,14 @@ use flota_identity::{Identity, RootCa};
 use flota_manager::Manager;
 use flota_raft_store::raft::RaftNode;
 
-use crate::cluster::{Begin, Membership, Parts, address_again};
+use crate::address::{self, address_again, own_address};
+use crate::cluster::{Begin, Membership, Parts};
 use crate::config::Config;
 use crate::observed::{Observed, ObservedManager, ObservedWorker};
 use crate::rpc::ManagerState;
 use crate::state_dir::StateDir;
 use crate::{cluster, join, rpc};
+use new_address::follow_address;
 
 /// How long the managers are given to take a leaving node out.
 const LEAVE_WAIT: Duration = Duration::from_secs(15);
@@ -141,6 +144,7 @@ impl Node {
         *current = Some(membership);
         let node = Arc::downgrade(self);
         tokio::spawn(follow_role(Weak::clone(&node), id.clone(), certified));
+        tokio::spawn(follow_address(Weak::clone(&node), id.clone()));
         tokio::spawn(async move {
             let is_removed = async { removed.wait_for(|removed| *removed).await.is_ok() };
             let is_removed = tokio::select! {
@@ -205,7 +209,7 @@ impl Node {
     ) -> anyhow::Result<()> {
         let mut current = self.membership.lock().await;
         self.refuse_second(current.as_ref())?;
-        let address = join::own_address(advertise, self.config.listen)?;
+        let address = own_address(advertise, self.config.listen)?;
         let life = certificate_life.unwrap_or(CERTIFICATE_LIFE);
         let (cluster, ca, identity) = join::first_identity(life, given_ca)?;
         let certificate = identity.known_certificate()?;
@@ -228,7 +232,7 @@ impl Node {
     pub(crate) async fn join(self: &Arc<Self>, token: &str, manager: &str, advertise: &str) -> anyhow::Result<()> {
         let mut current = self.membership.lock().await;
         self.refuse_second(current.as_ref())?;
-        let address = join::own_address(advertise, self.config.listen)?;
+        let address = own_address(advertise, self.config.listen)?;
         // Fails before the cluster learns of this node.
         drop(
             tokio::net::TcpListener::bind(self.config.listen)
@@ -255,8 +259,7 @@ impl Node {
         };
         let parts = Parts { config: &self.config, state: &self.state, identity, address, fatal: self.fatal.clone() };
         let begun = async {
-            let address = parts.address.clone();
-            self.state.write("address", &address)?;
+            address::record(&self.state, &parts.address)?;
             // A node that joins must know its identity after a crash. A new cluster exists once its first entry is written.
             if let Some(identity) = &joins {
                 self.state.keys().save_identity(identity)?;

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::Clock;
 use flota_api::id::ClusterId;
+use flota_api::model::Role;
 use flota_api::version::Timestamp;
 use flota_manager::Manager;
 use flota_raft_store::write_backup;
@@ -56,8 +57,10 @@ async fn write_if_due(
     let view = manager.store().view();
     // A manager that has just joined.
     let Some(cluster) = view.cluster().map(|it| it.id.clone()) else { return Ok(LOOK_EVERY) };
-    let folder = Folder { path: schedule.folder.clone(), cluster, node };
-    let wait = due_after(folder.newest()?, schedule.every, clock.now());
+    let managers = view.nodes().filter(|it| it.role == Role::Manager).map(|it| it.id.as_str());
+    let every = schedule.every + turn(managers, &node);
+    let (folder, now) = (Folder { path: schedule.folder.clone(), cluster, node }, clock.now());
+    let wait = due_after(folder.newest(now + every)?, every, now);
     if !wait.is_zero() {
         return Ok(wait);
     }
@@ -73,9 +76,17 @@ async fn write_if_due(
     .await?
 }
 
-/// Returns how long it takes until a backup is due. One from the future, after the clock has stepped back, counts for nothing.
+/// Returns how much longer than the schedule says this manager waits: those that share a folder take turns, so that each
+/// finds the backup of the one before it.
+fn turn<'a>(managers: impl Iterator<Item = &'a str>, own: &str) -> Duration {
+    let before = managers.filter(|it| *it < own).count();
+    LOOK_EVERY * u32::try_from(before).unwrap_or(u32::MAX)
+}
+
+/// Returns how long it takes until a backup is due. One whose time is a little ahead of this clock, as a file server's may be,
+/// was written now.
 fn due_after(newest: Option<Timestamp>, every: Duration, now: Timestamp) -> Duration {
-    newest.filter(|newest| *newest <= now).map_or(Duration::ZERO, |newest| now.until(newest + every))
+    newest.map_or(Duration::ZERO, |newest| now.until(newest.min(now) + every))
 }
 
 /// The folder with the backups of a cluster. Other files in it are left alone.
@@ -102,14 +113,15 @@ impl Folder {
         Ok(names)
     }
 
-    /// Returns when the newest backup was written.
-    fn newest(&self) -> io::Result<Option<Timestamp>> {
+    /// Returns when the newest backup was written, without those that were written after `until`: a clock was ahead then.
+    fn newest(&self, until: Timestamp) -> io::Result<Option<Timestamp>> {
         let written = |name: &String| -> io::Result<Timestamp> {
             let at = fs_err::metadata(self.path.join(name))?.modified()?;
             let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             Ok(Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
         };
-        self.names()?.last().map(written).transpose()
+        let written = self.names()?.iter().map(written).collect::<io::Result<Vec<_>>>()?;
+        Ok(written.into_iter().filter(|at| *at <= until).max())
     }
 
     /// Writes a backup. It has its name only when it is whole and on disk.
@@ -176,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_is_due_when_the_newest_is_old_or_from_the_future() {
+    fn a_backup_is_due_when_the_newest_is_old() {
         let (every, now) = (Duration::from_secs(100), Timestamp(1_000_000));
         for (newest, expected) in [
             (None, 0),
@@ -184,7 +196,7 @@ mod tests {
             (Some(950_000), 50_000),
             (Some(900_000), 0),
             (Some(1), 0),
-            (Some(1_000_001), 0),
+            (Some(1_050_000), 100_000),
         ] {
             let wait = due_after(newest.map(Timestamp), every, now);
             assert_eq!(wait, Duration::from_millis(expected), "{newest:?}");
@@ -196,7 +208,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("new/folder");
         let folder = Folder { path: path.clone(), cluster: "c".into(), node: "n".into() };
-        assert_eq!(folder.newest().expect("there is no folder yet"), None);
+        assert_eq!(folder.newest(Timestamp(u64::MAX)).expect("there is no folder yet"), None);
         let hour = 3_600_000;
         folder.write(&source(0), None).expect("there is room");
         for other in ["flota-other-1.backup", "flota-c-1.text", ".flota-m.part"] {
@@ -218,6 +230,26 @@ mod tests {
             let bytes = fs_err::read(path.join(found)).expect("it can be read");
             read_backup(&bytes, Some("p")).expect("it is whole");
         }
-        assert!(folder.newest().expect("it is there").is_some());
+        let newest = folder.newest(Timestamp(u64::MAX)).expect("it is there").expect("one is kept");
+        assert_eq!(folder.newest(newest).expect("it is there"), Some(newest));
+        assert_eq!(folder.newest(Timestamp(1)).expect("it is there"), None, "both are from the future then");
+    }
+
+    #[test]
+    fn a_backup_from_the_future_does_not_hide_the_others() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = Folder { path: dir.path().into(), cluster: "c".into(), node: "n".into() };
+        for (number, seconds) in [(1, 1_000), (2, 2_000), (3, 9_000_000)] {
+            let (path, _) = folder.write(&source(number * 3_600_000), None).expect("there is room");
+            let file = fs_err::OpenOptions::new().write(true).open(path).expect("it is there");
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).expect("it is ours");
+        }
+        assert_eq!(folder.newest(Timestamp(3_000_000)).expect("it is there"), Some(Timestamp(2_000_000)));
+    }
+
+    #[test]
+    fn managers_that_share_a_folder_take_turns() {
+        let turns = ["a", "b", "c"].map(|own| turn(["b", "c", "a"].into_iter(), own).as_secs());
+        assert_eq!(turns, [0, 30, 60]);
     }
 }

@@ -47,6 +47,8 @@ const KILLED: i32 = 137;
 const ERROR_BOUND: usize = 1_000;
 /// Delay after the first start that failed because something was short; it doubles.
 const START_DELAY: Duration = Duration::from_secs(1);
+/// Pause between two tries to replace the secrets and configs of a running container.
+const RENEW_RETRY: Duration = Duration::from_secs(10);
 /// Pause between two tries to find a task's container.
 const FIND_RETRY: Duration = Duration::from_secs(1);
 /// Number of tries to remove a task; the next daemon removes what is left then. The pauses between them double.
@@ -91,7 +93,7 @@ pub(crate) struct TaskRunner {
     history: RestartHistory,
     /// When the runner began, by the wall clock and by the clock that does not step. From these it tells its own time.
     begun: (Timestamp, Instant),
-    /// Earliest time of the next start.
+    /// Earliest time of the next start; while a container runs, when its files are replaced again after a failure.
     due: Instant,
     /// When this daemon started the last container.
     started: Option<Instant>,
@@ -243,8 +245,8 @@ impl TaskRunner {
         match self.shared.executor.renew_values(&assignment, &*running.control) {
             Ok(()) => self.renewed = assignment.values,
             Err(error) => {
-                // It is tried again when anything of the task or of its order changes.
                 tracing::error!(task.id = %self.task, %error, "failed to replace the secrets and configs of a task");
+                self.due = Instant::now() + RENEW_RETRY;
                 return false;
             }
         }

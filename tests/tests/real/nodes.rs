@@ -143,6 +143,31 @@ fn a_node_that_comes_back_is_the_same_node() {
 }
 
 #[test]
+fn a_machine_gets_another_address_while_its_daemon_runs() {
+    let cluster = Cluster::up(3, 1);
+    cluster.ok("service create --name web --replicas 1 --constraint node.hostname==w1 whoami");
+    let task = || cluster.rows("service ps web")[0].clone();
+    let before = task();
+    let follower = ["m1", "m2", "m3"].into_iter().find(|it| cluster.leader() != *it).expect("two do not lead");
+    for (node, last) in [("w1", 77), (follower, 78)] {
+        let shown = cluster.sandbox_ok(&format!("exec {node} -- busybox ip -4 -o addr show dev eth0"));
+        let old = shown.split_whitespace().find(|word| word.starts_with("198.18.")).expect("it has an address");
+        let (_, length) = old.split_once('/').expect("it has a prefix");
+        let new = format!("198.18.0.{last}");
+        cluster.sandbox_ok(&format!("exec {node} -- busybox ip addr del {old} dev eth0"));
+        cluster.sandbox_ok(&format!("exec {node} -- busybox ip addr add {new}/{length} dev eth0"));
+        let filter = format!("node ls --filter name={node} --filter state=ready --filter address={new}:2377");
+        cluster.wait("the node is ready at its new address", |it| it.rows(&filter).len() == 1);
+    }
+    assert_eq!(task()["id"], before["id"], "its container runs on");
+    assert_eq!(cluster.ctl("exec web -- /whoami fail 42").code, 42, "its node is reached there");
+    // With the manager that moved there is a quorum.
+    let other = ["m1", "m2", "m3"].into_iter().find(|it| *it != follower && cluster.leader() != *it).expect("one");
+    cluster.kill(other);
+    cluster.ok("service create --detach --name later --replicas 0 whoami");
+}
+
+#[test]
 fn a_node_serves_metrics_and_says_whether_it_is_ready() {
     let cluster = Cluster::up_with(1, 1, "metrics-listen = \"127.0.0.1:9323\"\n");
     cluster.ok("service create --name web --replicas 2 whoami");

@@ -20,9 +20,9 @@ use flota_raft_store::raft::{DirDisk, NewFolder, Threads, replay_folder, write_f
 use flota_raft_store::{Backup, Store, Tables, View};
 
 use super::Node;
+use crate::address::{self, own_address};
 use crate::backups::{BackupSource, backup_source, counts, is_newest, number};
 use crate::cluster::{Membership, RaftParts};
-use crate::join;
 use crate::rpc::ManagerState;
 
 /// How long a majority may take to answer before it counts as lost. Other failures are over within six seconds.
@@ -131,7 +131,7 @@ impl Node {
     ) -> anyhow::Result<RecoveryReport> {
         let mut current = self.membership.lock().await;
         self.refuse_second(current.as_ref())?;
-        let address = join::own_address(advertise, self.config.listen)?;
+        let address = own_address(advertise, self.config.listen)?;
         let (before, made_at) = (View::from(backup.tables), backup.made_at.0);
         if dry_run {
             let none = NodeId::default();
@@ -169,7 +169,7 @@ impl Node {
         let beginning = begin_anew(&store, 0, only, Clock::system().now())?;
         self.write_raft(&self.state.raft(), &store, &beginning, (address, 1)).await?;
         self.state.write("raft-id", &beginning.raft_id.to_string())?;
-        self.state.write("address", address)?;
+        address::record(&self.state, address)?;
         self.state.write("worker/managers", address)?;
         self.state.keys().save_identity(identity)?;
         Ok(beginning)

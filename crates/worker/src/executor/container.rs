@@ -267,6 +267,9 @@ impl ContainerExecutor {
 
     async fn start_container(&self, assignment: &Assignment, draft: &Draft) -> Result<Running, ContainerError> {
         let task = &assignment.task_id;
+        // A version that has come since the files were written is there from the start: the program could not yet handle a
+        // signal.
+        self.values.renew(assignment, None)?;
         let (wanted, offers) = (assignment.clone(), Arc::clone(&self.offers));
         let found = tokio::task::spawn_blocking(move || {
             let binds = BindSources::find(&wanted.spec, &offers.bind_roots)?;
@@ -340,7 +343,7 @@ impl Executor for ContainerExecutor {
     }
 
     fn renew_values(&self, assignment: &Assignment, control: &dyn Control) -> io::Result<()> {
-        self.values.renew(assignment, control)
+        self.values.renew(assignment, Some(control))
     }
 
     fn steps(&self) -> Vec<Arc<dyn PrepareStep>> {

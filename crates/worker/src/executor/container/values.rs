@@ -190,12 +190,12 @@ impl ValueStep {
         Ok(())
     }
 
-    /// Replaces the files whose newer versions the leader has sent, and signals the program. A daemon that ends in between
-    /// leaves the record of the versions as it was, so that the next one does it again.
+    /// Replaces the files whose newer versions the leader has sent, and signals the program if it runs (`control`). A daemon
+    /// that ends in between leaves the record of the versions as it was, so that the next one does it again.
     ///
     /// # Errors
     /// A file can't be written, or the program not be signalled; another try may succeed.
-    pub(super) fn renew(&self, task: &Assignment, control: &dyn Control) -> io::Result<()> {
+    pub(super) fn renew(&self, task: &Assignment, control: Option<&dyn Control>) -> io::Result<()> {
         let own = self.of_task(&task.task_id);
         let record = own.join(VERSIONS);
         let before = match std::fs::read_to_string(&record) {
@@ -220,7 +220,9 @@ impl ValueStep {
         if signals.is_empty() {
             return Ok(());
         }
-        signals.into_iter().try_for_each(|number| control.signal(number))?;
+        if let Some(control) = control {
+            signals.into_iter().try_for_each(|number| control.signal(number))?;
+        }
         std::fs::write(record, after)
     }
 
@@ -326,7 +328,7 @@ mod tests {
         let expected = (range.first + 7, range.first + 65_535);
         assert_eq!(owner(), expected);
         std::fs::write(dir.path().join("t").join(VERSIONS), "d1\n").expect("it is new");
-        step.renew(&task(vec![it.clone()], vec![value("d2", Some(b"two"))]), &Signals::default())
+        step.renew(&task(vec![it.clone()], vec![value("d2", Some(b"two"))]), Some(&Signals::default()))
             .expect("it can be done");
         assert_eq!((std::fs::read(&path).expect("it is there"), owner()), (b"two".to_vec(), expected));
         let other = ValueUse { uid: 65_536, ..it };
@@ -345,7 +347,7 @@ mod tests {
         std::fs::write(folder.join(VERSIONS), "d1\nd1\n").expect("it is new");
         let signals = Signals::default();
         let seen = |task: &Assignment| {
-            step.renew(task, &signals).expect("it can be done");
+            step.renew(task, Some(&signals)).expect("it can be done");
             let read = |name: &str| std::fs::read_to_string(folder.join("secrets").join(name)).unwrap_or_default();
             (read("db"), read("x"), std::mem::take(&mut *signals.0.lock().expect("no holder panics")))
         };
@@ -355,6 +357,10 @@ mod tests {
         let newer = task(uses(), vec![value("d2", Some(b"2")), value("d2", Some(b"2"))]);
         assert_eq!(seen(&newer), ("2".into(), String::new(), vec![1]));
         assert_eq!(seen(&newer), ("2".into(), String::new(), Vec::new()));
+        // What comes before the program is started is there when it starts.
+        let early = task(uses(), vec![value("d3", Some(b"3")), value("d2", Some(b"2"))]);
+        step.renew(&early, None).expect("it can be done");
+        assert_eq!(seen(&early), ("3".into(), String::new(), Vec::new()));
     }
 
     #[test]
@@ -394,7 +400,7 @@ mod tests {
         let folder = dir.path().join("t");
         std::fs::create_dir(&folder).expect("it is new");
         std::fs::write(folder.join(VERSIONS), "d1\nd1\n").expect("it is new");
-        step.renew(&task("d2", text, true), &Signals::default()).expect("it can be done");
+        step.renew(&task("d2", text, true), Some(&Signals::default())).expect("it can be done");
         assert_eq!(std::fs::read_to_string(folder.join("secrets/db")).expect("it is there"), "80 on w1");
     }
 
