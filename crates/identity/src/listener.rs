@@ -3,6 +3,7 @@
 //! certificate, and those of each node, are bounded. Only a manager's connection, after its
 //! handshake, reaches Raft's thread.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -33,7 +35,7 @@ use flota_api::id::ClusterId;
 use flota_api::model::Role;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Largest number of concurrent handshakes; further connections wait in the kernel's queue.
+/// Largest number of concurrent handshakes. One more ends the oldest: who means it well is done within a few round trips.
 const HANDSHAKES: usize = 1_024;
 
 /// A TLS connection with the identity of its peer. It breaks when its node or user loses rights ([`Sources::end`]).
@@ -117,35 +119,44 @@ pub fn incoming(
     let (sender, receiver) = mpsc::channel(16);
     let (raft_sender, raft_receiver) = mpsc::channel(16);
     let door = Door { credentials, raft, sources, sender, raft_sender };
-    let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES));
-    tokio::spawn(async move {
-        loop {
-            let permit = Arc::clone(&handshakes).acquire_owned().await.expect("the semaphore is never closed");
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = door.sender.closed() => return,
-            };
-            let Ok((stream, address)) = accepted else {
-                // For example out of descriptors: trying again at once would only burn CPU.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let Some(place) = door.sources.take(Source::handshakes(address.ip())) else {
-                tracing::debug!(%address, "too many handshakes of this address at once");
-                continue;
-            };
-            let door = door.clone();
-            tokio::spawn(async move {
-                match tokio::time::timeout(HANDSHAKE_TIMEOUT, door.admit(stream, address)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
-                    Err(_) => tracing::debug!(%address, "TLS handshake timed out"),
-                }
-                drop((permit, place));
-            });
-        }
-    });
+    tokio::spawn(accept(listener, door, HANDSHAKES));
     (receiver, raft_receiver)
+}
+
+/// Accepts connections, with so many handshakes at once, until the receiver is dropped.
+async fn accept(listener: TcpListener, door: Door, most: usize) {
+    let mut handshakes: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = door.sender.closed() => return,
+        };
+        let Ok((stream, address)) = accepted else {
+            // For example out of descriptors: trying again at once would only burn CPU.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Some(place) = door.sources.take(Source::handshakes(address.ip())) else {
+            tracing::debug!(%address, "too many handshakes of this address at once");
+            continue;
+        };
+        if handshakes.len() >= most {
+            handshakes.retain(|it| !it.is_finished());
+        }
+        if handshakes.len() >= most {
+            handshakes.pop_front().inspect(AbortHandle::abort);
+        }
+        let door = door.clone();
+        let handshake = tokio::spawn(async move {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, door.admit(stream, address)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
+                Err(_) => tracing::debug!(%address, "TLS handshake timed out"),
+            }
+            drop(place);
+        });
+        handshakes.push_back(handshake.abort_handle());
+    }
 }
 
 /// The settings by which a connection is accepted or refused.

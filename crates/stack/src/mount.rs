@@ -86,10 +86,9 @@ impl MountFields {
         };
         let target = self.target.ok_or("a mount needs a target")?;
         let mount = Mount { target, read_only, source };
-        match mount.violations().first() {
-            Some((field, why)) => Err(format!("{field}: {why}")),
-            None => Ok(mount),
-        }
+        let violations: Vec<String> =
+            mount.violations().into_iter().map(|(field, why)| format!("{field}: {why}")).collect();
+        if violations.is_empty() { Ok(mount) } else { Err(violations.join("; ")) }
     }
 }
 
@@ -211,7 +210,7 @@ pub fn mount(text: &str) -> Result<Mount, String> {
     fields.finish()
 }
 
-/// Parses Docker's `--tmpfs`: `/path[:OPTION,…]`, with the options size=, mode=, ro and rw.
+/// Parses Docker's `--tmpfs`: `/path[:OPTION,…]`, with the options size=, mode=, ro and rw, and those that every tmpfs has.
 ///
 /// # Errors
 /// A message that names the part that can't be used.
@@ -224,7 +223,11 @@ pub fn tmpfs(text: &str) -> Result<Mount, String> {
             Some(("mode", mode)) => fields.mode = Some(mode.into()),
             None if option == "ro" => fields.read_only = Some(true),
             None if option == "rw" => fields.read_only = Some(false),
-            _ => return Err(format!("`{option}` is not an option of a tmpfs; they are size=, mode=, ro and rw")),
+            None if ["noexec", "nosuid", "nodev"].contains(&option) => {}
+            _ => {
+                let known = "size=, mode=, ro, rw, noexec, nosuid and nodev, of which every tmpfs has the last three";
+                return Err(format!("`{option}` is not an option of a tmpfs; they are {known}"));
+            }
         }
     }
     fields.finish()
@@ -317,6 +320,7 @@ mod tests {
             ("/tmp", "/tmp: tmpfs 0 0"),
             ("/tmp:size=1k,mode=1777,ro", "/tmp: tmpfs 1024 1777 ro"),
             ("/tmp:rw", "/tmp: tmpfs 0 0"),
+            ("/run:rw,noexec,nosuid,size=64k", "/run: tmpfs 65536 0"),
         ] {
             assert_eq!(tmpfs(text).as_ref().map(shown).as_deref(), Ok(expected), "{text}");
         }
@@ -367,6 +371,7 @@ mod tests {
             ("type=bind,src=\"/a,b\",dst=/x", "`src=\"/a`: quotes enclose the whole of KEY=VALUE"),
             ("\"src=/a,dst=/x", "`\"src=/a,dst=/x`: a quote is not closed"),
             ("\"src=/a\"b,dst=/x", "`b,dst=/x`: a comma follows a closed quote"),
+            ("src=../b,dst=/", "target: a mount can't hide the whole root; source: "),
             ("src=db,dst=/x,colour=red", "`colour=red`: there is no key `colour`; the keys are type, source"),
         ] {
             let error = mount(text).expect_err(text);

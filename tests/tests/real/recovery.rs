@@ -26,6 +26,19 @@ pub(super) fn containers(cluster: &Cluster, node: &str) -> Vec<(String, String)>
     found
 }
 
+/// The containers of a node that run, whatever managers know of them: the id of each task, with its process and the time of
+/// that.
+fn running_on(cluster: &Cluster, node: &str) -> Vec<(String, String)> {
+    let state = |id: &str| {
+        let state = cluster.sandbox(&format!("exec {node} -- cat /run/flota/tasks/{id}/state.json"));
+        let state: Value = serde_json::from_str(&state.stdout).ok()?;
+        let runs = cluster.sandbox(&format!("exec {node} -- cat /proc/{}/stat", state["pid"])).code == 0;
+        runs.then(|| (id.to_owned(), format!("{} {}", state["pid"], state["start_time"])))
+    };
+    let tasks = cluster.sandbox_ok(&format!("exec {node} -- ls /run/flota/tasks"));
+    tasks.split_whitespace().filter_map(state).collect()
+}
+
 fn info_on(cluster: &Cluster, node: &str) -> String {
     cluster.ctl_on(node, "system info").stdout
 }
@@ -235,6 +248,25 @@ fn backup_and_restore() {
     assert_eq!(joined.code, 0, "{}", joined.stderr);
     cluster.wait("the service runs", |it| it.running("web").len() == 4);
     assert!(page.ok(&cluster, "m1", &token).contains("ctl swarm join --token"));
+
+    // The manager is lost once more, and comes back elsewhere. The backup does not know the worker.
+    let before = running_on(&cluster, "w1");
+    assert!(!before.is_empty());
+    wipe(&cluster, "m1");
+    cluster.move_to("m1", "198.18.0.60");
+    cluster.sandbox_ok("start m1");
+    cluster.wait("the machine is empty", |it| info_on(it, "m1").contains("cluster: none"));
+    page.ok(&cluster, "m1", &restore);
+    let told = cluster.ctl_on("w1", "swarm reconnect 198.18.0.60");
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    cluster.wait("it is a node again", |it| it.rows("node ls --filter name=w1 --filter state=ready").len() == 1);
+    let now = running_on(&cluster, "w1");
+    assert!(before.iter().all(|it| now.contains(it)), "{before:?} are not among {now:?}");
+    for gone in cluster.rows("node ls --filter state=down") {
+        cluster.ok(&format!("node rm {}", gone["id"].as_str().unwrap()));
+    }
+    // Its certificate is one that the backup does not know either.
+    cluster.ok("swarm ca --rotate");
 }
 
 #[test]

@@ -53,8 +53,7 @@ pub(crate) fn settings(sandbox: &str, node: &str) -> PathBuf {
 /// Starts `flotad` in the node.
 pub(crate) fn start_daemon(sandbox: &str, node: &mut NodeState) -> anyhow::Result<()> {
     let flotad = std::env::current_exe()?.with_file_name("flotad");
-    let listen = format!("{}:{}", node.address, flota_api::defaults::PORT);
-    let mut command = vec![flotad.display().to_string(), "--listen".into(), listen];
+    let mut command = vec![flotad.display().to_string()];
     let settings = settings(sandbox, &node.name);
     if settings.exists() {
         command.extend(["--config".into(), settings.display().to_string()]);

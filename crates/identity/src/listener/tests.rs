@@ -177,6 +177,28 @@ async fn connections_without_a_certificate_are_bounded_and_nodes_come_through() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_that_send_nothing_give_way_to_others() {
+    const MOST: usize = 4;
+    let cluster = Cluster::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback is there");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let (sender, mut others) = mpsc::channel(16);
+    let (raft_sender, _raft) = mpsc::channel(16);
+    let credentials = credentials(cluster.identity("m", Role::Manager));
+    let door = Door { credentials, raft: None, sources: Sources::default(), sender, raft_sender };
+    tokio::spawn(accept(listener, door, MOST));
+    let mut silent = Vec::new();
+    for _ in 0..MOST {
+        silent.push(TcpStream::connect(&address).await.expect("it listens"));
+    }
+    let _node = cluster.dialer("w", Role::Worker).connect(&address, NODE_NAME).await.expect("welcome");
+    let stream = others.recv().await.expect("it arrives").expect("it is whole");
+    assert!(matches!(&stream.peer, Peer::Node { id, .. } if id.as_str() == "w"), "{:?}", stream.peer);
+    let oldest = tokio::time::timeout(HANDSHAKE_TIMEOUT / 2, silent[0].read_u8()).await;
+    assert!(oldest.expect("it does not have its whole time").is_err(), "it has given way");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_connections_of_a_node_are_bounded_and_other_nodes_come_through() {
     let cluster = Cluster::new();
     let mut listener = Listener::start(&cluster).await;

@@ -16,7 +16,7 @@ pub(super) fn told_to_stop(task: Task) -> Task {
 }
 
 pub(super) fn stopped(task: Task) -> Task {
-    in_state(TaskState::Shutdown, told_to_stop(task))
+    in_state(TaskState::Shutdown, Task { desired_state: DesiredState::Shutdown, ..task })
 }
 
 pub(super) fn in_state(state: TaskState, task: Task) -> Task {
