@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::{Clock, Random};
 use flota_api::model::Role;
+use flota_api::version::Timestamp;
 use flota_identity::{Credentials, Dialer, Identity};
 use flota_manager::{Manager, ManagerOptions, RaftDial, TermClock};
 use flota_raft_store::Store;
@@ -162,6 +163,11 @@ impl Membership {
     /// Returns the role in which this node works.
     pub(crate) fn role(&self) -> Role {
         if self.serving.manager.is_some() { Role::Manager } else { Role::Worker }
+    }
+
+    /// Returns when the node's certificate expires.
+    pub(crate) fn certificate_expires_at(&self) -> Timestamp {
+        self.credentials.identity().validity.expires_at
     }
 
     /// Returns the role that the node's certificate gives it.

@@ -80,18 +80,19 @@ impl Node {
             Some(Some(it)) => {
                 let (node_id, cluster_id) = (it.identity.node_id.to_string(), it.identity.cluster_id.to_string());
                 let role = it.role().as_str().to_owned();
-                let parts = (it.manager().cloned(), Arc::clone(&it.worker));
+                let expires_at = it.certificate_expires_at();
+                let parts = (it.manager().cloned(), Arc::clone(&it.worker), expires_at);
                 (Observed { node_id, cluster_id, role, ..Observed::default() }, Some(parts))
             }
             Some(None) | None => (Observed::default(), None),
         };
         observed.hostname = flota_worker::describe().hostname;
         observed.is_locked = matches!(*self.manager.borrow(), ManagerState::Locked);
-        if let Some((manager, worker)) = parts {
+        if let Some((manager, worker, expires_at)) = parts {
             if let Some(manager) = manager {
                 observed.manager = Some(ObservedManager::of(&manager).await);
             }
-            observed.worker = Some(ObservedWorker::of(&worker).await);
+            observed.worker = Some(ObservedWorker::of(&worker, expires_at).await);
         }
         observed
     }
@@ -347,6 +348,11 @@ impl Node {
             None if self.state.is_member() => bail!("{LOCKED}; or leave its cluster with `ctl swarm leave --force`"),
             None => Ok(()),
         }
+    }
+
+    /// Returns why the node has no membership; `text` if it belongs to no cluster.
+    fn absence(&self, text: &str) -> anyhow::Error {
+        if self.state.is_member() { anyhow::anyhow!("{LOCKED}") } else { anyhow::anyhow!("{text}") }
     }
 
     /// Returns this node's manager, if it is running.

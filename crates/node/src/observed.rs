@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flota_api::object::Kind;
+use flota_api::version::Timestamp;
 use flota_manager::{LoopStatistics, Manager};
 use flota_raft_store::raft::LogStatistics;
 use flota_worker::Worker;
@@ -60,6 +61,8 @@ pub(crate) struct ObservedWorker {
     pub(crate) tasks: usize,
     /// Number of images.
     pub(crate) images: usize,
+    /// When the certificate of the node expires.
+    pub(crate) certificate_expires_at: Timestamp,
 }
 
 impl ObservedManager {
@@ -108,8 +111,9 @@ impl ObservedManager {
 }
 
 impl ObservedWorker {
-    pub(crate) async fn of(worker: &Worker) -> Self {
-        Self { lost: worker.lost(), tasks: worker.live_tasks(), images: worker.count_images().await }
+    pub(crate) async fn of(worker: &Worker, certificate_expires_at: Timestamp) -> Self {
+        let images = worker.count_images().await;
+        Self { lost: worker.lost(), tasks: worker.live_tasks(), images, certificate_expires_at }
     }
 
     /// Whether it gets tasks and reports on them.
@@ -164,7 +168,10 @@ mod tests {
 
     #[test]
     fn a_node_is_ready_when_each_of_its_parts_is() {
-        let worker = |lost: Option<u64>| ObservedWorker { lost: lost.map(Duration::from_secs), tasks: 0, images: 0 };
+        let worker = |lost: Option<u64>| {
+            let (lost, certificate_expires_at) = (lost.map(Duration::from_secs), Timestamp::default());
+            ObservedWorker { lost, tasks: 0, images: 0, certificate_expires_at }
+        };
         for (manager, worker, expected) in [
             (Some(manager(true, Some(0))), Some(worker(None)), None),
             (None, Some(worker(None)), None),

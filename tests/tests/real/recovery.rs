@@ -262,6 +262,8 @@ fn backup_and_restore() {
     cluster.wait("it is a node again", |it| it.rows("node ls --filter name=w1 --filter state=ready").len() == 1);
     let now = running_on(&cluster, "w1");
     assert!(before.iter().all(|it| now.contains(it)), "{before:?} are not among {now:?}");
+    let is_known_once = |it: &Cluster| it.rows("node ls --filter name=w1 --filter state=down").len() == 1;
+    cluster.wait("the node that it was is down", is_known_once);
     for gone in cluster.rows("node ls --filter state=down") {
         cluster.ok(&format!("node rm {}", gone["id"].as_str().unwrap()));
     }

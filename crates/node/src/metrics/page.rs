@@ -86,7 +86,9 @@ fn of_worker(it: &ObservedWorker, out: &mut Out<'_, '_>) -> fmt::Result {
     let lost = it.lost.unwrap_or_default().as_secs_f64();
     out.gauge("worker_lost_seconds", "Time since this node had a session with the leader; 0 if it has one.", lost)?;
     out.gauge("worker_tasks", "Tasks of this node that have not ended.", it.tasks as f64)?;
-    out.gauge("worker_images", "Images that are complete on this node.", it.images as f64)
+    out.gauge("worker_images", "Images that are complete on this node.", it.images as f64)?;
+    let help = "When the node's certificate expires, as the time since 1970. It is renewed long before.";
+    out.gauge("certificate_expiry_timestamp_seconds", help, (it.certificate_expires_at.0 / 1_000) as f64)
 }
 
 /// The values of a metric with one label.
@@ -131,6 +133,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use flota_api::version::Timestamp;
     use flota_manager::LoopStatistics;
     use flota_raft_store::raft::LogStatistics;
 
@@ -159,7 +162,12 @@ mod tests {
             hostname: "m\"1".into(),
             role: "manager".into(),
             manager: Some(manager),
-            worker: Some(ObservedWorker { lost: None, tasks: 2, images: 1 }),
+            worker: Some(ObservedWorker {
+                lost: None,
+                tasks: 2,
+                images: 1,
+                certificate_expires_at: Timestamp(1_800_000_000_000),
+            }),
             is_locked: false,
         }
     }
@@ -196,6 +204,7 @@ mod tests {
             "flota_control_loop_passes_total 9.0",
             "flota_worker_has_session 1.0",
             "flota_worker_tasks 2.0",
+            "flota_certificate_expiry_timestamp_seconds 1800000000.0",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in {text}");
         }

@@ -18,7 +18,7 @@ impl Node {
     pub(crate) async fn reconnect(&self, managers: &[String]) -> anyhow::Result<Vec<String>> {
         let (worker, manager, own) = match self.membership.lock().await.as_ref() {
             Some(it) => (Arc::clone(&it.worker), it.manager().cloned(), it.address.clone()),
-            None => bail!("this node belongs to no cluster; use `ctl swarm join`"),
+            None => return Err(self.absence("this node belongs to no cluster; use `ctl swarm join`")),
         };
         if let Some(wrong) = managers.iter().find(|it| !is_address(it)) {
             bail!("`{wrong}` is not HOST:PORT");

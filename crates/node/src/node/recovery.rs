@@ -34,7 +34,9 @@ impl Node {
     pub(crate) async fn force_new_cluster(self: &Arc<Self>, dry_run: bool) -> anyhow::Result<RecoveryReport> {
         let mut current = self.membership.lock().await;
         let Some(membership) = current.as_mut() else {
-            bail!("this node belongs to no cluster; run this on a manager that is left, or `ctl swarm restore` here")
+            let text =
+                "this node belongs to no cluster; run this on a manager that is left, or `ctl swarm restore` here";
+            return Err(self.absence(text));
         };
         let Some(manager) = membership.manager().cloned() else {
             bail!(
