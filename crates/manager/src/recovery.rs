@@ -16,7 +16,7 @@ use flota_api::version::{Timestamp, Version};
 use flota_api::{FEATURE_LEVEL, VERSION};
 use flota_raft_store::{Conflict, Entry, Store, Tables, Transaction, WriteTx};
 
-use crate::departure;
+use crate::{caller, departure};
 
 /// Why a cluster can't begin anew from these tables.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +118,13 @@ pub fn begin_anew(
         let entry = Entry { at: now, transactions: vec![transaction], ..Entry::default() };
         store.apply(index, entry).into_iter().collect::<Result<Vec<_>, _>>().map(drop)
     };
-    apply(tx.finish())?;
+    let (actor, request) = match only {
+        OnlyManager::Member { id, .. } => {
+            (view.node(id).map(|node| node.description.hostname.clone()), "ForceNewCluster")
+        }
+        OnlyManager::New { hostname, .. } => (Some(hostname.to_owned()), "RestoreCluster"),
+    };
+    apply(caller::signed(&view, tx.finish(), format!("root@{}", actor.unwrap_or_default()), request))?;
     // The tables may be older than the last renewals of the workers.
     for node in view.nodes().filter(|node| node.role == Role::Worker && !node.has_left()) {
         let view = store.view();
@@ -215,8 +221,9 @@ pub fn survey(view: &Tables, own: &NodeId) -> RecoverySurvey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flota_api::LEVEL_OF_USERS;
     use flota_api::model::{
-        Cluster, ImageHolder, NodeState, Service, Task, TaskStatus, Volume, VolumePlace, VolumeSpec,
+        Audit, Cluster, ImageHolder, NodeState, Service, Task, TaskStatus, Volume, VolumePlace, VolumeSpec,
     };
     use flota_api::object::StoreObject;
 
@@ -233,7 +240,8 @@ mod tests {
     fn store(epoch: u64, next_raft_id: u64) -> Store {
         let store = Store::default();
         let mut tx = WriteTx::new(store.view(), None);
-        tx.create(Cluster { id: "c".into(), epoch, next_raft_id, ..Cluster::default() });
+        let feature_level = LEVEL_OF_USERS;
+        tx.create(Cluster { id: "c".into(), epoch, next_raft_id, feature_level, ..Cluster::default() });
         for number in 1..=3 {
             tx.create(node(&format!("m{number}"), Role::Manager, Some(number)));
         }
@@ -311,6 +319,8 @@ mod tests {
         assert_eq!((managers[0].id.as_str(), managers[0].raft_id), ("new", Some(begun.raft_id)));
         assert_eq!(managers[0].certificates, [certificate], "it may renew");
         assert_eq!(view.nodes().filter(|node| node.has_left()).count(), 3);
+        let audit = view.all::<Audit>().next().expect("users can see later who did it");
+        assert_eq!((audit.actor.as_str(), audit.request.as_str()), ("root@n", "RestoreCluster"));
     }
 
     #[test]

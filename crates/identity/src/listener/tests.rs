@@ -255,6 +255,27 @@ async fn tls_1_2_is_refused() {
     listener.end();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_speaks_no_tls_or_has_a_certificate_that_was_changed_gets_nowhere() {
+    let cluster = Cluster::new();
+    let mut listener = Listener::start(&cluster).await;
+    for text in ["GET / HTTP/1.1\r\nHost: m1\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\0\0\0\0"] {
+        let mut stream = TcpStream::connect(&listener.address).await.expect("it listens");
+        stream.write_all(text.as_bytes()).await.expect("it is taken");
+        let mut answer = Vec::new();
+        let end = tokio::time::timeout(HANDSHAKE_TIMEOUT * 2, stream.read_to_end(&mut answer)).await;
+        // A connection that is closed with unread bytes is reset.
+        end.expect("the connection is closed").unwrap_or_default();
+        assert!(answer.len() < 16 && !answer.starts_with(b"HTTP"), "no more than an alert: {answer:?}");
+    }
+    let mut identity = cluster.identity("w", Role::Worker);
+    *identity.certificate.last_mut().expect("it ends with its signature") ^= 1;
+    let said = refused(&Dialer::new(credentials(identity)), &listener.address, MANAGER_NAME).await;
+    assert!(said.contains("it was not signed by the CA of the other end's cluster"), "{said}");
+    assert!(listener.others.try_recv().is_err() && listener.raft.try_recv().is_err());
+    listener.end();
+}
+
 /// Connects and sends a byte. Returns why that failed.
 async fn refused(dialer: &Dialer, address: &str, name: &'static str) -> String {
     let sent = async {
