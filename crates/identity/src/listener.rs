@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -123,9 +124,16 @@ pub fn incoming(
     (receiver, raft_receiver)
 }
 
+/// A handshake that goes on.
+struct Handshake {
+    task: AbortHandle,
+    /// Whether the peer is known, so that its connection is only to be handed over.
+    is_known: Arc<AtomicBool>,
+}
+
 /// Accepts connections, with so many handshakes at once, until the receiver is dropped.
 async fn accept(listener: TcpListener, door: Door, most: usize) {
-    let mut handshakes: VecDeque<AbortHandle> = VecDeque::new();
+    let mut handshakes: VecDeque<Handshake> = VecDeque::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -141,21 +149,22 @@ async fn accept(listener: TcpListener, door: Door, most: usize) {
             continue;
         };
         if handshakes.len() >= most {
-            handshakes.retain(|it| !it.is_finished());
+            handshakes.retain(|it| !it.is_known.load(Ordering::Relaxed) && !it.task.is_finished());
         }
         if handshakes.len() >= most {
-            handshakes.pop_front().inspect(AbortHandle::abort);
+            handshakes.pop_front().inspect(|it| it.task.abort());
         }
-        let door = door.clone();
+        let is_known = Arc::new(AtomicBool::new(false));
+        let (door, told) = (door.clone(), Arc::clone(&is_known));
         let handshake = tokio::spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, door.admit(stream, address)).await {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, door.admit(stream, address, &told)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
                 Err(_) => tracing::debug!(%address, "TLS handshake timed out"),
             }
             drop(place);
         });
-        handshakes.push_back(handshake.abort_handle());
+        handshakes.push_back(Handshake { task: handshake.abort_handle(), is_known });
     }
 }
 
@@ -170,8 +179,8 @@ struct Door {
 }
 
 impl Door {
-    /// Completes a handshake and hands the connection to its receiver.
-    async fn admit(&self, stream: TcpStream, address: SocketAddr) -> io::Result<()> {
+    /// Completes a handshake and hands the connection to its receiver. Says in between that the peer is known.
+    async fn admit(&self, stream: TcpStream, address: SocketAddr, is_known: &AtomicBool) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
         let settings = self.credentials.settings();
@@ -181,6 +190,7 @@ impl Door {
             let stream = start.into_stream(Arc::clone(&settings.server)).await.map_err(in_words)?;
             let peer = identify(&stream, address, cluster)?;
             let place = self.place(&peer, address)?;
+            is_known.store(true, Ordering::Relaxed);
             drop(self.sender.send(Ok(PeerStream::new(stream, peer, place))).await);
             return Ok(());
         };
@@ -190,6 +200,7 @@ impl Door {
             return Err(io::Error::other("only a manager may connect for Raft"));
         }
         let place = self.place(&peer, address)?;
+        is_known.store(true, Ordering::Relaxed);
         move_to(raft, &mut stream)?;
         drop(self.raft_sender.send(Ok(PeerStream::new(stream, peer, place))).await);
         Ok(())

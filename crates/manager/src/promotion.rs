@@ -92,7 +92,7 @@ pub(crate) fn demote(tx: &mut WriteTx, view: &Tables, node: &Node, now: Timestam
     if let Some(cluster) = view.cluster() {
         let mut cluster = cluster.as_ref().clone();
         cluster.retired.retain(|it| it.expires_at > now && !node.certificates.contains(it));
-        cluster.retired.extend(node.certificates.iter().cloned());
+        cluster.retired.extend(node.certificates.iter().filter(|it| !it.is_unknown()).cloned());
         tx.update(cluster);
     }
 }

@@ -8,6 +8,8 @@
 //! - a Raft id that was never given, so that no message of the old cluster is meant for this manager;
 //! - revoked certificates of the old managers: the new cluster answers them only that they were removed.
 
+use std::sync::Arc;
+
 use flota_api::defaults::CERTIFICATE_LIFE;
 use flota_api::id::{ClusterId, NodeId};
 use flota_api::model::{Image, Node, NodeCertificate, NodeDescription, Role, StoredConfig, StoredSecret};
@@ -125,11 +127,12 @@ pub fn begin_anew(
         OnlyManager::New { hostname, .. } => (Some(hostname.to_owned()), "RestoreCluster"),
     };
     apply(caller::signed(&view, tx.finish(), format!("root@{}", actor.unwrap_or_default()), request))?;
-    // The tables may be older than the last renewals of the workers.
-    for node in view.nodes().filter(|node| node.role == Role::Worker && !node.has_left()) {
+    // The tables may be older than the last renewals of the nodes that stay.
+    let stays = |node: &&Arc<Node>| node.id == *own || node.role == Role::Worker && !node.has_left();
+    for node in view.nodes().filter(stays) {
         let view = store.view();
         let life = view.cluster().map_or(CERTIFICATE_LIFE, |cluster| cluster.certificate_life());
-        let mut node = node.as_ref().clone();
+        let Some(mut node) = view.node(&node.id).map(|node| node.as_ref().clone()) else { continue };
         node.certificates.retain(|it| !it.is_unknown());
         node.certificates.insert(0, NodeCertificate::unknown(now + life));
         let mut tx = WriteTx::new(view, None);
@@ -279,7 +282,7 @@ mod tests {
         let begun = begin_anew(&store, 50, member(&"m1".into()), NOW).expect("it is a manager");
         assert_eq!(begun, NewBeginning { cluster_id: "c".into(), epoch: 2_000, raft_id: 2_000 });
         let after = store.view();
-        assert_eq!(after.version, 54, "behind the end of the log");
+        assert_eq!(after.version, 55, "behind the end of the log");
         let cluster = after.cluster().expect("it is there");
         assert_eq!((cluster.epoch, cluster.next_raft_id), (2_000, 2_001));
         let own = after.node("m1").expect("it stays");

@@ -5,6 +5,7 @@
 //! must get through all the same, since a copy that lags catches up by them; only a certificate that was retired is refused
 //! there, and that not before the membership is without its node, so that a demoted manager's vote for its own removal counts.
 
+use flota_api::defaults::FIRST_EPOCH;
 use flota_api::model::Role;
 use flota_identity::Peer;
 use flota_raft_store::Tables;
@@ -21,11 +22,13 @@ pub(crate) fn role_for(view: &Tables, peer: &Peer, path: &str, is_member: impl F
     if cluster.is_some_and(|it| it.revoked.iter().any(|it| it.node_id == *id)) {
         return None;
     }
+    let has_begun_anew = cluster.is_some_and(|it| it.epoch > FIRST_EPOCH);
     let is_retired = cluster.is_some_and(|it| it.is_retired(key));
     let is_manager = match path.starts_with(RAFT) {
         true => !is_retired || node.and_then(|node| node.raft_id).is_some_and(is_member),
-        // A cluster that began anew from older tables may not know a manager, and can't tell whether it has removed it.
-        false => !is_retired && (cluster.is_none() || node.is_some_and(|node| node.role == Role::Manager)),
+        // A copy that lags does not know a new manager. A cluster that began anew from older tables may not know one that is
+        // none of its own, and can't tell whether it was removed.
+        false => !is_retired && node.map_or(!has_begun_anew, |node| node.role == Role::Manager),
     };
     Some(if is_manager { *role } else { Role::Worker })
 }
@@ -63,16 +66,17 @@ mod tests {
             (Some(Manager), Worker, Worker),
             (Some(Worker), Manager, Worker),
             (Some(Worker), Worker, Worker),
-            // A copy of the store that lags does not know a new node, which asks elsewhere.
-            (None, Manager, Worker),
+            // A copy of the store that lags does not know a new node.
+            (None, Manager, Manager),
             (None, Worker, Worker),
         ];
         for (stored, shown, expected) in cases {
             let view = store(stored, &[]);
             assert_eq!(role_for(&view, &peer(shown, "k"), CONTROL, |_| false), Some(expected), "{stored:?} {shown:?}");
         }
-        let empty = Tables::default();
-        assert_eq!(role_for(&empty, &peer(Manager, "k"), CONTROL, |_| false), Some(Manager), "it knows nothing yet");
+        let mut anew = Tables::default();
+        anew.put(Cluster { epoch: FIRST_EPOCH + 1, ..Cluster::default() }.into_object());
+        assert_eq!(role_for(&anew, &peer(Manager, "k"), CONTROL, |_| true), Some(Worker), "of the cluster before");
         let again = store(Some(Manager), &["old"]);
         assert_eq!(role_for(&again, &peer(Manager, "old"), CONTROL, |_| true), Some(Worker), "of before its demotion");
         assert_eq!(role_for(&again, &peer(Manager, "new"), CONTROL, |_| true), Some(Manager));

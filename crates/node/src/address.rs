@@ -1,17 +1,25 @@
 //! The address at which other nodes reach this one, and what becomes of it when the machine gets another.
+//!
+//! A node has the address with which it came, its home, for as long as the machine has it. Without it, the node takes the one
+//! from which the machine reaches a manager, and it returns to its home when the machine has that again.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, anyhow, bail};
 
 use crate::state_dir::StateDir;
 
-/// The file with the address.
+/// The file with the present address.
 const ADDRESS: &str = "address";
+/// The file with the address with which the node came. A node of an older build has none.
+const HOME: &str = "address-home";
 /// The file that exists if a user has given an address that this machine does not have, such as that of a router in front.
 const IS_GIVEN: &str = "address-is-given";
-/// An address that every machine reaches by its default route (RFC 5737). Nothing is sent to it.
-const ELSEWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9);
+/// Addresses that every machine reaches by its default route (RFC 5737, RFC 3849). Nothing is sent to them.
+const ELSEWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+/// How the names of interfaces begin that are of this machine alone: Flota's own, and those of other container engines.
+const INTERNAL: [&str; 8] = ["flota", "docker", "br-", "virbr", "cni", "podman", "lxc", "veth"];
 
 /// Returns the address of a node that is new: the given one, else the one it listens at, else the machine's only address.
 ///
@@ -43,7 +51,7 @@ pub(crate) fn own_address(advertise: &str, listen: SocketAddr) -> anyhow::Result
     }
 }
 
-/// Records the node's address. One that this machine does not have is kept whatever addresses the machine gets.
+/// Records the address with which the node comes.
 ///
 /// # Errors
 /// The data folder can't be written.
@@ -51,6 +59,7 @@ pub(crate) fn record(state: &StateDir, address: &str) -> anyhow::Result<()> {
     if !is_here(address, &addresses().unwrap_or_default()) {
         state.write(IS_GIVEN, "yes")?;
     }
+    state.write(HOME, address)?;
     state.write(ADDRESS, address)
 }
 
@@ -62,19 +71,26 @@ pub(crate) fn address_again(state: &StateDir, listen: SocketAddr) -> anyhow::Res
     let Some(before) = state.read(ADDRESS) else {
         bail!("failed to read the node's address: the file `{ADDRESS}` in the data folder is missing")
     };
-    Ok(present_address(state, listen).unwrap_or_else(|| {
+    let only = || match addresses().unwrap_or_default().as_slice() {
+        [one] if hears(listen, *one) => Some(SocketAddr::new(*one, listen.port()).to_string()),
+        _ => None,
+    };
+    Ok(present_address(state, listen).or_else(only).unwrap_or_else(|| {
         tracing::warn!(address = before, "this machine does not have the node's address, and no other can be told");
         before
     }))
 }
 
-/// Returns the address at which others reach this node now: the recorded one if the machine has it, or if a user has given it
-/// from elsewhere; else the one from which the machine reaches a manager. `None` if none can be told.
+/// Returns the address at which others reach this node now; `None` if none can be told.
 pub(crate) fn present_address(state: &StateDir, listen: SocketAddr) -> Option<String> {
     let before = state.read(ADDRESS)?;
     let here = addresses().unwrap_or_default();
-    if state.read(IS_GIVEN).is_some() || is_here(&before, &here) {
+    if state.read(IS_GIVEN).is_some() {
         return Some(before);
+    }
+    let home = state.read(HOME).filter(|home| is_here(home, &here));
+    if home.is_some() || is_here(&before, &here) {
+        return home.or(Some(before));
     }
     // Nodes are identified by certificate, so the address may change. Each session announces it.
     followed(&before, &here, listen, &state.known_managers(), source_towards)
@@ -94,12 +110,14 @@ fn followed(
     }
     let port = before.parse::<SocketAddr>().map_or(listen.port(), |it| it.port());
     let others = managers.iter().filter(|it| *it != before).filter_map(|it| it.parse().ok());
-    let from = others.chain([ELSEWHERE]).find_map(|target| source(target).filter(|it| here.contains(it)));
-    let only = || match here {
-        [one] => Some(*one),
-        _ => None,
-    };
-    Some(SocketAddr::new(from.or_else(only)?, port).to_string())
+    let mut targets = others.chain(ELSEWHERE.map(|it| SocketAddr::new(it, port)));
+    let from = targets.find_map(|target| source(target).filter(|it| here.contains(it) && hears(listen, *it)));
+    Some(SocketAddr::new(from?, port).to_string())
+}
+
+/// Whether a daemon that listens there hears those who connect to the address. At `[::]` it hears both versions.
+fn hears(listen: SocketAddr, address: IpAddr) -> bool {
+    listen.is_ipv6() || address.is_ipv4()
 }
 
 /// Returns the address from which this machine sends to the target. The kernel chooses it when a socket is connected, and
@@ -117,9 +135,11 @@ fn is_here(address: &str, here: &[IpAddr]) -> bool {
     address.parse::<SocketAddr>().is_ok_and(has)
 }
 
-/// Returns this machine's addresses, except those of loopback and of single links. Flota's own interfaces have only such.
+/// Returns this machine's addresses at which others may reach it: not those of loopback, of single links, and of interfaces
+/// of this machine alone.
 fn addresses() -> Result<Vec<IpAddr>, nix::Error> {
-    let all = nix::ifaddrs::getifaddrs()?.filter_map(|it| {
+    let is_internal = |name: &str| INTERNAL.iter().any(|it| name.starts_with(it));
+    let all = nix::ifaddrs::getifaddrs()?.filter(|it| !is_internal(&it.interface_name)).filter_map(|it| {
         let address = it.address?;
         let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip())))
@@ -149,12 +169,17 @@ mod tests {
         };
         let by_route = |target: SocketAddr| (target.ip() == ip("198.18.9.1")).then(|| ip("198.18.9.7"));
         assert_eq!(next(&by_route, &here).as_deref(), Some("198.18.9.7:2377"), "its own former address is no target");
-        let by_default = |target: SocketAddr| (target == ELSEWHERE).then(|| ip("198.18.0.7"));
+        let by_default = |target: SocketAddr| (target.ip() == ELSEWHERE[0]).then(|| ip("198.18.0.7"));
         assert_eq!(next(&by_default, &here).as_deref(), Some("198.18.0.7:2377"));
         let loops = |_: SocketAddr| Some(ip("127.0.0.1"));
         assert_eq!(next(&loops, &here), None, "others do not reach it there");
-        assert_eq!(next(&|_| None, &here[..1]).as_deref(), Some("198.18.0.7:2377"), "the only one");
-        assert_eq!(next(&|_| None, &here), None);
+        assert_eq!(next(&|_| None, &here[..1]), None, "it may be of this machine alone");
+        let v6 = [ip("2001:db8::7")];
+        let by_v6 = |target: SocketAddr| target.is_ipv6().then(|| ip("2001:db8::7"));
+        assert_eq!(next(&by_v6, &v6), None, "nobody listens there");
+        let both = "[::]:2377".parse().expect("an address");
+        let there = followed("198.18.0.1:2377", &v6, both, &managers, by_v6);
+        assert_eq!(there.as_deref(), Some("[2001:db8::7]:2377"));
         let listens = "198.18.0.9:99".parse().expect("an address");
         let fixed = followed("198.18.0.1:2377", &here, listens, &managers, by_route);
         assert_eq!(fixed.as_deref(), Some("198.18.0.9:99"));
@@ -174,7 +199,17 @@ mod tests {
         }
         state.forget_cluster().expect("it is removed");
         assert!(address_again(&state, listen).is_err());
-        assert!(state.read(IS_GIVEN).is_none());
+        assert!(state.read(IS_GIVEN).is_none() && state.read(HOME).is_none());
+    }
+
+    #[test]
+    fn a_node_returns_to_the_address_with_which_it_came() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = StateDir::open(folder.path()).expect("it is empty");
+        record(&state, "127.0.0.1:2377").expect("it is written");
+        state.write(ADDRESS, "127.0.0.2:2377").expect("it is written");
+        let listen = "0.0.0.0:2377".parse().expect("an address");
+        assert_eq!(present_address(&state, listen).as_deref(), Some("127.0.0.1:2377"));
     }
 
     #[test]

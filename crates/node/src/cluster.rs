@@ -139,6 +139,10 @@ impl Membership {
             },
             shutdown.clone(),
         )?;
+        if manager.is_some() {
+            // It may be at another address than the managers know, and may lead.
+            worker.also_try(std::slice::from_ref(&address));
+        }
         let port = port::serve(listener, &credentials, manager.as_ref(), &worker, serving_ends.clone());
         guard.disarm();
         let serving = Serving { manager, shutdown: serving_ends, port };

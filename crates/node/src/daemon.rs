@@ -24,8 +24,17 @@ use crate::node::Node;
 use crate::rpc::{Authorize, LocalControl};
 use crate::state_dir::StateDir;
 
-/// Runs the daemon until SIGTERM or SIGINT.
-pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+/// What follows the end of the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was told to stop.
+    Stopped,
+    /// It starts again, in this process.
+    Restarts,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT, or until it is to restart itself.
+pub(crate) async fn run(config: Config) -> anyhow::Result<End> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let state = StateDir::open(&config.data_dir)?;
@@ -47,9 +56,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     node.resume(&mut membership).await?;
     drop(membership);
     tracing::info!(version = flota_api::VERSION, "flotad started");
+    let mut end = End::Stopped;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = node.restarts() => end = End::Restarts,
         () = node.failed() => bail!("the Raft core has stopped; systemd starts flotad again"),
         ended = local => {
             ended.context("failed to serve the local socket")??;
@@ -60,7 +71,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         membership.stop().await;
     }
     let _ = std::fs::remove_file(socket);
-    Ok(())
+    Ok(end)
 }
 
 /// The group whose members may use the local socket, if the machine has it.

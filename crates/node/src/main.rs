@@ -26,6 +26,7 @@ mod state_dir;
 mod telemetry;
 mod uploads;
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -54,5 +55,17 @@ fn run(arguments: config::Arguments) -> anyhow::Result<()> {
         .build()?;
     let result = runtime.block_on(daemon::run(config));
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    result
+    match result? {
+        daemon::End::Stopped => Ok(()),
+        daemon::End::Restarts => Err(restart()),
+    }
+}
+
+/// Starts the program again in this process, with the same arguments. Descriptors are closed (close-on-exec), and with them
+/// the lock of the data folder is given back. Returns only if that fails.
+fn restart() -> anyhow::Error {
+    // An upgrade may have replaced the file; the path of this process's own program still leads to it.
+    let own = std::env::current_exe().ok().filter(|it| it.exists()).unwrap_or_else(|| "/proc/self/exe".into());
+    let error = std::process::Command::new(own).args(std::env::args_os().skip(1)).exec();
+    anyhow::Error::new(error).context("failed to restart")
 }

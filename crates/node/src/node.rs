@@ -55,13 +55,16 @@ pub(crate) struct Node {
     membership: Mutex<Option<Membership>>,
     manager: watch::Sender<ManagerState>,
     fatal: CancellationToken,
+    /// Cancelled when the daemon is to restart itself.
+    restarts: CancellationToken,
 }
 
 impl Node {
     /// Makes a node whose manager counts as starting until [`Node::resume`] is called.
     pub(crate) fn new(config: Config, state: StateDir) -> Self {
         let (membership, manager) = (Mutex::default(), watch::channel(ManagerState::Starting).0);
-        Self { config, state, membership, manager, fatal: CancellationToken::new() }
+        let (fatal, restarts) = (CancellationToken::new(), CancellationToken::new());
+        Self { config, state, membership, manager, fatal, restarts }
     }
 
     /// Locks the membership. Others that change it wait.
@@ -95,6 +98,11 @@ impl Node {
             observed.worker = Some(ObservedWorker::of(&worker, expires_at).await);
         }
         observed
+    }
+
+    /// Waits until the daemon is to restart itself, because the machine has another address.
+    pub(crate) async fn restarts(&self) {
+        self.restarts.cancelled().await;
     }
 
     /// Waits until the daemon can't continue, because the Raft core has stopped.
@@ -145,7 +153,7 @@ impl Node {
         *current = Some(membership);
         let node = Arc::downgrade(self);
         tokio::spawn(follow_role(Weak::clone(&node), id.clone(), certified));
-        tokio::spawn(follow_address(Weak::clone(&node), id.clone()));
+        tokio::spawn(follow_address(Weak::clone(&node)));
         tokio::spawn(async move {
             let is_removed = async { removed.wait_for(|removed| *removed).await.is_ok() };
             let is_removed = tokio::select! {

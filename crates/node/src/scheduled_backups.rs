@@ -115,13 +115,18 @@ impl Folder {
 
     /// Returns when the newest backup was written, without those that were written after `until`: a clock was ahead then.
     fn newest(&self, until: Timestamp) -> io::Result<Option<Timestamp>> {
-        let written = |name: &String| -> io::Result<Timestamp> {
-            let at = fs_err::metadata(self.path.join(name))?.modified()?;
+        let mut newest = None;
+        for name in self.names()? {
+            let at = match fs_err::metadata(self.path.join(name)) {
+                // Another manager has removed it meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                about => about?.modified()?,
+            };
             let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            Ok(Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
-        };
-        let written = self.names()?.iter().map(written).collect::<io::Result<Vec<_>>>()?;
-        Ok(written.into_iter().filter(|at| *at <= until).max())
+            let at = Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+            newest = newest.max(Some(at).filter(|at| *at <= until));
+        }
+        Ok(newest)
     }
 
     /// Writes a backup. It has its name only when it is whole and on disk.

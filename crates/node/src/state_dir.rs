@@ -133,7 +133,9 @@ impl StateDir {
                 fs_err::remove_dir_all(path)?;
             }
         }
-        for name in ["address", "address-is-given", "worker/managers", "worker/newest", "worker/networks"] {
+        for name in
+            ["address", "address-home", "address-is-given", "worker/managers", "worker/newest", "worker/networks"]
+        {
             let _ = std::fs::remove_file(self.root.join(name));
         }
         Ok(())

@@ -283,8 +283,7 @@ impl TaskRunner {
                 // Only the wall clock tells how long a container of an earlier daemon ran.
                 let by_wall = || self.status.at.until(Timestamp(status.at));
                 let ran = self.started.map_or_else(by_wall, |started| started.elapsed());
-                // The order to stop is saved before it is carried out.
-                self.container = TaskContainer::Ended { status, ran, by_itself: !self.was_to_stop };
+                self.container = TaskContainer::Ended { status, ran, by_itself: true };
             }
             Some(Found::Ended(_)) | None => {}
         }
@@ -399,7 +398,8 @@ impl TaskRunner {
             self.status.error = restart::exit_error(&status);
         }
         if self.orders.borrow().instruction() == Instruction::Stop {
-            let is_well = by_itself && self.status.exit_code == Some(0);
+            // The order to stop is saved before it is carried out.
+            let is_well = by_itself && !self.was_to_stop && self.status.exit_code == Some(0);
             return match is_well && self.spec.restart.condition != RestartCondition::Any {
                 true => self.set(TaskState::Complete, "ended").await,
                 false => self.set(TaskState::Shutdown, "stopped").await,

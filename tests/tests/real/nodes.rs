@@ -142,27 +142,50 @@ fn a_node_that_comes_back_is_the_same_node() {
     cluster.ok("service create --detach --name later --replicas 0 whoami");
 }
 
+/// Gives the machine of a node another address while its daemon runs, and waits until the node is ready there. Returns the
+/// address before, with the length of its prefix.
+fn move_while_it_runs(cluster: &Cluster, node: &str, new: &str) -> String {
+    let shown = cluster.sandbox_ok(&format!("exec {node} -- busybox ip -4 -o addr show dev eth0"));
+    let old = shown.split_whitespace().find(|word| word.starts_with("198.18.")).expect("it has an address");
+    let (_, length) = old.split_once('/').expect("it has a prefix");
+    cluster.sandbox_ok(&format!("exec {node} -- busybox ip addr del {old} dev eth0"));
+    cluster.sandbox_ok(&format!("exec {node} -- busybox ip addr add {new}/{length} dev eth0"));
+    is_ready_at(cluster, node, new);
+    old.to_owned()
+}
+
+fn is_ready_at(cluster: &Cluster, node: &str, address: &str) {
+    let filter = format!("node ls --filter name={node} --filter state=ready --filter address={address}:2377");
+    cluster
+        .wait("the node is ready at its new address", |it| it.ctl(&format!("{filter} -q")).stdout.lines().count() == 1);
+}
+
+#[test]
+fn a_lone_manager_follows_its_machine_and_returns_with_it() {
+    let cluster = Cluster::bare(1, 1);
+    let old = move_while_it_runs(&cluster, "m1", "198.18.0.77");
+    let told = cluster.ctl_on("w1", "swarm reconnect 198.18.0.77");
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    is_ready_at(&cluster, "w1", "198.18.0.11");
+    // The machine has both addresses now, and the node is again where it came.
+    cluster.sandbox_ok(&format!("exec m1 -- busybox ip addr add {old} dev eth0"));
+    is_ready_at(&cluster, "m1", "198.18.0.10");
+}
+
 #[test]
 fn a_machine_gets_another_address_while_its_daemon_runs() {
     let cluster = Cluster::up(3, 1);
     cluster.ok("service create --name web --replicas 1 --constraint node.hostname==w1 whoami");
     let task = || cluster.rows("service ps web")[0].clone();
     let before = task();
-    let follower = ["m1", "m2", "m3"].into_iter().find(|it| cluster.leader() != *it).expect("two do not lead");
-    for (node, last) in [("w1", 77), (follower, 78)] {
-        let shown = cluster.sandbox_ok(&format!("exec {node} -- busybox ip -4 -o addr show dev eth0"));
-        let old = shown.split_whitespace().find(|word| word.starts_with("198.18.")).expect("it has an address");
-        let (_, length) = old.split_once('/').expect("it has a prefix");
-        let new = format!("198.18.0.{last}");
-        cluster.sandbox_ok(&format!("exec {node} -- busybox ip addr del {old} dev eth0"));
-        cluster.sandbox_ok(&format!("exec {node} -- busybox ip addr add {new}/{length} dev eth0"));
-        let filter = format!("node ls --filter name={node} --filter state=ready --filter address={new}:2377");
-        cluster.wait("the node is ready at its new address", |it| it.rows(&filter).len() == 1);
+    let leader = cluster.leader();
+    for (node, new) in [("w1", "198.18.0.77"), (leader.as_str(), "198.18.0.78")] {
+        move_while_it_runs(&cluster, node, new);
     }
     assert_eq!(task()["id"], before["id"], "its container runs on");
     assert_eq!(cluster.ctl("exec web -- /whoami fail 42").code, 42, "its node is reached there");
     // With the manager that moved there is a quorum.
-    let other = ["m1", "m2", "m3"].into_iter().find(|it| *it != follower && cluster.leader() != *it).expect("one");
+    let other = ["m1", "m2", "m3"].into_iter().find(|it| *it != leader && cluster.leader() != *it).expect("one");
     cluster.kill(other);
     cluster.ok("service create --detach --name later --replicas 0 whoami");
 }

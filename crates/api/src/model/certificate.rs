@@ -1,6 +1,6 @@
 //! What the store knows of the certificates of nodes.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::version::Timestamp;
 
@@ -25,4 +25,9 @@ impl NodeCertificate {
     pub fn is_unknown(&self) -> bool {
         self.key.is_empty()
     }
+}
+
+/// Serializes the certificates that are known.
+pub(super) fn known_certificates<S: Serializer>(all: &[NodeCertificate], out: S) -> Result<S::Ok, S::Error> {
+    out.collect_seq(all.iter().filter(|it| !it.is_unknown()))
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::allowance::Allowance;
 use super::cdi::CdiName;
-use super::certificate::NodeCertificate;
+use super::certificate::{NodeCertificate, known_certificates};
 use super::device::NodeDevice;
 use super::network::{Attachment, NodePort, Protocol};
 use super::platform::Platform;
@@ -308,7 +308,9 @@ pub struct Node {
     /// When it was lost lately, by the clock of the leader, oldest first.
     pub losses: Vec<Timestamp>,
     /// The certificates with whose keys it may renew, the newest last: the one that it has used last, and after a renewal
-    /// also the new one, whose answer may have been lost. None if a build without renewals has issued its certificate.
+    /// also the new one, whose answer may have been lost. None if a build without renewals has issued its certificate. In
+    /// JSON, only the known ones.
+    #[serde(serialize_with = "known_certificates")]
     pub certificates: Vec<NodeCertificate>,
     /// SHA-256 of the certificates of the CAs that it trusts, the one that has signed its own certificate first, as it has
     /// confirmed last, or got when it joined. `None` if a build that replaces no CA has let it join.

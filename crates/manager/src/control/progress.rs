@@ -359,7 +359,8 @@ fn hanging_in(service: &Service, slot: &[&Task], view: &Tables) -> Vec<HangingTa
     let live = slot.iter().filter(|task| task.is_live());
     if live.clone().next().is_some() {
         let kept_by = |task: &Task| {
-            let waits = task.spec_version != service.spec_version && home::waits_for_node(task, view);
+            let is_outdated = task.spec_version != service.spec_version && !service.spec.mode.is_job();
+            let waits = is_outdated && home::waits_for_node(task, view);
             view.node_of(task).filter(|node| waits && node.state == NodeState::Down)
         };
         let hanging = live.filter_map(|task| match kept_by(task) {

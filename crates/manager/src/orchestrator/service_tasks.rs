@@ -179,7 +179,7 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
         if plan.is_full(cx) {
             return;
         }
-        let task = task_factory::make(service, number, None, None, view, cx);
+        let task = task_factory::make_first(service, number, view, cx);
         put_new(Task { pinned_to, ..task }, plan, cx);
     }
     advance_update(service, &kept, view, plan, cx);

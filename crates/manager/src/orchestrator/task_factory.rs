@@ -12,8 +12,14 @@ use flota_raft_store::Tables;
 use super::credentials;
 use crate::plan::PlanContext;
 
+/// A task in a slot that the service has not had. While an update is paused, it has the spec of the tasks that serve: the
+/// present one may be what has failed.
+pub(super) fn make_first(service: &Service, slot: u64, view: &Tables, cx: &mut PlanContext) -> Task {
+    make_like(serving(service, view), service, (slot, None, None), view, cx)
+}
+
 /// A new task in `slot`, on the node of that slot if it has one of its own. It inherits the restarts of `before` if that
-/// was made from the same spec.
+/// was made from the same spec. While an update is paused, a slot keeps the spec that it has.
 pub(super) fn make(
     service: &Service,
     slot: u64,
@@ -22,9 +28,18 @@ pub(super) fn make(
     view: &Tables,
     cx: &mut PlanContext,
 ) -> Task {
-    // While an update is paused, a slot keeps the spec that it has, and a new one gets that of the tasks that serve: the
-    // present spec may be what has failed.
-    let kept = before.or_else(|| serving(service, view)).filter(|task| {
+    make_like(before, service, (slot, before, not_before), view, cx)
+}
+
+/// A new task, whose spec is that of `model` if that is kept.
+fn make_like(
+    model: Option<&Arc<Task>>,
+    service: &Service,
+    (slot, before, not_before): (u64, Option<&Arc<Task>>, Option<Timestamp>),
+    view: &Tables,
+    cx: &mut PlanContext,
+) -> Task {
+    let kept = model.filter(|task| {
         service.update.is_paused()
             && task.spec_version != service.spec_version
             && view.spec_version(&service.id, task.spec_version).is_some()

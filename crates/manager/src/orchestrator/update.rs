@@ -301,16 +301,21 @@ fn judge(service: &Service, slot: &Slot, task: &Task, view: &Tables, cx: &PlanCo
 /// Judges a task that is ready and waits for its turn. It has failed if the one that it replaces does not stop. One on a lost
 /// node has not been told to.
 fn held_up(service: &Service, slot: &Slot, view: &Tables, cx: &PlanContext) -> Judgement {
-    let is_told = |task: &&Arc<Task>| view.node_of(task).is_some_and(|node| node.state != NodeState::Down);
-    let stopping = slot.stopping().filter(|_| slot.current().is_none());
-    let Some(told_at) = stopping.filter(is_told).map(|task| task.meta.updated_at).max() else {
-        return Judgement::Preparing;
+    // Its node may have been away when it was told.
+    let told_at = |task: &Arc<Task>| {
+        let node = view.node_of(task).filter(|node| node.state != NodeState::Down)?;
+        let grace = view.spec_of(task).map_or(service.spec.stop_grace, |spec| spec.stop_grace);
+        Some((task.meta.updated_at.max(node.state_since), grace + defaults::PROGRESS_MARGIN))
     };
-    let grace = service.spec.stop_grace + defaults::PROGRESS_MARGIN;
-    let until = told_at.max(service.update.started_at).max(cx.led_since) + grace;
-    match until > cx.now {
-        true => Judgement::Watched { until },
-        false => Judgement::Failed(format!("the task that it replaces has not stopped within {} s", grace.as_secs())),
+    let stopping = slot.stopping().filter(|_| slot.current().is_none());
+    let since = service.update.started_at.max(cx.led_since);
+    let ends = stopping.filter_map(told_at).map(|(told_at, grace)| (told_at.max(since) + grace, grace));
+    match ends.max() {
+        None => Judgement::Preparing,
+        Some((until, _)) if until > cx.now => Judgement::Watched { until },
+        Some((_, grace)) => {
+            Judgement::Failed(format!("the task that it replaces has not stopped within {} s", grace.as_secs()))
+        }
     }
 }
 

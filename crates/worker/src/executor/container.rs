@@ -77,6 +77,9 @@ pub(crate) enum ContainerError {
     /// Its secrets and configs can't be provided.
     #[error(transparent)]
     Value(ValueError),
+    /// Newer versions of them can't be put in their place.
+    #[error("failed to replace the secrets and configs by their newest versions")]
+    Values(#[source] io::Error),
     /// The source of a bind mount can't be used.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -111,7 +114,7 @@ impl ContainerError {
             // The program itself is the cause.
             Self::Run(run) => run.code.is_some(),
             // The launcher may be busy, and disks, memory and descriptors become available again.
-            Self::Fetch(_) | Self::Value(_) | Self::Ids(_) | Self::Io(_) | Self::Watch(_) => false,
+            Self::Fetch(_) | Self::Value(_) | Self::Values(_) | Self::Ids(_) | Self::Io(_) | Self::Watch(_) => false,
         }
     }
 
@@ -269,7 +272,7 @@ impl ContainerExecutor {
         let task = &assignment.task_id;
         // A version that has come since the files were written is there from the start: the program could not yet handle a
         // signal.
-        self.values.renew(assignment, None)?;
+        self.values.renew(assignment, None).map_err(ContainerError::Values)?;
         let (wanted, offers) = (assignment.clone(), Arc::clone(&self.offers));
         let found = tokio::task::spawn_blocking(move || {
             let binds = BindSources::find(&wanted.spec, &offers.bind_roots)?;

@@ -22,7 +22,7 @@ pub(super) enum TaskContainer {
     Ended {
         status: ExitStatus,
         ran: Duration,
-        /// Whether its program has ended by itself: nothing has asked it to.
+        /// Whether its program has ended by itself: this runner has not asked it to.
         by_itself: bool,
     },
 }

@@ -482,8 +482,13 @@ fn an_old_task_that_does_not_stop_fails_the_update_unless_its_node_is_lost() {
     assert_eq!(planned_with(tasks(late)), [why]);
     let objects = tasks(late).map(StoreObject::into_object);
     let lost = [updated(UpdatePolicy::default()).into_object(), node("a", NodeState::Down).into_object()];
-    let planned = planned(&view(lost.into_iter().chain(objects)));
-    assert!(!planned.iter().any(|it| it.starts_with('!')), "{planned:?}");
+    let still = planned(&view(lost.into_iter().chain(objects)));
+    assert!(!still.iter().any(|it| it.starts_with('!')), "{still:?}");
+    // Its node is back, and learns only now that the task is to stop.
+    let back = Node { state_since: NOW, ..node("a", NodeState::Ready) };
+    let objects = [updated(UpdatePolicy::default()).into_object(), back.into_object()];
+    let tasks = tasks(late).map(StoreObject::into_object);
+    assert_eq!(planned(&view(objects.into_iter().chain(tasks))), [""; 0]);
 }
 
 #[test]
