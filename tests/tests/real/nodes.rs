@@ -150,6 +150,8 @@ fn move_while_it_runs(cluster: &Cluster, node: &str, new: &str) -> String {
     let (_, length) = old.split_once('/').expect("it has a prefix");
     cluster.sandbox_ok(&format!("exec {node} -- busybox ip addr del {old} dev eth0"));
     cluster.sandbox_ok(&format!("exec {node} -- busybox ip addr add {new}/{length} dev eth0"));
+    // As a machine has it, and the only way by which one without other managers can tell how others reach it.
+    cluster.sandbox_ok(&format!("exec {node} -- busybox ip route add default dev eth0"));
     is_ready_at(cluster, node, new);
     old.to_owned()
 }

@@ -77,6 +77,10 @@ impl Known {
 
 /// Interval at which the process notices that it is not stalled.
 const PULSE: Duration = Duration::from_millis(100);
+/// How long a worker that looks for the leader spends with a manager that does not answer: its patience and its pause.
+const SEARCH: Duration = Duration::from_millis(1_700);
+/// Most managers that do not answer for which a new leader waits.
+const MOST_SILENT: usize = 5;
 /// Most nodes whose states are written in one entry, and most bytes of them.
 const ENTRY: usize = 1_000;
 const ENTRY_BYTES: usize = 1 << 20;
@@ -147,14 +151,17 @@ impl Liveness {
         self.0.lock().expect("no holder panics")
     }
 
-    /// Begins a term. A new leader has no information, so it gives every ready node one full detection time. It has no
-    /// sessions of the other nodes.
+    /// Begins a term. A new leader has no information, so it gives every ready node one full detection time, and what it takes
+    /// to find this leader among managers that do not answer. It has no sessions of the other nodes.
     pub(super) fn begin(&self, view: &Tables) {
         let mut known = self.known();
         known.asked = None;
         let now = known.now();
+        // A node that has left may have been a manager until just now.
+        let is_silent = |node: &&Arc<Node>| node.raft_id.is_some() && node.state != NodeState::Ready;
+        let silent = u32::try_from(view.nodes().filter(is_silent).take(MOST_SILENT).count()).unwrap_or_default();
         let links = view.nodes().filter_map(|node| match node.state {
-            NodeState::Ready => Some((node.id.clone(), Link::Open(now))),
+            NodeState::Ready => Some((node.id.clone(), Link::Open(now + SEARCH * silent))),
             _ if node.state_reason == Some(NodeStateReason::Restarting) => {
                 Some((node.id.clone(), Link::Restarting(now)))
             }
@@ -368,6 +375,27 @@ mod tests {
         assert_eq!(judged(), [], "a second of silence");
         run(Duration::from_secs(3)).await;
         assert_eq!(judged()[0].state, NodeState::Down, "four seconds of silence");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_leader_waits_for_nodes_that_look_for_it_among_managers_that_are_gone() {
+        for (gone, down_after) in [(0_u32, 3_500), (2, 6_900)] {
+            let store = ready(&["n"]);
+            let mut tx = WriteTx::new(store.view(), None);
+            for number in 0..gone {
+                let left = Node { state: NodeState::Down, raft_id: Some(7), ..Node::default() };
+                tx.create(Node { id: format!("m{number}").as_str().into(), ..left });
+            }
+            store.apply(2, Entry { transactions: vec![tx.finish()], ..Entry::default() });
+            let (liveness, view) = (Liveness::default(), store.view());
+            liveness.begin(&view);
+            let state_at = |at: Duration| {
+                let now = liveness.known().now() + at;
+                judge(liveness.known().links[&"n".into()], SECOND, now).0
+            };
+            let (before, after) = (Duration::from_millis(down_after), Duration::from_millis(down_after + 1));
+            assert_eq!((state_at(before), state_at(after)), (NodeState::Unknown, NodeState::Down), "{gone}");
+        }
     }
 
     #[tokio::test]
