@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use flota_api::model::NodeState;
-use flota_api::proto::control::GetRequest;
+use flota_api::proto::control::{GetRequest, RemoveTaskRequest};
 use flota_api::proto::specs::{NodeSpec, ServiceMode, ServiceSpec};
 use flota_api::proto::types::{Availability, RestartCondition, RestartPolicy};
 use flota_api::reason::Reason;
@@ -84,6 +84,24 @@ fn a_job_that_is_done_is_not_run_again_after_a_change_of_leader_or_of_nodes() {
         it.pass(10_000);
         done(3)(it.cluster()).unwrap();
         assert_eq!(starts(it), 0);
+    });
+}
+
+#[test]
+fn what_a_task_of_a_job_has_done_is_done_again_only_if_a_user_removes_it() {
+    script(2, |it| {
+        set_program(it, "job", &runs_for(1));
+        it.create(it.leader(), job(1, 0)).unwrap();
+        it.wait("it has done its work", 20_000, done(1));
+        let first = tasks_of(it.cluster(), "job").unwrap()[0].id.to_string();
+        let request = RemoveTaskRequest { request_id: "rm".into(), name: first.clone(), shrink: false };
+        it.request(it.leader(), |mut client| async move { client.remove_task(request).await }).unwrap();
+        it.wait("another one has done it again", 20_000, |cluster| {
+            let tasks = tasks_of(cluster, "job")?;
+            let others = tasks.iter().filter(|task| task.id.as_str() != first);
+            seen(others.filter(|task| task.status.state == TaskState::Complete).count() == 1, tasks)
+        });
+        assert_eq!(starts(it), 2);
     });
 }
 

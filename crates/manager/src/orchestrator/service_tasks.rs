@@ -42,6 +42,12 @@ impl ControlLoop for ServiceTasks {
 
     fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key> {
         let mut keys = match event {
+            // Without the slot the service may lack one: what the task has done is to be done again.
+            Event::Updated { old: Object::Task(old), new: Object::Task(new) }
+                if old.has_done_its_work() && !new.has_done_its_work() =>
+            {
+                vec![Key::of(&new.service_id)]
+            }
             Event::Updated { old: Object::Task(old), new: Object::Task(new) } => {
                 let is_news = old.desired_state != new.desired_state
                     || old.relocates != new.relocates

@@ -49,6 +49,9 @@ fn what_a_task_has_done_while_it_was_told_to_stop_is_not_done_again_unless_a_use
     let done = |desired_state| Task { desired_state, ..of_run("t1", 1, TaskState::Complete) };
     assert_eq!(made(&job(1), &[done(DesiredState::Shutdown)]), None, "it ended while its node was drained");
     assert_eq!(made(&job(1), &[done(DesiredState::Remove)]), Some((Some(1), 2)), "its own number is not free yet");
+    let [old, new] = [DesiredState::Running, DesiredState::Remove].map(|it| done(it).into_object());
+    let view = view([job(1).into_object(), new.clone()]);
+    assert_eq!(ServiceTasks.dirtied_by(&Event::Updated { old, new }, &view), [Key::of("s")]);
     let stopped = Task { desired_state: DesiredState::Shutdown, ..of_run("t1", 1, TaskState::Shutdown) };
     assert_eq!(made(&job(1), &[stopped]), Some((Some(1), 1)));
 }
