@@ -26,8 +26,8 @@ pub(crate) fn role_for(view: &Tables, peer: &Peer, path: &str, is_member: impl F
     let is_retired = cluster.is_some_and(|it| it.is_retired(key));
     let is_manager = match path.starts_with(RAFT) {
         true => !is_retired || node.and_then(|node| node.raft_id).is_some_and(is_member),
-        // A copy that lags does not know a new manager. A cluster that began anew from older tables may not know one that is
-        // none of its own, and can't tell whether it was removed.
+        // A copy that lags does not know a new manager yet. A cluster that began anew from older tables may not know a manager
+        // of the cluster before, and can't tell whether that one was removed.
         false => !is_retired && node.map_or(!has_begun_anew, |node| node.role == Role::Manager),
     };
     Some(if is_manager { *role } else { Role::Worker })
