@@ -19,7 +19,7 @@ const IS_GIVEN: &str = "address-is-given";
 const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 /// How the names of interfaces begin that are of this machine alone: Flota's own, and those of other container engines.
-const INTERNAL: [&str; 8] = ["flota", "docker", "br-", "virbr", "cni", "podman", "lxc", "veth"];
+const INTERNAL: [&str; 7] = ["flota", "docker", "virbr", "cni", "podman", "lxcbr", "veth"];
 
 /// Returns the address of a node that is new: the given one, else the one it listens at, else the machine's only address.
 ///
@@ -37,8 +37,14 @@ pub(crate) fn own_address(advertise: &str, listen: SocketAddr) -> anyhow::Result
         return Ok(listen.to_string());
     }
     let all = addresses().context("failed to list this machine's addresses")?;
-    let (v4, v6): (Vec<_>, Vec<_>) = all.into_iter().partition(IpAddr::is_ipv4);
+    let (v4, v6): (Vec<_>, Vec<_>) = all.into_iter().filter(|it| hears(listen, *it)).partition(IpAddr::is_ipv4);
     match if v4.is_empty() { v6 } else { v4 }.as_slice() {
+        [] if listen.is_ipv4() => {
+            bail!(
+                "this machine has no IPv4 address for other nodes; with IPv6 alone, set `listen = \"[::]:{}\"`",
+                listen.port()
+            )
+        }
         [] => bail!("this machine has only loopback addresses; name the one for other nodes with --advertise-addr"),
         [one] => Ok(SocketAddr::new(*one, listen.port()).to_string()),
         many => {
@@ -135,10 +141,16 @@ fn is_here(address: &str, here: &[IpAddr]) -> bool {
     address.parse::<SocketAddr>().is_ok_and(has)
 }
 
+/// Whether an interface of this name is of this machine alone. A network of Docker is a bridge with twelve digits of its id;
+/// one with another name, such as `br-lan`, may lead to other machines.
+fn is_internal(name: &str) -> bool {
+    let is_of_docker = |id: &str| id.len() == 12 && id.bytes().all(|it| it.is_ascii_hexdigit());
+    INTERNAL.iter().any(|it| name.starts_with(it)) || name.strip_prefix("br-").is_some_and(is_of_docker)
+}
+
 /// Returns this machine's addresses at which others may reach it: not those of loopback, of single links, and of interfaces
 /// of this machine alone.
 fn addresses() -> Result<Vec<IpAddr>, nix::Error> {
-    let is_internal = |name: &str| INTERNAL.iter().any(|it| name.starts_with(it));
     let all = nix::ifaddrs::getifaddrs()?.filter(|it| !is_internal(&it.interface_name)).filter_map(|it| {
         let address = it.address?;
         let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
@@ -210,6 +222,14 @@ mod tests {
         state.write(ADDRESS, "127.0.0.2:2377").expect("it is written");
         let listen = "0.0.0.0:2377".parse().expect("an address");
         assert_eq!(present_address(&state, listen).as_deref(), Some("127.0.0.1:2377"));
+    }
+
+    #[test]
+    fn only_interfaces_of_container_engines_are_of_the_machine_alone() {
+        let names = ["flota-up", "docker0", "br-0a1b2c3d4e5f", "virbr0", "cni0", "veth12", "lxcbr0"];
+        assert!(names.iter().all(|it| is_internal(it)));
+        let names = ["eth0", "enp3s0", "br0", "br-lan", "br-0a1b2c3d4e5g", "bond0", "wlan0"];
+        assert!(!names.iter().any(|it| is_internal(it)));
     }
 
     #[test]

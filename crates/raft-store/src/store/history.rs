@@ -14,7 +14,7 @@ use flota_api::version::Version;
 use tokio::sync::watch;
 
 pub use describe::audit_event;
-pub(super) use describe::describe;
+pub(super) use describe::{describe, name_of};
 
 /// Largest number of events that are kept: several times as many as an entry can bring changes.
 const EVENTS_KEPT: usize = 50_000;

@@ -3,11 +3,11 @@
 
 use flota_api::id::{AuditId, Id};
 use flota_api::model::{AUDITED_OBJECTS, Audit, AuditedObject};
-use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::text::printable_within;
 use flota_api::version::Meta;
 
+use super::super::history::name_of;
 use super::super::tables::Tables;
 use super::super::watch::Event;
 use super::Stamp;
@@ -52,22 +52,7 @@ impl Tables {
     }
 
     fn audited(&self, object: &Object, change: &str) -> AuditedObject {
-        let name = match object {
-            Object::Node(node) => node.description.hostname.clone(),
-            Object::Task(task) => self.spec_of(task).map(|spec| task_name(&spec.name, task.slot)).unwrap_or_default(),
-            Object::Volume(volume) => volume.spec.name.clone(),
-            Object::Cluster(_)
-            | Object::Service(_)
-            | Object::Image(_)
-            | Object::Stack(_)
-            | Object::Registry(_)
-            | Object::Network(_)
-            | Object::StoredSecret(_)
-            | Object::StoredConfig(_)
-            | Object::ValueData(_)
-            | Object::User(_)
-            | Object::Audit(_) => object.names().first().map(ToString::to_string).unwrap_or_default(),
-        };
+        let name = name_of(object, |task| self.spec_of(task).map(|spec| spec.name.clone()));
         AuditedObject {
             kind: object.kind().to_string(),
             id: object.id().to_string(),

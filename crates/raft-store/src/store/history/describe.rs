@@ -120,6 +120,28 @@ fn merge(old: &[EventAttribute], new: Vec<EventAttribute>) -> Vec<EventAttribute
     kept.chain(gone).collect()
 }
 
+/// Returns the name that people know the object by; empty if it has none. `service` returns the name of a task's service, if it
+/// is known.
+pub(in crate::store) fn name_of(object: &Object, service: impl FnOnce(&Task) -> Option<String>) -> String {
+    match object {
+        Object::Node(node) => node.description.hostname.clone(),
+        Object::Task(task) => service(task).map(|name| task_name(&name, task.slot)).unwrap_or_default(),
+        // A removed volume keeps its name for people.
+        Object::Volume(volume) => volume.spec.name.clone(),
+        Object::Audit(audit) => audit.request.clone(),
+        Object::Cluster(_)
+        | Object::Service(_)
+        | Object::Image(_)
+        | Object::Stack(_)
+        | Object::Registry(_)
+        | Object::Network(_)
+        | Object::StoredSecret(_)
+        | Object::StoredConfig(_)
+        | Object::ValueData(_)
+        | Object::User(_) => object.names().first().map(ToString::to_string).unwrap_or_default(),
+    }
+}
+
 /// The facts that events have. Names of other objects are looked up in the tables, the newer first.
 struct Describer<'a> {
     tables: [&'a Tables; 2],
@@ -127,23 +149,7 @@ struct Describer<'a> {
 
 impl Describer<'_> {
     fn name(&self, object: &Object) -> String {
-        let name = match object {
-            Object::Node(node) => node.description.hostname.clone(),
-            Object::Task(task) => task_name(&self.service(task), task.slot),
-            // A removed volume keeps its name for people.
-            Object::Volume(volume) => volume.spec.name.clone(),
-            Object::Audit(audit) => audit.request.clone(),
-            Object::Cluster(_)
-            | Object::Service(_)
-            | Object::Image(_)
-            | Object::Stack(_)
-            | Object::Registry(_)
-            | Object::Network(_)
-            | Object::StoredSecret(_)
-            | Object::StoredConfig(_)
-            | Object::ValueData(_)
-            | Object::User(_) => object.names().first().map(ToString::to_string).unwrap_or_default(),
-        };
+        let name = name_of(object, |task| Some(self.service(task)));
         let name = printable_within(&name, VALUE_BOUND);
         if name.is_empty() { object.id().to_string() } else { name }
     }
