@@ -28,6 +28,7 @@ pub(crate) mod listener;
 pub(crate) mod namespaces;
 pub(crate) mod program;
 pub(crate) mod settings;
+pub(crate) mod spawner;
 pub(crate) mod start;
 pub(crate) mod sysctl;
 pub(crate) mod terminal;

@@ -10,6 +10,7 @@ mod attached;
 mod console;
 mod events;
 mod exec;
+mod helper;
 pub(crate) mod launcher;
 pub(crate) mod message;
 mod mounts;
@@ -20,6 +21,7 @@ mod prepare;
 mod report;
 mod runtime;
 mod signals;
+mod spawner;
 mod start;
 mod timers;
 mod user;
@@ -42,7 +44,7 @@ use crate::process::exit_code;
 use crate::state::{self, ExitStatus, OomVictim, Reserved};
 use crate::syscall::process as kernel;
 
-use exec::Execs;
+use exec::{ExecSource, Execs};
 pub use launcher::launch;
 pub use message::ContainerEvent;
 use message::{FromSupervisor, ToSupervisor};
@@ -50,6 +52,7 @@ pub(crate) use mounts::{bundle, try_ids};
 pub use order::{ExecSpec, ImageFiles, ImageMount, Order, RootSource};
 use output::Output;
 use peer::{Peer, PeerId};
+use spawner::Given;
 use start::Started;
 use timers::Timers;
 
@@ -74,6 +77,15 @@ enum Timer {
     KillGroups,
     /// All out-of-memory kills so far either have hit the init or have hit other processes.
     OomSettled,
+}
+
+/// The container in which further processes are started.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    /// The container's folder.
+    dir: &'a Path,
+    order: &'a Order,
+    init: Pid,
 }
 
 struct Supervisor {
@@ -225,7 +237,7 @@ impl Supervisor {
             ToSupervisor::Kill(signal) => self.kill(signal),
             ToSupervisor::Exec(spec) => {
                 let id = self.peers[peer].id;
-                match self.exec(id, &spec, descriptors) {
+                match self.exec(id, spec, descriptors) {
                     Ok(()) => self.timers.set(Timer::ExecStart(id), Instant::now() + exec::PATIENCE),
                     Err(error) => self.send(id, &FromSupervisor::Failed(error)),
                 }
@@ -248,23 +260,25 @@ impl Supervisor {
         }
     }
 
-    fn exec(&mut self, peer: PeerId, spec: &ExecSpec, descriptors: Vec<OwnedFd>) -> Result<(), RunError> {
+    fn exec(&mut self, peer: PeerId, spec: ExecSpec, descriptors: Vec<OwnedFd>) -> Result<(), RunError> {
         if self.execs.contains(peer) {
             return Err(RunError::new("failed to exec: this connection has a process already"));
         }
-        let starting = exec::start(&self.dir, &self.order, self.init, spec, descriptors)?;
-        let nested = self.order.groups.nested().filter(|_| spec.contained);
-        self.execs.begin(peer, nested, starting);
-        Ok(())
+        let place = Place { dir: &self.dir, order: &self.order, init: self.init };
+        self.execs.start(place, Given { peer, spec, descriptors })
     }
 
-    /// Reads the result of starting a client's process.
-    fn read_exec(&mut self, peer: PeerId) {
-        let answers = self.execs.report(peer);
-        if !answers.is_empty() {
+    /// Reads the result of starting a process, or its end.
+    fn read_exec(&mut self, source: ExecSource) {
+        let place = Place { dir: &self.dir, order: &self.order, init: self.init };
+        let answers = match source {
+            ExecSource::Report(peer) => self.execs.report(peer).into_iter().map(|answer| (peer, answer)).collect(),
+            ExecSource::Spawner => Vec::from_iter(self.execs.read_spawner(place)),
+        };
+        for (peer, answer) in answers {
             self.timers.cancel(&Timer::ExecStart(peer));
+            self.send(peer, &answer);
         }
-        answers.iter().for_each(|answer| self.send(peer, answer));
     }
 
     fn fire(&mut self, timer: Timer) {

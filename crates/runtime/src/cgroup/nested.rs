@@ -47,10 +47,13 @@ impl Nested {
         })
     }
 
-    /// Kills every process in the group. What can't be killed ends with the container.
-    pub(crate) fn kill(&self) {
-        if self.groups.processes().is_ok_and(|left| !left.is_empty()) {
+    /// Kills every process in the group if there is one beside `spared`. Returns whether it has killed. What can't be killed
+    /// ends with the container.
+    pub(crate) fn kill_unless_only(&self, spared: Option<i32>) -> bool {
+        let more = self.groups.processes().is_ok_and(|left| left.iter().any(|pid| Some(*pid) != spared));
+        if more {
             let _ = self.groups.kill_all(libc::SIGKILL);
         }
+        more
     }
 }

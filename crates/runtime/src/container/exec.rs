@@ -15,7 +15,7 @@ use crate::process::clone::{self, Parent};
 use crate::process::launch::{self, Launch, Launched, become_root};
 use crate::process::namespaces::Namespaces;
 use crate::process::program::enter_folder;
-use crate::process::{identity, init, labels, listener, settings, start, terminal};
+use crate::process::{identity, init, labels, listener, settings, spawner, start, terminal};
 use crate::rootfs::RootDir;
 use crate::security::Filter;
 use crate::syscall::{files, process as kernel};
@@ -38,6 +38,8 @@ pub struct Execution {
     /// Groups of the process below the container's own, each `[CONTROLLER[,…]:]PATH`, as of `runc exec --cgroup`. They
     /// must exist.
     pub subgroups: Vec<String>,
+    /// If set, no program is executed: the process starts those that it is asked for over this connection.
+    pub(crate) spawns_for: Option<OwnedFd>,
 }
 
 impl Execution {
@@ -51,6 +53,7 @@ impl Execution {
             supervised: false,
             ignore_paused: false,
             subgroups: Vec::new(),
+            spawns_for: None,
         }
     }
 
@@ -87,7 +90,10 @@ impl Execution {
         identity::own_stdio_outside(&self.process, linux);
         let parent = if self.supervised { Parent::CallersParent } else { Parent::Caller };
         let joined_user = namespaces.joins_user();
-        let mut child = Some(Child { execution: self, linux, filter: filter.as_ref(), console, joined_user });
+        let spawns_for = self.spawns_for.as_ref().map(OwnedFd::try_clone).transpose();
+        let spawns_for = spawns_for.act(|| "copy a descriptor".into())?;
+        let mut child =
+            Some(Child { execution: self, linux, filter: filter.as_ref(), console, spawns_for, joined_user });
         let launch = Launch { namespaces: &namespaces, linux, parent };
         let launched = launch.start(|channel| child.take().expect("called once").run(channel))?;
         let asks = process_asks(&self.process, filter.as_ref());
@@ -168,6 +174,7 @@ struct Child<'a> {
     linux: &'a Linux,
     filter: Option<&'a Filter>,
     console: Option<OwnedFd>,
+    spawns_for: Option<OwnedFd>,
     joined_user: bool,
 }
 
@@ -196,13 +203,21 @@ impl Child<'_> {
         setsid().act(|| "begin a session".into())?;
         // /proc is the container's here, but the kernel verifies that it is a real procfs.
         let labels = labels::Labels::open(process)?;
-        if let Some(socket) = self.console.take() {
-            let root = RootDir::open(Path::new("/"))?;
-            terminal::make(&root, process.console_size)?.use_here(&socket)?;
+        match self.console.take() {
+            Some(socket) => {
+                let root = RootDir::open(Path::new("/"))?;
+                terminal::make(&root, process.console_size)?.use_here(&socket)?;
+            }
+            None => init::own_null()?,
         }
         settings::apply(process, self.linux)?;
         enter_folder(&process.cwd)?;
         labels.apply()?;
+        if let Some(connection) = self.spawns_for.take() {
+            init::assume_for_spawner(process, self.filter, channel)?;
+            channel.send(&ChildMessage::Ready)?;
+            spawner::serve(process, connection)
+        }
         let program = init::assume_and_find(process, execution.supervised, self.filter, channel)?;
         if process.terminal {
             // The process must not begin before the client has set the terminal's size and mode.

@@ -1,9 +1,11 @@
-//! The only place that creates processes without exec: uses clone3 in a single-threaded process.
-#![expect(unsafe_code, reason = "clone3 has no safe wrapper")]
+//! The only place that creates processes without the standard library: clone3 and clone in a single-threaded process.
+#![expect(unsafe_code, reason = "they have no safe wrappers")]
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::ffi::{CStr, CString};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 
 /// The side of the fork.
@@ -44,6 +46,49 @@ pub(crate) fn fork(flags: u64, parent: Parent) -> Result<Side, Errno> {
             // SAFETY: the kernel has just stored a new descriptor there, and nothing else owns it.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Side::Parent(Pid::from_raw(i32::try_from(pid).expect("process ids fit")), pidfd))
+        }
+    }
+}
+
+/// Bytes of stack for a child that only executes a program.
+const STACK: usize = 16 << 10;
+
+/// Executes a program in a child, in a session of its own, with these descriptors as standard output and error. Until then
+/// the child has this process's memory, and this process waits, as with vfork(2): nothing is copied, and nothing may be
+/// allocated. posix_spawn(3) would leave two signals ignored.
+pub(crate) fn spawn(
+    path: &CStr,
+    argv: &[CString],
+    environment: &[CString],
+    [stdout, stderr]: [RawFd; 2],
+) -> Result<Pid, Errno> {
+    let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
+        texts.iter().map(|it| it.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, environment) = (pointers(argv), pointers(environment));
+    let (mut stack, mut failure) = (vec![0; STACK], None);
+    let child = Box::new(|| {
+        // SAFETY: system calls on integers and on memory that lives through the call.
+        unsafe {
+            let ready = libc::setsid() != -1 && libc::dup2(stdout, 1) != -1 && libc::dup2(stderr, 2) != -1;
+            if ready {
+                libc::execve(path.as_ptr(), argv.as_ptr(), environment.as_ptr());
+            }
+        }
+        failure = Some(Errno::last());
+        127
+    });
+    // SAFETY: the caller has one thread, which waits until the child has executed the program or ended, so they never use
+    // the memory at the same time. The child returns from nothing that the caller has called.
+    let started = unsafe {
+        nix::sched::clone(child, &mut stack, CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK, Some(libc::SIGCHLD))
+    };
+    let pid = started?;
+    match failure {
+        None => Ok(pid),
+        Some(error) => {
+            let _ = nix::sys::wait::waitpid(pid, None);
+            Err(error)
         }
     }
 }

@@ -188,6 +188,15 @@ pub(crate) fn assume_and_find(
     program.map_or_else(|| InitProgram::find(process), Ok)
 }
 
+/// Drops the rights that the programs of a spawner must not have.
+pub(crate) fn assume_for_spawner(
+    process: &Process,
+    filter: Option<&Filter>,
+    channel: &Channel,
+) -> Result<(), StepError> {
+    identity::assume(process, true, || filter.map_or(Ok(()), |it| install(it, channel)))
+}
+
 /// Installs the filter for this process. The runtime sends its listener, if there is one, to the agent.
 fn install(filter: &Filter, channel: &Channel) -> Result<(), StepError> {
     match filter.install()? {
@@ -202,7 +211,7 @@ fn install(filter: &Filter, channel: &Channel) -> Result<(), StepError> {
 
 /// Replaces the machine's /dev/null at standard input by the container's own, because the container must not be able
 /// to change mode and owner of the machine's.
-fn own_null() -> Result<(), StepError> {
+pub(crate) fn own_null() -> Result<(), StepError> {
     let is_null = |about: nix::sys::stat::FileStat| about.st_rdev == nix::sys::stat::makedev(1, 3);
     if !nix::sys::stat::fstat(files::standard()[0]).is_ok_and(is_null) {
         return Ok(());

@@ -3,12 +3,14 @@
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::unistd::{AccessFlags, chdir, execve, faccessat, getcwd};
+use nix::unistd::{AccessFlags, Pid, chdir, execve, faccessat, getcwd};
 
+use super::clone;
 use crate::error::{Act, NOT_EXECUTABLE, NOT_FOUND, StepError};
 use crate::oci::Process;
 
@@ -56,6 +58,14 @@ impl InitProgram {
             argv: process.args.iter().map(|it| text(it)).collect::<Result<_, _>>()?,
             environment: environment.iter().map(|it| text(it)).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Starts the program as a child in a session of its own, with these descriptors as standard output and error.
+    ///
+    /// # Errors
+    /// The process can't be made, or the program can't be executed.
+    pub(crate) fn spawn(&self, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<Pid, Errno> {
+        clone::spawn(&self.path, &self.argv, &self.environment, [stdout.as_raw_fd(), stderr.as_raw_fd()])
     }
 
     /// Executes the program.

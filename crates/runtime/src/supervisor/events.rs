@@ -7,6 +7,7 @@ use std::time::Instant;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Supervisor;
+use super::exec::ExecSource;
 use super::output;
 use super::peer::PeerId;
 
@@ -17,7 +18,7 @@ enum Source {
     Output(output::OutputSource),
     Memory,
     Signals,
-    Exec(PeerId),
+    Exec(ExecSource),
     Peer(PeerId),
     Listener,
 }
@@ -41,7 +42,7 @@ impl Supervisor {
                     self.signals.clear()?;
                     self.reap();
                 }
-                Source::Exec(peer) => self.read_exec(peer),
+                Source::Exec(source) => self.read_exec(source),
                 Source::Peer(peer) => self.read_peer(peer),
                 Source::Listener => self.accept(),
             }
@@ -75,7 +76,7 @@ impl Supervisor {
             self.output.polled().map(|(source, descriptor, flags)| (Source::Output(source), descriptor, flags));
         let memory = self.memory.iter().map(|it| (Source::Memory, it.as_fd()));
         let signals = std::iter::once((Source::Signals, self.signals.as_fd()));
-        let execs = self.execs.polled().map(|(peer, descriptor)| (Source::Exec(peer), descriptor));
+        let execs = self.execs.polled().map(|(source, descriptor)| (Source::Exec(source), descriptor));
         let peers = self.peers.iter().map(|it| (Source::Peer(it.id), it.as_fd()));
         let listener = std::iter::once((Source::Listener, self.listener.as_fd()));
         let readers = memory.chain(signals).chain(execs).chain(peers).chain(listener);

@@ -3,6 +3,8 @@
 //! A process is prepared in a helper that the supervisor forks. The helper reports over a pipe which child of the
 //! supervisor represents the process. Meanwhile the supervisor continues: it polls the pipe, and a timer bounds the
 //! wait.
+//!
+//! Contained processes are given to the container's [`Spawner`]. If it can't start one, a helper does.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,37 +15,42 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::helper::Starting;
 use super::message::FromSupervisor;
-use super::order::{ExecSpec, Order};
+use super::order::ExecSpec;
 use super::peer::PeerId;
 use super::runtime::{self, StartedExec};
-use super::{prepare, report, user};
+use super::spawner::{Given, News, Spawner};
+use super::{Place, prepare, report, user};
 use crate::cgroup::Nested;
 use crate::error::{Act, RunError, StepError};
 use crate::oci::Process;
-use crate::process::clone::{self, Parent};
 use crate::process::exit_code;
 use crate::rootfs::RootDir;
-use crate::syscall::files::set_nonblocking;
-use crate::syscall::process as kernel;
 use crate::validate::check_process;
 
 /// Longest wait for a process to start.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Exit code of a process that was killed.
+const KILLED: i32 = 128 + libc::SIGKILL;
+
 /// Number of exit codes that are remembered while a process starts.
 const UNCLAIMED: usize = 1024;
-
-/// A process that is being started.
-pub(super) struct Starting {
-    /// A descriptor of the helper.
-    helper: OwnedFd,
-    report: File,
-}
 
 enum ExecState {
     Starting(Starting),
     Running(Pid),
+    /// The spawner starts or runs it.
+    WithSpawner,
+}
+
+/// The descriptors that are polled for processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExecSource {
+    /// The report on the process of this client.
+    Report(PeerId),
+    Spawner,
 }
 
 struct RunningExec {
@@ -62,6 +69,9 @@ pub(super) struct Execs {
     list: Vec<RunningExec>,
     /// Children that ended while a process was starting. One of them may be that process, whose id is not known yet.
     unclaimed: VecDeque<(Pid, i32)>,
+    spawner: Option<Spawner>,
+    /// Whether a spawner could not do its work in this container. No other is made then.
+    without_spawner: bool,
 }
 
 impl Execs {
@@ -70,26 +80,102 @@ impl Execs {
         self.list.iter().any(|it| it.peer == peer)
     }
 
-    pub(super) fn begin(&mut self, peer: PeerId, nested: Option<Nested>, starting: Starting) {
-        self.list.push(RunningExec { peer, abandoned: false, nested, state: ExecState::Starting(starting) });
+    /// Begins to start this client's process with these descriptors.
+    pub(super) fn start(&mut self, place: Place<'_>, given: Given) -> Result<(), RunError> {
+        if given.descriptors.len() != if given.spec.tty { 1 } else { 3 } {
+            return Err(RunError::new("failed to exec: the wrong number of descriptors came along"));
+        }
+        if self.spawner.is_none() && !self.without_spawner && Spawner::can_start(place, &given.spec) {
+            self.spawner = Spawner::start(place).ok();
+        }
+        let peer = given.peer;
+        let nested = place.order.groups.nested().filter(|_| given.spec.contained);
+        let spawner = self.spawner.as_mut().filter(|_| Spawner::can_start(place, &given.spec));
+        let state = match spawner.filter(|it| it.client().is_none()) {
+            None => ExecState::Starting(start(place, &given.spec, given.descriptors)?),
+            Some(spawner) => match spawner.give(given) {
+                Ok(()) => ExecState::WithSpawner,
+                Err(_) => ExecState::Starting(self.start_without(place)?),
+            },
+        };
+        self.list.push(RunningExec { peer, abandoned: false, nested, state });
+        Ok(())
+    }
+
+    /// Begins to start the process that the spawner was given last, but could not start.
+    fn start_without(&mut self, place: Place<'_>) -> Result<Starting, RunError> {
+        self.without_spawner = true;
+        let given = self.spawner.take().and_then(|mut it| it.take_given());
+        let given = given.ok_or_else(|| RunError::new("failed to start a process: its spawner is gone"))?;
+        start(place, &given.spec, given.descriptors)
     }
 
     /// Removes a process that has ended or does not start. What is left in its group is killed, unless another process
     /// has the group by now.
     fn remove(&mut self, index: usize) -> PeerId {
         let exec = self.list.remove(index);
-        if let Some(nested) = exec.nested.filter(|_| self.list.iter().all(|it| it.nested.is_none())) {
-            nested.kill();
+        if let Some(nested) = exec.nested.filter(|_| self.list.iter().all(|it| it.nested.is_none()))
+            && nested.kill_unless_only(self.spawner.as_ref().and_then(Spawner::pid))
+        {
+            self.spawner = None;
         }
         exec.peer
     }
 
-    /// Returns the report pipes to poll.
-    pub(super) fn polled(&self) -> impl Iterator<Item = (PeerId, BorrowedFd<'_>)> {
+    /// Returns the descriptors to poll.
+    pub(super) fn polled(&self) -> impl Iterator<Item = (ExecSource, BorrowedFd<'_>)> {
+        let reports = self.reports().map(|(peer, report)| (ExecSource::Report(peer), report));
+        reports.chain(self.spawner.iter().map(|it| (ExecSource::Spawner, it.polled())))
+    }
+
+    /// Returns the report pipes of the processes that start without the spawner.
+    fn reports(&self) -> impl Iterator<Item = (PeerId, BorrowedFd<'_>)> {
         self.list.iter().filter_map(|exec| match &exec.state {
             ExecState::Starting(starting) => Some((exec.peer, starting.report.as_fd())),
-            ExecState::Running(_) => None,
+            ExecState::Running(_) | ExecState::WithSpawner => None,
         })
+    }
+
+    /// Reads what the spawner says. Returns the client that it concerns, and the messages to send to it.
+    pub(super) fn read_spawner(&mut self, place: Place<'_>) -> Option<(PeerId, FromSupervisor)> {
+        let spawner = self.spawner.as_mut()?;
+        let client = spawner.client();
+        let news = spawner.read()?;
+        let index = |peer: PeerId| self.list.iter().position(|it| it.peer == peer);
+        match news {
+            News::Started(peer) => Some((peer, FromSupervisor::Started)),
+            News::Failed(peer, error) => {
+                self.remove(index(peer)?);
+                Some((peer, FromSupervisor::Failed(error)))
+            }
+            News::Ended(peer, code) => {
+                self.remove(index(peer)?);
+                Some((peer, FromSupervisor::ExecExited(code)))
+            }
+            News::Lost => self.lose_spawner(place, client),
+        }
+    }
+
+    /// Gives up the spawner. Its process is started without it, or has ended with it.
+    fn lose_spawner(&mut self, place: Place<'_>, client: Option<PeerId>) -> Option<(PeerId, FromSupervisor)> {
+        let started = client.filter(|_| self.spawner.as_ref().is_some_and(Spawner::has_started));
+        let Some(index) = self.list.iter().position(|it| Some(it.peer) == client) else {
+            self.spawner = None;
+            return None;
+        };
+        if let Some(peer) = started {
+            // The container's processes have killed it. What it has started goes with it.
+            self.spawner = None;
+            self.remove(index);
+            return Some((peer, FromSupervisor::ExecExited(KILLED)));
+        }
+        match self.start_without(place) {
+            Ok(starting) => {
+                self.list[index].state = ExecState::Starting(starting);
+                None
+            }
+            Err(error) => Some((self.remove(index), FromSupervisor::Failed(error))),
+        }
     }
 
     /// Reads the report on this client's process. Returns the messages to send to the client.
@@ -125,9 +211,12 @@ impl Execs {
     /// Gives up a process that has not started in time. Returns the message to send to its client.
     pub(super) fn expire(&mut self, peer: PeerId) -> Option<FromSupervisor> {
         let index = self.list.iter().position(|it| it.peer == peer)?;
-        let ExecState::Starting(starting) = &self.list[index].state else { return None };
-        // The container's root may have stopped the helper.
-        starting.kill();
+        match &self.list[index].state {
+            // The container's root may have stopped the helper.
+            ExecState::Starting(starting) => starting.kill(),
+            ExecState::WithSpawner if !self.spawner.as_ref().is_some_and(Spawner::has_started) => self.end_spawner(),
+            ExecState::WithSpawner | ExecState::Running(_) => return None,
+        }
         self.remove(index);
         self.forget_unclaimed();
         let text = format!("failed to start a process: it did not begin within {PATIENCE:?}");
@@ -137,11 +226,23 @@ impl Execs {
     /// Kills the process of a client that has disconnected, as when a terminal is closed. A process that is still
     /// starting is killed once its id is known.
     pub(super) fn abandon(&mut self, peer: PeerId) {
-        let Some(exec) = self.list.iter_mut().find(|it| it.peer == peer) else { return };
-        exec.abandoned = true;
-        if let ExecState::Running(pid) = exec.state {
+        let Some(index) = self.list.iter().position(|it| it.peer == peer) else { return };
+        self.list[index].abandoned = true;
+        match self.list[index].state {
+            ExecState::Starting(_) => {}
             // The child has not been waited for, so no other process can have its id.
-            let _ = kill(pid, Signal::SIGKILL);
+            ExecState::Running(pid) => drop(kill(pid, Signal::SIGKILL)),
+            ExecState::WithSpawner => {
+                self.end_spawner();
+                self.remove(index);
+            }
+        }
+    }
+
+    /// Ends the spawner. Its process id is not spared any more when its group is next killed.
+    fn end_spawner(&mut self) {
+        if let Some(spawner) = self.spawner.take() {
+            spawner.kill_helper();
         }
     }
 
@@ -152,6 +253,7 @@ impl Execs {
                 starting.kill();
             }
         }
+        self.spawner.iter().for_each(Spawner::kill_helper);
     }
 
     /// Records that a child has ended. Returns the client whose process it was.
@@ -160,7 +262,7 @@ impl Execs {
         if let Some(index) = self.list.iter().position(is_it) {
             return Some(self.remove(index));
         }
-        if self.polled().next().is_some() {
+        if self.reports().next().is_some() {
             self.unclaimed.truncate(UNCLAIMED - 1);
             self.unclaimed.push_front((pid, code));
         }
@@ -168,47 +270,20 @@ impl Execs {
     }
 
     fn forget_unclaimed(&mut self) {
-        if self.polled().next().is_none() {
+        if self.reports().next().is_none() {
             self.unclaimed.clear();
         }
     }
 }
 
-impl Starting {
-    /// Kills the helper; one that has ended is ignored.
-    fn kill(&self) {
-        let _ = kernel::signal(self.helper.as_fd(), libc::SIGKILL);
-    }
-}
-
 /// Begins to start a process with these descriptors: its standard ones, or a socket for its terminal.
-pub(super) fn start(
-    dir: &Path,
-    order: &Order,
-    init: Pid,
-    spec: &ExecSpec,
-    descriptors: Vec<OwnedFd>,
-) -> Result<Starting, RunError> {
-    if descriptors.len() != if spec.tty { 1 } else { 3 } {
-        return Err(RunError::new("failed to exec: the wrong number of descriptors came along"));
-    }
-    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).act(|| "make a pipe".into())?;
-    match clone::fork(0, Parent::Caller).act(|| "start a process".into())? {
-        clone::Side::Child => {
-            drop(reader);
-            clone::reset_signals();
-            clone::exit(help(dir, order, init, spec, descriptors, &writer.into()))
-        }
-        clone::Side::Parent(_, helper) => {
-            set_nonblocking(reader.as_fd()).act(|| "start a process".into())?;
-            Ok(Starting { helper, report: reader.into() })
-        }
-    }
+fn start(place: Place<'_>, spec: &ExecSpec, descriptors: Vec<OwnedFd>) -> Result<Starting, RunError> {
+    Starting::fork(|pipe| help(place, spec, descriptors, pipe))
 }
 
 /// Runs in the helper: starts the process and reports. Returns the helper's exit code.
-fn help(dir: &Path, order: &Order, init: Pid, spec: &ExecSpec, descriptors: Vec<OwnedFd>, pipe: &File) -> i32 {
-    match run(dir, order, init, spec, descriptors) {
+fn help(place: Place<'_>, spec: &ExecSpec, descriptors: Vec<OwnedFd>, pipe: &File) -> i32 {
+    match run(place, spec, descriptors) {
         Ok(StartedExec::Child(pid)) => {
             report::write(pipe, &Ok(pid));
             0
@@ -233,15 +308,9 @@ fn code_of(status: std::process::ExitStatus) -> i32 {
     status.ok().and_then(exit_code).unwrap_or(255)
 }
 
-fn run(
-    dir: &Path,
-    order: &Order,
-    init: Pid,
-    exec: &ExecSpec,
-    mut descriptors: Vec<OwnedFd>,
-) -> Result<StartedExec, RunError> {
-    let runtime = runtime::of(dir, order);
-    let process = process(runtime.process()?, order, init, exec)?;
+fn run(place: Place<'_>, exec: &ExecSpec, mut descriptors: Vec<OwnedFd>) -> Result<StartedExec, RunError> {
+    let runtime = runtime::of(place.dir, place.order);
+    let process = process(runtime.process()?, place, exec)?;
     if exec.tty {
         return runtime.exec(process, exec, descriptors.pop());
     }
@@ -253,7 +322,7 @@ fn run(
 }
 
 /// Changes the container's own process to the one that is wanted.
-fn process(mut process: Process, order: &Order, init: Pid, exec: &ExecSpec) -> Result<Process, StepError> {
+fn process(mut process: Process, place: Place<'_>, exec: &ExecSpec) -> Result<Process, StepError> {
     process.args.clone_from(&exec.argv);
     process.terminal = exec.tty;
     process.console_size = None;
@@ -265,12 +334,12 @@ fn process(mut process: Process, order: &Order, init: Pid, exec: &ExecSpec) -> R
     if !exec.cwd.is_empty() {
         process.cwd = exec.cwd.clone().into();
     }
-    let root = RootDir::open(Path::new(&format!("/proc/{init}/root")))?;
+    let root = RootDir::open(Path::new(&format!("/proc/{}/root", place.init)))?;
     // If it can't be created, entering it fails with the reason.
     let _ = root.make_folder(&process.cwd);
-    if !exec.user.is_empty() && exec.user != order.user {
+    if !exec.user.is_empty() && exec.user != place.order.user {
         process.env.retain(|it| !it.starts_with("HOME=") || exec.env.contains(it));
-        prepare::take_user(&mut process, &user::find(&root, &exec.user, &order.extra_groups)?);
+        prepare::take_user(&mut process, &user::find(&root, &exec.user, &place.order.extra_groups)?);
     }
     check_process(&process)?;
     Ok(process)
@@ -281,6 +350,8 @@ mod tests {
     use std::process::{Child, Command};
 
     use super::*;
+    use crate::syscall::files::set_nonblocking;
+    use crate::syscall::process as kernel;
 
     /// Returns a helper that does nothing, and the pipe for its report.
     fn starting() -> (Starting, Child, File) {
@@ -299,11 +370,16 @@ mod tests {
 
     const PEER: PeerId = PeerId(7);
 
+    fn begin(execs: &mut Execs, starting: Starting) {
+        let state = ExecState::Starting(starting);
+        execs.list.push(RunningExec { peer: PEER, abandoned: false, nested: None, state });
+    }
+
     #[test]
     fn process_that_ends_before_its_report_is_read_keeps_its_code() {
         let (starting, helper, pipe) = starting();
         let mut execs = Execs::default();
-        execs.begin(PEER, None, starting);
+        begin(&mut execs, starting);
         assert_eq!(execs.report(PEER), [], "nothing is reported yet");
         assert_eq!(execs.reaped(Pid::from_raw(4_000_001), 3), None);
         assert_eq!(execs.reaped(Pid::from_raw(4_000_002), 0), None, "a stranger");
@@ -317,7 +393,7 @@ mod tests {
     fn process_that_does_not_begin_in_time_is_given_up_with_its_helper() {
         let (starting, mut helper, _pipe) = starting();
         let mut execs = Execs::default();
-        execs.begin(PEER, None, starting);
+        begin(&mut execs, starting);
         assert!(
             matches!(execs.expire(PEER), Some(FromSupervisor::Failed(error)) if error.text.contains("did not begin"))
         );
@@ -330,7 +406,7 @@ mod tests {
         let (starting, helper, pipe) = starting();
         let mut process = Command::new("sleep").arg("1000").spawn().expect("every machine has it");
         let mut execs = Execs::default();
-        execs.begin(PEER, None, starting);
+        begin(&mut execs, starting);
         execs.abandon(PEER);
         let pid = i32::try_from(process.id()).expect("process ids fit");
         report::write(&pipe, &Ok(pid));
@@ -345,7 +421,7 @@ mod tests {
         let (starting, helper, _pipe) = starting();
         let mut execs = Execs::default();
         assert_eq!((execs.reaped(Pid::from_raw(1), 0), execs.unclaimed.len()), (None, 0), "nothing is starting");
-        execs.begin(PEER, None, starting);
+        begin(&mut execs, starting);
         for pid in 1..5000 {
             assert_eq!(execs.reaped(Pid::from_raw(pid), 0), None);
         }

@@ -38,11 +38,17 @@ pub(super) enum StartedExec {
 
 /// Returns the runtime that an order selects.
 pub(super) fn of(dir: &Path, order: &Order) -> Box<dyn Runtime> {
-    let (dir, id) = (dir.to_owned(), order.id.clone());
     match &order.runtime {
-        None => Box::new(Embedded { dir, id, groups: order.groups.clone(), loaded: OnceCell::new() }),
-        Some(program) => Box::new(CommandLine { dir, id, program: program.clone() }),
+        None => Box::new(Embedded::new(dir, order)),
+        Some(program) => Box::new(CommandLine { dir: dir.to_owned(), id: order.id.clone(), program: program.clone() }),
     }
+}
+
+/// Makes the spawner of a container that the embedded runtime runs: a process that starts the contained processes that it
+/// is asked for over this connection ([`crate::process::spawner`]). It becomes the supervisor's child. Returns its process
+/// id.
+pub(super) fn spawner(dir: &Path, order: &Order, connection: OwnedFd) -> Result<i32, RunError> {
+    Embedded::new(dir, order).spawner(connection)
 }
 
 /// Returns the folder in which a runtime keeps its states.
@@ -59,6 +65,10 @@ struct Embedded {
 }
 
 impl Embedded {
+    fn new(dir: &Path, order: &Order) -> Self {
+        Self { dir: dir.to_owned(), id: order.id.clone(), groups: order.groups.clone(), loaded: OnceCell::new() }
+    }
+
     fn container(&self) -> Result<Container, StepError> {
         Container::load(&states(&self.dir), &self.id)
     }
@@ -70,6 +80,18 @@ impl Embedded {
         let container = self.container()?;
         let spec = container.spec()?;
         Ok(self.loaded.get_or_init(|| (container, spec)))
+    }
+
+    fn spawner(&self, connection: OwnedFd) -> Result<i32, RunError> {
+        let (container, spec) = self.loaded()?;
+        let nested = self.groups.nested().ok_or_else(|| RunError::new("there is no group for contained processes"))?;
+        nested.make()?;
+        let process = Process { args: Vec::new(), terminal: false, console_size: None, ..self.process()? };
+        let mut execution = Execution::new(process);
+        execution.supervised = true;
+        execution.subgroups.push(nested.name);
+        execution.spawns_for = Some(connection);
+        execution.start(container, spec, || Ok(()))
     }
 }
 

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "raw system calls")]
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -69,6 +69,20 @@ pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
 pub(crate) fn close_from_3() {
     // SAFETY: this program has not opened a descriptor yet, so it closes none that is owned.
     let _ = unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0) };
+}
+
+/// Closes every descriptor from 3 up except this one, which gets the number 3. Only for a process that never uses a
+/// value again that owns another.
+pub(crate) fn keep_only(descriptor: OwnedFd) -> Result<OwnedFd, Errno> {
+    let number = descriptor.into_raw_fd();
+    if number != 3 {
+        // SAFETY: whatever owns the descriptor 3 is never used again.
+        Errno::result(unsafe { libc::dup3(number, 3, libc::O_CLOEXEC) })?;
+    }
+    // SAFETY: whatever owns these descriptors is never used again.
+    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, 4u32, u32::MAX, 0) })?;
+    // SAFETY: the number was given to this copy just now, and nothing else that is used again owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(3) })
 }
 
 /// Makes reads and writes fail if they would block. This applies to all copies of the descriptor.

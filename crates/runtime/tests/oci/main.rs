@@ -6,6 +6,7 @@
 
 mod bad_input; // configurations, bundles and ids that are refused, each with one line and nothing left
 mod census; // what is on the machine of a test: processes, mounts, cgroups, states, namespaces
+mod checks; // contained processes: they end with what they have started, and one that stays starts them
 mod config; // namespaces, devices, cgroup limits, names and what else `linux` says
 mod exec; // further processes in a container
 mod fuzz_corpus; // the corpus of configurations, and mutations of it: no panic

@@ -287,30 +287,6 @@ fn a_process_whose_asker_goes_is_ended() {
 }
 
 #[test]
-fn a_contained_process_takes_with_it_what_it_has_started_however_it_ends() {
-    let container = Supervised::new("exec sleep 1000").start();
-    let count = || container.bundle.census().processes.len();
-    // Both have left the session and the process group of the script.
-    let daemons = "setsid sleep 1001 >/dev/null 2>&1 & (setsid setsid sleep 1002 >/dev/null 2>&1 &)";
-    let (code, printed) = container.exec_contained(&format!("{daemons}\nsleep 0.05; echo done; exit 4"));
-    assert_eq!((code, printed.as_str()), (4, "done\n"));
-    wait_for("only supervisor and init are left", || (count() == 2).then_some(()));
-
-    let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
-    let argv = ["/bin/sh", "-c", &format!("{daemons}\nexec sleep 1003")].map(str::to_owned).to_vec();
-    let spec = ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: false, contained: true };
-    let process = container.client().exec(&spec, vec![null(), null(), null()]).unwrap();
-    wait_for("it has started everything", || (count() == 5).then_some(()));
-    drop(process);
-    wait_for("only supervisor and init are left", || (count() == 2).then_some(()));
-
-    assert_eq!(container.exec("setsid sleep 1004 >/dev/null 2>&1 & sleep 0.05").0, 0);
-    assert_eq!(count(), 3, "a plain process leaves what it has started");
-    container.client().kill(libc::SIGKILL).unwrap();
-    container.assert_gone();
-}
-
-#[test]
 fn a_reader_that_stalls_stops_no_writer_and_is_told_what_it_lost() {
     let script = "until [ -e /attached ]; do usleep 500; done; yes | head -c 1000000; touch /done; \
         until [ -e /go ]; do usleep 500; done; echo after; exec sleep 1000";
