@@ -1,6 +1,6 @@
 //! Makes Raft's membership follow the node objects: it adds managers that have a Raft id, and removes Raft ids without
 //! a manager. It also replaces managers that have been dead for too long. It acts on the outside world, so it is not a
-//! control loop. It compares at every change and once a second, and the leader runs it.
+//! control loop. It compares at every change of a node and once a second, and the leader runs it.
 //!
 //! Changes are made one at a time. None is begun that would leave the cluster without a majority that answers.
 
@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use flota_api::model::Role;
+use flota_api::object::Kind;
 use flota_raft_store::raft::{Member, MembershipError, RaftNode};
-use flota_raft_store::{ProposeError, Tables, WriteTx};
+use flota_raft_store::{Event, ProposeError, Tables, Watch, WriteTx};
 
 use crate::departure::Quorum;
 use crate::promotion;
@@ -36,11 +36,7 @@ enum ChangeError {
 
 /// Returns the changes that are needed. They are made one at a time, because each must be committed before the next.
 fn changes(view: &Tables, members: &[Member], own: u64) -> Vec<MembershipChange> {
-    let managers: Vec<_> = view
-        .nodes()
-        .filter(|node| node.role == Role::Manager)
-        .filter_map(|node| Some((node.raft_id?, &node.address)))
-        .collect();
+    let managers: Vec<_> = view.managers().filter_map(|node| Some((node.raft_id?, &node.address))).collect();
     // The leader never removes itself: it hands over leadership first.
     let gone = |member: &&Member| member.id != own && !managers.iter().any(|(id, _)| *id == member.id);
     let removals = members.iter().filter(gone).map(|member| MembershipChange::Remove(member.id));
@@ -59,6 +55,8 @@ pub(crate) async fn run(replica: Replica, scope: CancellationToken) {
     loop {
         let (view, mut watch) = store.view_and_watch();
         let needed = changes(&view, &raft.members(), raft.id());
+        // Entries are applied in place if nobody holds a view.
+        drop(view);
         let change = needed.into_iter().find(|change| !failed.contains(change));
         let step = async {
             match (apply(raft, change.as_ref()).await, change) {
@@ -84,7 +82,7 @@ pub(crate) async fn run(replica: Replica, scope: CancellationToken) {
             }
             tokio::select! {
                 biased;
-                _ = watch.next() => {}
+                () = next_change_of_a_node(&mut watch) => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         };
@@ -97,6 +95,22 @@ pub(crate) async fn run(replica: Replica, scope: CancellationToken) {
         if !is_manager(&view, raft.id()) {
             // `None` if no other manager answers: the next round tries again.
             let _ = raft.hand_over(|id| is_manager(&view, id)).await;
+        }
+    }
+}
+
+/// Waits until a node changes, or until that can't be told.
+async fn next_change_of_a_node(watch: &mut Watch) {
+    let is_about_a_node = |event: &Event| match event {
+        Event::Created(object) | Event::Removed(object) | Event::Updated { new: object, .. } => {
+            object.kind() == Kind::Node
+        }
+        Event::Committed(_) => false,
+        Event::Reset => true,
+    };
+    while let Ok(events) = watch.next().await {
+        if events.iter().any(is_about_a_node) {
+            return;
         }
     }
 }
@@ -145,13 +159,13 @@ async fn replace_dead(replica: &Replica) -> Result<(), ProposeError> {
 
 /// Whether the store has a manager with this Raft id.
 fn is_manager(view: &Tables, raft_id: u64) -> bool {
-    view.nodes().any(|node| node.role == Role::Manager && node.raft_id == Some(raft_id))
+    view.managers().any(|node| node.raft_id == Some(raft_id))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::Node;
+    use flota_api::model::{Node, Role};
     use flota_api::object::StoreObject;
 
     fn manager(id: &str, raft_id: u64) -> Node {

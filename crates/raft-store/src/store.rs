@@ -14,7 +14,7 @@ mod tables;
 mod watch;
 mod write;
 
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, RwLockWriteGuard};
 
 pub use history::{EventBatch, EventsGone, HistoryReader, audit_event};
 pub use indices::Load;
@@ -25,9 +25,12 @@ pub use watch::{Event, Lagged, Watch};
 pub use write::WriteTx;
 
 use crate::digest::Digest;
-use crate::transaction::{Entry, Outcome};
-use flota_api::event::EventCursor;
+use crate::transaction::{Action, Entry, Outcome};
+use flota_api::event::{ClusterEvent, EventCursor};
 use flota_api::version::{Timestamp, Version};
+
+/// Largest number of actions in an entry for which readers wait until it is effects.
+const IN_PLACE: usize = 256;
 
 /// A handle to the store of this manager.
 #[derive(Clone, Debug)]
@@ -46,6 +49,25 @@ impl Default for Store {
             events: watch::Events::new(),
             history: history::History::new(),
         }
+    }
+}
+
+/// What an entry has led to.
+struct Effects {
+    outcomes: Vec<Outcome>,
+    changes: Vec<Event>,
+    described: Vec<ClusterEvent>,
+}
+
+impl Effects {
+    /// Applies the entry to these tables. `before` are the tables before it, which an entry needs that removes objects.
+    fn new(tables: &mut Tables, before: Option<&Tables>, index: Version, entry: Entry) -> Self {
+        let entry_at = entry.at;
+        let (outcomes, changes) = tables.apply(index, entry);
+        // Entries of the old format do not set the time of the tables.
+        let at = if tables.time == Timestamp::default() { entry_at } else { tables.time };
+        let described = history::describe(index, at, &changes, before.unwrap_or(tables), tables);
+        Self { outcomes, changes, described }
     }
 }
 
@@ -74,26 +96,38 @@ impl Store {
 
     /// Applies a committed entry at `index`. Returns one outcome for each of its transactions, in order.
     pub fn apply(&self, index: Version, entry: Entry) -> Vec<Outcome> {
-        // One writer at a time. Readers wait only while the new tables replace the old ones.
         let _writer = self.writer.lock().expect("no writer panics");
+        let is_quick =
+            entry.actions().count() <= IN_PLACE && entry.actions().all(|it| !matches!(it, Action::Remove(..)));
+        if is_quick {
+            let mut current = self.tables.write().expect("no writer panics");
+            // A change to a persistent map that a view shares copies a path of the map, which costs more than the change.
+            if let Some(tables) = Arc::get_mut(&mut current) {
+                let effects = Effects::new(tables, None, index, entry);
+                return self.publish(current, index, effects);
+            }
+        }
+        // Readers wait only while the new tables replace the old ones.
         let before = self.view();
         let mut next = before.as_ref().clone();
-        let entry_at = entry.at;
-        let (outcomes, changes) = next.apply(index, entry);
-        // Entries of the old format do not set the time of the tables.
-        let at = if next.time == Timestamp::default() { entry_at } else { next.time };
-        let described = history::describe(index, at, &changes, &before, &next);
+        let effects = Effects::new(&mut next, Some(&before), index, entry);
         drop(before);
-        let next = Arc::new(next);
-        let mut tables = self.tables.write().expect("no writer panics");
-        let old = std::mem::replace(&mut *tables, next);
-        self.events.send(index, changes);
+        let mut current = self.tables.write().expect("no writer panics");
+        let old = std::mem::replace(&mut *current, Arc::new(next));
+        let outcomes = self.publish(current, index, effects);
+        drop(old);
+        outcomes
+    }
+
+    /// Ends the writing of the tables, which are those after the entry at `index` now. Returns the outcomes of the entry.
+    fn publish(&self, tables: RwLockWriteGuard<'_, View>, index: Version, effects: Effects) -> Vec<Outcome> {
+        self.events.send(index, effects.changes);
         // Before anybody can see the new tables: who has seen an entry finds its events.
-        let dropped = self.history.add(index, described);
+        let dropped = self.history.add(index, effects.described);
         drop(tables);
         self.history.announce(index);
-        drop((old, dropped));
-        outcomes
+        drop(dropped);
+        effects.outcomes
     }
 
     /// Replaces all tables by those of a snapshot. Watchers receive [`Event::Reset`].

@@ -149,6 +149,11 @@ impl Transaction {
 }
 
 impl Entry {
+    /// Every change of its transactions, in order.
+    pub fn actions(&self) -> impl Iterator<Item = &Action> {
+        self.transactions.iter().flat_map(|it| &it.actions)
+    }
+
     /// Encodes it for the log.
     pub fn encode(&self) -> Vec<u8> {
         let transactions = self.transactions.iter().map(encode_transaction).collect();
@@ -164,7 +169,7 @@ impl Entry {
     /// The bytes are damaged, or the entry was written by a newer build.
     pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
         let entry = Self::decode_any(bytes)?;
-        for action in entry.transactions.iter().flat_map(|it| &it.actions) {
+        for action in entry.actions() {
             if let Action::Create(Object::Cluster(cluster)) | Action::Update(Object::Cluster(cluster)) = action {
                 level::check(cluster)?;
             }

@@ -214,6 +214,8 @@ impl<M: Member> Control<M> {
             while let Some(scope) = scope.as_ref().filter(|scope| !scope.is_cancelled()) {
                 let (view, mut events) = store.view_and_watch();
                 let (now, is_last) = progress(&view);
+                // A view that is held keeps all replaced objects in memory.
+                drop(view);
                 if sent.as_ref() != Some(&now) && sender.send(Ok(now.clone())).await.is_err() || is_last {
                     return;
                 }

@@ -212,10 +212,13 @@ impl DispatcherService {
         }
         self.sessions.touch();
         let not_ready = async {
-            let (mut view, mut watch) = self.replica.store.view_and_watch();
-            while view.node(node_id).is_some_and(|node| node.state == NodeState::Ready) {
+            loop {
+                let (view, mut watch) = self.replica.store.view_and_watch();
+                if view.node(node_id).is_none_or(|node| node.state != NodeState::Ready) {
+                    return;
+                }
+                drop(view);
                 let _ = watch.next().await;
-                (view, watch) = self.replica.store.view_and_watch();
             }
         };
         let _ = tokio::time::timeout(LEAVE_WAIT, not_ready).await;

@@ -59,7 +59,8 @@ pub(super) struct Indices {
     pub(super) images: Groups<Arc<str>, (bool, ImageId)>,
     /// Services that are pinned to this image digest.
     pub(super) pins: Groups<Arc<str>, ServiceId>,
-    pub(super) priorities: Groups<i32, ServiceId>,
+    /// Number of services with each priority.
+    pub(super) priorities: Tally<(), i32>,
     /// Services whose tasks run beside those of the service with this name.
     pub(super) affine: Groups<Arc<str>, ServiceId>,
     /// Services whose tasks do not run beside those of the service with this name.
@@ -215,7 +216,7 @@ impl Indices {
     /// Follows the change of a service from `old` to `new`.
     pub(super) fn service(&mut self, old: Option<&Service>, new: Option<&Service>) {
         self.networks.service(old, new);
-        let priority = |service: &Service| (service.spec.priority, service.id.clone());
+        let priority = |service: &Service| ((), service.spec.priority);
         self.priorities.update(old.map(priority), new.map(priority));
         let named = |names: fn(&Service) -> Vec<&str>| {
             let group = move |service: Option<&Service>| -> BTreeSet<(Arc<str>, ServiceId)> {

@@ -179,7 +179,7 @@ impl Tables {
 
     /// The priorities that services have, lowest first.
     pub fn priorities(&self) -> impl Iterator<Item = i32> {
-        self.indices.priorities.keys().copied()
+        self.indices.priorities.of(&()).map(|(priority, _)| *priority)
     }
 
     /// The priority of the tasks of a service; that of one that was removed is the default.

@@ -127,6 +127,36 @@ fn every_kind_is_created_updated_and_removed_with_an_event_and_a_digest_of_its_o
 }
 
 #[test]
+fn whether_somebody_has_a_view_changes_nothing_but_who_sees_an_entry() {
+    let (watched, alone) = (Store::default(), Store::default());
+    let mut index = 0;
+    for kind in Kind::ALL {
+        let second = Transaction { actions: vec![Action::Create(sample(kind, "other"))], ..Transaction::default() };
+        let both = |action: Action| {
+            let first = Transaction { actions: vec![action], ..Transaction::default() };
+            Entry { at: Timestamp(1), transactions: vec![first, second.clone()], ..Entry::default() }
+        };
+        let actions = [
+            Action::Create(sample(kind, "id")),
+            Action::Update(sample(kind, "id")),
+            Action::Create(sample(kind, "id")),
+            Action::Remove(kind, "id".into()),
+        ];
+        for action in actions {
+            index += 1;
+            let view = watched.view();
+            let (version, objects) = (view.version, view.records().collect::<Vec<_>>());
+            assert_eq!(watched.apply(index, both(action.clone())), alone.apply(index, both(action)), "{kind}");
+            assert_eq!((view.version, view.records().collect::<Vec<_>>()), (version, objects), "{kind}: a view stays");
+            assert_eq!(watched.digest(), alone.digest(), "{kind}");
+        }
+    }
+    let events = |store: &Store| store.events_after(EventCursor::end_of(0)).read(1_000).expect("all are kept").events;
+    assert_eq!(events(&watched), events(&alone));
+    assert!(watched.view().records().eq(alone.view().records()));
+}
+
+#[test]
 fn no_two_objects_of_a_kind_have_the_same_unique_name() {
     for kind in Kind::ALL {
         let store = Store::default();

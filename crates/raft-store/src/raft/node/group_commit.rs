@@ -1,8 +1,10 @@
 //! Group commit: proposals that come while others are being written wait, and are then written together, as one entry. An
 //! entry costs every manager much more than a transaction in it, so this is what many writers at once gain from.
 //!
-//! A proposal is written at once if fewer than [`AT_ONCE`] entries are on their way, so one writer alone never waits. A
-//! proposal whose outcome is unknown is not written later: its entry has been given up by then.
+//! A proposal is written at once if fewer than [`AT_ONCE`] entries are on their way, so one writer alone never waits. Where
+//! there are [`MANY`], one entry at a time has the proposals of all: those whose answers have just gone out propose again,
+//! one after the other, and the first waits for the others, because it would else have an entry to itself. Nobody waits for
+//! longer after an entry than that entry took. A proposal whose outcome is unknown is not written later: its entry has been given up by then.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -21,9 +23,14 @@ use crate::transaction::{Outcome, Transaction};
 /// is being applied.
 const AT_ONCE: usize = 2;
 /// Largest number of proposals in one entry.
-const GROUP: usize = 64;
+const GROUP: usize = 128;
 /// Number of actions from which on no further proposal joins an entry.
 const ACTIONS: usize = 512;
+
+/// Number of proposers from which on an entry waits for the proposals of all of them.
+const MANY: usize = 6;
+/// Longest time after an entry for which proposals wait for others.
+const LONGEST_GATHERING: Duration = Duration::from_millis(10);
 
 /// The outcomes of a proposal's transactions, in order.
 type Outcomes = Result<Vec<Outcome>, ProposeError>;
@@ -44,16 +51,55 @@ struct Proposal {
     answer: oneshot::Sender<Outcomes>,
 }
 
-#[derive(Default)]
 struct Queue {
     /// Number of entries that are on their way.
     writing: usize,
+    /// Number of proposals in these entries.
+    proposals: usize,
     /// One for each proposer that waits for its answer, so proposers bound it, and none is here for longer than
     /// [`QUORUM_WAIT`].
     waiting: VecDeque<Proposal>,
+    /// Number of proposals that the next entry waits for.
+    wanted: usize,
+    /// When it waits no longer.
+    gathers_until: Instant,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { writing: 0, proposals: 0, waiting: VecDeque::new(), wanted: 1, gathers_until: Instant::now() }
+    }
 }
 
 impl Queue {
+    /// Notes that an entry with so many proposals has ended, which took this long. About as many proposers as there were
+    /// are there again soon. Returns until when the next entry waits for them, if it does.
+    fn ended(&mut self, proposals: usize, took: Duration, now: Instant) -> Option<Instant> {
+        let proposers = self.proposals + self.waiting.len();
+        self.wanted = if proposers < MANY { 1 } else { proposers.min(GROUP) };
+        self.gathers_until = now + took.min(LONGEST_GATHERING);
+        self.proposals -= proposals;
+        self.writing -= 1;
+        (self.wanted > 1).then_some(self.gathers_until)
+    }
+
+    /// Whether another entry may be on its way if so many proposals wait.
+    fn has_turn(&self, waiting: usize, now: Instant) -> bool {
+        let lanes = if self.wanted > 1 { 1 } else { AT_ONCE };
+        self.writing < lanes && (waiting >= self.wanted || now >= self.gathers_until)
+    }
+
+    /// Takes the proposals of the next entry if it is its turn; none if nothing waits, or not enough yet.
+    fn begin_group(&mut self, now: Instant) -> Vec<Proposal> {
+        if !self.has_turn(self.waiting.len(), now) {
+            return Vec::new();
+        }
+        let group = self.next_group(now);
+        self.writing += usize::from(!group.is_empty());
+        self.proposals += group.len();
+        group
+    }
+
     /// Takes the proposals of the next entry, oldest first; none if nothing waits. Those whose proposers have gone, or whose
     /// time is over, are left out.
     fn next_group(&mut self, now: Instant) -> Vec<Proposal> {
@@ -79,23 +125,38 @@ impl GroupCommit {
     pub(super) async fn commit<W: WriteEntry>(&self, writer: &W, transactions: Vec<Transaction>) -> Outcomes {
         match self.enter(transactions) {
             Entered::First(transactions) => {
-                let turn = Turn { queue: self.clone(), writer: writer.clone() };
+                let turn = Turn { queue: self.clone(), writer: writer.clone(), proposals: 1, since: Instant::now() };
                 turn.writer.write(transactions, QUORUM_WAIT).await
             }
-            // Whoever writes is bounded in time, and answers or drops those that wait.
-            Entered::Waits(answer) => answer.await.unwrap_or(Err(ProposeError::Unknown)),
+            Entered::Waits(answer) => {
+                self.write_next(writer);
+                // Whoever writes is bounded in time, and answers or drops those that wait.
+                answer.await.unwrap_or(Err(ProposeError::Unknown))
+            }
         }
     }
 
     fn enter(&self, transactions: Vec<Transaction>) -> Entered {
-        let mut queue = self.0.lock().expect("no holder panics");
-        if queue.writing < AT_ONCE && queue.waiting.is_empty() {
+        let (mut queue, now) = (self.0.lock().expect("no holder panics"), Instant::now());
+        if queue.waiting.is_empty() && queue.has_turn(1, now) {
             queue.writing += 1;
+            queue.proposals += 1;
             return Entered::First(transactions);
         }
         let (answer, answered) = oneshot::channel();
-        queue.waiting.push_back(Proposal { transactions, since: Instant::now(), answer });
+        queue.waiting.push_back(Proposal { transactions, since: now, answer });
         Entered::Waits(answered)
+    }
+
+    /// Begins to write what waits, if it is its turn.
+    fn write_next<W: WriteEntry>(&self, writer: &W) {
+        let group = self.0.lock().expect("no holder panics").begin_group(Instant::now());
+        if group.is_empty() {
+            return;
+        }
+        let turn = Turn { queue: self.clone(), writer: writer.clone(), proposals: group.len(), since: Instant::now() };
+        // A runtime that has ended drops the group at once, and with it the next.
+        writer.runtime().spawn(async move { write_group(&turn.writer, group).await });
     }
 }
 
@@ -111,24 +172,24 @@ enum Entered {
 struct Turn<W: WriteEntry> {
     queue: GroupCommit,
     writer: W,
+    /// Number of its proposals.
+    proposals: usize,
+    since: Instant,
 }
 
 impl<W: WriteEntry> Drop for Turn<W> {
     fn drop(&mut self) {
-        let group = {
-            let mut queue = self.queue.0.lock().expect("no holder panics");
-            let group = queue.next_group(Instant::now());
-            if group.is_empty() {
-                queue.writing -= 1;
-            }
-            group
-        };
-        if group.is_empty() {
-            return;
+        let (now, mut queue) = (Instant::now(), self.queue.0.lock().expect("no holder panics"));
+        let gathers_until = queue.ended(self.proposals, now - self.since, now);
+        drop(queue);
+        self.queue.write_next(&self.writer);
+        if let Some(until) = gathers_until {
+            let (queue, writer) = (self.queue.clone(), self.writer.clone());
+            self.writer.runtime().spawn(async move {
+                tokio::time::sleep_until(until).await;
+                queue.write_next(&writer);
+            });
         }
-        let turn = Self { queue: self.queue.clone(), writer: self.writer.clone() };
-        // A runtime that has ended drops the group at once, and with it the next.
-        self.writer.runtime().spawn(async move { write_group(&turn.writer, group).await });
     }
 }
 

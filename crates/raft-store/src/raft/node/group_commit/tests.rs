@@ -92,6 +92,65 @@ async fn proposals_wait_while_two_entries_are_on_their_way_and_then_share_the_ne
     assert_eq!(trial.proposals.0.lock().expect("no holder panics").writing, 0);
 }
 
+/// Number of the transactions in an entry.
+fn size(written: &Written) -> u64 {
+    written.requests.split(' ').count() as u64
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_proposers_share_one_entry_after_the_other_and_wait_for_each_other_as_long_as_an_entry_takes() {
+    const TOOK: Duration = Duration::from_millis(3);
+    let mut trial = Trial::new();
+    for number in 0..16 {
+        drop(trial.propose(&number.to_string()).await);
+    }
+    let (one, two) = (trial.next().await, trial.next().await);
+    tokio::time::sleep(TOOK).await;
+    let _ = (one.answer.send(outcomes(1, 1)), two.answer.send(outcomes(1, 1)));
+    tokio::task::yield_now().await;
+    assert!(trial.written.try_recv().is_err(), "the first two may come back");
+    drop(trial.propose("a").await);
+    let all = trial.next().await;
+    assert_eq!(size(&all), 15, "as many as there were when the last entry ended");
+    drop(trial.propose("b").await);
+    tokio::time::sleep(TOOK).await;
+    assert!(trial.written.try_recv().is_err(), "one entry at a time");
+    let begun = Instant::now();
+    let _ = all.answer.send(outcomes(1, 15));
+    drop(trial.propose("c").await);
+    let both = trial.next().await;
+    assert_eq!((both.requests.as_str(), begun.elapsed()), ("b c", TOOK), "no others have come");
+    let _ = both.answer.send(outcomes(1, 2));
+    tokio::task::yield_now().await;
+    let begun = Instant::now();
+    for request in ["e", "f", "g"] {
+        drop(trial.propose(request).await);
+        let alone = trial.next().await;
+        assert_eq!((alone.requests.as_str(), begun.elapsed()), (request, Duration::ZERO), "few wait for nobody");
+        let _ = alone.answer.send(outcomes(1, 1));
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proposal_that_comes_later_than_an_entry_takes_waits_for_nobody() {
+    let mut trial = Trial::new();
+    for number in 0..MANY + 3 {
+        drop(trial.propose(&number.to_string()).await);
+    }
+    let (one, two) = (trial.next().await, trial.next().await);
+    let _ = (one.answer.send(outcomes(1, 1)), two.answer.send(outcomes(1, 1)));
+    let many = trial.next().await;
+    let count = size(&many);
+    assert_eq!(count, MANY as u64 + 1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let _ = many.answer.send(outcomes(1, count));
+    tokio::time::sleep(LONGEST_GATHERING).await;
+    let begun = Instant::now();
+    drop(trial.propose("a").await);
+    assert_eq!((trial.next().await.requests.as_str(), begun.elapsed()), ("a", Duration::ZERO));
+}
+
 #[tokio::test]
 async fn what_is_given_up_while_it_waits_is_not_written_and_what_is_given_up_on_its_way_holds_nobody_up() {
     let mut trial = Trial::new();
@@ -167,11 +226,11 @@ async fn an_entry_has_so_many_proposals_at_most_and_none_joins_a_large_one() {
         let transactions = vec![Transaction { actions, ..Transaction::default() }];
         Proposal { transactions, since: Instant::now(), answer }
     };
-    queue.waiting.extend((0..100).map(|_| wait(1)));
+    queue.waiting.extend((0..GROUP + 36).map(|_| wait(1)));
     queue.waiting.extend([wait(ACTIONS), wait(1)]);
     let mut sizes = Vec::new();
     while !queue.waiting.is_empty() {
         sizes.push(queue.next_group(Instant::now()).len());
     }
-    assert_eq!(sizes, [GROUP, 100 - GROUP + 1, 1]);
+    assert_eq!(sizes, [GROUP, 37, 1]);
 }
