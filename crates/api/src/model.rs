@@ -15,6 +15,7 @@ mod cron;
 mod dependency;
 mod device;
 mod endpoint;
+mod feature_level;
 mod health;
 mod image;
 mod mode;
@@ -55,7 +56,7 @@ pub use endpoint::{Endpoint, NetworkConfig, NetworkNode, NetworkService, Network
 pub use health::{Health, HealthCheck, HealthResult, HealthSpec, HealthState, HealthTest};
 pub use image::{Image, ImageHolder};
 pub use mode::{Concurrency, ModeName, ServiceMode};
-pub use mount::{BindMount, Mount, MountSource, Propagation, VolumeMount};
+pub use mount::{BindMount, Mount, MountSource, Propagation, TmpfsMount, VolumeMount};
 pub use network::{
     AddressPool, Attachment, DnsConfig, EndpointMode, HostEntry, INGRESS, LastGiven, Network, NetworkAttachment,
     NetworkDriver, NetworkSpec, NodePort, Protocol, PublishMode, PublishedPort, Subnet, SubnetSpec, VirtualIp,

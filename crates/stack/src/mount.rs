@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-use flota_api::model::{BindMount, Mount, MountSource, Propagation, VolumeMount};
+use flota_api::model::{BindMount, Mount, MountSource, Propagation, TmpfsMount, VolumeMount};
 
 use crate::parse;
 
@@ -31,6 +31,9 @@ pub(crate) struct MountFields {
     pub(crate) per_slot: Option<bool>,
     pub(crate) size: Option<String>,
     pub(crate) mode: Option<String>,
+    pub(crate) uid: Option<String>,
+    pub(crate) gid: Option<String>,
+    pub(crate) exec: bool,
     /// `KEY=VALUE` each.
     pub(crate) labels: Vec<String>,
     pub(crate) subpath: Option<String>,
@@ -74,10 +77,13 @@ impl MountFields {
                 subpath: self.subpath,
             }),
             "tmpfs" if self.source.is_some() => return Err("a tmpfs has no source".into()),
-            "tmpfs" => MountSource::Tmpfs {
+            "tmpfs" => MountSource::Tmpfs(TmpfsMount {
                 size: self.size.as_deref().map(parse::bytes).transpose()?.and_then(NonZeroU64::new),
                 mode: self.mode.as_deref().map(mode).transpose()?,
-            },
+                uid: self.uid.as_deref().map(id).transpose()?,
+                gid: self.gid.as_deref().map(id).transpose()?,
+                exec: self.exec,
+            }),
             "image" => MountSource::Image {
                 reference: self.source.ok_or("a mount of an image needs a source, the reference of the image")?,
                 subpath: self.image_subpath,
@@ -131,6 +137,10 @@ pub(crate) fn consistency(text: &str) -> Result<(), String> {
 fn mode(text: &str) -> Result<u32, String> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     u32::from_str_radix(digits, 8).map_err(|_| format!("`{text}` is not a mode such as 1777"))
+}
+
+fn id(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("`{text}` is not the number of a user or group"))
 }
 
 fn flag(key: &str, value: Option<&str>) -> Result<bool, String> {
@@ -210,7 +220,7 @@ pub fn mount(text: &str) -> Result<Mount, String> {
     fields.finish()
 }
 
-/// Parses Docker's `--tmpfs`: `/path[:OPTION,…]`, with the options size=, mode=, ro and rw, and those that every tmpfs has.
+/// Parses Docker's `--tmpfs`: `/path[:OPTION,…]`. The last of two options that contradict each other counts.
 ///
 /// # Errors
 /// A message that names the part that can't be used.
@@ -221,11 +231,16 @@ pub fn tmpfs(text: &str) -> Result<Mount, String> {
         match option.split_once('=') {
             Some(("size", size)) => fields.size = Some(size.into()),
             Some(("mode", mode)) => fields.mode = Some(mode.into()),
+            Some(("uid", uid)) => fields.uid = Some(uid.into()),
+            Some(("gid", gid)) => fields.gid = Some(gid.into()),
             None if option == "ro" => fields.read_only = Some(true),
             None if option == "rw" => fields.read_only = Some(false),
-            None if ["noexec", "nosuid", "nodev"].contains(&option) => {}
+            None if option == "exec" => fields.exec = true,
+            None if option == "noexec" => fields.exec = false,
+            None if ["nosuid", "nodev"].contains(&option) => {}
             _ => {
-                let known = "size=, mode=, ro, rw, noexec, nosuid and nodev, of which every tmpfs has the last three";
+                let known =
+                    "size=, mode=, uid=, gid=, ro, rw, exec, noexec, nosuid and nodev; every tmpfs has the last two";
                 return Err(format!("`{option}` is not an option of a tmpfs; they are {known}"));
             }
         }
@@ -282,8 +297,12 @@ mod tests {
                 let name = it.name.as_deref().unwrap_or("-");
                 format!("volume {name} {} {}{labels}{subpath}", it.no_copy, it.per_slot)
             }
-            MountSource::Tmpfs { size, mode } => {
-                format!("tmpfs {} {:o}", size.map_or(0, NonZeroU64::get), mode.unwrap_or_default())
+            MountSource::Tmpfs(it) => {
+                let ids = [("uid", it.uid), ("gid", it.gid)];
+                let ids = ids.iter().filter_map(|(name, id)| Some(format!(" {name} {}", (*id)?)));
+                let exec = if it.exec { " exec" } else { "" };
+                let (size, mode) = (it.size.map_or(0, NonZeroU64::get), it.mode.unwrap_or_default());
+                format!("tmpfs {size} {mode:o}{}{exec}", ids.collect::<String>())
             }
             MountSource::Image { reference, subpath } => {
                 format!("image {reference} {}", subpath.as_deref().unwrap_or("-"))
@@ -321,6 +340,8 @@ mod tests {
             ("/tmp:size=1k,mode=1777,ro", "/tmp: tmpfs 1024 1777 ro"),
             ("/tmp:rw", "/tmp: tmpfs 0 0"),
             ("/run:rw,noexec,nosuid,size=64k", "/run: tmpfs 65536 0"),
+            ("/run:uid=1000,gid=50,mode=770,exec", "/run: tmpfs 0 770 uid 1000 gid 50 exec"),
+            ("/run:exec,noexec,uid=0", "/run: tmpfs 0 0 uid 0"),
         ] {
             assert_eq!(tmpfs(text).as_ref().map(shown).as_deref(), Ok(expected), "{text}");
         }
@@ -379,7 +400,8 @@ mod tests {
         }
         for (text, expected) in [
             ("tmp", "target: `tmp` is not an absolute path"),
-            ("/tmp:exec", "`exec` is not an option of a tmpfs; they are size="),
+            ("/tmp:suid", "`suid` is not an option of a tmpfs; they are size="),
+            ("/tmp:uid=root", "`root` is not the number of a user or group"),
             ("/tmp:size=x", "`x` is not a size"),
         ] {
             let error = tmpfs(text).expect_err(text);

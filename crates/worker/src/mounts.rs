@@ -146,7 +146,7 @@ pub(crate) fn images(spec: &ServiceSpec, files: &BTreeMap<String, ImageFiles>) -
             files: files.get(reference)?.clone(),
             subpath: subpath.as_ref().map(PathBuf::from),
         }),
-        MountSource::Bind(_) | MountSource::Volume(_) | MountSource::Tmpfs { .. } => None,
+        MountSource::Bind(_) | MountSource::Volume(_) | MountSource::Tmpfs(_) => None,
     };
     spec.mounts.iter().filter_map(mount).collect()
 }
@@ -178,12 +178,15 @@ fn mount_of(mount: &Mount, volumes: &BTreeMap<String, PathBuf>, binds: &BindSour
         }
         // The supervisor fills in the source, as it mounts the image.
         MountSource::Image { .. } => bound(target, String::new(), &["rprivate"], true),
-        MountSource::Tmpfs { size, mode } => {
+        MountSource::Tmpfs(it) => {
             // These are Docker's.
-            let fixed = ["nosuid", "nodev", "noexec"].map(str::to_owned);
+            let fixed = ["nosuid", "nodev"].map(str::to_owned);
             let chosen = [
-                size.map(|size| format!("size={size}")),
-                Some(format!("mode={:o}", mode.unwrap_or(0o1777))),
+                (!it.exec).then(|| "noexec".to_owned()),
+                it.size.map(|size| format!("size={size}")),
+                Some(format!("mode={:o}", it.mode.unwrap_or(0o1777))),
+                it.uid.map(|uid| format!("uid={uid}")),
+                it.gid.map(|gid| format!("gid={gid}")),
                 mount.read_only.then(|| "ro".to_owned()),
             ];
             oci::Mount {
@@ -219,7 +222,7 @@ pub(crate) fn add(result: &mut oci::Spec, mounts: Vec<oci::Mount>, spec: &Servic
     let is_any = |wanted: [Propagation; 2]| {
         spec.mounts.iter().any(|mount| match &mount.source {
             MountSource::Bind(it) => wanted.contains(&it.propagation),
-            MountSource::Volume(_) | MountSource::Tmpfs { .. } | MountSource::Image { .. } => false,
+            MountSource::Volume(_) | MountSource::Tmpfs(_) | MountSource::Image { .. } => false,
         })
     };
     if let Some(linux) = &mut result.linux {
@@ -235,7 +238,7 @@ pub(crate) fn add(result: &mut oci::Spec, mounts: Vec<oci::Mount>, spec: &Servic
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use flota_api::model::{BindMount, VolumeMount};
+    use flota_api::model::{BindMount, TmpfsMount, VolumeMount};
 
     use super::*;
     use crate::offers::bind_roots;
@@ -366,9 +369,15 @@ mod tests {
     fn mounts_become_those_of_a_configuration_the_outer_ones_first() {
         let volume =
             |name: &str| MountSource::Volume(VolumeMount { name: Some(name.into()), ..VolumeMount::default() });
-        let tmpfs = MountSource::Tmpfs { size: std::num::NonZeroU64::new(64), mode: Some(0o700) };
+        let tmpfs = MountSource::Tmpfs(TmpfsMount {
+            size: std::num::NonZeroU64::new(64),
+            mode: Some(0o700),
+            ..TmpfsMount::default()
+        });
+        let owned = TmpfsMount { uid: Some(7), gid: Some(8), exec: true, ..TmpfsMount::default() };
         let spec = spec(vec![
             ("/data/cache", tmpfs, true),
+            ("/z", MountSource::Tmpfs(owned), false),
             ("/data", volume("db"), true),
             ("/srv/x", bind(Path::new("/tmp"), Propagation::Rslave, true), true),
             ("/y", bind(Path::new("/tmp"), Propagation::Rprivate, false), false),
@@ -383,6 +392,7 @@ mod tests {
             shown,
             [
                 "/image bind rbind,rprivate",
+                "/z tmpfs nosuid,nodev,mode=1777,uid=7,gid=8",
                 "/data bind rbind,rprivate,ro,rro",
                 "/y bind rbind,rprivate",
                 "/data/cache tmpfs nosuid,nodev,noexec,size=64,mode=700,ro",
@@ -392,9 +402,9 @@ mod tests {
         let mut result = oci::template();
         let before = result.mounts.len();
         add(&mut result, of_task(&spec, &folders, &binds), &spec);
-        assert_eq!(result.mounts.len(), before + 5);
+        assert_eq!(result.mounts.len(), before + 6);
         assert_eq!(result.linux().rootfs_propagation.as_deref(), Some("rslave"));
-        let shm = MountSource::Tmpfs { size: None, mode: None };
+        let shm = MountSource::Tmpfs(TmpfsMount::default());
         let shm = self::spec(vec![("/dev/shm", shm, false)]);
         let mut result = oci::template();
         add(&mut result, of_task(&shm, &BTreeMap::new(), &BindSources::default()), &shm);

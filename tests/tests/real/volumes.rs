@@ -149,7 +149,7 @@ fn a_new_volume_has_what_the_image_has_there() {
 }
 
 #[test]
-fn a_tmpfs_has_the_size_and_the_mode_that_it_is_given() {
+fn a_tmpfs_has_the_size_the_mode_the_owner_and_the_use_that_it_is_given() {
     let cluster = Cluster::bare(1, 0);
     cluster.pack_busybox();
     let mounts = "--tmpfs /small:size=64k,mode=700 --mount type=tmpfs,target=/fixed,readonly";
@@ -160,6 +160,14 @@ fn a_tmpfs_has_the_size_and_the_mode_that_it_is_given() {
     assert!(sh(&cluster, "web", "/busybox touch /fixed/file").stderr.contains("Read-only file system"));
     let refused = cluster.ctl("service update --mount source=db,target=/ --mount-rm /small web");
     assert_eq!(refused.code, 2, "{}", refused.stderr);
+    for (name, own_ids) in [("plain", ""), ("mapped", "--userns auto ")] {
+        let mounts = "--tmpfs /run:uid=12,gid=13,mode=750,exec --tmpfs /tmp";
+        create(&cluster, name, &format!("{own_ids}--user 12:13 {mounts}"));
+        assert_eq!(sh_ok(&cluster, name, "/busybox stat -c '%u %g %a' /run /tmp"), "12 13 750\n0 0 1777", "{name}");
+        assert_eq!(sh_ok(&cluster, name, "/busybox cp /busybox /run/echo && /run/echo works"), "works", "{name}");
+        let denied = sh(&cluster, name, "/busybox cp /busybox /tmp/echo && /tmp/echo works").stderr;
+        assert!(denied.contains("Permission denied"), "{name}: {denied}");
+    }
 }
 
 #[test]

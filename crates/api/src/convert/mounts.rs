@@ -3,7 +3,9 @@
 use std::num::NonZeroU64;
 
 use super::{FromNumber, Malformed, filled, require};
-use crate::model::{BindMount, Mount, MountSource, TaskVolume, Volume, VolumeAt, VolumeMount, VolumePlace, VolumeSpec};
+use crate::model::{
+    BindMount, Mount, MountSource, TaskVolume, TmpfsMount, Volume, VolumeAt, VolumeMount, VolumePlace, VolumeSpec,
+};
 use crate::proto::specs::mount::Source;
 use crate::proto::{dispatcher as pd, objects as po, specs as ps};
 
@@ -23,9 +25,13 @@ impl From<&Mount> for ps::Mount {
                 labels: it.labels.clone().into_iter().collect(),
                 subpath: it.subpath.clone().unwrap_or_default(),
             }),
-            MountSource::Tmpfs { size, mode } => {
-                Source::Tmpfs(ps::TmpfsMount { size: size.map_or(0, NonZeroU64::get), mode: *mode })
-            }
+            MountSource::Tmpfs(it) => Source::Tmpfs(ps::TmpfsMount {
+                size: it.size.map_or(0, NonZeroU64::get),
+                mode: it.mode,
+                uid: it.uid,
+                gid: it.gid,
+                exec: it.exec,
+            }),
             MountSource::Image { reference, subpath } => Source::Image(ps::ImageMount {
                 reference: reference.clone(),
                 subpath: subpath.clone().unwrap_or_default(),
@@ -52,7 +58,13 @@ impl TryFrom<ps::Mount> for Mount {
                 labels: it.labels.into_iter().collect(),
                 subpath: filled(it.subpath),
             }),
-            Source::Tmpfs(it) => MountSource::Tmpfs { size: NonZeroU64::new(it.size), mode: it.mode },
+            Source::Tmpfs(it) => MountSource::Tmpfs(TmpfsMount {
+                size: NonZeroU64::new(it.size),
+                mode: it.mode,
+                uid: it.uid,
+                gid: it.gid,
+                exec: it.exec,
+            }),
             Source::Image(it) => MountSource::Image { reference: it.reference, subpath: filled(it.subpath) },
         };
         Ok(Self { target: it.target, read_only: it.read_only, source })
@@ -148,7 +160,10 @@ mod tests {
                 subpath: name.map(|it| format!("{it}/c")),
             })
         };
-        let tmpfs = |size, mode| MountSource::Tmpfs { size: NonZeroU64::new(size), mode };
+        let tmpfs = |size, mode: Option<u32>| {
+            let (uid, gid, exec) = (mode, mode.map(|it| it + 1), mode.is_some());
+            MountSource::Tmpfs(TmpfsMount { size: NonZeroU64::new(size), mode, uid, gid, exec })
+        };
         let image = |subpath: Option<&str>| MountSource::Image {
             reference: "data:1".into(),
             subpath: subpath.map(str::to_owned),

@@ -55,12 +55,7 @@ pub enum MountSource {
     /// A folder that the cluster keeps for the service.
     Volume(VolumeMount),
     /// Memory.
-    Tmpfs {
-        /// Most bytes that it can hold; half of the node's memory if `None`, as in tmpfs(5).
-        size: Option<NonZeroU64>,
-        /// Mode of its root; 1777 if `None`.
-        mode: Option<u32>,
-    },
+    Tmpfs(TmpfsMount),
     /// The files of an image.
     Image {
         /// Reference of the image, as that of a service's own image.
@@ -68,6 +63,22 @@ pub enum MountSource {
         /// The file or folder of the image that is mounted, as a path without a leading `/`; all of it if `None`.
         subpath: Option<String>,
     },
+}
+
+/// A mount of memory (tmpfs(5)).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TmpfsMount {
+    /// Most bytes that it can hold; half of the node's memory if `None`.
+    pub size: Option<NonZeroU64>,
+    /// Mode of its root; 1777 if `None`.
+    pub mode: Option<u32>,
+    /// User that owns its root, as the container sees it; root if `None`.
+    pub uid: Option<u32>,
+    /// Group of its root, as the container sees it; root's if `None`.
+    pub gid: Option<u32>,
+    /// Whether programs on it can be executed.
+    pub exec: bool,
 }
 
 /// A mount of a file or folder of the node.
@@ -105,7 +116,7 @@ impl Mount {
     pub fn volume(&self) -> Option<&str> {
         match &self.source {
             MountSource::Volume(it) => it.name.as_deref(),
-            MountSource::Bind(_) | MountSource::Tmpfs { .. } | MountSource::Image { .. } => None,
+            MountSource::Bind(_) | MountSource::Tmpfs(_) | MountSource::Image { .. } => None,
         }
     }
 
@@ -113,7 +124,7 @@ impl Mount {
     pub fn bind_source(&self) -> Option<&str> {
         match &self.source {
             MountSource::Bind(it) => Some(&it.source),
-            MountSource::Volume(_) | MountSource::Tmpfs { .. } | MountSource::Image { .. } => None,
+            MountSource::Volume(_) | MountSource::Tmpfs(_) | MountSource::Image { .. } => None,
         }
     }
 
@@ -121,7 +132,7 @@ impl Mount {
     pub fn image(&self) -> Option<&str> {
         match &self.source {
             MountSource::Image { reference, .. } => Some(reference),
-            MountSource::Bind(_) | MountSource::Volume(_) | MountSource::Tmpfs { .. } => None,
+            MountSource::Bind(_) | MountSource::Volume(_) | MountSource::Tmpfs(_) => None,
         }
     }
 
@@ -141,17 +152,17 @@ impl Mount {
             MountSource::Bind(it) if it.source == "/" => None,
             MountSource::Bind(it) => naming::check_path(&it.source).err().map(|error| ("source", error.to_string())),
             MountSource::Volume(_) => None,
-            MountSource::Tmpfs { mode: Some(mode), .. } if mode & !MODE_BITS != 0 => {
+            MountSource::Tmpfs(TmpfsMount { mode: Some(mode), .. }) if mode & !MODE_BITS != 0 => {
                 Some(("tmpfs_mode", format!("{mode:o} is not a mode such as 1777")))
             }
             MountSource::Image { reference, .. } => {
                 ImageRef::parse(reference).err().map(|error| ("source", error.to_string()))
             }
-            MountSource::Tmpfs { .. } => None,
+            MountSource::Tmpfs(_) => None,
         };
         let of_volume = match &self.source {
             MountSource::Volume(it) => it.violations(),
-            MountSource::Bind(_) | MountSource::Tmpfs { .. } | MountSource::Image { .. } => Vec::new(),
+            MountSource::Bind(_) | MountSource::Tmpfs(_) | MountSource::Image { .. } => Vec::new(),
         };
         target.into_iter().chain(source).chain(of_volume).chain(self.violations_of_image()).collect()
     }
@@ -160,7 +171,7 @@ impl Mount {
     fn violations_of_image(&self) -> impl Iterator<Item = (&'static str, String)> {
         let (is_writable, subpath) = match &self.source {
             MountSource::Image { subpath, .. } => (!self.read_only, subpath.as_deref()),
-            MountSource::Bind(_) | MountSource::Volume(_) | MountSource::Tmpfs { .. } => (false, None),
+            MountSource::Bind(_) | MountSource::Volume(_) | MountSource::Tmpfs(_) => (false, None),
         };
         let is_writable = is_writable.then(|| ("read_only", "an image is always mounted read-only".to_owned()));
         let subpath = subpath.and_then(|it| check_subpath(it, "image").err()).map(|why| ("image_subpath", why));
@@ -230,7 +241,7 @@ mod tests {
     }
 
     fn tmpfs(mode: u32) -> MountSource {
-        MountSource::Tmpfs { size: None, mode: Some(mode) }
+        MountSource::Tmpfs(TmpfsMount { mode: Some(mode), ..TmpfsMount::default() })
     }
 
     fn image(reference: &str, subpath: Option<&str>) -> Mount {

@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 
 use serde::Serialize;
 
-use super::mount::{Mount, MountSource};
+use super::mount::{Mount, MountSource, TmpfsMount};
 use super::text_or_empty;
 use super::value::{ValueBytes, ValueKind};
 use crate::id::{ValueDataId, ValueId};
@@ -83,7 +83,7 @@ impl ValueUse {
             found.push(("source", error.to_string()));
         } else if let Some(path) = &path {
             // Where nothing can be mounted, no file can be.
-            let source = MountSource::Tmpfs { size: None, mode: None };
+            let source = MountSource::Tmpfs(TmpfsMount::default());
             let mount = Mount { target: path.clone(), read_only: true, source };
             found.extend(mount.violations().into_iter().map(|(_, why)| ("target", why)));
             if [SECRETS_FOLDER, CONFIGS_FOLDER].contains(&path.as_str()) {

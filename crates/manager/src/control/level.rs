@@ -38,10 +38,12 @@ pub(super) fn claim<'a>(
     tx: &mut WriteTx,
     specs: impl IntoIterator<Item = &'a ServiceSpec>,
 ) -> Result<(), ControlError> {
-    if !specs.into_iter().any(|spec| spec.user_namespace) {
+    let needed = specs.into_iter().map(ServiceSpec::feature_level).max().unwrap_or_default();
+    // Managers store what a spec of a lower level has, whatever level is in use.
+    if needed < LEVEL_OF_USER_NAMESPACES {
         return Ok(());
     }
-    let level = raised(tx.view(), LEVEL_OF_USER_NAMESPACES)?;
+    let level = raised(tx.view(), needed)?;
     let risen = tx.view().cluster().and_then(|cluster| risen(cluster, level));
     risen.into_iter().for_each(|cluster| tx.update(cluster));
     Ok(())

@@ -1,10 +1,8 @@
 //! The filters of the scheduler. If several refuse a node, the first of them is counted and shown to users.
 
-use flota_api::LEVEL_OF_USER_NAMESPACES;
 use flota_api::id::ServiceId;
 use flota_api::model::{
-    Availability, Filter, LogSpec, Mount, MountSource, NodeDescription, NodeState, PinnedImage, Platform, Refusal,
-    Service, ServiceSpec,
+    Availability, Filter, NodeDescription, NodeState, PinnedImage, Platform, Refusal, Service, ServiceSpec,
 };
 use flota_raft_store::Tables;
 use flota_raft_store::faults::{self, Fault};
@@ -71,7 +69,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     (Filter::Paused, |_, it, _| it.node.spec.availability == Availability::Pause),
     (Filter::Constraint, |task, it, _| !task.spec.constraints.iter().all(|constraint| it.node.satisfies(constraint))),
     (Filter::Platform, |task, it, _| !task.fits_platform(&it.node.description)),
-    (Filter::Outdated, |task, it, _| needed_level(task.spec) > it.node.description.feature_level),
+    (Filter::Outdated, |task, it, _| task.spec.feature_level() > it.node.description.feature_level),
     (Filter::Cpu, |task, it, _| task.spec.reservations.nano_cpus > it.free().nano_cpus),
     (Filter::Memory, |task, it, _| task.spec.reservations.memory_bytes > it.free().memory_bytes),
     (Filter::Runtime, |task, it, _| {
@@ -101,33 +99,6 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
 /// Returns what the node's owner does not allow. The worker uses the same function.
 fn refusal(spec: &ServiceSpec, it: &Candidate) -> Option<Refusal> {
     it.node.description.allow.refusal(spec)
-}
-
-/// The lowest feature level of a node that knows all of the spec. An older one would start the task without the rest.
-fn needed_level(spec: &ServiceSpec) -> u32 {
-    let has_settings = spec.read_only
-        || spec.tty
-        || spec.shm_size.is_some()
-        || !spec.ulimits.is_empty()
-        || !spec.sysctls.is_empty()
-        || !spec.groups.is_empty()
-        || spec.memory_swap.is_some()
-        || spec.oom_score_adj.is_some()
-        || spec.log != LogSpec::default();
-    // The leader creates volumes with their labels; nodes do not know these.
-    let has_part = |mount: &Mount| match &mount.source {
-        MountSource::Bind(it) => it.create_source,
-        MountSource::Volume(it) => it.subpath.is_some(),
-        MountSource::Tmpfs { .. } | MountSource::Image { .. } => false,
-    };
-    match () {
-        () if spec.user_namespace => LEVEL_OF_USER_NAMESPACES,
-        () if spec.mounts.iter().any(has_part) => 5,
-        () if spec.mounts.iter().any(|it| Mount::image(it).is_some()) => 4,
-        () if spec.values().next().is_some() => 3,
-        () if has_settings || !spec.mounts.is_empty() => 2,
-        () => 0,
-    }
 }
 
 /// Whether a network of the spec is encrypted.

@@ -162,7 +162,7 @@ fn long(node: &Node) -> Result<MountFields, Fault> {
 
 #[cfg(test)]
 mod tests {
-    use flota_api::model::{MountSource, Propagation, StackSpec, VolumeMount};
+    use flota_api::model::{MountSource, Propagation, StackSpec, TmpfsMount, VolumeMount};
 
     use crate::load;
 
@@ -203,7 +203,14 @@ mod tests {
         assert_eq!(*sources[0], MountSource::Volume(volume));
         let MountSource::Bind(bind) = sources[1] else { panic!("{:?}", sources[1]) };
         assert_eq!((bind.propagation, bind.non_recursive, bind.create_source), (Propagation::Rslave, true, true));
-        assert_eq!(*sources[2], MountSource::Tmpfs { size: std::num::NonZeroU64::new(64 << 20), mode: Some(0o700) });
+        assert_eq!(
+            *sources[2],
+            MountSource::Tmpfs(TmpfsMount {
+                size: std::num::NonZeroU64::new(64 << 20),
+                mode: Some(0o700),
+                ..TmpfsMount::default()
+            })
+        );
         let (reference, subpath) = ("data:1".to_owned(), Some("models".to_owned()));
         assert_eq!(*sources[3], MountSource::Image { reference, subpath });
         assert!(stack.services[0].mounts[3].read_only);

@@ -1,40 +1,63 @@
 //! What raises the feature level in use.
 
-use flota_api::LEVEL_OF_USER_NAMESPACES;
+use flota_api::model::{Mount, MountSource, TmpfsMount};
+use flota_api::{LEVEL_OF_TMPFS_OWNERS, LEVEL_OF_USER_NAMESPACES};
 
 use super::*;
 
 /// The ways in which a spec comes into the store.
 const WAYS: [&str; 3] = ["create", "update", "stack"];
 
-/// Sets a spec whose tasks have ids of their own.
-async fn set(control: &Control<Alone>, way: &str) -> Result<(), ControlError> {
-    let own = |name: &str| ServiceSpec { user_namespace: true, ..spec(name) };
+/// Sets a spec of this name, in one of the ways.
+async fn set(
+    control: &Control<Alone>,
+    way: &str,
+    with: impl Fn(ServiceSpec) -> ServiceSpec,
+) -> Result<(), ControlError> {
     match way {
-        "create" => control.create_service(None, own("new"), Never).await.map(drop),
-        "update" => control.update_service(None, "web", None, &own("web"), Never, false).await.map(drop),
+        "create" => control.create_service(None, with(spec("new")), Never).await.map(drop),
+        "update" => control.update_service(None, "web", None, &with(spec("web")), Never, false).await.map(drop),
         _ => {
-            let services = vec![spec("shop_a"), own("shop_b")];
+            let services = vec![spec("shop_a"), with(spec("shop_b"))];
             let stack = StackSpec { name: "shop".into(), services, ..StackSpec::default() };
             control.deploy_stack(None, &stack, &[], Keep, Never).await.map(drop)
         }
     }
 }
 
-#[tokio::test]
-async fn a_service_with_ids_of_its_own_raises_the_level_once_every_manager_knows_it() {
+/// Sets such a spec in each way, with managers that do not know it and with others that do.
+async fn raises(level: u32, with: impl Fn(ServiceSpec) -> ServiceSpec) {
     for way in WAYS {
         let control = cluster().await;
-        let level = || control.store.view().cluster().expect("it is there").feature_level;
-        let refused = set(&control, way).await.expect_err("no manager knows it").to_string();
-        assert!(refused.contains("is too old for this: upgrade it first"), "{way}: {refused}");
-        assert_eq!(level(), 0, "{way}");
-        for id in ["n1", "n2"] {
-            let mut manager = control.store.view().node(id).expect("it is there").as_ref().clone();
-            manager.description.feature_level = LEVEL_OF_USER_NAMESPACES;
-            control.replace(manager).await;
+        let used = || control.store.view().cluster().expect("it is there").feature_level;
+        for (known, is_taken) in [(level - 1, false), (level, true)] {
+            for id in ["n1", "n2"] {
+                let mut manager = control.store.view().node(id).expect("it is there").as_ref().clone();
+                manager.description.feature_level = known;
+                control.replace(manager).await;
+            }
+            match set(&control, way, &with).await {
+                Ok(()) => assert!(is_taken, "{way}"),
+                Err(error) if is_taken => panic!("{way}: {error}"),
+                Err(error) => {
+                    assert!(error.to_string().contains("is too old for this: upgrade it first"), "{way}: {error}")
+                }
+            }
+            assert_eq!(used(), if is_taken { level } else { 0 }, "{way}");
         }
-        set(&control, way).await.unwrap_or_else(|error| panic!("{way}: {error}"));
-        assert_eq!(level(), LEVEL_OF_USER_NAMESPACES, "{way}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_with_ids_of_its_own_raises_the_level_once_every_manager_knows_it() {
+    raises(LEVEL_OF_USER_NAMESPACES, |spec| ServiceSpec { user_namespace: true, ..spec }).await;
+}
+
+#[tokio::test]
+async fn a_tmpfs_with_an_owner_raises_the_level_once_every_manager_knows_it() {
+    let owned = TmpfsMount { uid: Some(7), ..TmpfsMount::default() };
+    for tmpfs in [owned, TmpfsMount { exec: true, ..TmpfsMount::default() }] {
+        let mount = Mount { target: "/a".into(), read_only: false, source: MountSource::Tmpfs(tmpfs) };
+        raises(LEVEL_OF_TMPFS_OWNERS, |spec| ServiceSpec { mounts: vec![mount.clone()], ..spec }).await;
     }
 }

@@ -49,7 +49,7 @@ pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &str> {
         let (subpath, labels) = match &it.source {
             MountSource::Image { subpath, .. } => (subpath.as_deref(), None),
             MountSource::Volume(it) => (it.subpath.as_deref(), Some(&it.labels)),
-            MountSource::Bind(_) | MountSource::Tmpfs { .. } => (None, None),
+            MountSource::Bind(_) | MountSource::Tmpfs(_) => (None, None),
         };
         let labels = labels.into_iter().flatten().flat_map(|(key, value)| [key.as_str(), value]);
         let paths = [Some(it.target.as_str()), it.volume(), it.bind_source(), it.image(), subpath];

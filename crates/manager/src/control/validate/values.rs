@@ -44,7 +44,7 @@ pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &String> {
 
 #[cfg(test)]
 mod tests {
-    use flota_api::model::{Mount, MountSource, ValueUse};
+    use flota_api::model::{Mount, MountSource, TmpfsMount, ValueUse};
 
     use super::*;
     use crate::control::validate::violations;
@@ -60,7 +60,7 @@ mod tests {
         let at = |target: &str| ValueUse { target: Some(target.into()), ..ValueUse::of("cf") };
         let variable = || ValueUse { env: Some("A".into()), ..ValueUse::of("db") };
         let mount = |target: &str| {
-            let source = MountSource::Tmpfs { size: None, mode: None };
+            let source = MountSource::Tmpfs(TmpfsMount::default());
             vec![Mount { target: target.into(), read_only: false, source }]
         };
         assert_eq!(found(&|_| ()), "");

@@ -38,7 +38,7 @@ fn needed<'a>(mounts: &'a [Mount], of_image: &'a [String]) -> Vec<Needed<'a>> {
             no_copy: it.no_copy,
             subpath: it.subpath.as_deref(),
         }),
-        MountSource::Bind(_) | MountSource::Tmpfs { .. } | MountSource::Image { .. } => None,
+        MountSource::Bind(_) | MountSource::Tmpfs(_) | MountSource::Image { .. } => None,
     });
     let is_free = |target: &&str| !mounts.iter().any(|mount| mount.target == *target);
     let of_image = of_image.iter().map(|path| path.trim_end_matches('/')).filter(is_free);
@@ -104,6 +104,8 @@ impl PrepareStep for VolumeStep {
 
 #[cfg(test)]
 mod tests {
+    use flota_api::model::TmpfsMount;
+
     use super::*;
 
     #[test]
@@ -113,7 +115,7 @@ mod tests {
             let (name, subpath) = (Some(name.to_owned()), subpath.map(str::to_owned));
             MountSource::Volume(VolumeMount { name, no_copy: true, subpath, ..VolumeMount::default() })
         };
-        let tmpfs = MountSource::Tmpfs { size: None, mode: None };
+        let tmpfs = MountSource::Tmpfs(TmpfsMount::default());
         let mounts =
             [mount("/part", volume("db", Some("a"))), mount("/data", volume("db", None)), mount("/cache", tmpfs)];
         let of_image = ["/data/", "/cache", "/logs", "relative", "/", "/a/../b", "/proc"].map(str::to_owned);
