@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use flota_api::object::Kind;
 use flota_raft_store::raft::{Member, MembershipError, RaftNode};
-use flota_raft_store::{Event, ProposeError, Tables, Watch, WriteTx};
+use flota_raft_store::{ProposeError, Tables, WriteTx};
 
 use crate::departure::Quorum;
 use crate::promotion;
@@ -53,10 +53,8 @@ pub(crate) async fn run(replica: Replica, scope: CancellationToken) {
     // others.
     let mut failed: Vec<MembershipChange> = Vec::new();
     loop {
-        let (view, mut watch) = store.view_and_watch();
-        let needed = changes(&view, &raft.members(), raft.id());
-        // Entries are applied in place if nobody holds a view.
-        drop(view);
+        let mut nodes = store.watch_kinds(&[Kind::Node]);
+        let needed = changes(&store.view(), &raft.members(), raft.id());
         let change = needed.into_iter().find(|change| !failed.contains(change));
         let step = async {
             match (apply(raft, change.as_ref()).await, change) {
@@ -82,7 +80,7 @@ pub(crate) async fn run(replica: Replica, scope: CancellationToken) {
             }
             tokio::select! {
                 biased;
-                () = next_change_of_a_node(&mut watch) => {}
+                () = nodes.next() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
         };
@@ -95,22 +93,6 @@ pub(crate) async fn run(replica: Replica, scope: CancellationToken) {
         if !is_manager(&view, raft.id()) {
             // `None` if no other manager answers: the next round tries again.
             let _ = raft.hand_over(|id| is_manager(&view, id)).await;
-        }
-    }
-}
-
-/// Waits until a node changes, or until that can't be told.
-async fn next_change_of_a_node(watch: &mut Watch) {
-    let is_about_a_node = |event: &Event| match event {
-        Event::Created(object) | Event::Removed(object) | Event::Updated { new: object, .. } => {
-            object.kind() == Kind::Node
-        }
-        Event::Committed(_) => false,
-        Event::Reset => true,
-    };
-    while let Ok(events) = watch.next().await {
-        if events.iter().any(is_about_a_node) {
-            return;
         }
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
-use flota_api::object::Object;
+use flota_api::object::Kind;
 use flota_identity::UnlockKey;
 use flota_manager::Manager;
-use flota_raft_store::{Event, Tables};
+use flota_raft_store::Tables;
 
 use crate::backups::is_newest;
 use crate::state_dir::Keys;
@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Seals the keys with the cluster's unlock key, or writes them in clear, each time that the cluster wants something else.
 pub(crate) async fn follow(manager: Manager, keys: Keys, ends: CancellationToken) {
     loop {
-        let (_, mut watch) = manager.store().view_and_watch();
+        let mut changes = manager.store().watch_kinds(&[Kind::Cluster]);
         let protected = tokio::select! {
             () = ends.cancelled() => return,
             protected = protect(&manager, &keys, &ends) => protected,
@@ -34,18 +34,9 @@ pub(crate) async fn follow(manager: Manager, keys: Keys, ends: CancellationToken
                 false
             }
         };
-        let changed = async {
-            // Events may be lost if there are many, and then the loop begins anew.
-            while let Ok(events) = watch.next().await {
-                let is_news = |it: &Event| matches!(it, Event::Reset | Event::Updated { new: Object::Cluster(_), .. });
-                if events.iter().any(is_news) {
-                    return;
-                }
-            }
-        };
         tokio::select! {
             () = ends.cancelled() => return,
-            () = changed => {}
+            () = changes.next() => {}
             () = tokio::time::sleep(PAUSE), if !is_done => {}
         }
     }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use flota_api::clock::Clock;
 use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::id::NodeId;
+use flota_api::object::Kind;
 use flota_api::proto::raft::raft_transport_server::RaftTransportServer;
 use flota_api::version::Timestamp;
 use flota_identity::{CONNECTION_WINDOW, Credentials, STREAM_WINDOW, Sources};
@@ -158,10 +159,9 @@ async fn end_connections(store: Store, sources: Sources, shutdown: CancellationT
     let clock = Clock::system();
     let mut known = Standing::of(&store.view(), clock.now());
     loop {
-        let (view, mut watch) = store.view_and_watch();
+        let mut changes = store.watch_kinds(&[Kind::Cluster, Kind::Node, Kind::User]);
         let at = clock.now();
-        let now = Standing::of(&view, at);
-        drop(view);
+        let now = Standing::of(&store.view(), at);
         // Nothing is sent to a user before the end.
         known.lost_users(&now).for_each(|key| sources.end_user(key));
         let lost = known.lost(&now);
@@ -177,8 +177,7 @@ async fn end_connections(store: Store, sources: Sources, shutdown: CancellationT
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(expiry) => {}
-            // A reader that lags looks again as well.
-            _ = watch.next() => {}
+            () = changes.next() => {}
         }
     }
 }

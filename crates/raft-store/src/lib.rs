@@ -29,7 +29,9 @@ pub use backup::{Backup, BackupError, read_backup, write_backup};
 pub use digest::Digest;
 pub use level::NewerLevel;
 pub use proposer::{LocalProposer, ProposeError, Proposer};
-pub use store::{Event, EventBatch, EventsGone, HistoryReader, Load, Store, Tables, View, Watch, WriteTx, audit_event};
+pub use store::{
+    Event, EventBatch, EventsGone, HistoryReader, KindWatch, Load, Store, Tables, View, Watch, WriteTx, audit_event,
+};
 pub use transaction::{Action, Conflict, Entry, EntryError, Expectation, Origin, Outcome, Rules, Transaction};
 
 /// Largest number of actions in one transaction.

@@ -21,12 +21,13 @@ pub use indices::Load;
 pub use runs::{Runs, address_of, number_of, numbers_of};
 pub use snapshot::SnapshotError;
 pub use tables::{Tables, View};
-pub use watch::{Event, Lagged, Watch};
+pub use watch::{Event, KindWatch, Lagged, Watch};
 pub use write::WriteTx;
 
 use crate::digest::Digest;
 use crate::transaction::{Action, Entry, Outcome};
 use flota_api::event::{ClusterEvent, EventCursor};
+use flota_api::object::Kind;
 use flota_api::version::{Timestamp, Version};
 
 /// Largest number of actions in an entry for which readers wait until it is effects.
@@ -87,6 +88,15 @@ impl Store {
         // The lock is held so that no entry comes between the view and the subscription.
         let tables = self.tables.read().expect("no writer panics");
         (Arc::clone(&tables), self.events.subscribe())
+    }
+
+    /// Tells of changes to objects of these kinds from now on. A view that is taken afterwards has those before.
+    ///
+    /// # Panics
+    /// There are no kinds.
+    pub fn watch_kinds(&self, kinds: &[Kind]) -> KindWatch {
+        assert!(!kinds.is_empty(), "a watch is for some kinds");
+        self.events.subscribe_to(kinds)
     }
 
     /// Returns a reader of the events after this place. Nothing is checked before it reads.

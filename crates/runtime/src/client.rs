@@ -115,6 +115,17 @@ impl ContainerClient {
         Ok(ExecProcess { connection: self.connection })
     }
 
+    /// As [`Self::exec`], without waiting: [`ExecProcess::exit_code`] says if the process did not start.
+    ///
+    /// # Errors
+    /// The supervisor has ended.
+    pub fn exec_later(self, spec: &ExecSpec, descriptors: Vec<OwnedFd>) -> io::Result<ExecProcess> {
+        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        // The connection is new, so it has room.
+        self.connection.send(&ToSupervisor::Exec(spec.clone()), &borrowed, Wait::Fail)?;
+        Ok(ExecProcess { connection: self.connection })
+    }
+
     /// Makes the supervisor copy the output to `output` from now on. If the pipe is full, some output is lost, and a
     /// later line says how much. Input from `input` is written to the container's terminal.
     ///
@@ -212,7 +223,7 @@ impl ExecProcess {
     /// Returns the process's exit code.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] while it runs.
+    /// [`io::ErrorKind::WouldBlock`] while it runs; another error if it did not start.
     pub fn exit_code(&self) -> io::Result<i32> {
         self.result(Wait::Fail)
     }
@@ -223,8 +234,15 @@ impl ExecProcess {
     }
 
     fn result(&self, wait: Wait) -> io::Result<i32> {
-        match self.connection.recv(wait) {
+        let received = loop {
+            match self.connection.recv(wait) {
+                Ok(Some((FromSupervisor::Started, _))) => {}
+                other => break other,
+            }
+        };
+        match received {
             Ok(Some((FromSupervisor::ExecExited(code), _))) => Ok(code),
+            Ok(Some((FromSupervisor::Failed(error), _))) => Err(io::Error::other(error.text)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             // Every process in a container ends with it.
             Ok(_) | Err(_) => Ok(KILLED),

@@ -188,7 +188,9 @@ impl Supervisor {
         if let Ok(connection) = self.listener.accept()
             && self.peers.len() < PEERS
         {
-            self.add_peer(connection);
+            let id = self.add_peer(connection).id;
+            // A client's first request often comes with it.
+            self.read_peer(id);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Tests each operation of the store with every kind of object, enumerated from the declaration of kinds.
 
+use futures::FutureExt;
+
 use flota_api::id::Id;
 use flota_api::model::{
     Audit, Cluster, Image, Network, Node, Registry, Service, ServiceSpec, Stack, StackSpec, StoredConfig, StoredSecret,
@@ -154,6 +156,27 @@ fn whether_somebody_has_a_view_changes_nothing_but_who_sees_an_entry() {
     let events = |store: &Store| store.events_after(EventCursor::end_of(0)).read(1_000).expect("all are kept").events;
     assert_eq!(events(&watched), events(&alone));
     assert!(watched.view().records().eq(alone.view().records()));
+}
+
+#[tokio::test]
+async fn a_watch_of_kinds_tells_of_changes_to_these_and_of_nothing_else() {
+    for kind in Kind::ALL {
+        let store = Store::default();
+        let others: Vec<_> = Kind::ALL.into_iter().filter(|other| *other != kind).collect();
+        let (mut of_kind, mut of_others) = (store.watch_kinds(&[kind]), store.watch_kinds(&others));
+        let actions =
+            [Action::Create(sample(kind, "id")), Action::Update(sample(kind, "id")), Action::Remove(kind, "id".into())];
+        for (index, action) in (1..).zip(actions) {
+            apply(&store, index, action.clone()).expect("it is possible");
+            assert!(of_kind.next().now_or_never().is_some(), "{kind}: {action:?}");
+            assert!(of_kind.next().now_or_never().is_none(), "{kind}: told once");
+            apply(&store, index, Action::Remove(kind, "none".into())).expect_err("there is none");
+            assert!(of_kind.next().now_or_never().is_none(), "{kind}: nothing has changed");
+        }
+        assert!(of_others.next().now_or_never().is_none(), "{kind}");
+        store.restore(store.view());
+        assert!(of_kind.next().now_or_never().is_some() && of_others.next().now_or_never().is_some(), "{kind}");
+    }
 }
 
 #[test]

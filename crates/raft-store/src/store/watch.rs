@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use flota_api::object::Object;
+use flota_api::object::{Kind, Object};
 use flota_api::version::Version;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 /// Number of entries that a reader may be behind.
 const BACKLOG: usize = 4_096;
@@ -35,25 +35,68 @@ pub enum Event {
 pub struct Lagged;
 
 #[derive(Clone, Debug)]
-pub(super) struct Events(broadcast::Sender<Arc<Vec<Event>>>);
+pub(super) struct Events {
+    all: broadcast::Sender<Arc<Vec<Event>>>,
+    /// For each kind, at its place in [`Kind::ALL`], the last entry that has changed an object of it.
+    kinds: Arc<[watch::Sender<Version>; Kind::ALL.len()]>,
+}
 
 impl Events {
     pub(super) fn new() -> Self {
-        Self(broadcast::channel(BACKLOG).0)
+        Self { all: broadcast::channel(BACKLOG).0, kinds: Arc::default() }
     }
 
     pub(super) fn subscribe(&self) -> Watch {
-        Watch(self.0.subscribe())
+        Watch(self.all.subscribe())
+    }
+
+    pub(super) fn subscribe_to(&self, kinds: &[Kind]) -> KindWatch {
+        KindWatch(kinds.iter().map(|kind| self.kinds[*kind as usize].subscribe()).collect())
     }
 
     pub(super) fn send(&self, index: Version, mut changes: Vec<Event>) {
+        let mut changed = [false; Kind::ALL.len()];
+        changes.iter().filter_map(Event::kind).for_each(|kind| changed[kind as usize] = true);
+        for (kind, _) in self.kinds.iter().zip(changed).filter(|(_, is_changed)| *is_changed) {
+            kind.send_replace(index);
+        }
         changes.push(Event::Committed(index));
         // It fails if there are no watchers, which is fine.
-        let _ = self.0.send(Arc::new(changes));
+        let _ = self.all.send(Arc::new(changes));
     }
 
     pub(super) fn reset(&self, version: Version) {
-        let _ = self.0.send(Arc::new(vec![Event::Reset, Event::Committed(version)]));
+        for kind in self.kinds.iter() {
+            kind.send_replace(version);
+        }
+        let _ = self.all.send(Arc::new(vec![Event::Reset, Event::Committed(version)]));
+    }
+}
+
+impl Event {
+    /// Kind of the object that it is about.
+    fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Created(object) | Self::Updated { new: object, .. } | Self::Removed(object) => Some(object.kind()),
+            Self::Committed(_) | Self::Reset => None,
+        }
+    }
+}
+
+/// Tells whether objects of some kinds have changed. Unlike a [`Watch`] it wakes nobody for any other entry.
+#[derive(Debug)]
+pub struct KindWatch(Vec<watch::Receiver<Version>>);
+
+impl KindWatch {
+    /// Waits until an object of one of the kinds has changed since the last call, or since the subscription.
+    pub async fn next(&mut self) {
+        let changes = self.0.iter_mut().map(|kind| Box::pin(kind.changed()));
+        match futures::future::select_all(changes).await {
+            (Ok(()), ..) => {}
+            // The store is gone.
+            (Err(_), ..) => std::future::pending().await,
+        }
+        self.0.iter_mut().for_each(watch::Receiver::mark_unchanged);
     }
 }
 

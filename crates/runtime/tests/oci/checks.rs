@@ -2,6 +2,7 @@
 //! the container starts them.
 
 use std::fs::File;
+use std::io::ErrorKind::WouldBlock;
 use std::os::fd::OwnedFd;
 
 use flota_runtime::ExecSpec;
@@ -71,6 +72,11 @@ fn contained_processes_are_like_others_and_are_started_by_one_that_stays() {
     };
     let error = container.client().exec(&spec("nope"), vec![null(), null(), null()]).unwrap_err();
     assert_eq!((error.text.contains("`nope`"), error.code), (true, Some(127)), "{error}");
+    let process = container.client().exec_later(&spec("nope"), vec![null(), null(), null()]).unwrap();
+    let error = wait_for("it does not start", || process.exit_code().err().filter(|it| it.kind() != WouldBlock));
+    assert!(error.to_string().contains("`nope`"), "{error}");
+    let process = container.client().exec_later(&spec("true"), vec![null(), null(), null()]).unwrap();
+    assert_eq!(wait_for("it ends", || process.exit_code().ok()), 0);
     let error = container.client().exec(&spec("true"), vec![null()]).unwrap_err();
     assert!(error.text.contains("number of descriptors"), "{error}");
     assert_eq!(container.exec_contained("echo $PPID"), starter, "it has outlived all of them");

@@ -63,19 +63,22 @@ async fn run(folder: &Path, argv: Vec<String>) -> Result<CheckEnd, Cause> {
     let descriptors = vec![OwnedFd::from(File::open("/dev/null")?), writer.try_clone()?, writer];
     let spec = ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: false, contained: true };
     // The supervisor bounds the time of a start.
-    let process = tokio::task::spawn_blocking(move || client.exec(&spec, descriptors)).await?;
-    let process = process.map_err(|error| error.text)?;
+    let process = client.exec_later(&spec, descriptors)?;
     let mut output = Output { pipe: pipe::Receiver::from_owned_fd(reader)?, kept: Vec::new() };
-    let exit_code = output.read_until(exit_code(process)).await;
+    let exit_code = output.read_until(ended(process)).await?;
     Ok(CheckEnd { exit_code, output: output.text() })
 }
 
-/// Waits until the process has ended.
-#[expect(deprecated, reason = "it is unsound for types that change their descriptor, and this one never does")]
+/// Waits until the process has ended, and returns its exit code.
 pub(crate) async fn exit_code(process: ExecProcess) -> i32 {
-    // Without its descriptor the end of the process can't be observed, and dropping it kills the process.
-    let Ok(process) = AsyncFd::with_interest(process, Interest::READABLE) else { return EXEC_FAILED };
-    process.async_io(Interest::READABLE, ExecProcess::exit_code).await.unwrap_or(EXEC_FAILED)
+    // Dropping a process whose end can't be observed kills it.
+    ended(process).await.unwrap_or(EXEC_FAILED)
+}
+
+#[expect(deprecated, reason = "it is unsound for types that change their descriptor, and this one never does")]
+async fn ended(process: ExecProcess) -> std::io::Result<i32> {
+    let process = AsyncFd::with_interest(process, Interest::READABLE)?;
+    process.async_io(Interest::READABLE, ExecProcess::exit_code).await
 }
 
 /// The output of a program, of which the beginning is kept.
@@ -86,13 +89,13 @@ struct Output {
 
 impl Output {
     /// Reads until the program has ended, and then what it has left in the pipe.
-    async fn read_until(&mut self, end: impl Future<Output = i32>) -> i32 {
+    async fn read_until<T>(&mut self, end: impl Future<Output = T>) -> T {
         tokio::pin!(end);
         let (mut buffer, mut is_open) = (vec![0; BUFFER], true);
-        let code = loop {
+        let end = loop {
             tokio::select! {
                 biased;
-                code = &mut end => break code,
+                end = &mut end => break end,
                 read = self.pipe.read(&mut buffer), if is_open => match read {
                     Ok(count @ 1..) => self.keep(&buffer[..count]),
                     Ok(0) | Err(_) => is_open = false,
@@ -104,7 +107,7 @@ impl Output {
         {
             self.keep(&buffer[..count]);
         }
-        code
+        end
     }
 
     fn keep(&mut self, bytes: &[u8]) {
