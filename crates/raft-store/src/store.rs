@@ -31,7 +31,7 @@ use flota_api::object::Kind;
 use flota_api::version::{Timestamp, Version};
 
 /// Largest number of actions in an entry for which readers wait until it is effects.
-const IN_PLACE: usize = 256;
+const IN_PLACE: usize = 128;
 
 /// A handle to the store of this manager.
 #[derive(Clone, Debug)]
