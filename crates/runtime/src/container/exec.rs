@@ -203,12 +203,9 @@ impl Child<'_> {
         setsid().act(|| "begin a session".into())?;
         // /proc is the container's here, but the kernel verifies that it is a real procfs.
         let labels = labels::Labels::open(process)?;
-        match self.console.take() {
-            Some(socket) => {
-                let root = RootDir::open(Path::new("/"))?;
-                terminal::make(&root, process.console_size)?.use_here(&socket)?;
-            }
-            None => init::own_null()?,
+        if let Some(socket) = self.console.take() {
+            let root = RootDir::open(Path::new("/"))?;
+            terminal::make(&root, process.console_size)?.use_here(&socket)?;
         }
         settings::apply(process, self.linux)?;
         enter_folder(&process.cwd)?;

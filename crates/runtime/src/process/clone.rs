@@ -53,14 +53,14 @@ pub(crate) fn fork(flags: u64, parent: Parent) -> Result<Side, Errno> {
 /// Bytes of stack for a child that only executes a program.
 const STACK: usize = 16 << 10;
 
-/// Executes a program in a child, in a session of its own, with these descriptors as standard output and error. Until then
-/// the child has this process's memory, and this process waits, as with vfork(2): nothing is copied, and nothing may be
+/// Executes a program in a child, in a session of its own, with these standard descriptors, none of which is below 3. Until
+/// then the child has this process's memory, and this process waits, as with vfork(2): nothing is copied, and nothing may be
 /// allocated. posix_spawn(3) would leave two signals ignored.
 pub(crate) fn spawn(
     path: &CStr,
     argv: &[CString],
     environment: &[CString],
-    [stdout, stderr]: [RawFd; 2],
+    [stdin, stdout, stderr]: [RawFd; 3],
 ) -> Result<Pid, Errno> {
     let pointers = |texts: &[CString]| -> Vec<*const libc::c_char> {
         texts.iter().map(|it| it.as_ptr()).chain([std::ptr::null()]).collect()
@@ -70,7 +70,10 @@ pub(crate) fn spawn(
     let child = Box::new(|| {
         // SAFETY: system calls on integers and on memory that lives through the call.
         unsafe {
-            let ready = libc::setsid() != -1 && libc::dup2(stdout, 1) != -1 && libc::dup2(stderr, 2) != -1;
+            let ready = libc::setsid() != -1
+                && libc::dup2(stdin, 0) != -1
+                && libc::dup2(stdout, 1) != -1
+                && libc::dup2(stderr, 2) != -1;
             if ready {
                 libc::execve(path.as_ptr(), argv.as_ptr(), environment.as_ptr());
             }

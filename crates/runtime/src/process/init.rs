@@ -211,7 +211,7 @@ fn install(filter: &Filter, channel: &Channel) -> Result<(), StepError> {
 
 /// Replaces the machine's /dev/null at standard input by the container's own, because the container must not be able
 /// to change mode and owner of the machine's.
-pub(crate) fn own_null() -> Result<(), StepError> {
+fn own_null() -> Result<(), StepError> {
     let is_null = |about: nix::sys::stat::FileStat| about.st_rdev == nix::sys::stat::makedev(1, 3);
     if !nix::sys::stat::fstat(files::standard()[0]).is_ok_and(is_null) {
         return Ok(());

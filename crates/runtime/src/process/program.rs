@@ -60,12 +60,12 @@ impl InitProgram {
         })
     }
 
-    /// Starts the program as a child in a session of its own, with these descriptors as standard output and error.
+    /// Starts the program as a child in a session of its own, with these standard descriptors.
     ///
     /// # Errors
     /// The process can't be made, or the program can't be executed.
-    pub(crate) fn spawn(&self, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<Pid, Errno> {
-        clone::spawn(&self.path, &self.argv, &self.environment, [stdout.as_raw_fd(), stderr.as_raw_fd()])
+    pub(crate) fn spawn(&self, standard: &[OwnedFd; 3]) -> Result<Pid, Errno> {
+        clone::spawn(&self.path, &self.argv, &self.environment, standard.each_ref().map(AsRawFd::as_raw_fd))
     }
 
     /// Executes the program.

@@ -3,7 +3,7 @@
 //! groups, the filter of system calls) was done once, when the spawner was made.
 //!
 //! It never executes another program itself, so it stays hidden from the container's processes
-//! (`PR_SET_DUMPABLE`, CVE-2016-9962), and it holds no descriptor but its connection.
+//! (`PR_SET_DUMPABLE`, CVE-2016-9962), and it holds no descriptor but its connection and /dev/null.
 
 use std::os::fd::OwnedFd;
 
@@ -12,11 +12,10 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use super::init::own_null;
 use super::program::InitProgram;
 use super::{clone, exit_code};
 use crate::connection::{Connection, Wait};
-use crate::error::{Act, RunError, StepError};
+use crate::error::{RunError, StepError};
 use crate::oci::Process;
 use crate::syscall::{files, process as kernel};
 
@@ -46,8 +45,9 @@ pub(crate) enum FromSpawner {
 
 /// Serves requests until the connection ends. Only for a process that has assumed the rights of the program.
 pub(crate) fn serve(process: &Process, connection: OwnedFd) -> ! {
-    // The supervisor from which this process was forked has descriptors of the machine.
-    let Ok(connection) = files::keep_only(connection).map(Connection::from) else { clone::exit(1) };
+    // The supervisor from which this process was forked has memory and descriptors that are not the container's.
+    let kept = kernel::hide().and_then(|()| files::keep_only(connection));
+    let Ok(connection) = kept.map(Connection::from) else { clone::exit(1) };
     let _ = kernel::set_name(NAME);
     while let Ok(Some((ToSpawner::Run(args), descriptors))) = connection.recv(Wait::Block) {
         let answer = match spawn(&Process { args, ..process.clone() }, descriptors) {
@@ -68,10 +68,8 @@ pub(crate) fn serve(process: &Process, connection: OwnedFd) -> ! {
 /// Starts the program. The error is `None` if it may not be the program's own.
 fn spawn(process: &Process, descriptors: Vec<OwnedFd>) -> Result<Pid, Option<StepError>> {
     let program = InitProgram::find(process)?;
-    let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(descriptors) else { return Err(None) };
-    nix::unistd::dup2_stdin(&stdin).act(|| "set standard input".into())?;
-    own_null()?;
-    program.spawn(&stdout, &stderr).map_err(|_| None)
+    let standard = <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| None)?;
+    program.spawn(&standard).map_err(|_| None)
 }
 
 fn wait(child: Pid) -> i32 {

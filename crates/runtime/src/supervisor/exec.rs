@@ -70,7 +70,7 @@ pub(super) struct Execs {
     /// Children that ended while a process was starting. One of them may be that process, whose id is not known yet.
     unclaimed: VecDeque<(Pid, i32)>,
     spawner: Option<Spawner>,
-    /// Whether a spawner could not do its work in this container. No other is made then.
+    /// Whether the first spawner could not do its work in this container. No other is made then.
     without_spawner: bool,
 }
 
@@ -104,8 +104,9 @@ impl Execs {
 
     /// Begins to start the process that the spawner was given last, but could not start.
     fn start_without(&mut self, place: Place<'_>) -> Result<Starting, RunError> {
-        self.without_spawner = true;
-        let given = self.spawner.take().and_then(|mut it| it.take_given());
+        let spawner = self.spawner.take();
+        self.without_spawner |= !spawner.as_ref().is_some_and(Spawner::has_served);
+        let given = spawner.and_then(|mut it| it.take_given());
         let given = given.ok_or_else(|| RunError::new("failed to start a process: its spawner is gone"))?;
         start(place, &given.spec, given.descriptors)
     }
@@ -163,8 +164,10 @@ impl Execs {
             self.spawner = None;
             return None;
         };
+        // What it has started goes with it, whether it could still say so or not.
+        self.kill_nested(index);
         if let Some(peer) = started {
-            // The container's processes have killed it. What it has started goes with it.
+            // The container's processes have killed it.
             self.spawner = None;
             self.remove(index);
             return Some((peer, FromSupervisor::ExecExited(KILLED)));
@@ -214,7 +217,9 @@ impl Execs {
         match &self.list[index].state {
             // The container's root may have stopped the helper.
             ExecState::Starting(starting) => starting.kill(),
-            ExecState::WithSpawner if !self.spawner.as_ref().is_some_and(Spawner::has_started) => self.end_spawner(),
+            ExecState::WithSpawner if !self.spawner.as_ref().is_some_and(Spawner::has_started) => {
+                self.end_spawner(index);
+            }
             ExecState::WithSpawner | ExecState::Running(_) => return None,
         }
         self.remove(index);
@@ -233,16 +238,24 @@ impl Execs {
             // The child has not been waited for, so no other process can have its id.
             ExecState::Running(pid) => drop(kill(pid, Signal::SIGKILL)),
             ExecState::WithSpawner => {
-                self.end_spawner();
+                self.end_spawner(index);
                 self.remove(index);
             }
         }
     }
 
-    /// Ends the spawner. Its process id is not spared any more when its group is next killed.
-    fn end_spawner(&mut self) {
+    /// Ends the spawner, and all contained processes with it. One of them is that of this place.
+    fn end_spawner(&mut self, index: usize) {
         if let Some(spawner) = self.spawner.take() {
             spawner.kill_helper();
+        }
+        self.kill_nested(index);
+    }
+
+    /// Kills everything in the group of this process.
+    fn kill_nested(&self, index: usize) {
+        if let Some(nested) = &self.list[index].nested {
+            nested.kill_unless_only(None);
         }
     }
 

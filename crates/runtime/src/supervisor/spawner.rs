@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::sys::stat::fstat;
 use nix::unistd::{Gid, Pid, Uid, fchown};
 
 use super::Place;
@@ -39,6 +40,8 @@ pub(super) struct Spawner {
     given: Option<Given>,
     /// The client whose process it runs.
     runs: Option<PeerId>,
+    /// Whether it has run a process to its end.
+    has_served: bool,
 }
 
 /// What has become of the process that a spawner was given last.
@@ -70,7 +73,7 @@ impl Spawner {
             report::write(pipe, &made);
             i32::from(made.is_err())
         })?;
-        Ok(Self { connection, stage: Stage::Starting(starting), given: None, runs: None })
+        Ok(Self { connection, stage: Stage::Starting(starting), given: None, runs: None, has_served: false })
     }
 
     /// Returns its process id, once it is known.
@@ -91,12 +94,18 @@ impl Spawner {
         self.runs.is_some()
     }
 
+    /// Returns whether it has run a process to its end, so that another like it can, too.
+    pub(super) fn has_served(&self) -> bool {
+        self.has_served
+    }
+
     /// Gives it a process to start. It must not have another one.
     pub(super) fn give(&mut self, given: Given) -> Result<(), StepError> {
         let given = self.given.insert(given);
         let Stage::Ready { owner: (user, group), .. } = &self.stage else { return Ok(()) };
-        for descriptor in &given.descriptors[1..] {
-            // The program must be able to open /dev/stdout. A file whose owner can't be changed stays as it is.
+        // The program must be able to open /dev/stdout. Devices and files of the machine stay its own.
+        let is_pipe = |it: &&OwnedFd| fstat(it).is_ok_and(|about| about.st_mode & libc::S_IFMT == libc::S_IFIFO);
+        for descriptor in given.descriptors.iter().filter(is_pipe) {
             let _ = fchown(descriptor, Some(*user), Some(*group));
         }
         let descriptors: Vec<BorrowedFd<'_>> = given.descriptors.iter().map(AsFd::as_fd).collect();
@@ -132,7 +141,10 @@ impl Spawner {
                 Some(News::Started(peer))
             }
             Ok(Some((FromSpawner::Failed(error), _))) => Some(News::Failed(self.given.take()?.peer, error)),
-            Ok(Some((FromSpawner::Ended(code), _))) => Some(News::Ended(self.runs.take()?, code)),
+            Ok(Some((FromSpawner::Ended(code), _))) => {
+                self.has_served = true;
+                Some(News::Ended(self.runs.take()?, code))
+            }
             Ok(Some((FromSpawner::Unable, _)) | None) => Some(News::Lost),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
             Err(_) => Some(News::Lost),

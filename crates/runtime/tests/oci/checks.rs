@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::ErrorKind::WouldBlock;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 
 use flota_runtime::ExecSpec;
 use serde_json::json;
@@ -75,6 +76,7 @@ fn contained_processes_are_like_others_and_are_started_by_one_that_stays() {
     let process = container.client().exec_later(&spec("nope"), vec![null(), null(), null()]).unwrap();
     let error = wait_for("it does not start", || process.exit_code().err().filter(|it| it.kind() != WouldBlock));
     assert!(error.to_string().contains("`nope`"), "{error}");
+    assert!(std::fs::metadata("/dev/null").unwrap().uid() == 0, "the machine's own stays so");
     let process = container.client().exec_later(&spec("true"), vec![null(), null(), null()]).unwrap();
     assert_eq!(wait_for("it ends", || process.exit_code().ok()), 0);
     let error = container.client().exec(&spec("true"), vec![null()]).unwrap_err();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use flota_api::capability;
 use flota_api::defaults::{EMBEDDED_RUNTIME, TASK_IDS};
-use flota_api::model::{CdiName, ServiceSpec, ValueUse};
+use flota_api::model::{CdiName, MountSource, ServiceSpec, ValueUse};
 use flota_api::naming;
 
 /// Calls `check` with the result for every field.
@@ -67,7 +67,15 @@ fn ids(spec: &ServiceSpec) -> impl Iterator<Item = (String, u32)> {
         };
         values.iter().enumerate().flat_map(of).collect::<Vec<_>>()
     };
-    numbers.chain(owners("secrets", &spec.secrets)).chain(owners("configs", &spec.configs))
+    let tmpfs = spec.mounts.iter().enumerate().flat_map(|(index, mount)| {
+        let (uid, gid) = match &mount.source {
+            MountSource::Tmpfs(it) => (it.uid, it.gid),
+            MountSource::Bind(_) | MountSource::Volume(_) | MountSource::Image { .. } => (None, None),
+        };
+        let named = [("uid", uid), ("gid", gid)].map(|(name, id)| Some((format!("mounts[{index}].tmpfs_{name}"), id?)));
+        named.into_iter().flatten()
+    });
+    numbers.chain(owners("secrets", &spec.secrets)).chain(owners("configs", &spec.configs)).chain(tmpfs)
 }
 
 fn once(first: bool, what: &str) -> Result<(), String> {
@@ -86,7 +94,7 @@ pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &String> {
 mod tests {
     use super::*;
     use crate::control::validate::violations;
-    use flota_api::model::{DeviceMapping, GenericResource};
+    use flota_api::model::{DeviceMapping, GenericResource, Mount, TmpfsMount};
 
     fn spec() -> ServiceSpec {
         ServiceSpec { name: "web".into(), image: "web".into(), ..ServiceSpec::default() }
@@ -164,11 +172,13 @@ mod tests {
     fn a_task_with_ids_of_its_own_has_no_others() {
         let value = ValueUse { uid: 65_536, gid: 7, ..ValueUse::of("key") };
         let (user, groups) = (Some("70000:65536".into()), list("mail 65536"));
-        let mut bad = ServiceSpec { privileged: true, user, groups, secrets: vec![value], ..spec() };
+        let tmpfs = TmpfsMount { uid: Some(1), gid: Some(65_536), ..TmpfsMount::default() };
+        let mounts = vec![Mount { target: "/x".into(), read_only: false, source: MountSource::Tmpfs(tmpfs) }];
+        let mut bad = ServiceSpec { privileged: true, user, groups, secrets: vec![value], mounts, ..spec() };
         assert_eq!(violations(&bad), [], "without them it is all the node's");
         bad.user_namespace = true;
         let found: Vec<String> = violations(&bad).iter().map(|it| it.field.clone()).collect();
-        assert_eq!(found, ["user_namespace", "user", "user", "groups[1]", "secrets[0].uid"]);
+        assert_eq!(found, ["user_namespace", "user", "user", "groups[1]", "secrets[0].uid", "mounts[0].tmpfs_gid"]);
         let other = |runtime: &str| {
             violations(&ServiceSpec { user_namespace: true, runtime: Some(runtime.into()), ..spec() }).len()
         };

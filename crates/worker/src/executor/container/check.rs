@@ -1,8 +1,6 @@
 //! Runs the check of a container's health once: a program in the container, or a request to it. Dropping the future
 //! ends the check with everything that it has started.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,7 +58,9 @@ pub(super) async fn check(sockets: SocketThread, folder: PathBuf, test: HealthTe
 async fn run(folder: &Path, argv: Vec<String>) -> Result<CheckEnd, Cause> {
     let client = ContainerClient::connect(folder)?;
     let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    let descriptors = vec![OwnedFd::from(File::open("/dev/null")?), writer.try_clone()?, writer];
+    // A pipe without a writer has nothing to read. The program could change the mode of the machine's /dev/null.
+    let (empty, _) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let descriptors = vec![empty, writer.try_clone()?, writer];
     let spec = ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: false, contained: true };
     // The supervisor bounds the time of a start.
     let process = client.exec_later(&spec, descriptors)?;
