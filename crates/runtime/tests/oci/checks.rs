@@ -107,6 +107,23 @@ fn the_container_can_kill_what_starts_its_checks_and_not_look_into_it() {
 }
 
 #[test]
+fn contained_processes_that_overlap_end_together_when_one_is_abandoned() {
+    let container = Supervised::new("exec sleep 1000").start();
+    let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+    let begin = || {
+        let argv = ["sleep", "1001"].map(str::to_owned).to_vec();
+        let spec =
+            ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: false, contained: true };
+        container.client().exec(&spec, vec![null(), null(), null()]).unwrap()
+    };
+    let (first, _second) = (begin(), begin());
+    wait_for("both run beside supervisor, init and the starter", || (count(&container) == 5).then_some(()));
+    drop(first);
+    wait_for("only supervisor and init are left", || (count(&container) == 2).then_some(()));
+    assert_eq!(container.exec_contained("echo on"), (0, "on\n".into()));
+}
+
+#[test]
 fn a_check_is_run_where_nothing_can_stay_to_start_it() {
     let filter = json!({
         "defaultAction": "SCMP_ACT_ALLOW",
