@@ -119,10 +119,11 @@ impl ContainerClient {
     ///
     /// # Errors
     /// The supervisor has ended.
-    pub fn exec_later(self, spec: &ExecSpec, descriptors: Vec<OwnedFd>) -> io::Result<ExecProcess> {
+    pub fn exec_later(self, spec: &ExecSpec, descriptors: Vec<OwnedFd>) -> Result<ExecProcess, RunError> {
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         // The connection is new, so it has room.
-        self.connection.send(&ToSupervisor::Exec(spec.clone()), &borrowed, Wait::Fail)?;
+        let sent = self.connection.send(&ToSupervisor::Exec(spec.clone()), &borrowed, Wait::Fail);
+        sent.map_err(unreached)?;
         Ok(ExecProcess { connection: self.connection })
     }
 
@@ -158,16 +159,19 @@ impl ContainerClient {
 
     /// Sends a request with these descriptors, which are then closed here, and waits for the answer.
     fn request(&self, request: &ToSupervisor, descriptors: Vec<OwnedFd>) -> Result<(), RunError> {
-        let failed = |error: io::Error| RunError::new(format!("failed to reach the container's supervisor: {error}"));
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        self.connection.send(request, &borrowed, Wait::Block).map_err(failed)?;
+        self.connection.send(request, &borrowed, Wait::Block).map_err(unreached)?;
         drop(descriptors);
-        match self.connection.recv(Wait::Block).map_err(failed)? {
+        match self.connection.recv(Wait::Block).map_err(unreached)? {
             Some((FromSupervisor::Started, _)) => Ok(()),
             Some((FromSupervisor::Failed(error), _)) => Err(error),
             _ => Err(RunError::new(format!("the container in {} has ended", self.dir.display()))),
         }
     }
+}
+
+fn unreached(error: io::Error) -> RunError {
+    RunError::new(format!("failed to reach the container's supervisor: {error}"))
 }
 
 /// A daemon's own connection to the supervisor of one container. It can be polled: it is readable when

@@ -10,7 +10,6 @@ mod attached;
 mod console;
 mod events;
 mod exec;
-mod helper;
 pub(crate) mod launcher;
 pub(crate) mod message;
 mod mounts;
@@ -23,6 +22,7 @@ mod runtime;
 mod signals;
 mod spawner;
 mod start;
+mod starting;
 mod timers;
 mod user;
 

@@ -156,8 +156,11 @@ impl Mount {
                 Some(("tmpfs_mode", format!("{mode:o} is not a mode such as 1777")))
             }
             // The kernel takes the last number for no owner at all.
-            MountSource::Tmpfs(TmpfsMount { uid: Some(u32::MAX), .. } | TmpfsMount { gid: Some(u32::MAX), .. }) => {
-                Some(("tmpfs_uid", format!("{} is the number of no user or group", u32::MAX)))
+            MountSource::Tmpfs(TmpfsMount { uid: Some(u32::MAX), .. }) => {
+                Some(("tmpfs_uid", format!("{} is the number of no user", u32::MAX)))
+            }
+            MountSource::Tmpfs(TmpfsMount { gid: Some(u32::MAX), .. }) => {
+                Some(("tmpfs_gid", format!("{} is the number of no group", u32::MAX)))
             }
             MountSource::Image { reference, .. } => {
                 ImageRef::parse(reference).err().map(|error| ("source", error.to_string()))
@@ -293,7 +296,7 @@ mod tests {
             (mount("/proc", tmpfs(0)), "target: `/proc` belongs to the runtime"),
             (mount("/proc/sys", tmpfs(0)), "target: no mount can be below `/proc`"),
             (mount("/x", tmpfs(0o10_000)), "tmpfs_mode: 10000 is not a mode such as 1777"),
-            (mount("/x", nobodys), "tmpfs_uid: 4294967295 is the number of no user or group"),
+            (mount("/x", nobodys), "tmpfs_gid: 4294967295 is the number of no group"),
             (mount("/x", bind("srv")), "source: `srv` is not an absolute path"),
             (
                 mount("/x", bind("/srv/../etc")),

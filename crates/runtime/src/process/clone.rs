@@ -82,7 +82,7 @@ pub(crate) fn spawn(
         127
     });
     // SAFETY: the caller has one thread, which waits until the child has executed the program or ended, so they never use
-    // the memory at the same time. The child returns from nothing that the caller has called.
+    // the memory at the same time. The child has a stack of its own and ends when its function returns.
     let started = unsafe {
         nix::sched::clone(child, &mut stack, CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK, Some(libc::SIGCHLD))
     };

@@ -15,12 +15,12 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::helper::Starting;
 use super::message::FromSupervisor;
 use super::order::ExecSpec;
 use super::peer::PeerId;
 use super::runtime::{self, StartedExec};
 use super::spawner::{Given, News, Spawner};
+use super::starting::Starting;
 use super::{Place, prepare, report, user};
 use crate::cgroup::Nested;
 use crate::error::{Act, RunError, StepError};

@@ -8,9 +8,9 @@ use nix::sys::stat::fstat;
 use nix::unistd::{Gid, Pid, Uid, fchown};
 
 use super::Place;
-use super::helper::Starting;
 use super::order::ExecSpec;
 use super::peer::PeerId;
+use super::starting::Starting;
 use super::{report, runtime};
 use crate::connection::{Connection, Wait};
 use crate::error::{Act, RunError, StepError};

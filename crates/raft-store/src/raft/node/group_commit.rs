@@ -4,7 +4,9 @@
 //! A proposal is written at once if fewer than [`AT_ONCE`] entries are on their way, so one writer alone never waits. Where
 //! there are [`MANY`], one entry at a time has the proposals of all: those whose answers have just gone out propose again,
 //! one after the other, and the first waits for the others, because it would else have an entry to itself. Nobody waits for
-//! longer after an entry than that entry took. A proposal whose outcome is unknown is not written later: its entry has been given up by then.
+//! longer after an entry than that entry took, give or take a tick of the timers.
+//!
+//! A proposal whose outcome is unknown is not written later: its entry has been given up by then.
 
 use std::collections::VecDeque;
 use std::future::Future;

@@ -63,7 +63,7 @@ async fn run(folder: &Path, argv: Vec<String>) -> Result<CheckEnd, Cause> {
     let descriptors = vec![empty, writer.try_clone()?, writer];
     let spec = ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: false, contained: true };
     // The supervisor bounds the time of a start.
-    let process = client.exec_later(&spec, descriptors)?;
+    let process = client.exec_later(&spec, descriptors).map_err(|error| error.text)?;
     let mut output = Output { pipe: pipe::Receiver::from_owned_fd(reader)?, kept: Vec::new() };
     let exit_code = output.read_until(ended(process)).await?;
     Ok(CheckEnd { exit_code, output: output.text() })

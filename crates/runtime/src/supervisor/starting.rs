@@ -1,5 +1,5 @@
-//! A helper: a process that the supervisor forks to start another one, so that neither the time nor the memory for it are
-//! the supervisor's.
+//! A process that is being started, by a helper: the supervisor forks one for each start, so that a start takes neither the
+//! supervisor's time nor its memory.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
