@@ -3,6 +3,8 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
+/// Longest prefixes of a subnet with IPv4 and with IPv6: eight addresses, of which two are virtual.
+pub const LONGEST_PREFIX: [u8; 2] = [29, 125];
 /// First delay before a restart: long enough that a crash loop costs little, too short to be noticed.
 pub const RESTART_DELAY: Duration = Duration::from_millis(200);
 /// Upper bound of the doubling delay, so that a service recovers within a minute once the cause is fixed.

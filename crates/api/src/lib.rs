@@ -27,9 +27,12 @@ pub mod signal;
 pub mod state;
 pub mod template;
 pub mod text;
+pub mod validate;
 pub mod version;
+mod violation;
 
 pub use convert::Malformed;
+pub use violation::Violation;
 
 /// The generated wire types, one module for each file in `proto/`.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::too_many_lines, reason = "generated code")]

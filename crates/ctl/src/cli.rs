@@ -9,6 +9,7 @@ use crate::commands::{
     context, events, exec, image, network, node, port_forward, registry, service, stack, swarm, system, task, value,
     volume,
 };
+use crate::error::Usage;
 use crate::{printer, sandbox};
 
 /// Flota: a container cluster in two commands
@@ -23,6 +24,9 @@ pub(crate) struct Cli {
     pub(crate) context: Option<String>,
     #[command(subcommand)]
     pub(crate) noun: Noun,
+    /// What is wrong with the values that could not be read
+    #[arg(skip)]
+    pub(crate) unread: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,6 +86,14 @@ pub(crate) enum Noun {
 impl Cli {
     /// Runs the parsed command and returns the exit code.
     pub(crate) async fn run(self) -> anyhow::Result<u8> {
+        if !self.unread.is_empty() {
+            let mut found = self.unread;
+            if let Noun::Service(verb) = &self.noun {
+                let client = Client::with_context(&self.hosts, self.context.as_deref());
+                found.extend(verb.faults(client.ok().as_ref()).await);
+            }
+            return Err(Usage(found.join("; ")).into());
+        }
         // These are about files of this machine alone, and work although the context in use does not.
         let noun = match self.noun {
             Noun::Context(verb) => return context::run(verb).map(|()| 0),

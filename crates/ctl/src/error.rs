@@ -3,8 +3,10 @@
 
 use std::process::ExitCode;
 
+use flota_api::model::ServiceSpec;
 use flota_api::reason::Reason;
 use flota_api::text::printable_lines;
+use flota_api::validate::violations;
 use tonic::{Code, Status};
 
 const FAILED: u8 = 1;
@@ -75,6 +77,18 @@ pub(crate) fn all(results: impl IntoIterator<Item = anyhow::Result<()>>) -> anyh
     } else {
         Err(anyhow::Error::msg(text))
     }
+}
+
+/// Fails if flags of a spec are wrong, with the rules that the spec breaks without them. A manager judges a spec whose flags
+/// are right.
+pub(crate) fn all_of_spec(flags: anyhow::Result<()>, spec: &ServiceSpec) -> anyhow::Result<()> {
+    if flags.is_err() { judged(flags, spec) } else { Ok(()) }
+}
+
+/// Fails with what is wrong with the flags of a spec, and with the rules that the spec breaks.
+pub(crate) fn judged(flags: anyhow::Result<()>, spec: &ServiceSpec) -> anyhow::Result<()> {
+    let broken = violations(spec).into_iter().map(|it| Err(Usage(it.to_string()).into()));
+    all(std::iter::once(flags).chain(broken))
 }
 
 /// A refusal by `ctl` itself.

@@ -1,6 +1,7 @@
 //! `ctl`, the command line: parses the arguments, runs the command, prints the error, if any, and exits with a code of
 //! docs/cli.md.
 
+mod arguments;
 mod cli;
 mod client;
 mod commands;
@@ -14,14 +15,15 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
     // The init of a sandbox's node needs a process of one thread, so it runs before any async runtime is built.
     if let Some(code) = sandbox::run_hidden() {
         return code;
     }
-    let cli = cli::Cli::parse();
+    let cli = match arguments::parse(std::env::args_os().collect()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return error::print(&anyhow::anyhow!("failed to start: {error}")),

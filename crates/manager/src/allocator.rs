@@ -15,7 +15,7 @@ mod space;
 
 pub(crate) use addresses::Addresses;
 pub(crate) use networks::Networks;
-pub(crate) use pools::{LONGEST_PREFIX, asked_pools, subnet_of};
+pub(crate) use pools::{asked_pools, subnet_of};
 pub(crate) use services::Services;
 
 #[cfg(test)]

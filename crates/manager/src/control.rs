@@ -9,9 +9,12 @@
 //! the same state. Reads are linearizable unless the caller asks for [`Freshness::Stale`].
 
 mod ca;
+mod claims;
 mod cluster;
+mod dependencies;
 mod error;
 mod events;
+mod faults;
 mod filter;
 mod grpc;
 mod images;
@@ -31,7 +34,6 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod users;
-mod validate;
 mod values;
 mod volumes;
 

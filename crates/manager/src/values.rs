@@ -32,12 +32,12 @@ pub(crate) fn pinned(service: &Service) -> impl Iterator<Item = (&ValueUse, &Pin
 /// replaces all tasks anyway.
 ///
 /// # Errors
-/// A secret, a config or a version does not exist.
+/// Secrets, configs or versions do not exist.
 pub(crate) fn pins(
     spec: &ServiceSpec,
     before: Option<&Service>,
     known: &dyn Fn(ValueKind, &str) -> Option<AnyValue>,
-) -> Result<Vec<PinnedValue>, Unusable> {
+) -> Result<Vec<PinnedValue>, Vec<Unusable>> {
     let before = before.filter(|it| it.spec.force == spec.force);
     let kept = |id: &ValueId| {
         let mut pins = before.into_iter().flat_map(pinned);
@@ -68,7 +68,14 @@ pub(crate) fn pins(
             kept: value.versions.iter().map(|it| it.number).collect(),
         })
     };
-    spec.values().map(pin).collect()
+    let (mut pins, mut unusable) = (Vec::new(), Vec::new());
+    for pinned in spec.values().map(pin) {
+        match pinned {
+            Ok(pin) => pins.push(pin),
+            Err(why) => unusable.push(why),
+        }
+    }
+    if unusable.is_empty() { Ok(pins) } else { Err(unusable) }
 }
 
 /// Returns whether tasks with the one set of versions need not be replaced for the other: they differ only where files are
@@ -208,15 +215,15 @@ mod tests {
         );
         assert_eq!(
             found(&spec(vec![at(3), at(9)]), None),
-            Err(Unusable::Version {
+            Err(vec![Unusable::Version {
                 field: "secrets[1].version".into(),
                 name: "db".into(),
                 version: 9,
                 kept: vec![1, 2, 3]
-            })
+            }])
         );
         let unknown = spec(vec![ValueUse::of("other")]);
-        assert_eq!(found(&unknown, None), Err(Unusable::Unknown(ValueKind::Secret, "other".into())));
+        assert_eq!(found(&unknown, None), Err(vec![Unusable::Unknown(ValueKind::Secret, "other".into())]));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! From a file to a stack: reads, parses and converts it. Errors name the file, the line and the key.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flota_api::model::{StackSpec, StackValue};
@@ -57,7 +59,7 @@ fn lines(path: &Path, defects: &[Defect]) -> String {
     defects.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Reads a stack from a file. `name` becomes the stack's name and the prefix of its services' names. Variables without a
+/// Reads a stack from a file; `-` stands for standard input, and the present folder. `name` becomes the stack's name and the prefix of its services' names. Variables without a
 /// value have that of this process's environment, and paths in the file begin at its folder. Also returns the secrets and
 /// configs that the file declares.
 ///
@@ -65,10 +67,11 @@ fn lines(path: &Path, defects: &[Defect]) -> String {
 /// The file can't be read, has more than 16 MiB, or has keys or values that are not understood.
 pub fn load(path: &Path, name: &str) -> Result<(StackSpec, Vec<StackValue>), LoadError> {
     let read = |source| LoadError::Read { path: path.to_owned(), source };
-    if std::fs::metadata(path).map_err(read)?.len() > FILE_BOUND {
+    let bytes = read_bounded(path).map_err(read)?;
+    if bytes.len() as u64 > FILE_BOUND {
         return Err(LoadError::TooLarge { path: path.to_owned() });
     }
-    let text = std::fs::read_to_string(path).map_err(read)?;
+    let text = String::from_utf8(bytes).map_err(|error| read(std::io::Error::other(error)))?;
     let defect = |Fault { line, key, why, .. }| Defect { line, key, why };
     let content = |faults: Vec<Fault>| LoadError::Content {
         path: path.to_owned(),
@@ -78,6 +81,16 @@ pub fn load(path: &Path, name: &str) -> Result<(StackSpec, Vec<StackValue>), Loa
     let context = Context { environment: &|name| std::env::var(name).ok(), folder };
     let document = tree::parse(&text).map_err(|fault| content(vec![fault]))?;
     convert_all(document, |document| convert::stack(name, document, &context)).map_err(content)
+}
+
+/// Returns what is in the file, or its beginning, which is longer than a file may be.
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match path == Path::new("-") {
+        true => std::io::stdin().lock().take(FILE_BOUND + 1).read_to_end(&mut bytes)?,
+        false => File::open(path)?.take(FILE_BOUND + 1).read_to_end(&mut bytes)?,
+    };
+    Ok(bytes)
 }
 
 /// Parses a text as if it were a file in the present folder, for tests.

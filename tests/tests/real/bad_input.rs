@@ -36,6 +36,15 @@ fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
         assert!(result.stderr.contains(text), "{words}: {}", result.stderr);
         assert!(result.stderr.starts_with("error: "), "{words}: {}", result.stderr);
     }
+    assert!(cluster.rows("service ls").is_empty(), "nothing was made");
+    cluster.ok("service create --name web whoami");
+    let twice = cluster.ctl("service create --name web whoami");
+    assert!(twice.code == 4 && twice.stderr.contains("service `web` exists already"), "{}", twice.stderr);
+}
+
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    let cluster = Cluster::up(1, 0);
     let words = [
         "--mode",
         "cron",
@@ -58,10 +67,32 @@ fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
     {
         assert!(all.stderr.contains(text), "all that is wrong is said at once: {text}: {}", all.stderr);
     }
+    // What ctl can't read, what is wrong by itself, and what is wrong beside other objects.
+    let values =
+        cluster.ctl("service create --name web --replicas x --limit-memory 1q --priority 5000 --env =x whoami");
+    assert_eq!(values.code, 2, "{}", values.stderr);
+    for text in ["'x' for '--replicas", "'1q' for '--limit-memory", "priority: 5000", "env[0]"] {
+        assert!(values.stderr.contains(text), "{text}: {}", values.stderr);
+    }
+    let kept = cluster.ctl("service create --name web --priority 5000 --network nope --secret none --config no whoami");
+    assert_eq!(kept.code, 1, "{}", kept.stderr);
+    for text in ["priority: 5000", "there is no network `nope`", "no secret `none`", "no config `no`"] {
+        assert!(kept.stderr.contains(text), "{text}: {}", kept.stderr);
+    }
+    let stack = "services:\n  a: { image: whoami, depends_on: [b], networks: [gone] }\n  \
+                 b: { image: whoami, depends_on: [a], cap_add: [NONSENSE] }\nnetworks: { gone: { external: true } }\n";
+    let stack = cluster.ctl_with_input("stack deploy -c - all", stack);
+    assert_eq!(stack.code, 1, "{}", stack.stderr);
+    for text in ["circle", "there is no network `gone`", "services.all_b.cap_add[0]"] {
+        assert!(stack.stderr.contains(text), "{text}: {}", stack.stderr);
+    }
     assert!(cluster.rows("service ls").is_empty(), "nothing was made");
     cluster.ok("service create --name web whoami");
-    let twice = cluster.ctl("service create --name web whoami");
-    assert!(twice.code == 4 && twice.stderr.contains("service `web` exists already"), "{}", twice.stderr);
+    let update = cluster.ctl("service update --replicas x --priority 5000 --stop-grace-period 1y web");
+    assert_eq!(update.code, 2, "{}", update.stderr);
+    for text in ["'x' for '--replicas", "priority: 5000", "'1y' for '--stop-grace-period"] {
+        assert!(update.stderr.contains(text), "{text}: {}", update.stderr);
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use flota_api::reason::Reason;
 use crate::client::{Client, request_id};
 use crate::commands::spec_flags::SpecFlags;
 use crate::commands::{logs, task};
-use crate::error::{named, reason};
+use crate::error::{self, named, reason};
 use crate::printer::{self, ListOptions};
 use crate::progress::{self, Awaited, WaitOptions};
 
@@ -105,11 +105,30 @@ pub(crate) enum Service {
     },
 }
 
+impl Service {
+    /// Returns what is wrong with a spec that is given by flags, some of which could not be read. A change of a spec can be
+    /// judged only with the help of a manager.
+    pub(crate) async fn faults(&self, client: Option<&Client>) -> Option<String> {
+        let found = match self {
+            Self::Create { name, mode, flags, image, args, .. } => {
+                let name = name.clone().unwrap_or_else(|| default_name(image));
+                let (spec, flags) = flags.spec(*mode);
+                error::judged(flags, &ServiceSpec { name, image: image.clone(), command: args.clone(), ..spec })
+            }
+            Self::Update(it) => it.judged(client?).await,
+            _ => Ok(()),
+        };
+        found.err().map(|error| format!("{error:#}"))
+    }
+}
+
 pub(crate) async fn run(verb: Service, client: &Client) -> anyhow::Result<()> {
     match verb {
         Service::Create { name, mode, flags, no_resolve_image, wait, image, args } => {
             let name = name.unwrap_or_else(|| default_name(&image));
-            let spec = ServiceSpec { name, image, command: args, ..flags.spec(mode)? };
+            let (spec, flags) = flags.spec(mode);
+            let spec = ServiceSpec { name, image, command: args, ..spec };
+            error::all_of_spec(flags, &spec)?;
             create(client, &spec, resolve_image(true, no_resolve_image), &wait).await
         }
         Service::Ls(options) => ls(client, &options).await,

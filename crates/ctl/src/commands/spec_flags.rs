@@ -131,16 +131,13 @@ struct BasicFlags {
 }
 
 impl SpecFlags {
-    /// Returns the spec of a service that is created, of this mode.
-    ///
-    /// # Errors
-    /// A flag is wrong. The error lists everything that is wrong with the flags.
-    pub(super) fn spec(&self, mode: ModeName) -> anyhow::Result<ServiceSpec> {
+    /// Returns the spec of a service that is created, of this mode, and everything that is wrong with the flags.
+    pub(super) fn spec(&self, mode: ModeName) -> (ServiceSpec, anyhow::Result<()>) {
         let mode = self.schedule.mode(mode);
         let mut spec = mode.as_ref().map_or_else(|_| ServiceSpec::default(), |it| ServiceSpec::of_mode(it.clone()));
         let schedule = mode.and_then(|_| self.schedule.apply(&mut spec));
-        error::all([schedule, self.apply_others(&mut spec)])?;
-        Ok(spec)
+        let result = error::all([schedule, self.apply_others(&mut spec)]);
+        (spec, result)
     }
 
     /// Returns whether the number of tasks is given.

@@ -43,7 +43,7 @@ impl From<Resolve> for ResolveImage {
 pub(crate) enum Stack {
     /// Make, change and remove services to match a file
     Deploy {
-        /// Compose file to read
+        /// Compose file to read; - means standard input
         #[arg(short = 'c', long = "compose-file")]
         file: std::path::PathBuf,
         /// Services for which the registry is asked for the image's digest

@@ -5,12 +5,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use ipnet::{IpNet, Ipv6Net};
 use rand::Rng;
 
+use flota_api::defaults::LONGEST_PREFIX;
 use flota_api::model::{AddressPool, Subnet, SubnetSpec};
 use flota_raft_store::Tables;
 use flota_raft_store::store::{Runs, address_of, number_of, numbers_of};
-
-/// Longest prefixes of a subnet with IPv4 and with IPv6: eight addresses, of which two are virtual.
-pub(crate) const LONGEST_PREFIX: [u8; 2] = [29, 125];
 
 /// Adds the pools of the address families for which a user has named none: `10.0.0.0/8`, and a unique local IPv6 prefix
 /// (RFC 4193) that is drawn once.

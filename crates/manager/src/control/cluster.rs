@@ -5,11 +5,12 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use flota_api::LEVEL_OF_KEYS;
+use flota_api::Violation;
 use flota_api::model::{Cluster, Rebalance, Role, UserRole};
 use flota_identity::{JoinToken, UnlockKey, new_secret};
 use flota_raft_store::{Tables, WriteTx};
 
-use super::error::{ControlError, Violation};
+use super::error::ControlError;
 use super::{Control, Member, level};
 use crate::promotion::LEAST_DEAD_MANAGER_AFTER;
 

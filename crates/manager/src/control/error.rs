@@ -1,31 +1,16 @@
 //! Why an operation of the Control API is refused, in domain terms. Each front maps these errors with a table of its
 //! own (see [`super::grpc`]).
 
-use flota_api::Malformed;
 use flota_api::event::EventCursor;
 use flota_api::model::{NodeState, UserRole};
 use flota_api::object::Kind;
 use flota_api::reason::Candidate;
+use flota_api::{Malformed, Violation};
 use flota_raft_store::ProposeError;
 
 use crate::departure::DepartureError;
 use crate::promotion::PromotionError;
 use crate::streams::{BrokenStream, OpenError};
-
-/// A value that breaks a rule: `field: why`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Violation {
-    /// The field as users know it, such as `services.web.env[0]`.
-    pub(crate) field: String,
-    /// What is wrong with it, or what is allowed.
-    pub(crate) why: String,
-}
-
-impl std::fmt::Display for Violation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.field, self.why)
-    }
-}
 
 /// Why a node can't be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -241,11 +226,13 @@ impl ControlError {
     pub(crate) fn invalid(field: impl Into<String>, why: impl std::fmt::Display) -> Self {
         Self::Invalid(vec![Violation { field: field.into(), why: why.to_string() }])
     }
-}
 
-impl From<Malformed> for Violation {
-    fn from(error: Malformed) -> Self {
-        Self { field: error.field.into_owned(), why: format!("it {}", error.what) }
+    /// Returns the same error, of which the broken rules are those of a field, or of one within it.
+    pub(super) fn within(self, outer: &str) -> Self {
+        match self {
+            Self::Invalid(found) => Self::Invalid(found.into_iter().map(|it| it.within(outer)).collect()),
+            other => other,
+        }
     }
 }
 

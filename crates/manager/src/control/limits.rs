@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use flota_api::Violation;
 use flota_api::id::{NetworkId, UserId};
 use flota_api::model::{
     INGRESS, NetworkDriver, NetworkSpec, Service, ServiceSpec, StackSpec, StackValue, UserRole, ValueKind,
@@ -15,7 +16,8 @@ use flota_api::model::{
 use flota_api::object::{Kind, Object};
 use flota_raft_store::{Action, Tables, Transaction};
 
-use super::error::{ControlError, Violation};
+use super::error::ControlError;
+use super::faults::Faults;
 use super::reference::{Referable, resolve};
 use super::{Control, Member};
 
@@ -161,19 +163,19 @@ impl<M: Member> Control<M> {
         Ok(())
     }
 
-    /// Checks that the caller sees everything that a spec names, and that it asks for nothing by which tasks reach what
-    /// belongs to others or to their node.
-    pub(super) async fn check_spec(&self, spec: &ServiceSpec) -> Result<(), ControlError> {
+    /// Returns what a spec names that the caller does not see, and what it asks for by which tasks reach what belongs to
+    /// others or to their node.
+    pub(super) async fn beyond_limits(&self, spec: &ServiceSpec) -> Result<Vec<Violation>, ControlError> {
         if !self.caller.is_limited() {
-            return Ok(());
+            return Ok(vec![]);
         }
         let whole = self.proven_whole_view().await?;
         let seen = self.seen(Arc::clone(&whole));
-        for it in &spec.networks {
-            self.own_in::<flota_api::model::Network>(&whole, &seen, it.network.as_str())?;
-        }
-        let found = self.violations(spec);
-        if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
+        let networks = spec.networks.iter().enumerate().filter_map(|(index, it)| {
+            let own = self.own_in::<flota_api::model::Network>(&whole, &seen, it.network.as_str());
+            own.err().map(|error| Violation { field: format!("networks[{index}]"), why: error.to_string() })
+        });
+        Ok(networks.chain(self.violations(spec)).collect())
     }
 
     /// Returns what a spec names that the caller does not see, and what it asks for that a limited caller may not have.
@@ -194,19 +196,30 @@ impl<M: Member> Control<M> {
         found
     }
 
-    /// Checks everything that a stack file names, as [`Self::check_spec`] does for a service.
-    pub(super) async fn check_stack(&self, spec: &StackSpec, values: &[StackValue]) -> Result<(), ControlError> {
+    /// As [`Self::beyond_limits`], for everything that a stack file names.
+    pub(super) async fn stack_beyond_limits(
+        &self,
+        spec: &StackSpec,
+        values: &[StackValue],
+    ) -> Result<Faults, ControlError> {
+        let mut faults = Faults::default();
         if !self.caller.is_limited() {
-            return Ok(());
+            return Ok(faults);
         }
-        self.check_name("name", &spec.name)?;
-        spec.networks.iter().try_for_each(|it| self.check_network_spec(it))?;
-        spec.volumes.iter().try_for_each(|it| self.check_name("volumes", &it.name))?;
-        values.iter().try_for_each(|it| self.check_name("values", &it.spec.name))?;
+        faults.note("name", self.check_name("name", &spec.name));
+        for it in &spec.networks {
+            faults.note("networks", self.check_network_spec(it));
+        }
+        let volumes = spec.volumes.iter().map(|it| ("volumes", &it.name));
+        for (field, name) in volumes.chain(values.iter().map(|it| ("values", &it.spec.name))) {
+            faults.note(field, self.check_name(field, name));
+        }
         for service in &spec.services {
-            self.check_spec(service).await?;
+            let found = self.beyond_limits(service).await?;
+            let within = |it: Violation| it.within(format_args!("services.{}", service.name));
+            faults.extend(found.into_iter().map(within).collect());
         }
-        Ok(())
+        Ok(faults)
     }
 
     /// Checks that a transaction changes only what belongs to the caller, who may be limited.

@@ -5,6 +5,7 @@ mod check;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use flota_api::Violation;
 use flota_api::id::{NetworkId, StackId};
 use flota_api::model::{
     Cluster, INGRESS, Network, NetworkDriver, NetworkSpec, NodePort, NodeState, PublishMode, PublishedPort,
@@ -12,15 +13,15 @@ use flota_api::model::{
 };
 use flota_api::naming::task_name;
 use flota_api::object::Kind;
+use flota_api::validate::{is_of_network, meet, network_violations};
 use flota_api::version::Version;
 use flota_raft_store::store::numbers_of;
 use flota_raft_store::{Tables, WriteTx};
 
-use super::error::{ControlError, Violation};
+use super::error::ControlError;
+use super::faults::Faults;
 use super::filter::{self, Field, Filter};
 use super::reference::resolve;
-use super::validate::networks::{meet, violations};
-use super::validate::settings::is_of_network;
 use super::{Control, Freshness, Listing, Member};
 use crate::allocator::subnet_of;
 use crate::caller::Caller;
@@ -198,25 +199,26 @@ pub(super) fn with_ids(
     created: &BTreeMap<String, NetworkId>,
 ) -> Result<ServiceSpec, ControlError> {
     let mut spec = spec.clone();
+    let mut faults = Faults::default();
+    let found = |name: &NetworkId| match created.get(name.as_str()) {
+        Some(id) => Ok((id.clone(), NetworkDriver::Overlay)),
+        None => {
+            let network = resolve::<Network>(view, name.as_str())?;
+            let why = || ControlError::invalid("", format!("tasks join `{INGRESS}` by a published port"));
+            let joined = (!network.is_ingress()).then_some(network).ok_or_else(why)?;
+            Ok((joined.id.clone(), joined.spec.driver))
+        }
+    };
     let mut drivers = Vec::new();
     for (index, it) in spec.networks.iter_mut().enumerate() {
-        let driver = match created.get(it.network.as_str()) {
-            Some(id) => {
-                it.network = id.clone();
-                NetworkDriver::Overlay
-            }
-            None => {
-                let network = resolve::<Network>(view, it.network.as_str())?;
-                if network.is_ingress() {
-                    let why = format!("tasks join `{INGRESS}` by a published port");
-                    return Err(ControlError::invalid(format!("networks[{index}]"), why));
-                }
-                it.network = network.id.clone();
-                network.spec.driver
-            }
-        };
-        drivers.push(driver);
+        let field = format!("networks[{index}]");
+        let found = found(&it.network).map_err(|error: ControlError| error.within(&field));
+        if let Some((id, driver)) = faults.note(field, found) {
+            it.network = id;
+            drivers.push(driver);
+        }
     }
+    faults.refuse()?;
     let is_alone = drivers.len() == 1 && !spec.is_in_ingress();
     if let Some(driver) = drivers.iter().find(|driver| !driver.has_addresses()).filter(|_| !is_alone) {
         let why = format!("a task in the network `{driver}` has no other network and no port of the mode ingress");
@@ -254,6 +256,7 @@ pub(super) fn claim(tx: &mut WriteTx, name: &str, spec: &ServiceSpec, caller: &C
     for network in spec.networks.iter().filter(|it| view.network(it.network.as_str()).is_some()) {
         tx.expect(Kind::Network, network.network.as_str());
     }
+    let mut found = Vec::new();
     for (index, port) in spec.ports.iter().enumerate() {
         let other = || match taken(port, name, &view)? {
             other if caller.sees(&other) => Some(format!("is published by service `{other}`")),
@@ -265,8 +268,11 @@ pub(super) fn claim(tx: &mut WriteTx, name: &str, spec: &ServiceSpec, caller: &C
         };
         if let (Some(number), Some(why)) = (port.published, other().or_else(listener)) {
             let why = format!("{number}/{} {why}", port.protocol);
-            return Err(ControlError::invalid(format!("ports[{index}]"), why));
+            found.push(Violation { field: format!("ports[{index}]"), why });
         }
+    }
+    if !found.is_empty() {
+        return Err(ControlError::Invalid(found));
     }
     if let Some(ingress) = view.network_by_name(INGRESS).filter(|_| !spec.ports.is_empty()) {
         // Two services that ask for the same port both change the network, so only one of them gets it.
@@ -355,7 +361,7 @@ impl<M: Member> Control<M> {
         request_id: Option<&str>,
         spec: NetworkSpec,
     ) -> Result<Arc<Network>, ControlError> {
-        let found = violations(&spec);
+        let found = network_violations(&spec);
         if !found.is_empty() {
             return Err(ControlError::Invalid(found));
         }

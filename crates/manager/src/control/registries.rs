@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use flota_api::Violation;
 use flota_api::id::RegistryId;
 use flota_api::image_ref::registry_host;
 use flota_api::model::{Registry, Secret};
 use flota_api::object::Kind;
 use flota_raft_store::WriteTx;
 
-use super::error::{ControlError, Violation};
+use super::error::ControlError;
 use super::filter::{self, Field, Filter};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member};

@@ -9,17 +9,18 @@ use flota_api::id::{ServiceId, StackId};
 use flota_api::model::{CronStatus, Revision, Service, ServiceSpec, Task, UpdatePhase, UpdateStatus};
 use flota_api::object::Kind;
 use flota_api::state::DesiredState;
+use flota_api::validate::violations;
 use flota_api::version::Version;
 use flota_raft_store::{Tables, WriteTx};
 
+use super::claims::Claimed;
 use super::error::ControlError;
+use super::faults::Faults;
 use super::filter::{self, Field, Filter};
 use super::networks::{claim, with_ids};
 use super::pins::{ResolveImage, Warned};
 use super::reference::resolve;
-use super::validate::dependencies;
-use super::values::Declared;
-use super::{Control, Freshness, Listing, Member, level, validate, values, volumes};
+use super::{Control, Freshness, Listing, Member, dependencies, values, volumes};
 use crate::dependencies::{sentence, waits};
 use crate::orchestrator::refusal_of_run;
 use crate::revisions::{self, with_spec};
@@ -115,8 +116,7 @@ impl<M: Member> Control<M> {
         spec: ServiceSpec,
         resolve_image: ResolveImage,
     ) -> Result<Warned<Arc<Service>>, ControlError> {
-        validate::check(&spec)?;
-        self.check_spec(&spec).await?;
+        self.check_spec(&spec, None).await?;
         // A service of this name that is there now may be gone when this one is made.
         let resolve_image =
             if resolve_image == ResolveImage::Never { ResolveImage::Never } else { ResolveImage::Always };
@@ -127,15 +127,10 @@ impl<M: Member> Control<M> {
             if view.service_by_name(name).is_some() {
                 return Err(ControlError::AlreadyExists { kind: Kind::Service, name: name.clone() });
             }
-            let spec = Arc::new(with_ids(&service.spec, &view, &BTreeMap::new())?);
+            let mut tx = WriteTx::new(Arc::clone(&view), request_id);
+            let Claimed { spec, values } = self.claimed(&mut tx, &service.spec, None)?;
             let images = pins.of(&spec, None, &view)?;
-            let mut tx = WriteTx::new(view, request_id);
-            level::claim(&mut tx, [&*spec])?;
-            claim(&mut tx, name, &spec, &self.caller)?;
-            dependencies::claim(&mut tx, &spec)?;
-            volumes::claim(&mut tx, &spec, None, None, &self.random)?;
-            let values = values::claim(&mut tx, &spec, None, &Declared::default())?;
-            tx.create(images.put_on(Service { spec, values, ..service.clone() }));
+            tx.create(images.put_on(Service { spec: Arc::new(spec), values, ..service.clone() }));
             Ok((tx.finish(), ()))
         });
         created.await?;
@@ -157,9 +152,8 @@ impl<M: Member> Control<M> {
         resolve_image: ResolveImage,
         sets_replicas: bool,
     ) -> Result<Warned<Arc<Service>>, ControlError> {
-        validate::check(spec)?;
         let reference = &self.own::<Service>(reference).await?;
-        self.check_spec(spec).await?;
+        self.check_spec(spec, Some(reference)).await?;
         let pins = self.pins(request_id, std::slice::from_ref(spec), resolve_image).await?;
         let written = self.write_once(request_id, |view| {
             let service: &Arc<Service> = resolve(&view, reference)?;
@@ -174,16 +168,12 @@ impl<M: Member> Control<M> {
             keeps_mode(service, spec)?;
             is_within_bounds(service, spec, sets_replicas)?;
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
-            let values = values::claim(&mut tx, spec, Some(service), &Declared::default())?;
-            let mut new = with_spec(service, with_ids(spec, &view, &BTreeMap::new())?, images, values);
+            let Claimed { spec, values } = self.claimed(&mut tx, spec, Some(service))?;
+            let mut new = with_spec(service, spec, images, values);
             if sets_replicas {
                 new.scale = new.scale.set_by_user();
             }
             let id = service.id.clone();
-            level::claim(&mut tx, [&*new.spec])?;
-            claim(&mut tx, name, &new.spec, &self.caller)?;
-            dependencies::claim(&mut tx, &new.spec)?;
-            volumes::claim(&mut tx, &new.spec, Some(&service.spec), None, &self.random)?;
             tx.update(new);
             Ok((tx.finish(), id))
         });
@@ -222,7 +212,9 @@ impl<M: Member> Control<M> {
             };
             let restored = revisions::restored(service, version, view).ok_or_else(unknown)?;
             // It was set when other rules may have held, and other networks may have been there.
-            validate::check(&restored.spec)?;
+            let mut faults = Faults::default();
+            faults.extend(violations(&restored.spec));
+            faults.refuse()?;
             let spec = with_ids(&restored.spec, view, &BTreeMap::new())?;
             let update = match spec.mode.is_job() {
                 true => restored.update,

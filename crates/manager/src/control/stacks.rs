@@ -3,20 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use flota_api::Violation;
 use flota_api::id::{NetworkId, ServiceId, StackId};
-use flota_api::model::{Network, PublishMode, Service, ServiceSpec, Stack, StackSpec, StackValue, check_volume_name};
-use flota_api::naming;
+use flota_api::model::{
+    Network, NetworkSpec, PublishMode, Service, ServiceSpec, Stack, StackSpec, StackValue, Volume, check_volume_name,
+};
 use flota_api::object::Kind;
+use flota_api::{naming, validate};
 use flota_raft_store::{Tables, View, WriteTx};
 
-use super::error::{ControlError, Violation};
+use super::error::ControlError;
+use super::faults::Faults;
 use super::filter::{self, Field, Filter};
 use super::networks::{self, claim, with_ids};
 use super::pins::{Pins, ResolveImage, Warned};
 use super::reference::resolve;
 use super::services::{keeps_mode, new_service};
-use super::validate::dependencies;
-use super::{Control, Freshness, Listing, Member, level, validate, values, volumes};
+use super::values::Declared;
+use super::{Control, Freshness, Listing, Member, dependencies, level, values, volumes};
 use crate::pin::SpecImages;
 use crate::revisions::with_spec;
 
@@ -50,17 +54,12 @@ fn summary(stack: &Arc<Stack>, view: &Tables) -> StackSummary {
     StackSummary { stack: Arc::clone(stack), services }
 }
 
-fn check(spec: &StackSpec) -> Result<(), ControlError> {
-    let found = violations(spec);
-    if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
-}
-
 /// Returns every rule that the stack breaks by itself.
 pub(super) fn violations(spec: &StackSpec) -> Vec<Violation> {
     let name = naming::check(&spec.name).err().map(|error| Violation { field: "name".into(), why: error.to_string() });
     let mut found = Vec::from_iter(name);
     for service in &spec.services {
-        let within = |it: Violation| Violation { field: format!("services.{}.{}", service.name, it.field), ..it };
+        let within = |it: Violation| it.within(format_args!("services.{}", service.name));
         found.extend(validate::violations(service).into_iter().map(within));
     }
     // Each service by itself is compared with those that exist.
@@ -79,8 +78,8 @@ pub(super) fn violations(spec: &StackSpec) -> Vec<Violation> {
     }
     found.extend(between(&spec.services, &Tables::default()));
     for network in &spec.networks {
-        let within = |it: Violation| Violation { field: format!("networks.{}.{}", network.name, it.field), ..it };
-        found.extend(validate::networks::violations(network).into_iter().map(within));
+        let within = |it: Violation| it.within(format_args!("networks.{}", network.name));
+        found.extend(validate::network_violations(network).into_iter().map(within));
     }
     for (index, volume) in spec.volumes.iter().enumerate() {
         let field = format!("volumes.{}", volume.name);
@@ -103,8 +102,16 @@ fn absent_services<'a>(spec: &'a StackSpec, view: &'a Tables) -> impl Iterator<I
 
 /// Returns what is wrong with the dependencies of services between each other and those of the view.
 fn between(services: &[ServiceSpec], view: &Tables) -> Vec<Violation> {
-    let within = |(name, it): (&str, Violation)| Violation { field: format!("services.{name}.{}", it.field), ..it };
+    let within = |(name, it): (&str, Violation)| it.within(format_args!("services.{name}"));
     dependencies::among(services, view).into_iter().map(within).collect()
+}
+
+/// What a stack has declared, by its name, in the transaction that deploys it.
+struct OfStack<'a> {
+    id: &'a StackId,
+    networks: BTreeMap<String, NetworkId>,
+    volumes: BTreeMap<String, Volume>,
+    values: Declared,
 }
 
 impl<M: Member> Control<M> {
@@ -136,8 +143,6 @@ impl<M: Member> Control<M> {
         absent: Absent,
         resolve_image: ResolveImage,
     ) -> Result<Warned<StackSummary>, ControlError> {
-        check(spec)?;
-        values.iter().try_for_each(|it| values::check(&it.spec, &it.bytes))?;
         self.check_stack(spec, values).await?;
         let pins = self.pins(request_id, &spec.services, resolve_image).await?;
         let new_id = self.random.draw(StackId::random);
@@ -161,6 +166,24 @@ impl<M: Member> Control<M> {
         Ok(Warned { changed, warnings })
     }
 
+    /// As [`Control::check_spec`], for a stack with the values that come with it.
+    async fn check_stack(&self, spec: &StackSpec, values: &[StackValue]) -> Result<(), ControlError> {
+        let mut faults = self.stack_beyond_limits(spec, values).await?;
+        faults.extend(violations(spec));
+        for it in values {
+            faults.note("values", values::check(&it.spec, &it.bytes).map_err(|error| error.within(&it.spec.name)));
+        }
+        if faults.is_empty() {
+            return Ok(());
+        }
+        if let Ok(view) = self.proven_view().await {
+            let pins = self.pins(None, &[], ResolveImage::Never).await?;
+            let new_id = self.random.draw(StackId::random);
+            faults.note("services", self.deployment(&view, None, (spec, values), &pins, &new_id).map(drop));
+        }
+        faults.refuse()
+    }
+
     fn deployment(
         &self,
         view: &View,
@@ -169,10 +192,8 @@ impl<M: Member> Control<M> {
         pins: &Pins,
         new_id: &StackId,
     ) -> Result<WriteTx, ControlError> {
-        let found = between(&spec.services, view);
-        if !found.is_empty() {
-            return Err(ControlError::Invalid(found));
-        }
+        let mut faults = Faults::default();
+        faults.extend(between(&spec.services, view));
         let mut tx = WriteTx::new(view.clone(), request_id);
         let known = view.stack_by_name(&spec.name);
         let id = known.map_or(new_id, |stack| &stack.id);
@@ -181,46 +202,71 @@ impl<M: Member> Control<M> {
             Some(stack) => tx.update(Stack { spec: spec.clone(), ..stack.as_ref().clone() }),
             None => tx.create(Stack { id: id.clone(), spec: spec.clone(), ..Stack::default() }),
         }
-        level::claim(&mut tx, &spec.services)?;
-        let created = self.add_networks(&mut tx, spec, id)?;
-        let declared = volumes::add_declared(&mut tx, spec, id, &self.random)?;
-        let known_values = values::add_declared(&mut tx, (spec, stack_values), id, &self.random)?;
-        for service in &spec.services {
-            let before = view.service_by_name(&service.name);
-            if before.is_some_and(|it| it.stack_id.as_ref() != Some(id)) {
-                return Err(ControlError::NotOfStack { service: service.name.clone() });
-            }
-            let service = with_ids(service, view, &created)?;
-            // What users have decided beside the file stays: that it is stopped, and how often they have restarted it.
-            let (force, stopped) = before.map_or((0, false), |it| (it.spec.force, it.spec.stopped));
-            let mut service = ServiceSpec { force, stopped, ..service };
-            // So does the number of tasks that follows their load.
-            if let Some(before) = before.filter(|it| it.spec.scale.is_some() && service.scale.is_some()) {
-                service.mode = before.spec.mode.clone();
-            }
-            let known = before.map(|it| it.spec.as_ref());
-            volumes::claim(&mut tx, &service, known, Some(&declared), &self.random)?;
-            let images = pins.of(&service, before.map(AsRef::as_ref), view)?;
-            // It has what it needs already, and asking for that again would change the network of its ports.
-            let values = values::claim(&mut tx, &service, before.map(AsRef::as_ref), &known_values)?;
-            let has_images = |it: &Service| SpecImages::of_service(it) == images;
-            if before.is_some_and(|it| *it.spec == service && has_images(it) && it.values == values) {
-                continue;
-            }
-            claim(&mut tx, &service.name, &service, &self.caller)?;
-            dependencies::expect_all(&mut tx, &service);
-            match before {
-                Some(it) => {
-                    keeps_mode(it, &service)?;
-                    tx.update(with_spec(it, service, images, values));
-                }
-                None => {
-                    let new = Service { values, ..new_service(service, Some(id.clone()), &self.random) };
-                    tx.create(images.put_on(new));
-                }
+        faults.note("services", level::claim(&mut tx, &spec.services));
+        let networks = faults.note("networks", self.add_networks(&mut tx, spec, id));
+        let volumes = faults.note("volumes", volumes::add_declared(&mut tx, spec, id, &self.random));
+        let values = faults.note("values", values::add_declared(&mut tx, (spec, stack_values), id, &self.random));
+        // What the services need of the file can't be judged if that can't be had.
+        if let (Some(networks), Some(volumes), Some(values)) = (networks, volumes, values) {
+            let declared = OfStack { id, networks, volumes, values };
+            for service in &spec.services {
+                let set = self.set_service(&mut tx, service, &declared, pins);
+                let field = format!("services.{}", service.name);
+                faults.note(field.clone(), set.map_err(|error| error.within(&field)));
             }
         }
+        faults.refuse()?;
         Ok(tx)
+    }
+
+    /// Makes a service of the stack match its spec.
+    ///
+    /// # Errors
+    /// It can't be so. The error names everything that is in its way.
+    fn set_service(
+        &self,
+        tx: &mut WriteTx,
+        spec: &ServiceSpec,
+        stack: &OfStack<'_>,
+        pins: &Pins,
+    ) -> Result<(), ControlError> {
+        let view = Arc::clone(tx.view());
+        let before = view.service_by_name(&spec.name).map(AsRef::as_ref);
+        if before.is_some_and(|it| it.stack_id.as_ref() != Some(stack.id)) {
+            return Err(ControlError::NotOfStack { service: spec.name.clone() });
+        }
+        // What users have decided beside the file stays: that it is stopped, and how often they have restarted it.
+        let (force, stopped) = before.map_or((0, false), |it| (it.spec.force, it.spec.stopped));
+        let mut service = ServiceSpec { force, stopped, ..spec.clone() };
+        // So does the number of tasks that follows their load.
+        if let Some(before) = before.filter(|it| it.spec.scale.is_some() && service.scale.is_some()) {
+            service.mode = before.spec.mode.clone();
+        }
+        let mut faults = Faults::default();
+        if let Some(with_ids) = faults.note("networks", with_ids(&service, &view, &stack.networks)) {
+            service = with_ids;
+        }
+        let known = before.map(|it| it.spec.as_ref());
+        faults.note("mounts", volumes::claim(tx, &service, known, Some(&stack.volumes), &self.random));
+        // It has what it needs already if nothing changes, and asking for that again would change the network of its ports.
+        let values = faults.note("values", values::claim(tx, &service, before, &stack.values)).unwrap_or_default();
+        let images = pins.of(&service, before, &view)?;
+        let has_images = |it: &Service| SpecImages::of_service(it) == images;
+        if before.is_some_and(|it| *it.spec == service && has_images(it) && it.values == values) {
+            return faults.refuse();
+        }
+        faults.note("ports", claim(tx, &service.name, &service, &self.caller));
+        faults.note("mode", before.map_or(Ok(()), |it| keeps_mode(it, &service)));
+        faults.refuse()?;
+        dependencies::expect_all(tx, &service);
+        match before {
+            Some(it) => tx.update(with_spec(it, service, images, values)),
+            None => {
+                let new = Service { values, ..new_service(service, Some(stack.id.clone()), &self.random) };
+                tx.create(images.put_on(new));
+            }
+        }
+        Ok(())
     }
 
     /// Creates the networks of the stack that are not there. Returns all of them by their names.
@@ -230,34 +276,38 @@ impl<M: Member> Control<M> {
         spec: &StackSpec,
         stack: &StackId,
     ) -> Result<BTreeMap<String, NetworkId>, ControlError> {
-        let view = Arc::clone(tx.view());
-        let mut ids = BTreeMap::new();
+        let (mut ids, mut faults) = (BTreeMap::new(), Faults::default());
         for network in &spec.networks {
-            let refuse = |why: &str| Err(ControlError::invalid(format!("networks.{}", network.name), why));
-            let id = match view.network_by_name(&network.name) {
-                None => {
-                    let (id, spec) = (self.random.draw(NetworkId::random), Arc::new(network.clone()));
-                    let stack_id = Some(stack.clone());
-                    networks::create(tx, Network { id: id.clone(), spec, stack_id, ..Network::default() })?;
-                    id
-                }
-                Some(it) if it.stack_id.as_ref().is_none_or(|id| id != stack && view.stack(id.as_str()).is_some()) => {
-                    return refuse("it exists already and does not belong to this stack");
-                }
-                Some(it) if *it.spec != *network => {
-                    return refuse("a network can't be changed; remove the stack first");
-                }
-                Some(it) => {
-                    // Tasks of a stack that was removed may still have it.
-                    if it.stack_id.as_ref() != Some(stack) {
-                        tx.update(Network { stack_id: Some(stack.clone()), ..it.as_ref().clone() });
-                    }
-                    it.id.clone()
-                }
-            };
-            ids.insert(network.name.clone(), id);
+            let field = format!("networks.{}", network.name);
+            let id = self.add_network(tx, network, stack).map_err(|error| error.within(&field));
+            ids.extend(faults.note(field, id).map(|id| (network.name.clone(), id)));
         }
+        faults.refuse()?;
         Ok(ids)
+    }
+
+    fn add_network(&self, tx: &mut WriteTx, spec: &NetworkSpec, stack: &StackId) -> Result<NetworkId, ControlError> {
+        let view = Arc::clone(tx.view());
+        let refuse = |why: &str| Err(ControlError::invalid("", why));
+        match view.network_by_name(&spec.name) {
+            None => {
+                let (id, spec) = (self.random.draw(NetworkId::random), Arc::new(spec.clone()));
+                let stack_id = Some(stack.clone());
+                networks::create(tx, Network { id: id.clone(), spec, stack_id, ..Network::default() })?;
+                Ok(id)
+            }
+            Some(it) if it.stack_id.as_ref().is_none_or(|id| id != stack && view.stack(id.as_str()).is_some()) => {
+                refuse("it exists already and does not belong to this stack")
+            }
+            Some(it) if *it.spec != *spec => refuse("a network can't be changed; remove the stack first"),
+            Some(it) => {
+                // Tasks of a stack that was removed may still have it.
+                if it.stack_id.as_ref() != Some(stack) {
+                    tx.update(Network { stack_id: Some(stack.clone()), ..it.as_ref().clone() });
+                }
+                Ok(it.id.clone())
+            }
+        }
     }
 
     /// Removes the stack and its services. Its networks, secrets and configs go when the last task that uses them has ended.

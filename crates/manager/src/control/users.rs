@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flota_api::LEVEL_OF_USERS;
+use flota_api::Violation;
 use flota_api::id::{ClusterId, UserId};
 use flota_api::model::{Cluster, NodeCertificate, User, UserRole, check_prefixes};
 use flota_api::naming;
@@ -14,7 +15,7 @@ use flota_api::version::Timestamp;
 use flota_identity::{RootCa, USER_LIFE, known_certificate};
 use flota_raft_store::{Tables, WriteTx};
 
-use super::error::{ControlError, Violation};
+use super::error::ControlError;
 use super::filter::{self, Field, Filter};
 use super::{Control, Freshness, Listing, Member, level};
 use crate::trust;

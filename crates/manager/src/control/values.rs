@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use flota_api::Violation;
 use flota_api::clock::Random;
 use flota_api::id::{StackId, ValueDataId, ValueId};
 use flota_api::model::{
@@ -14,7 +15,8 @@ use flota_api::object::Kind;
 use flota_api::template;
 use flota_raft_store::{Tables, View, WriteTx};
 
-use super::error::{ControlError, Violation};
+use super::error::ControlError;
+use super::faults::Faults;
 use super::filter::{self, Field, Filter};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member};
@@ -214,12 +216,12 @@ pub(super) fn claim(
         None => named(&view, kind, name),
     };
     let updated = before.map(|it| declared.updates(it));
-    let pins = values::pins(spec, updated.as_ref(), &known).map_err(|error| match error {
-        Unusable::Unknown(kind, reference) => ControlError::NotFound { kind: kind.into(), reference },
-        Unusable::Version { field, name, version, kept } => {
-            let kept = kept.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            ControlError::invalid(field, format!("`{name}` has no version {version}: it has {kept}"))
+    let pins = values::pins(spec, updated.as_ref(), &known).or_else(|unusable| {
+        let mut faults = Faults::default();
+        for it in unusable {
+            faults.note("values", Err::<(), _>(refusal(it)));
         }
+        faults.refuse().map(|()| Vec::new())
     })?;
     let mut seen = BTreeSet::new();
     for ((kind, it), pin) in spec.values().zip(&pins) {
@@ -235,6 +237,16 @@ pub(super) fn claim(
         }
     }
     Ok(pins)
+}
+
+fn refusal(unusable: Unusable) -> ControlError {
+    match unusable {
+        Unusable::Unknown(kind, reference) => ControlError::NotFound { kind: kind.into(), reference },
+        Unusable::Version { field, name, version, kept } => {
+            let kept = kept.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            ControlError::invalid(field, format!("`{name}` has no version {version}: it has {kept}"))
+        }
+    }
 }
 
 /// Makes the transaction fail if a secret or config that a restored spec uses is removed meanwhile.

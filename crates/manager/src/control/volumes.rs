@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use flota_api::Violation;
 use flota_api::clock::Random;
 use flota_api::id::{StackId, VolumeId};
 use flota_api::model::{
@@ -102,7 +103,7 @@ pub(super) fn claim(
     random: &Random,
 ) -> Result<(), ControlError> {
     let view = Arc::clone(tx.view());
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
     let is_global = spec.mode.replicas().is_none();
     for (index, mount) in spec.mounts.iter().enumerate() {
         let MountSource::Volume(VolumeMount { name: Some(name), per_slot, labels, .. }) = &mount.source else {
@@ -110,16 +111,17 @@ pub(super) fn claim(
         };
         let known = declared.and_then(|it| it.get(name)).or_else(|| view.volume_by_name(name).map(AsRef::as_ref));
         if let Some(volume) = known {
-            let refuse = |why: &str| {
-                Err(ControlError::invalid(format!("mounts[{index}].source"), format!("volume `{name}` {why}")))
+            let mut refuse = |why: &str| {
+                let why = format!("volume `{name}` {why}");
+                found.push(Violation { field: format!("mounts[{index}].source"), why });
             };
             if is_global && !volume.spec.per_slot {
                 let why = "has one set of data, on one node, and the tasks of a global service are on different nodes: \
                            create it with --per-slot";
-                return refuse(why);
+                refuse(why);
             }
             if *per_slot && !volume.spec.per_slot {
-                return refuse("exists, and has one set of data for all slots");
+                refuse("exists, and has one set of data for all slots");
             }
         }
         if !seen.insert(name) {
@@ -143,7 +145,7 @@ pub(super) fn claim(
             }
         }
     }
-    Ok(())
+    if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
 }
 
 /// Creates the volumes of the stack that are not there. Returns all of them by their names.

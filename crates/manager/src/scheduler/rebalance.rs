@@ -6,13 +6,15 @@
 //! of the counts falls with each move, and a rebalance comes to an end. Moves are begun in batches, and a batch only when
 //! nothing moves, so that every count is exact.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use flota_api::defaults::REBALANCE_LIMIT;
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{Availability, Cluster, Node, NodeState, PlacementStrategy, Service, ServiceMode, Task};
+use flota_api::model::{
+    Availability, Cluster, Node, NodeState, PlacementStrategy, Service, ServiceMode, Task, UpdateOrder,
+};
 use flota_api::object::Object;
 use flota_api::state::DesiredState;
 use flota_api::version::Timestamp;
@@ -201,7 +203,8 @@ fn moves_of(
     let failures = count_failures(any, view, now);
     let takers: Vec<&Arc<Node>> = takers.iter().copied().filter(|node| !failures.contains_key(&node.id)).collect();
     let mut moves = Vec::new();
-    while moves.len() < room.min(service.spec.update.at_once()) {
+    let most = room.min(at_once(service, view));
+    while moves.len() < most {
         let groups = groups_of(service, counts);
         let weigh = |node: &Node| weight(service, node, &groups, counts);
         let on_nodes: BTreeMap<&NodeId, usize> =
@@ -226,6 +229,19 @@ fn moves_of(
         moves.push(Arc::clone(movable.remove(index)));
     }
     moves
+}
+
+/// Returns how many tasks of the service may move at once now. Where a move stops the old task first, slots that do not
+/// serve anyway, as in a crash loop, count: a move would be held up by them, and hold up those of all other services.
+fn at_once(service: &Service, view: &Tables) -> usize {
+    let policy = &service.spec.update;
+    if policy.order == UpdateOrder::StartFirst {
+        return policy.at_once();
+    }
+    let serving: BTreeSet<u64> =
+        view.tasks_of_service(&service.id).filter(|task| task.is_serving()).map(|task| task.slot).collect();
+    let short = service.replicas().unwrap_or_default().saturating_sub(serving.len() as u64);
+    policy.at_once().saturating_sub(usize::try_from(short).unwrap_or(usize::MAX))
 }
 
 /// Whether every node that takes tasks has the same number of the service's.

@@ -369,15 +369,7 @@ impl Making<'_> {
         let none = Process::default();
         let process = self.spec.process.as_ref().unwrap_or(&none);
         settings::set_limits(pid, &process.rlimits)?;
-        if let Some(adjustment) = process.oom_score_adj {
-            let path = format!("/proc/{pid}/oom_score_adj");
-            let written = std::fs::write(&path, adjustment.to_string());
-            // A user without privileges can't lower the value and keeps its own.
-            if !self.is_rootless() {
-                written.act(|| format!("set process.oomScoreAdj to {adjustment}"))?;
-            }
-        }
-        Ok(())
+        process.oom_score_adj.map_or(Ok(()), |it| settings::adjust_oom_score(pid, it))
     }
 
     fn write_pid_file(&self) -> Result<(), RunError> {

@@ -98,7 +98,7 @@ impl Execution {
         let launched = launch.start(|channel| child.take().expect("called once").run(channel))?;
         let asks = process_asks(&self.process, filter.as_ref());
         let result = launched
-            .begin(self.admit(launched.pid, container, groups.as_ref()))
+            .begin(self.admit(launched.pid, container, spec, groups.as_ref()))
             .and_then(|()| self.serve_process(&launched, container, linux.seccomp.as_ref(), asks, ready));
         if result.is_err() {
             launched.kill(parent);
@@ -151,7 +151,7 @@ impl Execution {
     }
 
     /// Moves the process into the container's control groups and sets its limits.
-    fn admit(&self, pid: Pid, container: &Container, groups: Option<&Groups>) -> Result<(), StepError> {
+    fn admit(&self, pid: Pid, container: &Container, spec: &Spec, groups: Option<&Groups>) -> Result<(), StepError> {
         let affinity = self.process.exec_cpu_affinity.clone().unwrap_or_default();
         // The CPU affinity is set before and after the process joins the groups (config.md, "execCPUAffinity").
         settings::bind_to_cpus(pid, "process.execCPUAffinity.initial", &affinity.initial)?;
@@ -160,7 +160,10 @@ impl Execution {
             None => container.groups.join_beside(pid.as_raw(), container.pid)?,
         }
         settings::bind_to_cpus(pid, "process.execCPUAffinity.final", &affinity.last)?;
-        settings::set_limits(pid.as_raw(), &self.process.rlimits)
+        settings::set_limits(pid.as_raw(), &self.process.rlimits)?;
+        // A process that says nothing is to the kernel as the container's own one.
+        let adjustment = self.process.oom_score_adj.or_else(|| spec.process.as_ref()?.oom_score_adj);
+        adjustment.map_or(Ok(()), |it| settings::adjust_oom_score(pid.as_raw(), it))
     }
 }
 

@@ -2,7 +2,7 @@
 //! personality.
 
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 
 use crate::error::{Act, StepError};
 use crate::oci::{IoPriority, Linux, MemoryPolicy, Personality, Process, Rlimit, Scheduler};
@@ -96,6 +96,16 @@ pub(crate) fn set_limits(pid: i32, limits: &[Rlimit]) -> Result<(), StepError> {
         kernel::set_limit(pid, resource, limit.soft, limit.hard)
             .act(|| format!("set {} to {} and {}", limit.kind, limit.soft, limit.hard))
     })
+}
+
+/// Sets the adjustment of the OOM score (proc_pid_oom_score_adj(5)). A user without privileges can't lower the value, and
+/// its process keeps that of the caller.
+pub(crate) fn adjust_oom_score(pid: i32, adjustment: i32) -> Result<(), StepError> {
+    let written = std::fs::write(format!("/proc/{pid}/oom_score_adj"), adjustment.to_string());
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    written.act(|| format!("set process.oomScoreAdj to {adjustment}"))
 }
 
 fn attributes(scheduler: &Scheduler) -> Result<libc::sched_attr, StepError> {

@@ -167,6 +167,23 @@ fn cpus_of_an_exec_are_bound_before_and_after() {
 }
 
 #[test]
+fn a_process_is_to_the_kernel_as_its_container_when_memory_is_out() {
+    let mut bundle = Bundle::new();
+    bundle.set("/process/oomScoreAdj", json!(321)).idle().start();
+    assert_eq!(bundle.exec("cat /proc/self/oom_score_adj"), "321\n");
+    let path = bundle.dir.join("process.json");
+    let process = |adjustment: Option<i32>| {
+        let script = "cat /proc/self/oom_score_adj";
+        let mut process = json!({"args": ["/bin/sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"]});
+        process["oomScoreAdj"] = adjustment.into();
+        fs::write(&path, process.to_string()).unwrap();
+        bundle.call(&["exec", "--process", path.to_str().unwrap(), &bundle.id]).ok()
+    };
+    assert_eq!(process(None), "321\n");
+    assert_eq!(process(Some(500)), "500\n");
+}
+
+#[test]
 fn a_process_that_is_killed_before_it_runs_is_an_error() {
     let mut bundle = Bundle::new();
     // The calls of `sleep` alone: a process that still has rights to give up when its filter is set needs more.

@@ -189,7 +189,14 @@ impl Update {
         ];
         failed.extend(removals.into_iter().map(|it| it.map_err(Into::into)));
         failed.push(self.flags.apply(spec));
-        error::all(failed)
+        error::all_of_spec(error::all(failed), spec)
+    }
+
+    /// Fails with everything that is wrong with the flags for the spec that they change.
+    pub(super) async fn judged(&self, client: &Client) -> anyhow::Result<()> {
+        let mut spec = super::get(client, &self.service).await?.spec.as_ref().clone();
+        self.apply(&mut spec, &[])?;
+        error::judged(Ok(()), &spec)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Waits until nothing is left of stacks that were removed. Their services go first; then their networks, secrets and configs,
 //! each when the last task that uses it has ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use flota_api::proto::control::{Filter, ListRequest, ListValuesRequest};
+use flota_api::proto::control::{Filter, ListRequest, ListValuesRequest, NetworkEndpoint};
 use flota_api::proto::specs::ValueKind;
 
 use crate::client::Client;
@@ -30,6 +30,9 @@ async fn left(client: &Client, stack: &str) -> anyhow::Result<Option<String>> {
             |whole, page| whole.networks.extend(page.networks),
         )
         .await?;
+    let is_lost = |it: &&NetworkEndpoint| it.state == "lost";
+    let endpoints = networks.networks.iter().flat_map(|row| &row.endpoints);
+    let lost: BTreeSet<String> = endpoints.filter(is_lost).map(|it| it.node.clone()).collect();
     let networks = networks.networks.into_iter().filter_map(|row| Some(row.network?.spec?.name));
     let mut all = vec![("networks", networks.collect::<Vec<_>>())];
     for (what, kind) in [("secrets", ValueKind::Secret), ("configs", ValueKind::Config)] {
@@ -43,14 +46,22 @@ async fn left(client: &Client, stack: &str) -> anyhow::Result<Option<String>> {
             .await?;
         all.push((what, values.values.into_iter().filter_map(|row| Some(row.value?.spec?.name)).collect()));
     }
-    Ok(described(&all))
+    Ok(described(&all, &lost.into_iter().collect::<Vec<_>>()))
 }
 
-/// Says what is left, by its kinds; `None` if nothing is.
-fn described(all: &[(&str, Vec<String>)]) -> Option<String> {
+/// Says what is left, by its kinds, and on which lost nodes there may be tasks that use it; `None` if nothing is left.
+fn described(all: &[(&str, Vec<String>)], lost: &[String]) -> Option<String> {
     let of_kind = |(what, names): &(&str, Vec<String>)| format!("{what} {}", names.join(", "));
     let left: Vec<String> = all.iter().filter(|(_, names)| !names.is_empty()).map(of_kind).collect();
-    (!left.is_empty()).then(|| format!("{} wait for the last tasks that use them", left.join("; ")))
+    let nodes = match lost {
+        [] => String::new(),
+        [node] => format!("; those on {node}, which is down, end when it is back, or removed (`ctl node rm {node}`)"),
+        [node, ..] => {
+            let all = lost.join(", ");
+            format!("; those on {all}, which are down, end when these are back, or removed (`ctl node rm {node}` …)")
+        }
+    };
+    (!left.is_empty()).then(|| format!("{} wait for the last tasks that use them{nodes}", left.join("; ")))
 }
 
 #[cfg(test)]
@@ -61,12 +72,20 @@ mod tests {
     fn what_is_left_is_named_by_its_kind() {
         let all = |networks: &[&str], secrets: &[&str]| {
             let owned = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
-            described(&[("networks", owned(networks)), ("secrets", owned(secrets))])
+            described(&[("networks", owned(networks)), ("secrets", owned(secrets))], &[])
         };
         let both = all(&["shop_default", "shop_back"], &["shop_key"]);
         let expected = "networks shop_default, shop_back; secrets shop_key wait for the last tasks that use them";
         assert_eq!(both.as_deref(), Some(expected));
         assert_eq!(all(&[], &["a"]).as_deref(), Some("secrets a wait for the last tasks that use them"));
         assert_eq!(all(&[], &[]), None);
+        let lost = |nodes: &[&str]| {
+            let nodes: Vec<String> = nodes.iter().map(|it| (*it).to_owned()).collect();
+            described(&[("networks", vec!["front".into()])], &nodes).expect("a network is left")
+        };
+        let expected = "networks front wait for the last tasks that use them; those on w1, which is down, end when it is \
+                        back, or removed (`ctl node rm w1`)";
+        assert_eq!(lost(&["w1"]), expected);
+        assert!(lost(&["w1", "w2"]).contains("those on w1, w2, which are down"));
     }
 }

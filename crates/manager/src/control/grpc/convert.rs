@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flota_api::Malformed;
 use flota_api::model::{
     NetworkSpec, Node, NodeSpec, Platform, Role, Service, ServiceSpec, StackSpec, StackValue, UserRole, ValueKind,
     ValueSpec, VolumeSpec,
 };
 use flota_api::proto::{control as pc, specs as ps, types as pt};
 use flota_api::version::Version;
+use flota_api::{Malformed, Violation, validate};
 use flota_identity::UnlockKey;
 
 use super::super::Freshness;
 use super::super::ca::CaSummary;
 use super::super::cluster::{ClusterDefaults, ClusterInfo};
-use super::super::error::{ControlError, Violation};
+use super::super::error::ControlError;
 use super::super::events::{EventPage, Until};
 use super::super::filter::Filter;
 use super::super::images::NamedImage;
@@ -29,7 +29,6 @@ use super::super::services::ServiceSummary;
 use super::super::stacks::{self, StackSummary};
 use super::super::tasks::TaskSummary;
 use super::super::users::UserGrant;
-use super::super::validate;
 use super::super::values::ValueSummary;
 use super::super::volumes::VolumeSummary;
 use super::pages::header;

@@ -158,6 +158,21 @@ fn a_task_that_does_not_serve_or_has_failed_to_move_stays() {
 }
 
 #[test]
+fn slots_that_do_not_serve_count_where_a_move_stops_the_old_task_first() {
+    let told = |parallelism, order| {
+        let mut lab = Lab::new(&[("a", ""), ("b", "")]);
+        lab.service("web", &["a"; 5], |spec| {
+            spec.update = UpdatePolicy { parallelism: NonZeroU64::new(parallelism), order, ..UpdatePolicy::default() };
+        });
+        lab.task("web.1", "web", (1, "a"), |task| task.status.state = TaskState::Failed);
+        lab.told().0.len()
+    };
+    assert_eq!(told(1, UpdateOrder::StopFirst), 0, "a crash loop takes all of what may be missing");
+    assert_eq!(told(2, UpdateOrder::StopFirst), 1);
+    assert_eq!(told(1, UpdateOrder::StartFirst), 1, "no task is missing by such a move");
+}
+
+#[test]
 fn groups_come_before_nodes() {
     let spread = |spec: &mut ServiceSpec| {
         spec.spread_over = vec![NodeProperty::parse("node.labels.zone").expect("it is one")];

@@ -1,12 +1,12 @@
-//! Validates a service's spec: reports all violations, each with its field.
+//! The rules for the specs of services and networks by themselves: all violations, each with its field.
 
-pub(super) mod dependencies;
+mod dependencies;
 mod health;
 mod mounts;
-pub(super) mod networks;
+mod networks;
 mod privileges;
 mod scale;
-pub(super) mod settings;
+mod settings;
 mod update;
 mod values;
 
@@ -14,12 +14,13 @@ use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use flota_api::defaults::{REPLICAS_BOUND, RESTARTS_TIMED};
-use flota_api::image_ref::ImageRef;
-use flota_api::model::{OnPartition, RestartCondition, ServiceSpec};
-use flota_api::{naming, template};
+use crate::defaults::{REPLICAS_BOUND, RESTARTS_TIMED};
+use crate::image_ref::ImageRef;
+use crate::model::{OnPartition, RestartCondition, ServiceSpec};
+use crate::{Violation, naming, template};
 
-use super::error::{ControlError, Violation};
+pub use networks::{meet, violations as network_violations};
+pub use settings::is_of_network;
 
 /// Smallest memory limit in bytes. The kernel refuses smaller ones, or no program can start within them.
 const LEAST_MEMORY: u64 = 4 << 20;
@@ -35,8 +36,8 @@ const TIME_BOUND: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Shortest time within which the runs of a service of the mode cron may have to begin.
 const LEAST_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Returns every rule that `spec` breaks.
-pub(super) fn violations(spec: &ServiceSpec) -> Vec<Violation> {
+/// Returns every rule that `spec` breaks by itself. What else the cluster has may be in the way of more.
+pub fn violations(spec: &ServiceSpec) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut check = |field: &str, result: Result<(), String>| {
         if let Err(why) = result {
@@ -131,12 +132,6 @@ fn host_name(text: &str) -> Result<(), String> {
     is_good.then_some(()).ok_or_else(|| format!("`{text}` is not a host name"))
 }
 
-/// Refuses a spec that breaks any rule.
-pub(super) fn check(spec: &ServiceSpec) -> Result<(), ControlError> {
-    let found = violations(spec);
-    if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
-}
-
 /// The services beside which a service runs, and those from which it keeps apart.
 fn affinity(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
     for (field, names) in [("affinity", &spec.affinity), ("anti_affinity", &spec.anti_affinity)] {
@@ -183,7 +178,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use flota_api::model::{Concurrency, RestartPolicy, ServiceMode};
+    use crate::model::{Concurrency, RestartPolicy, ServiceMode};
 
     #[test]
     fn a_run_may_have_to_begin_within_a_second_or_a_month_and_no_other_time() {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flota_api::model::{MountSource, ServiceSpec, VolumeMount};
+use crate::model::{MountSource, ServiceSpec, VolumeMount};
 
 /// The memory that programs of a task share (shm_overview(7)).
 const SHARED_MEMORY: &str = "/dev/shm";
@@ -60,8 +60,8 @@ pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::validate::violations;
-    use flota_api::model::Mount;
+    use crate::model::Mount;
+    use crate::validate::violations;
 
     fn volume(name: &str, target: &str) -> Mount {
         let source = MountSource::Volume(VolumeMount { name: Some(name.into()), ..VolumeMount::default() });

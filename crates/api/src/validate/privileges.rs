@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use flota_api::capability;
-use flota_api::defaults::{EMBEDDED_RUNTIME, TASK_IDS};
-use flota_api::model::{CdiName, MountSource, ServiceSpec, ValueUse};
-use flota_api::naming;
+use crate::capability;
+use crate::defaults::{EMBEDDED_RUNTIME, TASK_IDS};
+use crate::model::{CdiName, MountSource, ServiceSpec, ValueUse};
+use crate::naming;
 
 /// Calls `check` with the result for every field.
 pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
@@ -93,8 +93,8 @@ pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::validate::violations;
-    use flota_api::model::{DeviceMapping, GenericResource, Mount, TmpfsMount};
+    use crate::model::{DeviceMapping, GenericResource, Mount, TmpfsMount};
+    use crate::validate::violations;
 
     fn spec() -> ServiceSpec {
         ServiceSpec { name: "web".into(), image: "web".into(), ..ServiceSpec::default() }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use flota_api::defaults::REPLICAS_BOUND;
-use flota_api::model::{ScalePolicy, ServiceMode, ServiceSpec};
+use crate::defaults::REPLICAS_BOUND;
+use crate::model::{ScalePolicy, ServiceMode, ServiceSpec};
 
 /// Longest window. A longer one is most likely a mistaken unit.
 const MOST: Duration = Duration::from_secs(3600);
@@ -37,7 +37,7 @@ mod tests {
     use std::num::NonZeroU64;
 
     use super::*;
-    use crate::control::validate::violations;
+    use crate::validate::violations;
 
     #[test]
     fn bounds_targets_and_windows_are_checked_all_at_once() {

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 
-use flota_api::model::{Bound, LogDriver, LogSpec, ServiceSpec};
-use flota_api::signal;
+use crate::model::{Bound, LogDriver, LogSpec, ServiceSpec};
+use crate::signal;
 
 /// Largest number of kernel parameters and of groups.
 const ENTRIES_BOUND: usize = 64;
@@ -110,7 +110,7 @@ fn sysctl(name: &str, value: &str) -> Result<(), String> {
 
 /// Whether a kernel parameter belongs to a network namespace. In its name, slashes may take the place of dots
 /// (sysctl.d(5)).
-pub(in super::super) fn is_of_network(name: &str) -> bool {
+pub fn is_of_network(name: &str) -> bool {
     name.starts_with("net.") || name.starts_with("net/")
 }
 
@@ -162,7 +162,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::control::validate::violations;
+    use crate::validate::violations;
 
     fn spec() -> ServiceSpec {
         ServiceSpec { name: "web".into(), image: "web".into(), ..ServiceSpec::default() }

@@ -5,13 +5,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use flota_api::model::{
+use crate::Violation;
+use crate::defaults::LONGEST_PREFIX;
+use crate::model::{
     EndpointMode, INGRESS, NetworkDriver, NetworkSpec, PublishMode, PublishedPort, ServiceSpec, SubnetSpec,
 };
-use flota_api::naming;
-
-use super::super::error::Violation;
-use crate::allocator::LONGEST_PREFIX;
+use crate::naming;
 
 /// Shortest prefixes of a subnet with IPv4 and with IPv6; a larger subnet would hide too much of the world.
 const SHORTEST_PREFIX: [u8; 2] = [8, 16];
@@ -28,7 +27,7 @@ const INTERFACE_BOUND: usize = 15;
 type Check<'a> = &'a mut dyn FnMut(&str, Result<(), String>);
 
 /// Returns every rule that the spec of a network breaks by itself.
-pub(in super::super) fn violations(spec: &NetworkSpec) -> Vec<Violation> {
+pub fn violations(spec: &NetworkSpec) -> Vec<Violation> {
     let mut found = Vec::new();
     let mut check = |field: &str, result: Result<(), String>| {
         if let Err(why) = result {
@@ -60,7 +59,7 @@ pub(in super::super) fn violations(spec: &NetworkSpec) -> Vec<Violation> {
 }
 
 /// Whether two prefixes have an address in common.
-pub(in super::super) fn meet(left: &IpNet, right: &IpNet) -> bool {
+pub fn meet(left: &IpNet, right: &IpNet) -> bool {
     left.contains(right) || right.contains(left)
 }
 
@@ -215,7 +214,7 @@ fn dns_name(name: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{HostEntry, NetworkAttachment, Protocol};
+    use crate::model::{HostEntry, NetworkAttachment, Protocol};
 
     fn subnet(prefix: &str) -> SubnetSpec {
         let prefix = prefix.parse().expect("a prefix");

@@ -1,6 +1,6 @@
 //! The rules for the secrets and configs of a service.
 
-use flota_api::model::{ServiceSpec, ValueKind, clashes};
+use crate::model::{ServiceSpec, ValueKind, clashes};
 
 /// Largest number of secrets and configs of a service.
 const VALUES_BOUND: usize = 100;
@@ -36,7 +36,7 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
 /// Returns the texts of these fields, which count towards the size of a spec.
 pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &String> {
     let texts = |(_, it): (ValueKind, _)| {
-        let it: &flota_api::model::ValueUse = it;
+        let it: &crate::model::ValueUse = it;
         [Some(&it.source), it.target.as_ref(), it.env.as_ref(), it.signal.as_ref()].into_iter().flatten()
     };
     spec.values().flat_map(texts)
@@ -44,10 +44,10 @@ pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &String> {
 
 #[cfg(test)]
 mod tests {
-    use flota_api::model::{Mount, MountSource, TmpfsMount, ValueUse};
+    use crate::model::{Mount, MountSource, TmpfsMount, ValueUse};
 
     use super::*;
-    use crate::control::validate::violations;
+    use crate::validate::violations;
 
     #[test]
     fn a_secret_has_a_place_of_its_own() {

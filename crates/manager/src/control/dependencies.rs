@@ -1,39 +1,16 @@
-//! The rules for what a service depends on: those for one spec by itself, and those for specs among the services that
-//! exist, which are judged in the transaction that sets them.
+//! The rules for what services depend on among those that exist, which are judged in the transaction that sets the specs.
+//! Those for one spec by itself are in [`flota_api::validate`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use flota_api::Violation;
 use flota_api::model::{Dependency, DependencyCondition, ServiceSpec};
-use flota_api::naming;
 use flota_api::object::Kind;
 use flota_raft_store::{Tables, WriteTx};
 
-use super::super::error::{ControlError, Violation};
+use super::error::ControlError;
 use crate::dependencies::circles;
-
-/// Largest number of services on which one may depend. It bounds the search for circles.
-const BOUND: usize = 64;
-
-/// Calls `check` with the result for every field.
-pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
-    let count = spec.depends_on.len();
-    check(
-        "depends_on",
-        (count <= BOUND).then_some(()).ok_or(format!("{count} services are over the bound of {BOUND}")),
-    );
-    for (index, dependency) in spec.depends_on.iter().enumerate() {
-        let name = &dependency.service;
-        let is_known = || spec.depends_on[..index].iter().any(|it| it.service == *name);
-        let result = match naming::check(name) {
-            Err(error) => Err(error.to_string()),
-            Ok(()) if *name == spec.name => Err("a service can't depend on itself".into()),
-            Ok(()) if is_known() => Err(format!("`{name}` is named twice")),
-            Ok(()) => Ok(()),
-        };
-        check(&field(index), result);
-    }
-}
 
 fn field(index: usize) -> String {
     format!("depends_on[{index}]")
@@ -41,7 +18,7 @@ fn field(index: usize) -> String {
 
 /// Returns the rules that the new specs break together with each other and with the services of the view, each with the
 /// name of the service. Those of a spec by itself are not repeated.
-pub(in super::super) fn among<'a>(new: &'a [ServiceSpec], view: &'a Tables) -> Vec<(&'a str, Violation)> {
+pub(super) fn among<'a>(new: &'a [ServiceSpec], view: &'a Tables) -> Vec<(&'a str, Violation)> {
     let specs: BTreeMap<&str, &ServiceSpec> = new.iter().map(|spec| (spec.name.as_str(), spec)).collect();
     let spec_of = |name: &str| specs.get(name).copied().or_else(|| Some(view.service_by_name(name)?.spec.as_ref()));
     let mut found = Vec::new();
@@ -90,7 +67,7 @@ fn never(on: &ServiceSpec) -> &'static str {
 
 /// Refuses a service's new spec that breaks a rule together with the services that exist. The transaction fails if one of
 /// those on which it depends, directly or through others, changes meanwhile.
-pub(in super::super) fn claim(tx: &mut WriteTx, spec: &ServiceSpec) -> Result<(), ControlError> {
+pub(super) fn claim(tx: &mut WriteTx, spec: &ServiceSpec) -> Result<(), ControlError> {
     let view = Arc::clone(tx.view());
     let found: Vec<Violation> = among(std::slice::from_ref(spec), &view).into_iter().map(|(_, it)| it).collect();
     if !found.is_empty() {
@@ -102,7 +79,7 @@ pub(in super::super) fn claim(tx: &mut WriteTx, spec: &ServiceSpec) -> Result<()
 
 /// Makes the transaction fail if a service on which this one depends, directly or through others, changes meanwhile: the
 /// two changes together could close a circle.
-pub(in super::super) fn expect_all(tx: &mut WriteTx, spec: &ServiceSpec) {
+pub(super) fn expect_all(tx: &mut WriteTx, spec: &ServiceSpec) {
     let view = Arc::clone(tx.view());
     let mut left: Vec<&str> = spec.depends_on.iter().map(|it| it.service.as_str()).collect();
     let mut seen = std::collections::BTreeSet::new();
@@ -115,7 +92,7 @@ pub(in super::super) fn expect_all(tx: &mut WriteTx, spec: &ServiceSpec) {
 }
 
 /// Says which services a new one waits for that do not exist.
-pub(in super::super) fn warnings(spec: &ServiceSpec, view: &Tables) -> Vec<String> {
+pub(super) fn warnings(spec: &ServiceSpec, view: &Tables) -> Vec<String> {
     let missing = spec.depends_on.iter().filter(|it| it.required && view.service_by_name(&it.service).is_none());
     missing.map(|it| format!("`{}` waits for service `{}`, which does not exist", spec.name, it.service)).collect()
 }
@@ -158,21 +135,6 @@ mod tests {
         let specs: Vec<ServiceSpec> = new.iter().map(|text| spec(text)).collect();
         let view = view(present);
         among(&specs, &view).into_iter().map(|(name, it)| format!("{name} {}: {}", it.field, it.why)).collect()
-    }
-
-    #[test]
-    fn a_spec_names_each_of_a_few_other_services_once() {
-        let judged = |text: &str| {
-            let mut found = Vec::new();
-            judge(&spec(text), &mut |field, result| found.extend(result.err().map(|why| format!("{field}: {why}"))));
-            found
-        };
-        assert_eq!(judged("web: db queue"), <[String; 0]>::default());
-        let expected = ["depends_on[0]: a service can't depend on itself", "depends_on[2]: `db` is named twice"];
-        assert_eq!(judged("web: web db db*"), expected);
-        assert!(judged("web: d/b")[0].starts_with("depends_on[0]: "), "{:?}", judged("web: d/b"));
-        let many: String = (0..65).map(|number| format!(" s{number}")).collect();
-        assert_eq!(judged(&format!("web:{many}")), ["depends_on: 65 services are over the bound of 64"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flota_api::model::{HealthSpec, HealthTest, ServiceSpec};
+use crate::model::{HealthSpec, HealthTest, ServiceSpec};
 
 /// Shortest interval and timeout, as in Docker.
 const LEAST: Duration = Duration::from_millis(1);
@@ -69,7 +69,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::control::validate::violations;
+    use crate::validate::violations;
 
     fn broken(healthcheck: HealthSpec) -> Vec<String> {
         let spec = ServiceSpec { name: "web".into(), image: "web".into(), healthcheck, ..ServiceSpec::default() };

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use flota_api::defaults;
-use flota_api::model::{FailureAction, HealthSpec, HealthTest, ServiceSpec, UpdateOrder, UpdatePolicy};
+use crate::defaults;
+use crate::model::{FailureAction, HealthSpec, HealthTest, ServiceSpec, UpdateOrder, UpdatePolicy};
 
 /// Longest delay, monitor and progress deadline. An update that takes longer is a mistake.
 const MOST: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -74,11 +74,11 @@ fn leaves_time_to_fail(deadline: Duration, check: &HealthSpec) -> Result<(), Str
 mod tests {
     use std::num::NonZeroU32;
 
-    use flota_api::constraint::Constraint;
-    use flota_api::model::{Protocol, PublishMode, PublishedPort};
+    use crate::constraint::Constraint;
+    use crate::model::{Protocol, PublishMode, PublishedPort};
 
     use super::*;
-    use crate::control::validate::violations;
+    use crate::validate::violations;
 
     fn broken(spec: ServiceSpec) -> Vec<String> {
         let spec = ServiceSpec { name: "web".into(), image: "web".into(), ..spec };

@@ -1,0 +1,71 @@
+//! What the new spec of a service asks of the other objects of the cluster, and everything that is wrong with it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flota_api::id::NetworkId;
+use flota_api::model::{PinnedValue, Service, ServiceSpec, Volume};
+use flota_api::validate::violations;
+use flota_raft_store::WriteTx;
+
+use super::error::ControlError;
+use super::faults::Faults;
+use super::networks::{self, with_ids};
+use super::reference::resolve;
+use super::values::Declared;
+use super::{Control, Member, dependencies, level, values, volumes};
+
+/// A spec with what it holds on to in the transaction that sets it.
+pub(super) struct Claimed {
+    /// The spec, with the ids of its networks in place of their names.
+    pub(super) spec: ServiceSpec,
+    /// The versions of its secrets and configs.
+    pub(super) values: Vec<PinnedValue>,
+}
+
+impl<M: Member> Control<M> {
+    /// Makes the transaction fail if something that the spec needs changes meanwhile, and creates the volumes that are
+    /// missing. `before` is the service as it is now.
+    ///
+    /// # Errors
+    /// Something that it needs is missing, taken, or of another kind. The error names all of it.
+    pub(super) fn claimed(
+        &self,
+        tx: &mut WriteTx,
+        spec: &ServiceSpec,
+        before: Option<&Service>,
+    ) -> Result<Claimed, ControlError> {
+        let view = Arc::clone(tx.view());
+        let known = before.map(|it| it.spec.as_ref());
+        let mut faults = Faults::default();
+        let spec_with_ids = faults.note("networks", with_ids(spec, &view, &BTreeMap::<String, NetworkId>::new()));
+        faults.note("spec", level::claim(tx, [spec]));
+        let claimed = spec_with_ids.as_ref().unwrap_or(spec);
+        faults.note("ports", networks::claim(tx, &spec.name, claimed, &self.caller));
+        faults.note("depends_on", dependencies::claim(tx, spec));
+        let declared: Option<&BTreeMap<String, Volume>> = None;
+        faults.note("mounts", volumes::claim(tx, spec, known, declared, &self.random));
+        let values = faults.note("values", values::claim(tx, spec, before, &Declared::default()));
+        faults.refuse()?;
+        Ok(Claimed { spec: spec_with_ids.unwrap_or_default(), values: values.unwrap_or_default() })
+    }
+
+    /// Refuses a spec that breaks a rule by itself, or that the caller may not set; with everything else that is wrong
+    /// with it now. What is wrong only beside other objects is left to the transaction that sets it. `reference` is the
+    /// service that exists.
+    pub(super) async fn check_spec(&self, spec: &ServiceSpec, reference: Option<&str>) -> Result<(), ControlError> {
+        let mut faults = Faults::default();
+        faults.extend(violations(spec));
+        faults.extend(self.beyond_limits(spec).await?);
+        if faults.is_empty() {
+            return Ok(());
+        }
+        // Without a leader, what is wrong by itself is still wrong.
+        if let Ok(view) = self.proven_view().await {
+            let service: Option<&Arc<Service>> = reference.and_then(|it| resolve(&view, it).ok());
+            let mut tx = WriteTx::new(Arc::clone(&view), None);
+            faults.note("spec", self.claimed(&mut tx, spec, service.map(AsRef::as_ref)));
+        }
+        faults.refuse()
+    }
+}

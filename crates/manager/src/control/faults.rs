@@ -1,0 +1,80 @@
+//! The refusals of several steps of one change, so that a user learns all of them at once.
+
+use flota_api::Violation;
+
+use super::error::ControlError;
+
+/// What is wrong with a change, each fault with the field that it is about.
+#[derive(Debug, Default)]
+pub(super) struct Faults(Vec<(String, ControlError)>);
+
+impl Faults {
+    /// Returns what a step has given. If it was refused, that is noted, as being about this field.
+    pub(super) fn note<T>(&mut self, field: impl Into<String>, step: Result<T, ControlError>) -> Option<T> {
+        step.map_err(|error| self.0.push((field.into(), error))).ok()
+    }
+
+    /// Notes rules that are broken.
+    pub(super) fn extend(&mut self, found: Vec<Violation>) {
+        if !found.is_empty() {
+            self.0.push((String::new(), ControlError::Invalid(found)));
+        }
+    }
+
+    /// Whether nothing is wrong.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Fails if anything was noted: with the only error as it is, or else with all of them as broken rules.
+    pub(super) fn refuse(mut self) -> Result<(), ControlError> {
+        if self.0.len() < 2 {
+            return self.0.pop().map_or(Ok(()), |(_, error)| Err(error));
+        }
+        let mut all: Vec<Violation> = Vec::new();
+        for (field, error) in self.0 {
+            let found = match error {
+                ControlError::Invalid(found) => found,
+                other => vec![Violation { field, why: other.to_string() }],
+            };
+            for it in found {
+                if !all.contains(&it) {
+                    all.push(it);
+                }
+            }
+        }
+        Err(ControlError::Invalid(all))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flota_api::object::Kind;
+
+    use super::*;
+
+    fn none(name: &str) -> Result<(), ControlError> {
+        Err(ControlError::NotFound { kind: Kind::Network, reference: name.into() })
+    }
+
+    #[test]
+    fn one_error_stays_as_it_is_and_several_are_told_together_each_once() {
+        assert!(Faults::default().refuse().is_ok());
+        let mut faults = Faults::default();
+        assert_eq!(faults.note("networks[0]", Ok(1)), Some(1));
+        faults.note("networks[1]", none("front"));
+        assert!(
+            matches!(faults.refuse(), Err(ControlError::NotFound { .. })),
+            "its exit code is that of a missing one"
+        );
+
+        let mut faults = Faults::default();
+        faults.extend(vec![]);
+        faults.note("networks[1]", none("front"));
+        faults.note::<()>("mounts", Err(ControlError::invalid("mounts[0].source", "no")));
+        faults.note::<()>("mounts", Err(ControlError::invalid("mounts[0].source", "no")));
+        let ControlError::Invalid(found) = faults.refuse().expect_err("two are wrong") else { panic!("another error") };
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["networks[1]: there is no network `front`", "mounts[0].source: no"]);
+    }
+}
