@@ -2,20 +2,21 @@
 //! already, whoever leads, and no more slots work at once than may.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId, TaskId};
 use flota_api::model::{NodeState, Service, Task};
 use flota_raft_store::View;
 
-use super::user::JOBS;
+use super::user::{CRON, JOBS, RUN};
 use super::violation::{Kind, Violation};
 
-/// A part of the work of a job by one of its specs.
+/// A part of the work of a run of a job.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Part {
     job: ServiceId,
-    spec_version: u64,
+    run: Option<NonZeroU64>,
     place: WorkPlace,
 }
 
@@ -35,9 +36,10 @@ pub(super) struct JobInvariants {
 }
 
 impl JobInvariants {
-    /// Checks all jobs of users.
+    /// Checks all jobs of users, and that no run of theirs does again what it has done.
     pub(super) fn check_tables(&mut self, view: &View) -> Result<(), Violation> {
-        for service in JOBS.iter().filter_map(|name| view.service_by_name(name)) {
+        let names = JOBS.iter().chain(&RUN).chain([&CRON]);
+        for service in names.filter_map(|name| view.service_by_name(name)) {
             let tasks: Vec<&Arc<Task>> = view.tasks_of_service(&service.id).collect();
             for task in &tasks {
                 let is_new = self.known.insert(task.id.clone());
@@ -49,8 +51,10 @@ impl JobInvariants {
             for task in tasks.iter().filter(|task| task.has_done_its_work()) {
                 self.done.insert(part(task), task.id.clone());
             }
-            check_count(service, &tasks)?;
-            check_concurrency(service, &tasks, view)?;
+            if JOBS.contains(&service.spec.name.as_str()) {
+                check_count(service, &tasks)?;
+                check_concurrency(service, &tasks, view)?;
+            }
         }
         Ok(())
     }
@@ -58,13 +62,13 @@ impl JobInvariants {
 
 fn part(task: &Task) -> Part {
     let place = task.pinned_to.clone().map_or(WorkPlace::Slot(task.slot), WorkPlace::Node);
-    Part { job: task.service_id.clone(), spec_version: task.spec_version, place }
+    Part { job: task.service_id.clone(), run: task.run, place }
 }
 
 /// The slots of a run are no more than there is to do.
 fn check_count(service: &Service, tasks: &[&Arc<Task>]) -> Result<(), Violation> {
     let Some(count) = service.replicas() else { return Ok(()) };
-    let of_run = tasks.iter().filter(|it| it.spec_version == service.spec_version && !it.desired_state.is_stopping());
+    let of_run = tasks.iter().filter(|it| it.run == service.job_run && !it.desired_state.is_stopping());
     let slots: BTreeSet<u64> = of_run.map(|task| task.slot).collect();
     if slots.len() as u64 > count {
         let text = format!("{} is to do {count} tasks, and has some for the slots {slots:?}", service.spec.name);
@@ -94,7 +98,7 @@ pub(super) fn converged(service: &Service, count: u64, view: &View) -> Result<()
     if !JOBS.contains(&service.spec.name.as_str()) {
         return Ok(());
     }
-    let tasks = || view.tasks_of_service(&service.id).filter(|it| it.spec_version == service.spec_version);
+    let tasks = || view.tasks_of_service(&service.id).filter(|it| it.run == service.job_run);
     let done = tasks().filter(|task| task.has_done_its_work()).map(|task| part(task)).collect::<BTreeSet<_>>();
     let live = view.tasks_of_service(&service.id).filter(|task| task.is_live()).count();
     if (done.len() as u64) < count || live > 0 {

@@ -67,6 +67,8 @@ pub struct Schedule {
 const PAUSE: std::ops::Range<u64> = 100..2_500;
 /// The same where leaders start again, before the log that a slow disk lacks has grown old.
 const SHORT_PAUSE: std::ops::Range<u64> = 100..600;
+/// Range of the time for which a worker is gone, in milliseconds, so that its tasks are replaced or kept.
+const LONG: std::ops::Range<u64> = 6_000..15_000;
 /// For how long leaders change where that is only how a simulation begins, in milliseconds.
 const NEW_SESSIONS: u64 = 6_000;
 /// Delay before a manager that has ended by itself is started again, in milliseconds, as with systemd.
@@ -220,6 +222,7 @@ impl Schedule {
             }
             Focus::Volumes if rng.random_bool(0.3) => Action::CrashLeader { power: false, down },
             Focus::Volumes if rng.random_bool(0.5) => {
+                let down = if rng.random_bool(0.3) { rng.random_range(LONG) } else { down };
                 Action::CrashWorker { number: worker, power: rng.random_bool(0.5), down }
             }
             Focus::Scaling | Focus::Volumes => {
@@ -241,7 +244,7 @@ impl Schedule {
         let down = if rng.random_bool(0.5) { rng.random_range(0..=100) } else { rng.random_range(500..4_000) };
         let time = rng.random_range(200..5_000);
         let both_ways = rng.random_bool(0.5);
-        match rng.random_range(0..36) {
+        match rng.random_range(0..38) {
             0..=1 => Action::CrashManager { number, power, down },
             2..=6 => Action::CrashLeader { power, down },
             7 => Action::CrashAll { power, down },
@@ -277,6 +280,8 @@ impl Schedule {
             32 => Action::ChangeManagers(Change::Demote(number)),
             33 => Action::ChangeManagers(Change::RotateCa { twice: both_ways }),
             34 => Action::Label { worker, label: rng.random_range(0..LABELS.len()), is_set: both_ways },
+            35 => Action::CrashWorker { number: worker, power, down: rng.random_range(LONG) },
+            36 => Action::Split { alone: cluster.workers[worker].host, both_ways: true, time: rng.random_range(LONG) },
             _ if both_ways => Action::KillContainer { worker },
             _ => Action::Block { from: USER, to: manager_host, time },
         }

@@ -4,6 +4,8 @@ use std::os::unix::fs::FileExt;
 
 use flota_tests::Cluster;
 
+use super::timeline;
+
 #[test]
 fn machine_that_comes_back_starts_none_of_the_tasks_that_were_replaced() {
     let cluster = Cluster::up(1, 2);
@@ -17,6 +19,40 @@ fn machine_that_comes_back_starts_none_of_the_tasks_that_were_replaced() {
         it.rows("service ps web --filter node=w1").iter().all(|task| task["state"] != "running")
     });
     assert!(cluster.find("w1", "/run/flota/tasks -mindepth 1").is_empty());
+}
+
+#[test]
+fn a_node_that_was_cut_off_stops_what_was_replaced_or_removed_before_anything_of_it_serves_again() {
+    let cluster = Cluster::up(1, 2);
+    cluster.ok("network create front");
+    cluster.ok("service create --name web --network front --replicas 2 --replicas-max-per-node 1 \
+                --constraint node.role==worker --env ID={{.Task.ID}} whoami");
+    cluster.ok("service create --name gone --network front --publish 8080:80 --constraint node.hostname==w1 whoami");
+    cluster.ok("service create --name client --network front --constraint node.role==manager whoami");
+    let lost = cluster.running("web").into_iter().find(|task| task["node"] == "w1").expect("one is on w1");
+    cluster.sandbox_ok("partition w1");
+    cluster.wait_state("w1", "down");
+    cluster.ok("service update --detach --replicas-max-per-node 0 web");
+    cluster.wait("both run on w2", |it| it.running("web").iter().filter(|task| task["node"] == "w2").count() == 2);
+    cluster.ok("service rm --detach gone");
+    let old = lost["id"].as_str().expect("a task has an id").to_owned();
+    assert!(cluster.alive("w1", &old), "what is cut off runs on");
+
+    cluster.sandbox_ok("heal");
+    cluster.wait_state("w1", "ready");
+    // From the first moment on, the name leads to none of them: the one that was replaced is told to stop before its node
+    // gets anything else.
+    for _ in 0..8 {
+        let answered = cluster.ok("exec client.1 -- /whoami get http://web/");
+        assert!(answered.contains("ID=") && !answered.contains(&old), "{answered}");
+    }
+    cluster
+        .wait("nothing of both services is left on w1", |it| it.find("w1", "/run/flota/tasks -mindepth 1").is_empty());
+    assert!(!cluster.alive("w1", &old));
+    let events = timeline::tasks(&cluster);
+    let replaced = |event: &&serde_json::Value| event["id"] == old.as_str() && event["action"] == "start";
+    assert_eq!(events.iter().filter(replaced).count(), 1, "it has not started again");
+    assert!(cluster.sandbox("exec w1 -- curl -sf -m 5 http://127.0.0.1:8080/").code != 0, "its port is free");
 }
 
 #[test]

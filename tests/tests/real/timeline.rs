@@ -33,20 +33,30 @@ pub(crate) fn place(events: &[Value], service: &str, action: &str, last: bool) -
 /// The least number of tasks that served at once since `replicas` of them did for the first time: that ran, and had not been
 /// told to stop. Every change is looked at.
 pub(crate) fn least_serving(events: &[Value], replicas: usize) -> usize {
-    let (mut serving, mut least) = (BTreeSet::new(), None);
+    let counts = counts(events, &["stop", "die", "orphan", "remove"]);
+    counts.into_iter().skip_while(|count| *count < replicas).min().expect("all of them ran at once")
+}
+
+/// The largest number of tasks that ran at once, those included that had been told to stop. Every change is looked at.
+pub(crate) fn most_running(events: &[Value]) -> usize {
+    counts(events, &["die", "orphan", "remove"]).into_iter().max().expect("there are events")
+}
+
+/// How many tasks have started and not come to one of these ends, after each change.
+fn counts(events: &[Value], ends: &[&str]) -> Vec<usize> {
+    let (mut begun, mut counts) = (BTreeSet::new(), Vec::new());
     for (index, event) in events.iter().enumerate() {
         let id = event["id"].as_str();
         match event["action"].as_str() {
-            Some("start") => drop(serving.insert(id)),
-            Some("stop" | "die" | "orphan" | "remove") => drop(serving.remove(&id)),
+            Some("start") => drop(begun.insert(id)),
+            Some(action) if ends.contains(&action) => drop(begun.remove(&id)),
             _ => {}
         }
         // Changes with the same version are one: nobody sees a part of them.
         let version = |event: &Value| event["version"].as_str().and_then(|it| it.split('.').next()).map(str::to_owned);
-        let is_whole = events.get(index + 1).is_none_or(|next| version(next) != version(event));
-        if is_whole && (least.is_some() || serving.len() >= replicas) {
-            least = Some(least.unwrap_or(usize::MAX).min(serving.len()));
+        if events.get(index + 1).is_none_or(|next| version(next) != version(event)) {
+            counts.push(begun.len());
         }
     }
-    least.expect("all of them ran at once")
+    counts
 }

@@ -142,6 +142,26 @@ fn updates_that_start_first_work_with_one_task_a_node_and_their_rollback_leaves_
 }
 
 #[test]
+fn an_update_has_as_many_tasks_less_and_more_as_its_policy_allows_and_uses_all_of_that() {
+    let cluster = Cluster::up(1, 1);
+    let policies = [("stop-first", 1), ("stop-first", 2), ("start-first", 1), ("start-first", 2), ("start-first", 0)];
+    for (index, (order, at_once)) in policies.into_iter().enumerate() {
+        let name = format!("web{index}");
+        let policy = format!("--update-order {order} --update-parallelism {at_once} --update-monitor 0s");
+        cluster.ok(&format!("service create --name {name} --replicas 4 {policy} whoami"));
+        cluster.ok(&format!("service update --env-add NEW=1 {name}"));
+        let events = timeline::of(&cluster, &name);
+        let at_once = if at_once == 0 { 4 } else { at_once };
+        let (less, more) = if order == "stop-first" { (at_once, 0) } else { (0, at_once) };
+        assert_eq!(timeline::least_serving(&events, 4), 4 - less, "{order} {at_once}: {events:#?}");
+        let most = timeline::most_running(&events);
+        // A task that starts beside others may end before the last of them has begun.
+        assert!(most <= 4 + more && (more == 0 || most > 4), "{order} {at_once}: {most}: {events:#?}");
+        cluster.ok(&format!("service rm {name}"));
+    }
+}
+
+#[test]
 fn services_on_some_nodes_and_on_each_are_restarted_stopped_and_started() {
     let cluster = Cluster::up(1, 1);
     for (service, mode) in [("web", "--replicas 2"), ("agent", "--mode global")] {

@@ -54,9 +54,8 @@ impl<M: Member> Control<M> {
     /// with it now. What is wrong only beside other objects is left to the transaction that sets it. `reference` is the
     /// service that exists.
     pub(super) async fn check_spec(&self, spec: &ServiceSpec, reference: Option<&str>) -> Result<(), ControlError> {
-        let mut faults = Faults::default();
+        let mut faults = self.beyond_limits(spec).await?;
         faults.extend(violations(spec));
-        faults.extend(self.beyond_limits(spec).await?);
         if faults.is_empty() {
             return Ok(());
         }

@@ -9,9 +9,14 @@ use super::error::ControlError;
 pub(super) struct Faults(Vec<(String, ControlError)>);
 
 impl Faults {
-    /// Returns what a step has given. If it was refused, that is noted, as being about this field.
+    /// Returns what a step has given. If it was refused, that is noted, as being about this field, unless it is known.
     pub(super) fn note<T>(&mut self, field: impl Into<String>, step: Result<T, ControlError>) -> Option<T> {
-        step.map_err(|error| self.0.push((field.into(), error))).ok()
+        match step {
+            Ok(given) => return Some(given),
+            Err(error) if self.0.iter().any(|(_, known)| known.to_string() == error.to_string()) => {}
+            Err(error) => self.0.push((field.into(), error)),
+        }
+        None
     }
 
     /// Notes rules that are broken.
@@ -63,6 +68,7 @@ mod tests {
         let mut faults = Faults::default();
         assert_eq!(faults.note("networks[0]", Ok(1)), Some(1));
         faults.note("networks[1]", none("front"));
+        faults.note("spec", none("front"));
         assert!(
             matches!(faults.refuse(), Err(ControlError::NotFound { .. })),
             "its exit code is that of a missing one"

@@ -165,17 +165,19 @@ impl<M: Member> Control<M> {
 
     /// Returns what a spec names that the caller does not see, and what it asks for by which tasks reach what belongs to
     /// others or to their node.
-    pub(super) async fn beyond_limits(&self, spec: &ServiceSpec) -> Result<Vec<Violation>, ControlError> {
+    pub(super) async fn beyond_limits(&self, spec: &ServiceSpec) -> Result<Faults, ControlError> {
+        let mut faults = Faults::default();
         if !self.caller.is_limited() {
-            return Ok(vec![]);
+            return Ok(faults);
         }
         let whole = self.proven_whole_view().await?;
         let seen = self.seen(Arc::clone(&whole));
-        let networks = spec.networks.iter().enumerate().filter_map(|(index, it)| {
+        for (index, it) in spec.networks.iter().enumerate() {
             let own = self.own_in::<flota_api::model::Network>(&whole, &seen, it.network.as_str());
-            own.err().map(|error| Violation { field: format!("networks[{index}]"), why: error.to_string() })
-        });
-        Ok(networks.chain(self.violations(spec)).collect())
+            faults.note(format!("networks[{index}]"), own);
+        }
+        faults.extend(self.violations(spec));
+        Ok(faults)
     }
 
     /// Returns what a spec names that the caller does not see, and what it asks for that a limited caller may not have.
@@ -215,9 +217,9 @@ impl<M: Member> Control<M> {
             faults.note(field, self.check_name(field, name));
         }
         for service in &spec.services {
-            let found = self.beyond_limits(service).await?;
-            let within = |it: Violation| it.within(format_args!("services.{}", service.name));
-            faults.extend(found.into_iter().map(within).collect());
+            let field = format!("services.{}", service.name);
+            let within = self.beyond_limits(service).await?.refuse().map_err(|error| error.within(&field));
+            faults.note(field, within);
         }
         Ok(faults)
     }

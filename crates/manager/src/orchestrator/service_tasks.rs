@@ -180,7 +180,7 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
         false => remove(surplus, plan, cx),
     }
     let may_start = dependencies::may_start(service, view, plan);
-    let Some(room) = plan_kept(service, &kept, may_start, view, plan, cx) else { return };
+    let Some(room) = plan_kept(service, &kept, (room(service, &slots), may_start), view, plan, cx) else { return };
     for (number, pinned_to) in missing.into_iter().take(if may_start { room } else { 0 }) {
         if plan.is_full(cx) {
             return;
@@ -194,20 +194,24 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
     }
 }
 
-/// Plans the slots that the service has, and returns how many more may begin to work; `None` if the plan is full before.
+/// Returns how many more slots may begin to work. One that the service has no more counts until its task has ended.
+fn room(service: &Service, slots: &BTreeMap<u64, Slot>) -> usize {
+    let at_once =
+        service.spec.mode.max_concurrent().map_or(usize::MAX, |most| usize::try_from(most.get()).unwrap_or(usize::MAX));
+    let is_counted = |slot: &&Slot| slot.is_busy() && !faults::is_on(Fault::CrowdedJob);
+    at_once.saturating_sub(slots.values().filter(is_counted).count())
+}
+
+/// Plans the slots that the service has, of which so many may begin to work. Returns how many others may; `None` if the plan
+/// is full before.
 fn plan_kept(
     service: &Service,
     kept: &BTreeMap<u64, &Slot>,
-    may_start: bool,
+    (mut room, may_start): (usize, bool),
     view: &Tables,
     plan: &mut Plan,
     cx: &mut PlanContext,
 ) -> Option<usize> {
-    // So many more slots may begin to work.
-    let at_once =
-        service.spec.mode.max_concurrent().map_or(usize::MAX, |most| usize::try_from(most.get()).unwrap_or(usize::MAX));
-    let is_counted = |slot: &&&Slot| slot.is_busy() && !faults::is_on(Fault::CrowdedJob);
-    let mut room = at_once.saturating_sub(kept.values().filter(is_counted).count());
     for (number, slot) in kept {
         if plan.is_full(cx) {
             return None;
@@ -324,7 +328,7 @@ fn stop_doubles(service: &Service, number: u64, slot: &Slot, plan: &mut Plan, cx
     if faults::is_on(Fault::DoublePlacement) {
         return;
     }
-    let settled = slot.current().and_then(|task| update::settled_at(update::policy(service), task));
+    let settled = slot.current().and_then(|task| update::proven_at(update::policy(service), task));
     let is_settled = settled.is_some_and(|at| at <= cx.now) || faults::is_on(Fault::EarlyStop);
     let predecessor = slot.predecessor().filter(|_| !is_settled);
     if let Some(at) = settled.filter(|_| predecessor.is_some()) {

@@ -234,6 +234,17 @@ pub(super) fn settled_at(policy: &UpdatePolicy, task: &Task) -> Option<Timestamp
     served_at.map(|at| at + settles.min(policy.monitor))
 }
 
+/// Returns from when on the task that serves until this one does may stop; `None` while this one does not serve. One that
+/// was started again is watched anew, as it may come and go.
+pub(super) fn proven_at(policy: &UpdatePolicy, task: &Task) -> Option<Timestamp> {
+    let settled = settled_at(policy, task)?;
+    match task.status.attempt {
+        _ if !task.is_serving() && !faults::is_on(Fault::BlindUpdate) => None,
+        0..=1 => Some(settled),
+        _ => Some(settled.max(task.meta.updated_at + policy.monitor)),
+    }
+}
+
 /// What is known of a new task.
 enum Judgement {
     /// It has failed, for this reason.

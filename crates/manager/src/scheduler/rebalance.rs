@@ -6,7 +6,7 @@
 //! of the counts falls with each move, and a rebalance comes to an end. Moves are begun in batches, and a batch only when
 //! nothing moves, so that every count is exact.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,16 +232,26 @@ fn moves_of(
 }
 
 /// Returns how many tasks of the service may move at once now. Where a move stops the old task first, slots that do not
-/// serve anyway, as in a crash loop, count: a move would be held up by them, and hold up those of all other services.
+/// serve and will not soon, as in a crash loop, count: they would hold up a move, and that those of all other services.
 fn at_once(service: &Service, view: &Tables) -> usize {
     let policy = &service.spec.update;
     if policy.order == UpdateOrder::StartFirst {
         return policy.at_once();
     }
-    let serving: BTreeSet<u64> =
-        view.tasks_of_service(&service.id).filter(|task| task.is_serving()).map(|task| task.slot).collect();
-    let short = service.replicas().unwrap_or_default().saturating_sub(serving.len() as u64);
-    policy.at_once().saturating_sub(usize::try_from(short).unwrap_or(usize::MAX))
+    let tasks: Vec<&Arc<Task>> = view.tasks_of_service(&service.id).collect();
+    let is_short = |slot: &&[&Arc<Task>]| {
+        let newest = slot.iter().max_by_key(|task| task.meta.order());
+        let is_wanted = slot.iter().any(|task| task.desired_state != DesiredState::Remove);
+        is_wanted && !slot.iter().any(|task| task.is_serving()) && newest.is_some_and(|task| has_trouble(task))
+    };
+    let slots = tasks.chunk_by(|left, right| left.slot == right.slot);
+    policy.at_once().saturating_sub(slots.filter(is_short).count())
+}
+
+/// Whether something has failed in the slot of a task that does not serve, or keeps it from beginning.
+fn has_trouble(task: &Task) -> bool {
+    let has_failed = task.status.attempt > 1 || task.restart_history.in_a_row > 0 || task.status.state.is_terminal();
+    has_failed || task.pending_reason.is_some()
 }
 
 /// Whether every node that takes tasks has the same number of the service's.

@@ -90,14 +90,15 @@ impl UpdateSeen {
             if is_lost(old) || old.preempted_by.is_some() {
                 continue;
             }
-            let mut new = tasks.iter().filter(|task| task.spec_version == service.spec_version && task.is_live());
-            let (serves, is_begun) =
-                (new.clone().any(|it| it.is_serving()), new.clone().any(|it| self.known.contains(&it.id)));
-            // With the order start-first, the old task serves until the new one does.
-            if old.desired_state == DesiredState::Shutdown && !serves {
+            let present = tasks.iter().filter(|task| task.spec_version == service.spec_version);
+            let is_begun = present.clone().any(|it| self.known.contains(&it.id) && (it.is_live() || is_lost(it)));
+            let mut new = present.filter(|task| task.is_live());
+            let has_served = new.clone().any(|it| it.served_at.is_some());
+            // With the order start-first, the old task serves until the new one does, which may have failed since.
+            if old.desired_state == DesiredState::Shutdown && !has_served {
                 return Err(format!("the update of {} is paused, and stops {old:?}", service.spec.name));
             }
-            // The new task of a slot that was begun with may move to another node.
+            // The new task of a slot that was begun with may move to another node, or be lost and replaced.
             if let Some(new) = new.next().filter(|_| old.is_serving() && !is_begun) {
                 return Err(format!("the update of {} is paused, and begins with {new:?}", service.spec.name));
             }

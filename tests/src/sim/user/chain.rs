@@ -1,5 +1,5 @@
-//! A user who deploys and removes a stack whose services depend on each other: a job, a service that needs its work, and
-//! another one that needs that service. Also the check that they start in this order.
+//! A user who deploys and removes a stack whose services depend on each other: a job, a service that needs its work,
+//! another one that needs that service, and a job that needs the other one. Also the check that they start in this order.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,11 +18,14 @@ const STACK: &str = "the-chain";
 const JOB: &str = "the-chain_job";
 const FIRST: &str = "the-chain_first";
 const LAST: &str = "the-chain_last";
+const REPORT: &str = "the-chain_report";
 
-/// Makes the tasks of the job end well on this machine.
+/// Makes the tasks of the jobs end well on this machine.
 pub(in crate::sim) fn prepare(machine: &FakeMachine) {
     let runs = Some(Duration::from_millis(700));
-    machine.set_program(JOB, FakeProgram { runs, ..FakeProgram::default() });
+    for job in [JOB, REPORT] {
+        machine.set_program(job, FakeProgram { runs, ..FakeProgram::default() });
+    }
 }
 
 /// Checks that a service of the stack has tasks only if those on which it depends were ready. These services are created
@@ -33,7 +36,7 @@ pub(in crate::sim) fn prepare(machine: &FakeMachine) {
 pub(in crate::sim) fn check_order(view: &View) -> Result<(), Violation> {
     let has_begun =
         |service: &Service| view.tasks_of_service(&service.id).any(|task| task.desired_state != DesiredState::Remove);
-    for name in [FIRST, LAST] {
+    for name in [FIRST, LAST, REPORT] {
         let Some(service) = view.service_by_name(name).filter(|it| has_begun(it)) else { continue };
         for dependency in &service.spec.depends_on {
             let Some(on) = view.service_by_name(&dependency.service) else { continue };
@@ -81,12 +84,14 @@ impl Client {
             }
         };
         let condition = RestartCondition::OnFailure.into();
-        let job = ServiceSpec {
+        let as_job = |spec: ServiceSpec| ServiceSpec {
             mode: ServiceMode::ReplicatedJob.into(),
             restart: Some(RestartPolicy { condition, delay_ms: 200, ..RestartPolicy::default() }),
-            ..spec(JOB, None)
+            ..spec
         };
+        let job = as_job(spec(JOB, None));
+        let report = as_job(spec(REPORT, Some((LAST, DependencyCondition::Started))));
         let first = spec(FIRST, Some((JOB, DependencyCondition::Completed)));
-        vec![spec(LAST, Some((FIRST, DependencyCondition::Started))), first, job]
+        vec![report, spec(LAST, Some((FIRST, DependencyCondition::Started))), first, job]
     }
 }

@@ -1,5 +1,6 @@
 //! A user who changes two jobs: one that has so many tasks to do, of which only a few work at once, and one that has a
-//! task to do on each node. A new release is a new run; another label is none.
+//! task to do on each node. A new release is a new run; another label is none. The tasks of some releases never end, and a
+//! rollback brings an earlier release back as another run.
 
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use super::Client;
 const COUNTED: &str = "the-import";
 /// The jobs of this user.
 pub(in crate::sim) const JOBS: [&str; 2] = [COUNTED, "the-sweep"];
+/// The image of a release whose tasks never end by themselves.
+const ENDLESS: &str = "endless-app";
 /// Number of tasks of the job with so many that work at once.
 const AT_ONCE: u64 = 2;
 
@@ -24,6 +27,7 @@ pub(in crate::sim) fn prepare(machine: &FakeMachine) {
     for job in JOBS {
         machine.set_program(job, FakeProgram { runs, ..FakeProgram::default() });
     }
+    machine.set_program(ENDLESS, FakeProgram::default());
 }
 
 impl Client {
@@ -32,12 +36,22 @@ impl Client {
         let mut release = 0;
         while !self.history.is_stopped() {
             let job = JOBS[self.rng.random_range(0..JOBS.len())];
-            match self.rng.random_range(0..10) {
+            let mut image = self.wishes.image;
+            match self.rng.random_range(0..12) {
                 0..=5 => release += 1,
                 6 => self.undeploy(job).await,
+                7 => {
+                    release += 1;
+                    image = ENDLESS;
+                }
+                8..=9 => {
+                    self.roll_back(job).await;
+                    self.pause(5_000).await;
+                    continue;
+                }
                 _ => {}
             }
-            let spec = self.job(job, release);
+            let spec = ServiceSpec { image: image.into(), ..self.job(job, release) };
             self.deploy(spec).await;
             self.pause(5_000).await;
         }

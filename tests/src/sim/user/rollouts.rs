@@ -1,5 +1,5 @@
 //! A user who rolls out services of all policies: new releases, some of which fail, are sick or take a while to be well;
-//! earlier ones; updates that are paused and go on; services that are stopped, started and restarted; and fewer tasks, of
+//! earlier ones; updates that are paused, scaled meanwhile, and go on; services that are stopped, started and restarted; and fewer tasks, of
 //! which the user says which one goes.
 
 use std::time::Duration;
@@ -170,6 +170,10 @@ impl Client {
         self.release(service, image).await;
         self.pause(400).await;
         self.pause_update(service.name, true).await;
+        if self.rng.random_bool(0.3) {
+            let replicas = self.rng.random_range(0..=service.replicas + 1);
+            self.amend(service.name, |spec| spec.replicas = replicas).await;
+        }
         self.pause(2_500).await;
         if self.rng.random_bool(0.7) {
             self.pause_update(service.name, false).await;
@@ -193,7 +197,7 @@ impl Client {
         self.amend(name, |spec| spec.stopped = false).await;
     }
 
-    async fn roll_back(&mut self, name: &str) {
+    pub(super) async fn roll_back(&mut self, name: &str) {
         let request_id = self.request_id(self.history.tag());
         let request = RollbackServiceRequest { request_id, service: name.to_owned(), version: None };
         // It is refused if there is no earlier spec.

@@ -13,7 +13,7 @@ use flota_api::object::Kind;
 use flota_api::state::DesiredState;
 use flota_raft_store::Tables;
 
-use super::{plan_kept, put_new, stopping_is_lost};
+use super::{plan_kept, put_new, room, stopping_is_lost};
 use crate::orchestrator::after_end::is_given_up;
 use crate::orchestrator::moves;
 use crate::orchestrator::runs::{self, RunProgress};
@@ -72,7 +72,7 @@ fn plan_run(
 ) {
     let slots = slots(run, tasks);
     let kept: BTreeMap<u64, &Slot> = slots.iter().map(|(number, slot)| (*number, slot)).collect();
-    let Some(room) = plan_kept(service, &kept, true, view, plan, cx) else { return };
+    let Some(room) = plan_kept(service, &kept, (room(service, &slots), true), view, plan, cx) else { return };
     let lacking = usize::try_from(run.completions).unwrap_or(usize::MAX).saturating_sub(slots.len());
     for _ in 0..lacking.min(room) {
         if plan.is_full(cx) {

@@ -45,6 +45,21 @@ fn what_an_earlier_run_has_done_is_done_again_also_by_the_same_spec() {
 }
 
 #[test]
+fn no_more_slots_work_at_once_than_may_also_while_a_slot_that_is_not_wanted_any_more_ends() {
+    let job = |completions| {
+        let mode = ServiceMode::ReplicatedJob { completions, max_concurrent: NonZeroU64::new(1) };
+        let job = job(2);
+        Service { spec: Arc::new(ServiceSpec { mode, ..job.spec.as_ref().clone() }), ..job }
+    };
+    let begun = |slot| Task { slot, desired_state: DesiredState::Remove, ..of_run("t1", 1, TaskState::Running) };
+    for slot in [1, 2] {
+        assert_eq!(made(&job(1), &[begun(slot)]), None, "slot {slot} has not ended");
+    }
+    let ended = Task { slot: 2, desired_state: DesiredState::Remove, ..of_run("t1", 1, TaskState::Shutdown) };
+    assert_eq!(made(&job(1), &[ended]), Some((Some(2), 1)));
+}
+
+#[test]
 fn what_a_task_has_done_while_it_was_told_to_stop_is_not_done_again_unless_a_user_wants_it() {
     let done = |desired_state| Task { desired_state, ..of_run("t1", 1, TaskState::Complete) };
     assert_eq!(made(&job(1), &[done(DesiredState::Shutdown)]), None, "it ended while its node was drained");

@@ -430,6 +430,28 @@ fn an_update_that_starts_first_keeps_the_task_that_is_proven_and_a_slot_has_two_
 }
 
 #[test]
+fn the_task_that_serves_stays_while_the_one_that_was_to_take_its_place_comes_and_goes() {
+    let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
+    // An update failed in the first slot, and is being rolled back to the spec before it. That has not begun here.
+    let back = Service { spec_version: 3, spec_set_at: Some(NOW), ..updated(policy) };
+    let come_back = |state: TaskState, ago: u64| {
+        let task = served(1, LONG);
+        let status = TaskStatus { state, attempt: 2, ..task.status.clone() };
+        let meta = Meta { updated_at: Timestamp(NOW.0 - ago), ..task.meta.clone() };
+        Task { status, meta, ..task }
+    };
+    let planned = |task: Task| {
+        // Another slot has the only turn.
+        let meta = Meta { created: 200, created_at: NOW, ..Meta::default() };
+        let first = Task { spec_version: 3, id: "f2".into(), meta, ..served(2, Duration::from_millis(40)) };
+        planned_of(back.clone(), [old(1), task, first])
+    };
+    assert_eq!(planned(come_back(TaskState::Ready, 500)), [""; 0], "it does not serve");
+    assert_eq!(planned(come_back(TaskState::Running, 500)), [""; 0], "it may fail again");
+    assert_eq!(planned(come_back(TaskState::Running, 60_000)), ["t1:shutdown"]);
+}
+
+#[test]
 fn an_update_goes_on_first_with_the_slots_that_have_two_tasks() {
     let policy = UpdatePolicy { order: UpdateOrder::StartFirst, ..UpdatePolicy::default() };
     let third = Service { spec_version: 3, spec_set_at: Some(NOW), ..updated(policy) };
