@@ -114,9 +114,10 @@ fn expect_dependencies(service: &Service, view: &Tables, plan: &mut Plan) {
 }
 
 /// Whether the task may be told to stop, because its service was removed or stopped. `is_held`: tasks of services that stop
-/// first may still run. A task that has no node runs nothing.
+/// first may still run. A task that has no node runs nothing. One that has ended stays, and with it what is known of the
+/// order: of a job between two services, nothing else may be left.
 pub(crate) fn may_stop(task: &Task, is_held: bool) -> bool {
-    !is_held || task.node_id.is_none() || !task.is_live()
+    !is_held || task.node_id.is_none()
 }
 
 /// Returns everything that the service waits for now.
@@ -288,15 +289,24 @@ fn depends_on(spec: &ServiceSpec, name: &str) -> bool {
     spec.depends_on.iter().any(|it| it.service == name)
 }
 
-/// Returns the name of a service, which may have been removed.
-fn name_of<'a>(id: &ServiceId, view: &'a Tables) -> Option<&'a str> {
+/// Returns the spec of a service, which may have been removed.
+fn spec_by<'a>(id: &ServiceId, view: &'a Tables) -> Option<&'a ServiceSpec> {
     let of_tasks = || view.tasks_of_service(id).find_map(|task| view.spec_of(task));
-    view.service(id).map(|it| &it.spec).or_else(of_tasks).map(|spec| spec.name.as_str())
+    view.service(id).map(|it| &it.spec).or_else(of_tasks).map(AsRef::as_ref)
+}
+
+fn name_of<'a>(id: &ServiceId, view: &'a Tables) -> Option<&'a str> {
+    spec_by(id, view).map(|spec| spec.name.as_str())
+}
+
+/// Whether the service was removed or stopped.
+fn is_to_stop(id: &ServiceId, view: &Tables) -> bool {
+    view.service(id).is_none_or(|it| it.spec.stopped)
 }
 
 /// Whether the service was removed or stopped, and has tasks.
 fn is_leaving(id: &ServiceId, view: &Tables) -> bool {
-    view.service(id).is_none_or(|it| it.spec.stopped) && view.tasks_of_service(id).next().is_some()
+    is_to_stop(id, view) && view.tasks_of_service(id).next().is_some()
 }
 
 /// Returns the services that may go on after this event, because of what it has changed in another one. `changed` are those
@@ -312,8 +322,11 @@ pub(crate) fn concerned(event: &Event, changed: impl Iterator<Item = ServiceId>,
         | Event::Updated { new: Object::Task(task), .. }
         | Event::Removed(Object::Task(task)) => {
             found.extend(name_of(&task.service_id, view).into_iter().flat_map(|name| followers(name, view)));
-            if view.service(&task.service_id).is_none_or(|it| it.spec.stopped) {
-                found.extend(view.spec_of(task).into_iter().flat_map(|spec| leaving(spec, view)));
+            match view.spec_of(task) {
+                Some(spec) if is_to_stop(&task.service_id, view) => found.extend(leaving(spec, view)),
+                Some(_) => {}
+                // It was the last trace of its service, and nothing says any more on which others that depended.
+                None => found.extend(all_leaving(view)),
             }
         }
         Event::Created(Object::Service(service))
@@ -356,10 +369,27 @@ fn followers<'a>(name: &'a str, view: &'a Tables) -> impl Iterator<Item = Servic
     view.dependents(name).filter_map(|id| view.service(id)).filter(waits).map(|it| it.id.clone())
 }
 
-/// Returns the services on which a service of this spec depends, and which are to stop after it.
-fn leaving<'a>(spec: &'a ServiceSpec, view: &'a Tables) -> impl Iterator<Item = ServiceId> + 'a {
-    let named = spec.depends_on.iter().flat_map(|it| view.services_named(&it.service));
-    named.filter(|id| is_leaving(id, view)).cloned()
+/// Returns the services on which a service of this spec depends, directly or through others, and which are to stop after
+/// it, as [`stop_first`] has it.
+fn leaving<'a>(spec: &'a ServiceSpec, view: &'a Tables) -> BTreeSet<ServiceId> {
+    let names = |spec: &'a ServiceSpec| spec.depends_on.iter().map(|it| it.service.as_str());
+    let (mut found, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    let mut left: Vec<&str> = names(spec).collect();
+    while let Some(name) = left.pop() {
+        if !seen.insert(name) {
+            continue;
+        }
+        for id in view.services_named(name).filter(|id| is_to_stop(id, view)) {
+            found.extend(is_leaving(id, view).then(|| id.clone()));
+            left.extend(spec_by(id, view).into_iter().flat_map(names));
+        }
+    }
+    found
+}
+
+/// Returns all services that were removed or stopped, and have tasks.
+fn all_leaving(view: &Tables) -> impl Iterator<Item = ServiceId> {
+    view.specs().map(|(id, _, _)| id).filter(|id| is_leaving(id, view)).cloned()
 }
 
 /// The services of which a change may change what one waits for.

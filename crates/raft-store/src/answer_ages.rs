@@ -16,6 +16,10 @@ pub const ANSWERS_KEPT_FOR: Duration = Duration::from_secs(15 * 60);
 /// Interval between records. An answer may be kept this much longer than needed.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 
+/// Number of entries whose answers one entry forgets, beyond the oldest. Each minute as many become old enough as were made in
+/// a minute.
+const FORGOTTEN_AT_ONCE: Version = 15;
+
 /// The records of one term, oldest first; about one for each minute of [`ANSWERS_KEPT_FOR`].
 #[derive(Clone, Debug, Default)]
 pub struct AnswerAges(VecDeque<(Instant, Version)>);
@@ -35,8 +39,15 @@ impl AnswerAges {
     }
 
     /// Returns the version up to which all answers are at least [`ANSWERS_KEPT_FOR`] old; `None` if none is known to be.
-    pub fn expired(&self, now: Instant) -> Option<Version> {
+    fn expired(&self, now: Instant) -> Option<Version> {
         self.0.iter().rev().find(|(at, _)| is_old(*at, now)).map(|(_, version)| *version)
+    }
+
+    /// As [`AnswerAges::expired`], for the next entry, which forgets the answers of few entries, because readers wait for
+    /// it. `oldest` is the version of the oldest answer that is kept.
+    pub fn expired_next(&self, now: Instant, oldest: Option<Version>) -> Option<Version> {
+        let (expired, oldest) = (self.expired(now)?, oldest?);
+        (oldest <= expired).then(|| expired.min(oldest + FORGOTTEN_AT_ONCE))
     }
 }
 
@@ -62,6 +73,19 @@ mod tests {
             }
             assert!(ages.0.len() <= 17, "the notes are bounded");
         }
+    }
+
+    #[test]
+    fn an_entry_forgets_the_answers_of_few_entries() {
+        let begin = Instant::now();
+        let mut ages = AnswerAges::default();
+        ages.observe(begin, 1_000);
+        let now = begin + ANSWERS_KEPT_FOR;
+        let forgotten = |oldest| ages.expired_next(now, oldest);
+        assert_eq!(forgotten(Some(400)), Some(415));
+        assert_eq!(forgotten(Some(995)), Some(1_000));
+        assert_eq!((forgotten(Some(1_001)), forgotten(None)), (None, None), "there is none");
+        assert_eq!(ages.expired_next(begin, Some(1)), None, "it is not old enough");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use flota_api::event::{ClusterEvent, EventCursor};
 use flota_api::object::Kind;
 use flota_api::version::{Timestamp, Version};
 
-/// Largest number of actions in an entry for which readers wait until it is effects.
+/// Largest number of actions in an entry for which readers wait until it is applied.
 const IN_PLACE: usize = 128;
 
 /// A handle to the store of this manager.
@@ -76,6 +76,11 @@ impl Store {
     /// The current tables. The view is cheap and does not change.
     pub fn view(&self) -> View {
         Arc::clone(&self.tables.read().expect("no writer panics"))
+    }
+
+    /// Version of the oldest answer to a request that is kept.
+    pub fn oldest_answer(&self) -> Option<Version> {
+        self.tables.read().expect("no writer panics").oldest_answer()
     }
 
     /// Digest of the current tables.

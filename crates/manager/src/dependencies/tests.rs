@@ -259,7 +259,8 @@ fn tasks_that_have_ended_or_are_lost_are_not_waited_for() {
     assert_eq!(stop_waits(&"db".into(), &view), []);
     view.put(Task { node_id: None, ..task("web", 2, TaskState::Pending) }.into_object());
     assert_eq!(stop_waits(&"db".into(), &view), []);
-    assert!(may_stop(&task("db", 1, TaskState::Failed), true), "nothing of it runs");
+    assert!(!may_stop(&task("db", 1, TaskState::Complete), true), "it says who stops before whom");
+    assert!(may_stop(&Task { node_id: None, ..task("db", 1, TaskState::Pending) }, true), "nothing of it runs");
     assert!(!may_stop(&task("db", 1, TaskState::Running), true) && may_stop(&task("db", 1, TaskState::Running), false));
 }
 
@@ -288,8 +289,14 @@ fn only_services_that_may_go_on_are_looked_at_again() {
         old: task(service, 1, TaskState::Running).into_object(),
         new: task(service, 1, TaskState::Shutdown).into_object(),
     };
-    assert_eq!(found(ended("app"), &gone), "web");
+    assert_eq!(found(ended("app"), &gone), "db web", "also through others");
     assert_eq!(found(ended("web"), &gone), "db");
+    let mut without_web = gone.clone();
+    for number in 1..=2 {
+        without_web.remove(Kind::Task, task("web", number, TaskState::Running).id.as_str());
+    }
+    let last = Event::Removed(task("web", 2, TaskState::Shutdown).into_object());
+    assert_eq!(found(last, &without_web), "app db", "nothing says any more on which it depended");
     assert_eq!(found(ended("db"), &gone), "");
     let alone = view([service(ServiceSpec { restart: RestartPolicy::default(), ..spec("db:") }).into_object()]);
     assert_eq!(found(Event::Created(db), &alone), "");

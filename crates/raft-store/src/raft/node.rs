@@ -378,9 +378,10 @@ impl WriteEntry for Log {
     async fn write(&self, transactions: Vec<Transaction>, within: Duration) -> Result<Vec<Outcome>, ProposeError> {
         let now = tokio::time::Instant::now();
         let forget_answers = {
+            let progress = *self.opened.progress.borrow();
             let mut answers = self.opened.answers.lock().expect("no holder panics");
-            answers.observe(now, self.opened.progress.borrow().applied);
-            answers.expired(now)
+            answers.observe(now, progress.applied);
+            answers.expired_next(now, progress.oldest_answer)
         };
         let at = self.opened.clock.now();
         self.opened.write(Entry { at, transactions, forget_answers, ..Entry::default() }, within).await

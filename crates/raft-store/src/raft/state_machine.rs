@@ -11,6 +11,9 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 use tokio::sync::watch;
 
+use flota_api::seal::Sealer;
+use flota_api::version::Version;
+
 use super::digests::Digests;
 use super::disk::Disk;
 use super::storage::{LogBounds, SnapshotFiles};
@@ -18,7 +21,6 @@ use super::threads::Threads;
 use super::type_config::{Applied, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::store::{Store, View};
 use crate::transaction::Entry;
-use flota_api::seal::Sealer;
 
 /// Pause before a snapshot for which the disk has no room is written again.
 const NO_ROOM_PAUSE: Duration = Duration::from_secs(10);
@@ -30,6 +32,8 @@ const ENTRY_OVERHEAD: u64 = 128;
 pub(super) struct Progress {
     /// Index of the last entry that is in the store.
     pub(super) applied: u64,
+    /// Version of the oldest answer to a request that is kept; `None` if none is.
+    pub(super) oldest_answer: Option<Version>,
 }
 
 /// State that the duties wait for. It changes rarely, so entries do not wake them.
@@ -133,7 +137,8 @@ impl StateMachine {
         self.digests.record(index, self.store.digest());
         self.log_bytes += bytes + ENTRY_OVERHEAD;
         let enough = self.bounds.between_snapshots.max(self.snapshot_bytes.load(Ordering::Relaxed));
-        self.progress.send_replace(Progress { applied: index });
+        let oldest_answer = self.store.oldest_answer();
+        self.progress.send_replace(Progress { applied: index, oldest_answer });
         let (wants_snapshot, thousands) = (self.log_bytes > enough, index / 1_000);
         change(&self.milestones, |it| (it.wants_snapshot, it.thousands) = (wants_snapshot, thousands));
     }

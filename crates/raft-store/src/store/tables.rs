@@ -117,6 +117,11 @@ impl Tables {
         self.answers.contains_key(request_id)
     }
 
+    /// Version of the oldest answer to a request that is kept.
+    pub(super) fn oldest_answer(&self) -> Option<Version> {
+        self.answers_by_age.get_min().map(|(version, _)| *version)
+    }
+
     /// Whether the user's request with this id has been refused.
     pub fn refused(&self, request_id: &str) -> bool {
         self.answers.get(request_id).is_some_and(|answer| answer.is_refusal)
