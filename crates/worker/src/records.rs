@@ -10,13 +10,13 @@ use futures::future::BoxFuture;
 use flota_api::id::TaskId;
 use flota_api::model::Assignment;
 
-mod folder;
+mod files;
 #[cfg(any(test, feature = "fake"))]
 mod memory;
 mod queue;
-mod sled;
+mod sled_format;
 
-pub(crate) use self::sled::SledRecords;
+pub(crate) use files::FileRecords;
 #[cfg(any(test, feature = "fake"))]
 pub use memory::MemoryRecords;
 pub(crate) use queue::QueuedRecords;

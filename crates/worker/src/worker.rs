@@ -32,7 +32,7 @@ use crate::health::HealthBoard;
 use crate::images::{Images, ImagesService};
 use crate::networks::{LinuxKernel, LinuxOptions, NamespaceFolder, NetworkRecord, Networks};
 use crate::offers::NodeOffers;
-use crate::records::{QueuedRecords, SledRecords};
+use crate::records::{FileRecords, QueuedRecords};
 use crate::registry::of_image;
 use crate::reporter::Reporter;
 use crate::services::ContainerServices;
@@ -137,7 +137,7 @@ impl Worker {
             overlay,
             clock: options.clock.clone(),
         }));
-        let records = SledRecords::open(&options.data_dir.join("task-db"), options.sealer)?;
+        let records = FileRecords::open(&options.data_dir.join("task-db"), options.sealer)?;
         let health = HealthBoard::default();
         let agent = AgentOptions {
             node_id: options.identity.node_id.to_string(),

@@ -10,13 +10,13 @@ use tokio::sync::oneshot;
 
 use flota_api::id::TaskId;
 
-use super::{Record, SledRecords, TaskRecords};
+use super::{FileRecords, Record, TaskRecords};
 use crate::disk_thread::DiskThread;
 
 /// A task database whose writes are queued.
 #[derive(Debug)]
 pub(crate) struct QueuedRecords {
-    store: Arc<SledRecords>,
+    store: Arc<FileRecords>,
     disk: Arc<DiskThread>,
     pending: Arc<Mutex<Pending>>,
 }
@@ -30,7 +30,7 @@ struct Pending {
 }
 
 impl QueuedRecords {
-    pub(crate) fn new(store: SledRecords, disk: Arc<DiskThread>) -> Self {
+    pub(crate) fn new(store: FileRecords, disk: Arc<DiskThread>) -> Self {
         Self { store: Arc::new(store), disk, pending: Arc::default() }
     }
 
@@ -49,7 +49,7 @@ impl QueuedRecords {
 }
 
 /// Writes all pending changes.
-fn write(store: &SledRecords, pending: &Mutex<Pending>) {
+fn write(store: &FileRecords, pending: &Mutex<Pending>) {
     let Pending { changes, waiting } = std::mem::take(&mut *pending.lock().expect("no holder panics"));
     let (mut saved, mut removed) = (Vec::new(), Vec::new());
     for (task, record) in changes {
@@ -101,7 +101,7 @@ mod tests {
     #[tokio::test]
     async fn what_waits_for_a_busy_disk_blocks_nobody_and_is_written_together() {
         let dir = tempfile::tempdir().unwrap();
-        let store = SledRecords::open(dir.path(), Sealer::new(&[7; 32])).unwrap();
+        let store = FileRecords::open(dir.path(), Sealer::new(&[7; 32])).unwrap();
         let disk = Arc::new(DiskThread::start().unwrap());
         let records = QueuedRecords::new(store, Arc::clone(&disk));
         let (free, busy) = std::sync::mpsc::channel::<()>();
@@ -127,7 +127,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_that_panics_stops_no_later_one() {
         let dir = tempfile::tempdir().unwrap();
-        let store = SledRecords::open(dir.path(), Sealer::new(&[7; 32])).unwrap();
+        let store = FileRecords::open(dir.path(), Sealer::new(&[7; 32])).unwrap();
         let disk = Arc::new(DiskThread::start().unwrap());
         let records = QueuedRecords::new(store, Arc::clone(&disk));
         disk.run(|| panic!("on purpose"));
