@@ -1,6 +1,6 @@
 //! Parses the command line. clap stops at the first value that it can't read; a user learns all of them at once.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -13,8 +13,8 @@ const BOUND: usize = 64;
 /// Parses the arguments, the first of which is the name of the program.
 ///
 /// # Errors
-/// If only values are wrong, and several of them, the command is returned without them, and with what is wrong with each in
-/// [`Cli::unread`]. Everything else is an error.
+/// Something else is wrong than values. If only they are, the command is returned without them, and with what is wrong with
+/// each in [`Cli::unread`].
 pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
     let (mut left, mut unread) = (arguments, Vec::new());
     loop {
@@ -39,24 +39,52 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
 
 /// Returns the arguments without the one whose value can't be read; `None` if something else is wrong.
 fn without(arguments: &[OsString], error: &clap::Error) -> Option<Vec<OsString>> {
-    if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
+    if !is_of_value(error) {
         return None;
     }
     let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) else { return None };
+    // Clap names the flag as `--limit-memory <LIMIT_MEMORY>`, whichever of its spellings was used.
+    let named = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(named)) => named.split(' ').next().unwrap_or_default(),
+        _ => "",
+    };
     let removed = |places: &[usize]| {
         let all = arguments.iter().enumerate().filter(|(index, _)| !places.contains(index));
         all.map(|(_, it)| it.clone()).collect::<Vec<_>>()
     };
-    let tail = |it: &OsStr| it.to_str().is_some_and(|it| it.starts_with('-') && it.ends_with(value.as_str()));
-    let flag = |it: &OsString| it.to_str().is_some_and(|it| it.starts_with('-'));
-    // The value stands alone behind its flag, or in one argument with it.
-    let candidates = arguments.iter().enumerate().skip(1).filter_map(|(index, it)| {
-        let alone = *it == **value && flag(&arguments[index - 1]);
-        if alone { Some(removed(&[index - 1, index])) } else { tail(it).then(|| removed(&[index])) }
+    let candidates = (1..arguments.len()).filter_map(|index| {
+        let (before, this) = (arguments[index - 1].to_str()?, arguments[index].to_str()?);
+        if this == value && before.starts_with('-') && !before.contains('=') {
+            return Some((before, removed(&[index - 1, index])));
+        }
+        let flag = flag_with(this, value)?;
+        Some((flag, removed(&[index])))
     });
-    // The same text may be the good value of another flag: without that one, the same is still wrong.
-    let count = |it: &[OsString]| Cli::try_parse_from(it).err().filter(|left| summary(left) == summary(error));
-    candidates.into_iter().find(|rest| count(rest).is_none())
+    let candidates: Vec<(&str, Vec<OsString>)> = candidates.collect();
+    // The same text may be a good value of another flag: without that one, the same is still wrong.
+    let helps = |rest: &[OsString]| match Cli::try_parse_from(rest) {
+        Ok(_) => true,
+        Err(left) if is_of_value(&left) => summary(&left) != summary(error),
+        Err(left) => left.kind() == ErrorKind::MissingRequiredArgument,
+    };
+    let by_name = candidates.iter().find(|(flag, _)| *flag == named);
+    let by_effect = || candidates.iter().find(|(_, rest)| helps(rest));
+    // If none helps alone, the same is wrong several times.
+    let any = || candidates.first().filter(|_| candidates.len() > 1);
+    by_name.or_else(by_effect).or_else(any).map(|(_, rest)| rest.clone())
+}
+
+fn is_of_value(error: &clap::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue)
+}
+
+/// Returns the flag of an argument that is a flag with this value: `--flag=VALUE`, `-f=VALUE` or `-fVALUE`.
+fn flag_with<'a>(argument: &'a str, value: &str) -> Option<&'a str> {
+    let flag = argument.strip_suffix(value)?;
+    match flag.strip_suffix('=') {
+        Some(flag) => flag.starts_with('-').then_some(flag),
+        None => (flag.len() == 2 && flag.starts_with('-') && flag != "--" && !value.is_empty()).then_some(flag),
+    }
 }
 
 /// Returns what an error of clap says, without the hint at the help.
@@ -91,6 +119,11 @@ mod tests {
         }
         let found = unread("ctl service create --env 1q --limit-memory 1q --mode 1q web");
         assert_eq!(found.len(), 2, "the text is a good value of the first flag: {found:?}");
+        let found = unread("ctl service update web --image nginx --replicas= --network-add front --limit-cpu d");
+        assert_eq!(found.len(), 2, "no flag that only looks like it is taken for one: {found:?}");
+        let found =
+            unread("ctl service create --reserve-memory 1q --limit-memory 1q --label-add = --label-add = web 1q");
+        assert_eq!(found.len(), 4, "also the same one twice: {found:?}");
     }
 
     #[test]

@@ -90,7 +90,8 @@ impl Cli {
             let mut found = self.unread;
             if let Noun::Service(verb) = &self.noun {
                 let client = Client::with_context(&self.hosts, self.context.as_deref());
-                found.extend(verb.faults(client.ok().as_ref()).await);
+                let others = verb.faults(&found, client.ok().as_ref()).await;
+                found.extend(others);
             }
             return Err(Usage(found.join("; ")).into());
         }

@@ -115,7 +115,7 @@ fn expect_dependencies(service: &Service, view: &Tables, plan: &mut Plan) {
 
 /// Whether the task may be told to stop, because its service was removed or stopped. `is_held`: tasks of services that stop
 /// first may still run. A task that has no node runs nothing. One that has ended stays, and with it what is known of the
-/// order: of a job between two services, nothing else may be left.
+/// order: of a job between two services, nothing else may be left. A service that never had a node says nothing.
 pub(crate) fn may_stop(task: &Task, is_held: bool) -> bool {
     !is_held || task.node_id.is_none()
 }
@@ -309,7 +309,7 @@ fn is_leaving(id: &ServiceId, view: &Tables) -> bool {
     is_to_stop(id, view) && view.tasks_of_service(id).next().is_some()
 }
 
-/// Returns the services that may go on after this event, because of what it has changed in another one. `changed` are those
+/// Returns the services that may go on after this event, because of what it has changed in another one that is still known. `changed` are those
 /// for which the orchestrator looks again itself, which a change of a node concerns.
 pub(crate) fn concerned(event: &Event, changed: impl Iterator<Item = ServiceId>, view: &Tables) -> BTreeSet<ServiceId> {
     let mut found = BTreeSet::new();
@@ -322,11 +322,8 @@ pub(crate) fn concerned(event: &Event, changed: impl Iterator<Item = ServiceId>,
         | Event::Updated { new: Object::Task(task), .. }
         | Event::Removed(Object::Task(task)) => {
             found.extend(name_of(&task.service_id, view).into_iter().flat_map(|name| followers(name, view)));
-            match view.spec_of(task) {
-                Some(spec) if is_to_stop(&task.service_id, view) => found.extend(leaving(spec, view)),
-                Some(_) => {}
-                // It was the last trace of its service, and nothing says any more on which others that depended.
-                None => found.extend(all_leaving(view)),
+            if is_to_stop(&task.service_id, view) {
+                found.extend(view.spec_of(task).into_iter().flat_map(|spec| leaving(spec, view)));
             }
         }
         Event::Created(Object::Service(service))
@@ -387,9 +384,16 @@ fn leaving<'a>(spec: &'a ServiceSpec, view: &'a Tables) -> BTreeSet<ServiceId> {
     found
 }
 
+/// Whether the event takes away the last that was known of a service: nothing says any more on which others it depended, and
+/// each of [`all_leaving`] may have waited for it, or for another one through it.
+pub(crate) fn is_last_trace(event: &Event, view: &Tables) -> bool {
+    let Event::Removed(Object::Task(task)) = event else { return false };
+    view.service(&task.service_id).is_none() && view.tasks_of_service(&task.service_id).next().is_none()
+}
+
 /// Returns all services that were removed or stopped, and have tasks.
-fn all_leaving(view: &Tables) -> impl Iterator<Item = ServiceId> {
-    view.specs().map(|(id, _, _)| id).filter(|id| is_leaving(id, view)).cloned()
+pub(crate) fn all_leaving(view: &Tables) -> impl Iterator<Item = &ServiceId> {
+    view.services_with_tasks().filter(|id| is_to_stop(id, view))
 }
 
 /// The services of which a change may change what one waits for.

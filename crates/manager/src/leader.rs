@@ -22,7 +22,7 @@ const PROOF_RETRY: Duration = Duration::from_millis(20);
 pub(crate) fn pipeline() -> Vec<Box<dyn ControlLoop>> {
     vec![
         Box::new(scheduler::Rebalance),
-        Box::new(orchestrator::service_tasks::ServiceTasks),
+        Box::new(orchestrator::service_tasks::ServiceTasks::default()),
         Box::new(allocator::Networks),
         Box::new(allocator::Services),
         Box::new(allocator::Addresses),

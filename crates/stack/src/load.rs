@@ -59,9 +59,9 @@ fn lines(path: &Path, defects: &[Defect]) -> String {
     defects.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Reads a stack from a file; `-` stands for standard input, and the present folder. `name` becomes the stack's name and the prefix of its services' names. Variables without a
-/// value have that of this process's environment, and paths in the file begin at its folder. Also returns the secrets and
-/// configs that the file declares.
+/// Reads a stack from a file; `-` stands for standard input, and the current folder. `name` becomes the stack's name and the
+/// prefix of its services' names. Variables without a value have that of this process's environment, and paths in the file
+/// begin at its folder. Also returns the secrets and configs that the file declares.
 ///
 /// # Errors
 /// The file can't be read, has more than 16 MiB, or has keys or values that are not understood.

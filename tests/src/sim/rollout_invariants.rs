@@ -219,17 +219,28 @@ fn most(service: &Service, order: UpdateOrder) -> usize {
     policies(service).filter(|policy| policy.order == order).map(UpdatePolicy::at_once).max().unwrap_or(0)
 }
 
-/// No node has the newest task of more slots than may be on one. The task before it may be there until that serves.
+/// No node has the newest task of more slots than may be on one. The task before it may be there until that serves, and
+/// after that was stopped; others may have been placed on the node just before.
 fn check_nodes(service: &Service, slots: &BTreeMap<u64, Vec<&Arc<Task>>>) -> Result<(), Violation> {
     let Some(most) = service.spec.max_replicas_per_node else { return Ok(()) };
-    let mut on_node: BTreeMap<&NodeId, Vec<u64>> = BTreeMap::new();
+    let mut on_node: BTreeMap<&NodeId, Vec<(u64, &Task, Version)>> = BTreeMap::new();
     for (number, tasks) in slots {
         let newest = tasks.iter().rev().find(|task| task.is_live() && task.node_id.is_some());
-        if let Some(node) = newest.and_then(|task| task.node_id.as_ref()) {
-            on_node.entry(node).or_default().push(*number);
+        // Until then, the slot had a newer task elsewhere.
+        let since = tasks.iter().rev().take_while(|task| !task.is_live()).map(|task| task.meta.version).max();
+        if let Some((task, node)) = newest.and_then(|task| Some((task, task.node_id.as_ref()?))) {
+            on_node.entry(node).or_default().push((*number, task, since.unwrap_or_default()));
         }
     }
-    match on_node.into_iter().find(|(_, slots)| slots.len() as u64 > most.get()) {
+    let counted = on_node.into_iter().map(|(node, slots)| {
+        let placed = slots.iter().map(|(_, task, _)| task.meta.created).max().unwrap_or_default();
+        let is_counted = |since: Version| since == 0 || placed > since + DECIDED_BEFORE;
+        (
+            node,
+            slots.iter().filter(|(_, _, since)| is_counted(*since)).map(|(number, ..)| *number).collect::<Vec<u64>>(),
+        )
+    });
+    match counted.into_iter().find(|(_, slots)| slots.len() as u64 > most.get()) {
         Some((node, slots)) => {
             let text = format!("{} has the slots {slots:?} on node {node}, and {most} may be", service.spec.name);
             Err(Kind::TooManyOnNode.because(text))

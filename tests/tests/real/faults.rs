@@ -29,12 +29,18 @@ fn a_node_that_was_cut_off_stops_what_was_replaced_or_removed_before_anything_of
                 --constraint node.role==worker --env ID={{.Task.ID}} whoami");
     cluster.ok("service create --name gone --network front --publish 8080:80 --constraint node.hostname==w1 whoami");
     cluster.ok("service create --name client --network front --constraint node.role==manager whoami");
+    let stack = "services: { db: { image: whoami, deploy: { placement: { constraints: [node.hostname==w1] } } } }";
+    let deployed = cluster.ctl_with_input("stack deploy -c - shop", stack);
+    assert_eq!(deployed.code, 0, "{}", deployed.stderr);
     let lost = cluster.running("web").into_iter().find(|task| task["node"] == "w1").expect("one is on w1");
     cluster.sandbox_ok("partition w1");
     cluster.wait_state("w1", "down");
     cluster.ok("service update --detach --replicas-max-per-node 0 web");
     cluster.wait("both run on w2", |it| it.running("web").iter().filter(|task| task["node"] == "w2").count() == 2);
     cluster.ok("service rm --detach gone");
+    let waits = cluster.ctl("stack rm --timeout 2s shop");
+    let why = "networks shop_default wait for the last tasks that use them; those on w1, which is down,";
+    assert!(waits.code == 1 && waits.stderr.contains(why), "{}", waits.stderr);
     let old = lost["id"].as_str().expect("a task has an id").to_owned();
     assert!(cluster.alive("w1", &old), "what is cut off runs on");
 
@@ -49,6 +55,7 @@ fn a_node_that_was_cut_off_stops_what_was_replaced_or_removed_before_anything_of
     cluster
         .wait("nothing of both services is left on w1", |it| it.find("w1", "/run/flota/tasks -mindepth 1").is_empty());
     assert!(!cluster.alive("w1", &old));
+    cluster.wait("nor of the stack", |it| it.rows("network ls --filter name=shop_default").is_empty());
     let events = timeline::tasks(&cluster);
     let replaced = |event: &&serde_json::Value| event["id"] == old.as_str() && event["action"] == "start";
     assert_eq!(events.iter().filter(replaced).count(), 1, "it has not started again");

@@ -106,9 +106,14 @@ pub(crate) enum Service {
 }
 
 impl Service {
-    /// Returns what is wrong with a spec that is given by flags, some of which could not be read. A change of a spec can be
+    /// Returns what is wrong with a spec that is given by flags beside those that could not be read. A change of a spec can be
     /// judged only with the help of a manager.
-    pub(crate) async fn faults(&self, client: Option<&Client>) -> Option<String> {
+    pub(crate) async fn faults(&self, unread: &[String], client: Option<&Client>) -> Option<String> {
+        // What other flags mean depends on these.
+        let decisive = ["'--mode", "'--schedule", "'--scale"];
+        if unread.iter().any(|text| decisive.iter().any(|flag| text.contains(flag))) {
+            return None;
+        }
         let found = match self {
             Self::Create { name, mode, flags, image, args, .. } => {
                 let name = name.clone().unwrap_or_else(|| default_name(image));

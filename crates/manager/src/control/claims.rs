@@ -15,7 +15,18 @@ use super::reference::resolve;
 use super::values::Declared;
 use super::{Control, Member, dependencies, level, values, volumes};
 
+/// Most entries of a list of a spec that are looked up. A longer one breaks a rule anyway.
+pub(super) const LOOKED_UP: usize = 128;
+
+/// Whether all that the spec names may be looked up. What is wrong with a larger one beside its size is not told.
+pub(super) fn is_bounded(spec: &ServiceSpec) -> bool {
+    let lengths =
+        [spec.networks.len(), spec.ports.len(), spec.depends_on.len(), spec.mounts.len(), spec.values().count()];
+    lengths.into_iter().all(|length| length <= LOOKED_UP)
+}
+
 /// A spec with what it holds on to in the transaction that sets it.
+#[derive(Default)]
 pub(super) struct Claimed {
     /// The spec, with the ids of its networks in place of their names.
     pub(super) spec: ServiceSpec,
@@ -56,14 +67,14 @@ impl<M: Member> Control<M> {
     pub(super) async fn check_spec(&self, spec: &ServiceSpec, reference: Option<&str>) -> Result<(), ControlError> {
         let mut faults = self.beyond_limits(spec).await?;
         faults.extend(violations(spec));
-        if faults.is_empty() {
-            return Ok(());
-        }
         // Without a leader, what is wrong by itself is still wrong.
-        if let Ok(view) = self.proven_view().await {
+        if !faults.is_empty()
+            && is_bounded(spec)
+            && let Ok(view) = self.proven_view().await
+        {
             let service: Option<&Arc<Service>> = reference.and_then(|it| resolve(&view, it).ok());
             let mut tx = WriteTx::new(Arc::clone(&view), None);
-            faults.note("spec", self.claimed(&mut tx, spec, service.map(AsRef::as_ref)));
+            faults.note_new("spec", self.claimed(&mut tx, spec, service.map(AsRef::as_ref)));
         }
         faults.refuse()
     }

@@ -242,6 +242,19 @@ impl From<Malformed> for ControlError {
     }
 }
 
+/// Most bytes of a list of what is wrong. It travels in a header, whose characters may take three bytes each, and of which
+/// clients read 16 KiB.
+const LIST_BOUND: usize = 4 << 10;
+
 fn list(items: &[impl std::fmt::Display]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    let mut text = String::new();
+    for (index, item) in items.iter().enumerate() {
+        let item = item.to_string();
+        let separator = if index == 0 { "" } else { "; " };
+        if index > 0 && text.len() + separator.len() + item.len() > LIST_BOUND {
+            return format!("{text}; and {} more", items.len() - index);
+        }
+        text.extend([separator, &item]);
+    }
+    text
 }

@@ -1,22 +1,36 @@
 //! The refusals of several steps of one change, so that a user learns all of them at once.
 
+use std::collections::BTreeSet;
+
 use flota_api::Violation;
 
 use super::error::ControlError;
 
-/// What is wrong with a change, each fault with the field that it is about.
+/// Most faults that are told. A user who has mended these learns of the next ones.
+const TOLD: usize = 50;
+
+/// What is wrong with a change, each fault with the field that it is about. Nobody may learn from a fault what it does not see:
+/// an error that is shown in parts to some callers (`shown` in `limits.rs`) is none of these.
 #[derive(Debug, Default)]
 pub(super) struct Faults(Vec<(String, ControlError)>);
 
 impl Faults {
-    /// Returns what a step has given. If it was refused, that is noted, as being about this field, unless it is known.
+    /// Returns what a step has given. If it was refused, that is noted, as being about this field.
     pub(super) fn note<T>(&mut self, field: impl Into<String>, step: Result<T, ControlError>) -> Option<T> {
         match step {
             Ok(given) => return Some(given),
-            Err(error) if self.0.iter().any(|(_, known)| known.to_string() == error.to_string()) => {}
-            Err(error) => self.0.push((field.into(), error)),
+            Err(error) if self.0.len() < TOLD => self.0.push((field.into(), error)),
+            Err(_) => {}
         }
         None
+    }
+
+    /// As [`Faults::note`], for a step that may have found again what is noted already.
+    pub(super) fn note_new<T>(&mut self, field: impl Into<String>, step: Result<T, ControlError>) -> Option<T> {
+        match step {
+            Err(error) if self.0.iter().any(|(_, known)| known.to_string() == error.to_string()) => None,
+            other => self.note(field, other),
+        }
     }
 
     /// Notes rules that are broken.
@@ -36,19 +50,13 @@ impl Faults {
         if self.0.len() < 2 {
             return self.0.pop().map_or(Ok(()), |(_, error)| Err(error));
         }
-        let mut all: Vec<Violation> = Vec::new();
-        for (field, error) in self.0 {
-            let found = match error {
-                ControlError::Invalid(found) => found,
-                other => vec![Violation { field, why: other.to_string() }],
-            };
-            for it in found {
-                if !all.contains(&it) {
-                    all.push(it);
-                }
-            }
-        }
-        Err(ControlError::Invalid(all))
+        let violations = |(field, error)| match error {
+            ControlError::Invalid(found) => found,
+            other => vec![Violation { field, why: other.to_string() }],
+        };
+        let mut seen = BTreeSet::new();
+        let all = self.0.into_iter().flat_map(violations).filter(|it| seen.insert(it.to_string()));
+        Err(ControlError::Invalid(all.collect()))
     }
 }
 
@@ -68,7 +76,7 @@ mod tests {
         let mut faults = Faults::default();
         assert_eq!(faults.note("networks[0]", Ok(1)), Some(1));
         faults.note("networks[1]", none("front"));
-        faults.note("spec", none("front"));
+        faults.note_new("spec", none("front"));
         assert!(
             matches!(faults.refuse(), Err(ControlError::NotFound { .. })),
             "its exit code is that of a missing one"
@@ -82,5 +90,12 @@ mod tests {
         let ControlError::Invalid(found) = faults.refuse().expect_err("two are wrong") else { panic!("another error") };
         let found: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert_eq!(found, ["networks[1]: there is no network `front`", "mounts[0].source: no"]);
+
+        let mut many = Faults::default();
+        for number in 0..100_000 {
+            many.note(format!("networks[{number}]"), none("front"));
+        }
+        let refused = many.refuse().expect_err("all are wrong").to_string();
+        assert!(refused.contains("networks[49]") && !refused.contains("networks[50]"), "{refused}");
     }
 }

@@ -16,6 +16,7 @@ use flota_api::model::{
 use flota_api::object::{Kind, Object};
 use flota_raft_store::{Action, Tables, Transaction};
 
+use super::claims::LOOKED_UP;
 use super::error::ControlError;
 use super::faults::Faults;
 use super::reference::{Referable, resolve};
@@ -172,7 +173,7 @@ impl<M: Member> Control<M> {
         }
         let whole = self.proven_whole_view().await?;
         let seen = self.seen(Arc::clone(&whole));
-        for (index, it) in spec.networks.iter().enumerate() {
+        for (index, it) in spec.networks.iter().enumerate().take(LOOKED_UP) {
             let own = self.own_in::<flota_api::model::Network>(&whole, &seen, it.network.as_str());
             faults.note(format!("networks[{index}]"), own);
         }
@@ -210,7 +211,8 @@ impl<M: Member> Control<M> {
         }
         faults.note("name", self.check_name("name", &spec.name));
         for it in &spec.networks {
-            faults.note("networks", self.check_network_spec(it));
+            let field = format!("networks.{}", it.name);
+            faults.note(field.clone(), self.check_network_spec(it).map_err(|error| error.within(&field)));
         }
         let volumes = spec.volumes.iter().map(|it| ("volumes", &it.name));
         for (field, name) in volumes.chain(values.iter().map(|it| ("values", &it.spec.name))) {

@@ -338,7 +338,7 @@ fn removal(view: &Tables, id: &ServiceId, tasks: &[&Arc<Task>]) -> ServiceProgre
         removed: left.is_empty(),
         converged: left.is_empty(),
         hanging: hanging.collect(),
-        waits: waits.clone().filter(|_| left.iter().any(|task| task.is_live())),
+        waits: waits.clone().filter(|_| left.iter().any(|task| task.desired_state != DesiredState::Remove)),
         ..ServiceProgress::default()
     }
 }

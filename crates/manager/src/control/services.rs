@@ -161,14 +161,17 @@ impl<M: Member> Control<M> {
             if version.is_some_and(|version| version != service.meta.version) {
                 return Err(ControlError::ChangedMeanwhile { kind: Kind::Service, name: name.clone() });
             }
+            let mut faults = Faults::default();
             if spec.name != *name {
-                return Err(ControlError::invalid("name", "a service keeps its name"));
+                faults.note::<()>("name", Err(ControlError::invalid("name", "a service keeps its name")));
             }
-            let images = pins.of(spec, Some(service), &view)?;
-            keeps_mode(service, spec)?;
-            is_within_bounds(service, spec, sets_replicas)?;
+            faults.note("mode", keeps_mode(service, spec));
+            faults.note("replicas", is_within_bounds(service, spec, sets_replicas));
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
-            let Claimed { spec, values } = self.claimed(&mut tx, spec, Some(service))?;
+            let claimed = faults.note("spec", self.claimed(&mut tx, spec, Some(service)));
+            faults.refuse()?;
+            let Claimed { spec, values } = claimed.unwrap_or_default();
+            let images = pins.of(&spec, Some(service), &view)?;
             let mut new = with_spec(service, spec, images, values);
             if sets_replicas {
                 new.scale = new.scale.set_by_user();

@@ -12,6 +12,7 @@ use flota_api::object::Kind;
 use flota_api::{naming, validate};
 use flota_raft_store::{Tables, View, WriteTx};
 
+use super::claims::{LOOKED_UP, is_bounded};
 use super::error::ControlError;
 use super::faults::Faults;
 use super::filter::{self, Field, Filter};
@@ -171,12 +172,17 @@ impl<M: Member> Control<M> {
         let mut faults = self.stack_beyond_limits(spec, values).await?;
         faults.extend(violations(spec));
         for it in values {
-            faults.note("values", values::check(&it.spec, &it.bytes).map_err(|error| error.within(&it.spec.name)));
+            let field = format!("{}s.{}", it.kind, it.spec.name);
+            faults.note(field.clone(), values::check(&it.spec, &it.bytes).map_err(|error| error.within(&field)));
         }
-        if faults.is_empty() {
-            return Ok(());
-        }
-        if let Ok(view) = self.proven_view().await {
+        // Networks that break a rule can't be made to see what else is in their way.
+        let is_sound = spec.services.len() <= LOOKED_UP
+            && spec.services.iter().all(is_bounded)
+            && spec.networks.iter().all(|it| validate::network_violations(it).is_empty());
+        if !faults.is_empty()
+            && is_sound
+            && let Ok(view) = self.proven_view().await
+        {
             let pins = self.pins(None, &[], ResolveImage::Never).await?;
             let new_id = self.random.draw(StackId::random);
             faults.note("services", self.deployment(&view, None, (spec, values), &pins, &new_id).map(drop));

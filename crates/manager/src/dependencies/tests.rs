@@ -292,11 +292,14 @@ fn only_services_that_may_go_on_are_looked_at_again() {
     assert_eq!(found(ended("app"), &gone), "db web", "also through others");
     assert_eq!(found(ended("web"), &gone), "db");
     let mut without_web = gone.clone();
+    let last = || Event::Removed(task("web", 2, TaskState::Shutdown).into_object());
     for number in 1..=2 {
+        assert!(!is_last_trace(&last(), &without_web));
         without_web.remove(Kind::Task, task("web", number, TaskState::Running).id.as_str());
     }
-    let last = Event::Removed(task("web", 2, TaskState::Shutdown).into_object());
-    assert_eq!(found(last, &without_web), "app db", "nothing says any more on which it depended");
+    assert!(is_last_trace(&last(), &without_web) && !is_last_trace(&ended("web"), &without_web));
+    let left: Vec<String> = all_leaving(&without_web).map(ToString::to_string).collect();
+    assert_eq!(left, ["app", "db"]);
     assert_eq!(found(ended("db"), &gone), "");
     let alone = view([service(ServiceSpec { restart: RestartPolicy::default(), ..spec("db:") }).into_object()]);
     assert_eq!(found(Event::Created(db), &alone), "");

@@ -63,6 +63,7 @@ pub(super) fn given_up(slot: &Slot) -> Option<&Arc<Task>> {
     let newest = slot.newest().filter(|newest| newest.id != relocates.id)?;
     let goes_nowhere = newest.pending_reason.is_some()
         || newest.status.state.is_terminal()
+        || newest.status.attempt > 1 && !newest.is_serving()
         || newest.node_id.is_some() && newest.node_id == relocates.node_id;
     goes_nowhere.then_some(relocates)
 }

@@ -6,11 +6,12 @@ mod cron;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rand::Rng;
 
 use flota_api::id::{ServiceId, TaskId};
-use flota_api::model::{FailureAction, Node, NodeState, Service, ServiceMode, Task, UpdateStatus};
+use flota_api::model::{FailureAction, Node, NodeState, Service, ServiceMode, Task, UpdateOrder, UpdateStatus};
 use flota_api::naming::task_name;
 use flota_api::object::{Kind, Object};
 use flota_api::state::DesiredState;
@@ -28,7 +29,11 @@ use crate::{dependencies, home, revisions};
 
 /// The control loop; its keys are services, and slots that have changed by themselves.
 #[derive(Debug, Default)]
-pub(crate) struct ServiceTasks;
+pub(crate) struct ServiceTasks {
+    /// Version of the view in which all services that are to stop were looked at last, because another one is not known any
+    /// more. An entry may take away many tasks at once.
+    looked_at_leaving: AtomicU64,
+}
 
 impl ControlLoop for ServiceTasks {
     fn name(&self) -> &'static str {
@@ -54,6 +59,7 @@ impl ControlLoop for ServiceTasks {
                     || old.status.state.is_terminal() != new.status.state.is_terminal()
                     // In a start-first update, the old task of the slot stops then.
                     || old.served_at != new.served_at
+                    || serves_again(old, new, view)
                     || is_updating(new, view)
                     || is_moving(new, view);
                 if is_news { vec![key_of(new, view)] } else { Vec::new() }
@@ -85,6 +91,11 @@ impl ControlLoop for ServiceTasks {
         let changed = keys.iter().map(|key| ServiceId::from(key.id));
         keys.extend(dependencies::concerned(event, changed, view).iter().map(Key::of));
         keys.extend(credentials::concerned(event, view));
+        if dependencies::is_last_trace(event, view)
+            && self.looked_at_leaving.swap(view.version, Ordering::Relaxed) != view.version
+        {
+            keys.extend(dependencies::all_leaving(view).map(Key::of));
+        }
         keys
     }
 
@@ -131,6 +142,12 @@ fn has_same_properties(old: &Node, new: &Node) -> bool {
     (&old.spec.labels, &old.address, &one.labels) == (&new.spec.labels, &new.address, &other.labels)
         && (&one.hostname, &one.os, &one.architecture, &one.variant)
             == (&other.hostname, &other.os, &other.architecture, &other.variant)
+}
+
+/// Whether the task has begun or ceased to serve while its slot has another one, which may be the one that stays.
+fn serves_again(old: &Task, new: &Task, view: &Tables) -> bool {
+    old.is_proven() != new.is_proven()
+        && view.tasks_of_slot(&new.service_id, new.slot).filter(|task| task.is_live()).nth(1).is_some()
 }
 
 /// Whether the tasks of the task's service are being replaced. Its slots then depend on each other.
@@ -180,7 +197,11 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
         false => remove(surplus, plan, cx),
     }
     let may_start = dependencies::may_start(service, view, plan);
-    let Some(room) = plan_kept(service, &kept, (room(service, &slots), may_start), view, plan, cx) else { return };
+    // A slot that the service has no more counts until its task has ended, if that can be known.
+    let counted =
+        slots.iter().filter(|(number, slot)| kept.contains_key(number) || !is_lost(slot, view)).map(|(_, slot)| slot);
+    let room = room(service, counted);
+    let Some(room) = plan_kept(service, &kept, (room, may_start), view, plan, cx) else { return };
     for (number, pinned_to) in missing.into_iter().take(if may_start { room } else { 0 }) {
         if plan.is_full(cx) {
             return;
@@ -194,12 +215,17 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
     }
 }
 
-/// Returns how many more slots may begin to work. One that the service has no more counts until its task has ended.
-fn room(service: &Service, slots: &BTreeMap<u64, Slot>) -> usize {
+/// Whether only tasks that are to stop are left in the slot, on nodes that can't report their ends.
+fn is_lost(slot: &Slot, view: &Tables) -> bool {
+    slot.live().next().is_none() && stopping_is_lost(slot, view)
+}
+
+/// Returns how many more slots may begin to work beside these.
+fn room<'a>(service: &Service, slots: impl Iterator<Item = &'a Slot>) -> usize {
     let at_once =
         service.spec.mode.max_concurrent().map_or(usize::MAX, |most| usize::try_from(most.get()).unwrap_or(usize::MAX));
     let is_counted = |slot: &&Slot| slot.is_busy() && !faults::is_on(Fault::CrowdedJob);
-    at_once.saturating_sub(slots.values().filter(is_counted).count())
+    at_once.saturating_sub(slots.filter(is_counted).count())
 }
 
 /// Plans the slots that the service has, of which so many may begin to work. Returns how many others may; `None` if the plan
@@ -388,7 +414,9 @@ fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut P
         Some(task) => {
             // The task was lost and did not fail: its successor starts at once elsewhere, as its node can't report its end.
             plan.set_desired(task, DesiredState::Shutdown);
-            if slot.successor().is_some() {
+            let starts_first = update::policy(service).order == UpdateOrder::StartFirst;
+            // Another task of the slot may still be stopping elsewhere.
+            if slot.successor().is_some() || !starts_first && !stopping_is_lost(slot, view) {
                 return;
             }
             None

@@ -156,7 +156,8 @@ impl<'a> Survey<'a> {
 
     /// Adds a slot whose current task has the present spec, or that has none.
     fn add_new(&mut self, slot: &Slot, new: Option<&Arc<Task>>) {
-        if slot.current().is_none() && slot.is_stopping() {
+        // The old task has not ended, or serves on because the new one does not.
+        if slot.current().is_none() && slot.is_stopping() || slot.predecessor().is_some() {
             self.in_flight += 1;
             return;
         }
@@ -239,7 +240,7 @@ pub(super) fn settled_at(policy: &UpdatePolicy, task: &Task) -> Option<Timestamp
 pub(super) fn proven_at(policy: &UpdatePolicy, task: &Task) -> Option<Timestamp> {
     let settled = settled_at(policy, task)?;
     match task.status.attempt {
-        _ if !task.is_serving() && !faults::is_on(Fault::BlindUpdate) => None,
+        _ if !task.is_proven() && !faults::is_on(Fault::BlindUpdate) => None,
         0..=1 => Some(settled),
         _ => Some(settled.max(task.meta.updated_at + policy.monitor)),
     }

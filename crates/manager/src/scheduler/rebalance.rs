@@ -241,17 +241,17 @@ fn at_once(service: &Service, view: &Tables) -> usize {
     let tasks: Vec<&Arc<Task>> = view.tasks_of_service(&service.id).collect();
     let is_short = |slot: &&[&Arc<Task>]| {
         let newest = slot.iter().max_by_key(|task| task.meta.order());
-        let is_wanted = slot.iter().any(|task| task.desired_state != DesiredState::Remove);
-        is_wanted && !slot.iter().any(|task| task.is_serving()) && newest.is_some_and(|task| has_trouble(task))
+        !slot.iter().any(|task| task.is_serving()) && newest.is_some_and(|task| has_trouble(task))
     };
     let slots = tasks.chunk_by(|left, right| left.slot == right.slot);
     policy.at_once().saturating_sub(slots.filter(is_short).count())
 }
 
-/// Whether something has failed in the slot of a task that does not serve, or keeps it from beginning.
+/// Whether something has failed in the slot of a task that is to serve and does not, or keeps it from beginning. A slot whose
+/// last task has ended for good holds up nothing.
 fn has_trouble(task: &Task) -> bool {
-    let has_failed = task.status.attempt > 1 || task.restart_history.in_a_row > 0 || task.status.state.is_terminal();
-    has_failed || task.pending_reason.is_some()
+    let has_failed = task.status.attempt > 1 || task.restart_history.in_a_row > 0;
+    task.is_live() && (has_failed || task.pending_reason.is_some())
 }
 
 /// Whether every node that takes tasks has the same number of the service's.

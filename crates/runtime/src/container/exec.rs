@@ -161,7 +161,7 @@ impl Execution {
         }
         settings::bind_to_cpus(pid, "process.execCPUAffinity.final", &affinity.last)?;
         settings::set_limits(pid.as_raw(), &self.process.rlimits)?;
-        // A process that says nothing is to the kernel as the container's own one.
+        // A process without a value of its own has the container's.
         let adjustment = self.process.oom_score_adj.or_else(|| spec.process.as_ref()?.oom_score_adj);
         adjustment.map_or(Ok(()), |it| settings::adjust_oom_score(pid.as_raw(), it))
     }

@@ -167,7 +167,7 @@ fn cpus_of_an_exec_are_bound_before_and_after() {
 }
 
 #[test]
-fn a_process_is_to_the_kernel_as_its_container_when_memory_is_out() {
+fn a_process_without_an_oom_score_of_its_own_has_the_containers() {
     let mut bundle = Bundle::new();
     bundle.set("/process/oomScoreAdj", json!(321)).idle().start();
     assert_eq!(bundle.exec("cat /proc/self/oom_score_adj"), "321\n");

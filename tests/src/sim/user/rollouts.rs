@@ -1,6 +1,6 @@
 //! A user who rolls out services of all policies: new releases, some of which fail, are sick or take a while to be well;
-//! earlier ones; updates that are paused, scaled meanwhile, and go on; services that are stopped, started and restarted; and fewer tasks, of
-//! which the user says which one goes.
+//! earlier ones; updates that are paused, scaled meanwhile, and go on; services that are stopped, started and restarted; and
+//! fewer tasks, of which the user says which one goes.
 
 use std::time::Duration;
 

@@ -194,7 +194,8 @@ impl Update {
 
     /// Fails with everything that is wrong with the flags for the spec that they change.
     pub(super) async fn judged(&self, client: &Client) -> anyhow::Result<()> {
-        let mut spec = super::get(client, &self.service).await?.spec.as_ref().clone();
+        let Ok(service) = super::get(client, &self.service).await else { return Ok(()) };
+        let mut spec = service.spec.as_ref().clone();
         self.apply(&mut spec, &[])?;
         error::judged(Ok(()), &spec)
     }

@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flota_api::proto::control::{Filter, ListRequest, ListValuesRequest, NetworkEndpoint};
+use flota_api::proto::control::{Filter, GetRequest, ListRequest, ListValuesRequest};
 use flota_api::proto::specs::ValueKind;
+use flota_api::reason::Reason;
 
 use crate::client::Client;
+use crate::error::reason;
 use crate::progress::{self, WaitOptions};
 
 /// Waits until the networks, secrets and configs of these stacks are gone. `stacks` has the name of each stack by its id.
@@ -30,9 +32,10 @@ async fn left(client: &Client, stack: &str) -> anyhow::Result<Option<String>> {
             |whole, page| whole.networks.extend(page.networks),
         )
         .await?;
-    let is_lost = |it: &&NetworkEndpoint| it.state == "lost";
-    let endpoints = networks.networks.iter().flat_map(|row| &row.endpoints);
-    let lost: BTreeSet<String> = endpoints.filter(is_lost).map(|it| it.node.clone()).collect();
+    let mut lost = BTreeSet::new();
+    for id in networks.networks.iter().filter_map(|row| row.network.as_ref()).map(|it| it.id.clone()) {
+        lost.extend(lost_nodes(client, id).await?);
+    }
     let networks = networks.networks.into_iter().filter_map(|row| Some(row.network?.spec?.name));
     let mut all = vec![("networks", networks.collect::<Vec<_>>())];
     for (what, kind) in [("secrets", ValueKind::Secret), ("configs", ValueKind::Config)] {
@@ -47,6 +50,17 @@ async fn left(client: &Client, stack: &str) -> anyhow::Result<Option<String>> {
         all.push((what, values.values.into_iter().filter_map(|row| Some(row.value?.spec?.name)).collect()));
     }
     Ok(described(&all, &lost.into_iter().collect::<Vec<_>>()))
+}
+
+/// Returns the hostnames of the lost nodes that have tasks in a network, which may be gone by now.
+async fn lost_nodes(client: &Client, network: String) -> anyhow::Result<Vec<String>> {
+    let request = GetRequest { name: network };
+    let got = client.read(request, |mut control, request| async move { control.get_network(request).await }).await;
+    match got {
+        Ok(row) => Ok(row.endpoints.into_iter().filter(|it| it.state == "lost").map(|it| it.node).collect()),
+        Err(error) if reason(&error) == Some(Reason::NotFound) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Says what is left, by its kinds, and on which lost nodes there may be tasks that use it; `None` if nothing is left.

@@ -107,7 +107,7 @@ const NOW: Timestamp = Timestamp(48 * 3_600_000);
 /// Runs the driver until `done`, which is checked after every entry.
 async fn drive(store: &Store, proposer: Arc<Moody>, done: impl Fn(&Tables) -> bool) {
     let loops: Vec<Box<dyn ControlLoop>> = vec![
-        Box::new(crate::orchestrator::service_tasks::ServiceTasks),
+        Box::new(crate::orchestrator::service_tasks::ServiceTasks::default()),
         Box::new(crate::scheduler::Scheduler),
         Box::new(crate::orchestrator::orphan::Orphan),
         Box::new(crate::orchestrator::reaper::Reaper),

@@ -72,7 +72,7 @@ fn plan_run(
 ) {
     let slots = slots(run, tasks);
     let kept: BTreeMap<u64, &Slot> = slots.iter().map(|(number, slot)| (*number, slot)).collect();
-    let Some(room) = plan_kept(service, &kept, (room(service, &slots), true), view, plan, cx) else { return };
+    let Some(room) = plan_kept(service, &kept, (room(service, slots.values()), true), view, plan, cx) else { return };
     let lacking = usize::try_from(run.completions).unwrap_or(usize::MAX).saturating_sub(slots.len());
     for _ in 0..lacking.min(room) {
         if plan.is_full(cx) {

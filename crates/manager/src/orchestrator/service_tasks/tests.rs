@@ -58,7 +58,7 @@ fn view(objects: impl IntoIterator<Item = Object>) -> Tables {
 
 /// Returns the plan in short form: `+slot` a new task, `id:state` another desired state, `!` another phase of the update.
 fn planned(view: &Tables) -> Vec<String> {
-    let plan = ServiceTasks.plan(&Key::of("s"), view, &mut PlanContext::at(NOW));
+    let plan = ServiceTasks::default().plan(&Key::of("s"), view, &mut PlanContext::at(NOW));
     let mut short: Vec<String> = plan
         .changes
         .iter()
@@ -168,7 +168,7 @@ fn moves_that_another_slot_holds_up_are_looked_at_again() {
         let tasks = [task("t1", 1, "a", TaskState::Running), ready.clone(), task("t3", 2, "b", other)];
         let tasks = tasks.map(StoreObject::into_object);
         let view = view([service(2).into_object(), drained.clone().into_object()].into_iter().chain(tasks));
-        let plan = ServiceTasks.plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
+        let plan = ServiceTasks::default().plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
         (plan.changes.len(), plan.retry_at)
     };
     assert_eq!(retried(TaskState::Running), (1, None));
@@ -183,7 +183,7 @@ fn a_change_in_a_slot_that_moves_concerns_its_service() {
         let view =
             view([service(2).into_object(), from.into_object(), task("t1", 1, "a", TaskState::Shutdown).into_object()]);
         let [old, new] = [TaskState::Starting, TaskState::Running].map(|state| task("t2", 1, "b", state).into_object());
-        ServiceTasks.dirtied_by(&Event::Updated { old, new }, &view)
+        ServiceTasks::default().dirtied_by(&Event::Updated { old, new }, &view)
     };
     assert_eq!(dirtied(Availability::Drain), [Key::of("s")], "the next slot may move now");
     assert_eq!(dirtied(Availability::Active), []);
@@ -238,7 +238,7 @@ fn a_move_takes_the_restarts_along_and_adds_none() {
         let last = Task { restart_history: restart_history.clone(), desired_state, ..task("t1", 1, "a", state) };
         let view = view([service(1).into_object(), last.into_object()]);
         let mut cx = PlanContext::at(NOW);
-        let plan = ServiceTasks.plan(&Key::of("s"), &view, &mut cx);
+        let plan = ServiceTasks::default().plan(&Key::of("s"), &view, &mut cx);
         let [Change::Put(Object::Task(task))] = plan.changes.as_slice() else { panic!("{:?}", plan.changes) };
         (task.restart_history.count, task.restarts())
     };
@@ -331,7 +331,7 @@ fn a_removed_task_concerns_its_slot_and_only_a_slot_that_no_longer_counts_the_se
     let gone = Task { desired_state: DesiredState::Shutdown, ..task("t1", 1, "a", TaskState::Shutdown) };
     let dirtied = |rest: Option<Task>| {
         let view = view([service(9).into_object()].into_iter().chain(rest.map(StoreObject::into_object)));
-        ServiceTasks.dirtied_by(&Event::Removed(gone.clone().into_object()), &view)
+        ServiceTasks::default().dirtied_by(&Event::Removed(gone.clone().into_object()), &view)
     };
     let next = task("t2", 1, "b", TaskState::Running);
     assert_eq!(dirtied(Some(next.clone())), [Key::slot_of(&gone)]);

@@ -159,17 +159,20 @@ fn a_task_that_does_not_serve_or_has_failed_to_move_stays() {
 
 #[test]
 fn slots_that_do_not_serve_count_where_a_move_stops_the_old_task_first() {
-    let told = |parallelism, order| {
+    let told = |parallelism, order, status: (TaskState, u32)| {
         let mut lab = Lab::new(&[("a", ""), ("b", "")]);
         lab.service("web", &["a"; 5], |spec| {
             spec.update = UpdatePolicy { parallelism: NonZeroU64::new(parallelism), order, ..UpdatePolicy::default() };
         });
-        lab.task("web.1", "web", (1, "a"), |task| task.status.state = TaskState::Failed);
+        lab.task("web.1", "web", (1, "a"), |task| (task.status.state, task.status.attempt) = status);
         lab.told().0.len()
     };
-    assert_eq!(told(1, UpdateOrder::StopFirst), 0, "a crash loop takes all of what may be missing");
-    assert_eq!(told(2, UpdateOrder::StopFirst), 1);
-    assert_eq!(told(1, UpdateOrder::StartFirst), 1, "no task is missing by such a move");
+    let crashes = (TaskState::Ready, 5);
+    assert_eq!(told(1, UpdateOrder::StopFirst, crashes), 0, "a crash loop takes all of what may be missing");
+    assert_eq!(told(2, UpdateOrder::StopFirst, crashes), 1);
+    assert_eq!(told(1, UpdateOrder::StartFirst, crashes), 1, "no task is missing by such a move");
+    assert_eq!(told(1, UpdateOrder::StopFirst, (TaskState::Starting, 1)), 1, "it will serve soon");
+    assert_eq!(told(1, UpdateOrder::StopFirst, (TaskState::Complete, 1)), 1, "it has ended for good");
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn view(service: &Service, tasks: &[Task]) -> Tables {
 /// another desired state, `run state` the newest run that is recorded.
 fn planned(view: &Tables, minutes: u64) -> Vec<String> {
     let mut cx = PlanContext::at(Timestamp(NOON.0 + minutes * 60_000));
-    let plan = ServiceTasks.plan(&Key::of("s"), view, &mut cx);
+    let plan = ServiceTasks::default().plan(&Key::of("s"), view, &mut cx);
     let short = |change: &Change| match change {
         Change::Put(Object::Task(task)) if view.task(&task.id).is_none() => {
             format!("+{}/{}", task.run.expect("it belongs to a run"), task.slot)
@@ -171,13 +171,13 @@ fn a_run_goes_on_by_the_spec_with_which_it_began() {
     let mut after = before;
     after.replace(updated.clone().into_object());
     let mut cx = PlanContext::at(NOON);
-    let plan = ServiceTasks.plan(&Key::of("s"), &after, &mut cx);
+    let plan = ServiceTasks::default().plan(&Key::of("s"), &after, &mut cx);
     let [Change::Put(Object::Task(second))] = plan.changes.as_slice() else { panic!("{:?}", plan.changes) };
     assert_eq!((second.run, second.slot, second.spec_version), (NonZeroU64::new(1), 2, 2));
     assert_eq!(second.image_digests().collect::<Vec<_>>(), ["sha256:old", "sha256:data"]);
     // The next run has the new one.
     updated.cron.runs.clear();
-    let plan = ServiceTasks.plan(
+    let plan = ServiceTasks::default().plan(
         &Key::of("s"),
         &view(&updated, &[]),
         &mut PlanContext::at(NOON + std::time::Duration::from_secs(600)),

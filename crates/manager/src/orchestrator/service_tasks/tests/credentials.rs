@@ -49,7 +49,7 @@ fn a_slot_that_was_given_up_is_tried_again_when_the_credentials_have_changed() {
 #[test]
 fn the_budget_begins_anew_with_other_credentials() {
     let objects = [bounded().into_object(), rejected(5).into_object(), registry("docker.io", 6)];
-    let plan = ServiceTasks.plan(&Key::of("s"), &view(objects), &mut PlanContext::at(NOW));
+    let plan = ServiceTasks::default().plan(&Key::of("s"), &view(objects), &mut PlanContext::at(NOW));
     let [Change::Put(Object::Task(task))] = plan.changes.as_slice() else { panic!("{:?}", plan.changes) };
     assert_eq!((task.restart_history.count, task.restarts()), (0, 1));
 }
@@ -73,7 +73,7 @@ fn a_task_that_waits_after_one_without_image_is_replaced_by_one_that_does_not() 
 #[test]
 fn other_credentials_concern_the_services_with_images_of_that_registry_alone() {
     let mut view = view([service(1).into_object()]);
-    let concerned = |view: &Tables, host| ServiceTasks.dirtied_by(&Event::Created(registry(host, 6)), view);
+    let concerned = |view: &Tables, host| ServiceTasks::default().dirtied_by(&Event::Created(registry(host, 6)), view);
     assert_eq!(concerned(&view, "docker.io"), [Key::of("s")]);
     assert_eq!(concerned(&view, "other"), []);
     let running = made("t1", 5, TaskState::Running).into_object();

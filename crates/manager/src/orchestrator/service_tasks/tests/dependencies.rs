@@ -33,7 +33,7 @@ fn first_tasks_wait_and_later_ones_do_not() {
 #[test]
 fn a_plan_that_has_waited_fails_if_what_it_has_waited_for_changes() {
     let expects = |service: &Service, tables: &Tables| {
-        let plan = ServiceTasks.plan(&Key::of(&service.id), tables, &mut PlanContext::at(NOW));
+        let plan = ServiceTasks::default().plan(&Key::of(&service.id), tables, &mut PlanContext::at(NOW));
         plan.expects.contains(&(Kind::Service, "d".into()))
     };
     let web = dependent(service(1));
@@ -56,7 +56,7 @@ fn a_new_run_of_a_job_ends_the_one_before_and_waits() {
     // Neither the slot by itself gets on, nor the service.
     tables.put(Task { desired_state: DesiredState::Shutdown, ..task("t1", 1, "a", TaskState::Shutdown) }.into_object());
     for key in [Key::of("s"), Key::slot_of(&old)] {
-        assert_eq!(ServiceTasks.plan(&key, &tables, &mut PlanContext::at(NOW)).changes, []);
+        assert_eq!(ServiceTasks::default().plan(&key, &tables, &mut PlanContext::at(NOW)).changes, []);
     }
     db(TaskState::Running).into_iter().for_each(|object| tables.put(object));
     assert_eq!(planned(&tables), ["+1 after 0 ms"]);
@@ -83,7 +83,7 @@ fn what_others_need_stops_after_them_whether_it_was_stopped_or_removed() {
         ..service
     };
     let planned_of = |id: &str, tables: &Tables| {
-        let plan = ServiceTasks.plan(&Key::of(id), tables, &mut PlanContext::at(NOW));
+        let plan = ServiceTasks::default().plan(&Key::of(id), tables, &mut PlanContext::at(NOW));
         plan.changes.len()
     };
     let mut tables = with(&dependent(service(1)), db(TaskState::Running));

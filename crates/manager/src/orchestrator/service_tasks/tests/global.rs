@@ -36,7 +36,7 @@ fn planned_for(
     objects.extend(nodes.into_iter().map(StoreObject::into_object));
     let view = view(objects);
     let mut short = planned(&view);
-    let plan = ServiceTasks.plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
+    let plan = ServiceTasks::default().plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
     let new = plan.changes.iter().filter_map(|change| match change {
         Change::Put(Object::Task(task)) if view.task(&task.id).is_none() => {
             Some(format!("{} on {}", task.slot, task.pinned_to.as_ref().expect("it has a node of its own")))
@@ -135,7 +135,7 @@ fn a_node_concerns_global_services_when_it_comes_goes_or_changes() {
     let view = view([global().into_object()]);
     let dirtied = |old: Node, new: Node| {
         let event = Event::Updated { old: old.into_object(), new: new.into_object() };
-        !ServiceTasks.dirtied_by(&event, &view).is_empty()
+        !ServiceTasks::default().dirtied_by(&event, &view).is_empty()
     };
     let ready = || node("a", NodeState::Ready);
     assert!(!dirtied(ready(), ready()));
@@ -145,9 +145,9 @@ fn a_node_concerns_global_services_when_it_comes_goes_or_changes() {
     labelled.spec.labels.insert("zone".into(), "a".into());
     assert!(dirtied(ready(), labelled));
     let created = Event::Created(node("c", NodeState::Ready).into_object());
-    assert_eq!(ServiceTasks.dirtied_by(&created, &view), [Key::of("s")]);
+    assert_eq!(ServiceTasks::default().dirtied_by(&created, &view), [Key::of("s")]);
     let removed = Event::Removed(ready().into_object());
-    assert_eq!(ServiceTasks.dirtied_by(&removed, &view), [Key::of("s")]);
+    assert_eq!(ServiceTasks::default().dirtied_by(&removed, &view), [Key::of("s")]);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_node_gets_its_next_task_when_the_one_before_has_ended() {
     let ended = Task { status: TaskStatus { state: TaskState::Shutdown, ..TaskStatus::default() }, ..leaving.clone() };
     assert_eq!(planned_for(global(), [ended, on("a", 2)], []), ["3 on b"]);
     let view = view([global().into_object()]);
-    assert_eq!(ServiceTasks.dirtied_by(&Event::Removed(leaving.into_object()), &view), [Key::of("s")]);
+    assert_eq!(ServiceTasks::default().dirtied_by(&Event::Removed(leaving.into_object()), &view), [Key::of("s")]);
 }
 
 #[test]

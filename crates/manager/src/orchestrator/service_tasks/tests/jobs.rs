@@ -18,7 +18,7 @@ fn of_run(id: &str, run: u64, state: TaskState) -> Task {
 /// The run and slot of the task that is made for a job with these tasks; `None` if there is nothing to do.
 fn made(job: &Service, tasks: &[Task]) -> Option<(Option<u64>, u64)> {
     let objects = [job.clone().into_object()].into_iter().chain(tasks.iter().map(|it| it.clone().into_object()));
-    let plan = ServiceTasks.plan(&Key::of("s"), &view(objects), &mut PlanContext::at(NOW));
+    let plan = ServiceTasks::default().plan(&Key::of("s"), &view(objects), &mut PlanContext::at(NOW));
     match plan.changes.as_slice() {
         [] => None,
         [Change::Put(Object::Task(task))] => Some((task.run.map(NonZeroU64::get), task.slot)),
@@ -57,6 +57,8 @@ fn no_more_slots_work_at_once_than_may_also_while_a_slot_that_is_not_wanted_any_
     }
     let ended = Task { slot: 2, desired_state: DesiredState::Remove, ..of_run("t1", 1, TaskState::Shutdown) };
     assert_eq!(made(&job(1), &[ended]), Some((Some(2), 1)));
+    let lost = Task { node_id: Some("gone".into()), ..begun(2) };
+    assert_eq!(made(&job(1), &[lost]), Some((Some(2), 1)), "nobody can say that it has ended");
 }
 
 #[test]
@@ -66,7 +68,7 @@ fn what_a_task_has_done_while_it_was_told_to_stop_is_not_done_again_unless_a_use
     assert_eq!(made(&job(1), &[done(DesiredState::Remove)]), Some((Some(1), 2)), "its own number is not free yet");
     let [old, new] = [DesiredState::Running, DesiredState::Remove].map(|it| done(it).into_object());
     let view = view([job(1).into_object(), new.clone()]);
-    assert_eq!(ServiceTasks.dirtied_by(&Event::Updated { old, new }, &view), [Key::of("s")]);
+    assert_eq!(ServiceTasks::default().dirtied_by(&Event::Updated { old, new }, &view), [Key::of("s")]);
     let stopped = Task { desired_state: DesiredState::Shutdown, ..of_run("t1", 1, TaskState::Shutdown) };
     assert_eq!(made(&job(1), &[stopped]), Some((Some(1), 1)));
 }

@@ -136,7 +136,7 @@ fn a_lost_task_of_a_paused_update_comes_back_with_the_spec_that_its_slot_has() {
     for task in [new(TaskState::Running), moved] {
         view.put(task.into_object());
     }
-    let plan = ServiceTasks.plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
+    let plan = ServiceTasks::default().plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
     let [Change::Put(Object::Task(task))] = &plan.changes[..] else { panic!("one new task: {:?}", plan.changes) };
     assert_eq!((task.slot, task.spec_version), (2, 1));
 }

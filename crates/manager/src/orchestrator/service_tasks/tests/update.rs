@@ -67,7 +67,7 @@ pub(super) fn planned_of(service: Service, tasks: impl IntoIterator<Item = Task>
 fn looks_at(policy: UpdatePolicy, tasks: impl IntoIterator<Item = Task>) -> Option<u64> {
     let tasks = tasks.into_iter().map(StoreObject::into_object);
     let view = view([updated(policy).into_object()].into_iter().chain(tasks));
-    let plan = ServiceTasks.plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
+    let plan = ServiceTasks::default().plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
     plan.retry_at.map(|at| at.0 - NOW.0)
 }
 
@@ -129,6 +129,14 @@ fn the_end_of_the_old_task_is_waited_for() {
 fn the_end_of_a_task_on_a_node_that_is_gone_is_not_waited_for() {
     let lost = told_to_stop(task("t0", 1, "gone", TaskState::Running));
     assert_eq!(planned_with([lost, stopped(old(1)), successor(TaskState::Ready), old(2)]), ["n1:running"]);
+}
+
+#[test]
+fn a_lost_task_is_replaced_once_the_one_before_it_has_ended() {
+    let lost = Task { node_id: Some("gone".into()), ..new(TaskState::Running) };
+    let planned = |before: Task| planned_with([before, lost.clone(), old(2)]);
+    assert_eq!(planned(told_to_stop(old(1))), ["n1:shutdown"], "else the slot would run twice");
+    assert_eq!(planned(stopped(old(1))), ["+1 after 0 ms", "n1:shutdown"]);
 }
 
 #[test]
@@ -245,7 +253,7 @@ fn a_task_that_starts_to_serve_concerns_its_slot_while_the_update_is_paused_too(
     let [old, new] = [None, Some(NOW)].map(|served_at| Task { served_at, ..new(TaskState::Running) });
     let key = Key::slot_of(&new);
     let event = Event::Updated { old: old.into_object(), new: new.into_object() };
-    assert_eq!(ServiceTasks.dirtied_by(&event, &view), [key]);
+    assert_eq!(ServiceTasks::default().dirtied_by(&event, &view), [key]);
 }
 
 #[test]
@@ -395,7 +403,7 @@ fn time_in_which_no_manager_led_does_not_count_against_a_new_task() {
     let view = view([updated(policy).into_object()].into_iter().chain(tasks));
     let plan = |led_since| {
         let mut cx = PlanContext { led_since, ..PlanContext::at(NOW) };
-        ServiceTasks.plan(&Key::of("s"), &view, &mut cx)
+        ServiceTasks::default().plan(&Key::of("s"), &view, &mut cx)
     };
     let plan_now = plan(Timestamp(NOW.0 - 5_000));
     assert_eq!((plan_now.changes.len(), plan_now.retry_at), (0, Some(NOW + Duration::from_secs(15))));
@@ -449,6 +457,16 @@ fn the_task_that_serves_stays_while_the_one_that_was_to_take_its_place_comes_and
     assert_eq!(planned(come_back(TaskState::Ready, 500)), [""; 0], "it does not serve");
     assert_eq!(planned(come_back(TaskState::Running, 500)), [""; 0], "it may fail again");
     assert_eq!(planned(come_back(TaskState::Running, 60_000)), ["t1:shutdown"]);
+    // The slot is looked at again when the task serves again, also when the update has ended.
+    let ended = Service { update: UpdateStatus::default(), spec_version: 2, ..back };
+    let (old_task, new_task) = (come_back(TaskState::Ready, 500), come_back(TaskState::Running, 0));
+    let mut view = view([ended.into_object(), old(1).into_object(), new_task.clone().into_object()]);
+    let event = || Event::Updated { old: old_task.clone().into_object(), new: new_task.clone().into_object() };
+    assert_eq!(ServiceTasks::default().dirtied_by(&event(), &view), [Key::slot_of(&new_task)]);
+    let plan = ServiceTasks::default().plan(&Key::slot_of(&new_task), &view, &mut PlanContext::at(NOW));
+    assert_eq!(plan.retry_at, Some(NOW + policy.monitor), "and once more when it is proven");
+    view.remove(Kind::Task, "t1");
+    assert_eq!(ServiceTasks::default().dirtied_by(&event(), &view), [], "it is alone");
 }
 
 #[test]
@@ -484,7 +502,7 @@ fn an_update_goes_on_with_a_task_that_its_lost_node_keeps_once_the_node_is_back(
     let back = view(ended, NodeState::Ready);
     assert_eq!(planned(&back), ["! updating (spec 2): "]);
     let [old, new] = [NodeState::Down, NodeState::Ready].map(|state| node("a", state).into_object());
-    assert_eq!(ServiceTasks.dirtied_by(&Event::Updated { old, new }, &back), [Key::of("s")]);
+    assert_eq!(ServiceTasks::default().dirtied_by(&Event::Updated { old, new }, &back), [Key::of("s")]);
     let paused = UpdateStatus::begun(1).paused("it fell".into());
     assert_eq!(planned(&view(paused, NodeState::Ready)), [""; 0], "a user decides");
 }
@@ -523,7 +541,7 @@ fn a_slot_that_is_added_while_a_failed_update_is_paused_gets_the_spec_that_serve
         let tasks = [new(TaskState::Running), old(2)].map(StoreObject::into_object);
         // The spec before is kept as long as tasks have it.
         let view = view([super::service(2).into_object()].into_iter().chain(tasks).chain([service.into_object()]));
-        let plan = ServiceTasks.plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
+        let plan = ServiceTasks::default().plan(&Key::of("s"), &view, &mut PlanContext::at(NOW));
         plan.changes.iter().find_map(|change| match change {
             Change::Put(Object::Task(task)) if task.slot == 3 => Some(task.spec_version),
             _ => None,
