@@ -93,7 +93,7 @@ impl Progress {
         match self.update.phase {
             _ if let Some(done) = self.tasks.done => format!("{done} of {desired} tasks done, {running} running"),
             // A service that is stopped or was removed has no desired number of tasks.
-            _ if *desired == 0 && *running > 0 => format!("{running} tasks are left"),
+            _ if *desired == 0 && *running > 0 => left(*running),
             _ if *desired == 0 && !converged => "stopping".to_owned(),
             UpdatePhase::Updating | UpdatePhase::RollingBack if self.is_replaced() => {
                 format!("{replaced}, and watched for failures")
@@ -180,6 +180,10 @@ fn show(target: &Awaited, progress: &Progress, line: &mut ProgressLine) -> anyho
     Ok(if progress.tasks.converged { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
+fn left(tasks: u64) -> String {
+    if tasks == 1 { "1 task is left".into() } else { format!("{tasks} tasks are left") }
+}
+
 fn hangs(target: &Awaited, last: &Progress, timeout: Duration) -> anyhow::Error {
     let (name, waited) = (&target.name, timeout.as_secs_f64());
     let ServiceProgress { running, desired, outdated, .. } = &last.tasks;
@@ -188,7 +192,7 @@ fn hangs(target: &Awaited, last: &Progress, timeout: Duration) -> anyhow::Error 
     let what = match (desired, outdated) {
         _ if let Some(done) = last.tasks.done => format!("{done} of {desired} tasks have done their work"),
         (0, _) if *running == 0 => "tasks have not stopped yet".to_owned(),
-        (0, _) => format!("{running} tasks are left"),
+        (0, _) => left(*running),
         (_, 0) if last.update.is_active() && last.is_replaced() => {
             format!("the {update} is not done: all {desired} tasks run, and are watched for failures")
         }
@@ -287,6 +291,8 @@ mod tests {
         let mut stopped = report(Completed, None, 2, 0);
         stopped.tasks.desired = 0;
         assert_eq!(stopped.line(), "2 tasks are left");
+        stopped.tasks.running = 1;
+        assert_eq!(stopped.line(), "1 task is left");
         stopped.tasks.running = 0;
         assert_eq!(stopped.line(), "stopping");
         stopped.tasks.converged = true;
