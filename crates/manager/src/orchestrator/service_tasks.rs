@@ -1,31 +1,31 @@
 //! Gives a service the tasks that its mode asks for: creates tasks, replaces those that were lost or
-//! that failed for good, scales down, carries an update from slot to slot, and moves tasks off drained nodes. The child
-//! `cron` does the same for the runs of a service of the mode cron.
+//! that failed for good, scales down, carries an update from slot to slot, and moves tasks off drained nodes. The children
+//! plan one slot (`slot_tasks`), an update (`updating`), and the runs of a service of the mode cron (`cron`).
 
 mod cron;
+mod slot_tasks;
+mod updating;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rand::Rng;
-
-use flota_api::id::{ServiceId, TaskId};
-use flota_api::model::{FailureAction, Node, NodeState, Service, ServiceMode, Task, UpdateOrder, UpdateStatus};
-use flota_api::naming::task_name;
+use flota_api::id::ServiceId;
+use flota_api::model::{Node, NodeState, Service, ServiceMode, Task};
 use flota_api::object::{Kind, Object};
 use flota_api::state::DesiredState;
 use flota_raft_store::faults::{self, Fault};
 use flota_raft_store::{Event, Tables};
 
-use super::after_end::{self, AfterEnd, after_end, delayed};
+use slot_tasks::{plan_slot, put_new, stopping_is_lost};
+use updating::{advance_update, caught_up, record_failures};
+
 use super::places::{Places, places};
 use super::slot::{Slot, slots};
-use super::{credentials, moves, task_factory, update};
+use super::{credentials, moves, task_factory};
 use crate::control_loop::{ControlLoop, Key};
+use crate::dependencies;
 use crate::plan::{Plan, PlanContext};
-use crate::wanted::{self, Eligibility};
-use crate::{dependencies, home, revisions};
 
 /// The control loop; its keys are services, and slots that have changed by themselves.
 #[derive(Debug, Default)]
@@ -261,71 +261,6 @@ fn plan_kept(
     Some(room)
 }
 
-/// Records which new tasks have failed, and what follows from that; returns whether there are any. This comes before they
-/// are replaced, because their failures can't be seen afterwards.
-fn record_failures(
-    service: &Service,
-    slots: &BTreeMap<u64, Slot>,
-    view: &Tables,
-    plan: &mut Plan,
-    cx: &PlanContext,
-) -> bool {
-    let counted: BTreeMap<u64, &Slot> =
-        slots.iter().filter(|(_, slot)| slot.counts()).map(|(number, slot)| (*number, slot)).collect();
-    let failed_slots = &service.update.failed_slots;
-    let gone = |number: &u64| !counted.contains_key(number);
-    if failed_slots.iter().any(gone) {
-        // A slot that gets the number anew is watched as any other.
-        let failed_slots = failed_slots.iter().copied().filter(|number| !gone(number)).collect();
-        plan.put(Service { update: UpdateStatus { failed_slots, ..service.update.clone() }, ..service.clone() });
-        return true;
-    }
-    let failures = update::outlook(service, &counted, view, cx).failures;
-    let Some((number, why)) = failures.first_key_value() else { return false };
-    let reason = format!("{}: {why}", task_name(&service.spec.name, *number));
-    let mut update = service.update.clone();
-    update.failed_slots.extend(failures.keys());
-    let policy = update::policy(service);
-    let tasks = usize::try_from(wanted::tasks(service, view)).unwrap_or(usize::MAX);
-    let is_lenient = faults::is_on(Fault::LenientUpdate);
-    let changed = if is_lenient || policy.tolerates(update.failed_slots.len(), tasks) {
-        Service { update: UpdateStatus { reason: Some(reason), ..update }, ..service.clone() }
-    } else {
-        let rolled_back = match policy.failure_action {
-            FailureAction::Rollback if !update.is_rollback() => {
-                revisions::rolled_back(service, reason.clone(), view, plan)
-            }
-            FailureAction::Rollback | FailureAction::Pause | FailureAction::Continue => None,
-        };
-        rolled_back.unwrap_or_else(|| Service { update: update.paused(reason), ..service.clone() })
-    };
-    plan.put(changed);
-    true
-}
-
-/// Returns the status of an update that goes on now: it had ended while nodes were away that have tasks of an earlier spec,
-/// or an older build has begun it and did not note whether it had ended.
-fn caught_up(service: &Service, kept: &BTreeMap<u64, &Slot>, view: &Tables) -> Option<UpdateStatus> {
-    let update = &service.update;
-    let has_ended = !service.spec.mode.is_job() && !update.is_active() && !update.is_paused();
-    let eligible = Eligibility::of(service, view);
-    let is_late = |(number, slot): (&u64, &&Slot)| {
-        update::is_outdated(slot)
-            && !update.failed_slots.contains(number)
-            && !update::waits_for_node(&eligible, slot, view)
-    };
-    (has_ended && kept.iter().any(is_late)).then(|| update.resumed(update.failed_slots.clone()))
-}
-
-fn plan_slot(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
-    if let Some(task) = moves::given_up(slot) {
-        plan.put(Task { relocates: false, ..task.as_ref().clone() });
-        return;
-    }
-    stop_doubles(service, number, slot, plan, cx);
-    fill(service, number, slot, view, plan, cx);
-}
-
 /// Removes these tasks of a service that was removed or stopped, once those that depend on it have stopped.
 fn stop<'a>(
     id: &ServiceId,
@@ -346,165 +281,6 @@ fn remove<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, plan: &mut Plan, cx: &
         }
         plan.set_desired(task, DesiredState::Remove);
     }
-}
-
-/// Stops every task of a slot that is neither its current task nor its successor, nor serves until its current one does. If
-/// that has failed, it is stopped instead, and the one that serves stays.
-fn stop_doubles(service: &Service, number: u64, slot: &Slot, plan: &mut Plan, cx: &PlanContext) {
-    if faults::is_on(Fault::DoublePlacement) {
-        return;
-    }
-    let settled = slot.current().and_then(|task| update::proven_at(update::policy(service), task));
-    let is_settled = settled.is_some_and(|at| at <= cx.now) || faults::is_on(Fault::EarlyStop);
-    let predecessor = slot.predecessor().filter(|_| !is_settled);
-    if let Some(at) = settled.filter(|_| predecessor.is_some()) {
-        plan.retry_at(at);
-    }
-    let has_failed = predecessor.is_some() && service.update.failed_slots.contains(&number);
-    let current = slot.current().filter(|_| !has_failed);
-    let kept = [current, slot.successor(), predecessor].map(|task| task.map(|task| &task.id));
-    for task in slot.live().filter(|task| !kept.contains(&Some(&task.id))) {
-        plan.set_desired(task, DesiredState::Shutdown);
-    }
-}
-
-/// Gives the slot a task that may run if it should have one.
-fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
-    let lost = |task: &Arc<Task>| {
-        let node = view.node_of(task);
-        let gone = node.is_none_or(|node| node.state == NodeState::Down);
-        task.node_id.is_some() && gone && !home::waits_for_node(task, view)
-    };
-    if after_end::is_done(service, slot) {
-        // A task that was prepared to take its place has nothing left to do.
-        slot.live().for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
-        return;
-    }
-    if let Some(waiting) = credentials::waits_in_vain(slot, view) {
-        plan.set_desired(waiting, DesiredState::Shutdown);
-        return;
-    }
-    // Its task stays where it is after all, as its node is no longer drained.
-    let stays = |task: &Arc<Task>| !moves::is_leaving(task, view) && !lost(task);
-    if let Some((new, old)) = slot.move_under_way() {
-        // With the next look at the slot, the old task is its current one again.
-        if !new.is_serving() && stays(old) || !stays(new) {
-            plan.set_desired(new, DesiredState::Shutdown);
-            return;
-        }
-    }
-    if let Some(successor) = slot.successor() {
-        // A slot whose new task has failed keeps its old one until a user decides.
-        let is_given_up = service.update.failed_slots.contains(&number) && update::is_outdated(slot);
-        let is_needless = slot.current().is_some_and(|task| task.spec_version == service.spec_version && stays(task));
-        let is_leaving = moves::is_leaving(successor, view);
-        if lost(successor) || is_leaving || is_needless || is_given_up || successor.spec_version != service.spec_version
-        {
-            plan.set_desired(successor, DesiredState::Shutdown);
-        } else if slot.current().is_none() && (stopping_is_lost(slot, view) || faults::is_on(Fault::EarlySuccessor)) {
-            // The old task has ended, so its place is free.
-            plan.set_desired(successor, DesiredState::Running);
-        }
-        if slot.current().is_none_or(|task| !lost(task)) {
-            return;
-        }
-    }
-    let not_before = match slot.current() {
-        Some(task) if !lost(task) => return,
-        Some(task) => {
-            // The task was lost and did not fail: its successor starts at once elsewhere, as its node can't report its end.
-            plan.set_desired(task, DesiredState::Shutdown);
-            let starts_first = update::policy(service).order == UpdateOrder::StartFirst;
-            // Another task of the slot may still be stopping elsewhere.
-            if slot.successor().is_some() || !starts_first && !stopping_is_lost(slot, view) {
-                return;
-            }
-            None
-        }
-        None => match slot.newest().map(|last| (last, after_end(service, last))) {
-            // The slot gets a new task only once the old one has ended.
-            _ if !stopping_is_lost(slot, view) => return,
-            Some((last, _)) if credentials::have_changed_for(last, view) => None,
-            Some((_, AfterEnd::Stay)) => return,
-            Some((last, AfterEnd::ReplaceLater)) => Some(delayed(service, last)),
-            Some((_, AfterEnd::Replace)) | None => None,
-        },
-    };
-    let task = task_factory::make(service, number, slot.newest(), not_before, view, cx);
-    put_new(task, plan, cx);
-}
-
-/// Creates this task; with the fault `DoublePlacement` on, sometimes also a second one in its slot.
-fn put_new(task: Task, plan: &mut Plan, cx: &mut PlanContext) {
-    if faults::is_on(Fault::DoublePlacement) && cx.rng.random_ratio(1, 5) {
-        plan.put(Task { id: TaskId::random(&mut cx.rng), ..task.clone() });
-    }
-    plan.put(task);
-}
-
-/// Whether every task that is stopping is on a node that can't report its end. Such tasks are not waited for, unless the
-/// task belongs to that node: the container may still run there.
-fn stopping_is_lost(slot: &Slot, view: &Tables) -> bool {
-    slot.stopping().all(|task| unreachable(task, view) && !home::waits_for_node(task, view))
-}
-
-/// Whether no node can report the end of the task.
-fn unreachable(task: &Task, view: &Tables) -> bool {
-    view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
-}
-
-fn advance_update(
-    service: &Arc<Service>,
-    kept: &BTreeMap<u64, &Slot>,
-    view: &Tables,
-    plan: &mut Plan,
-    cx: &mut PlanContext,
-) {
-    let is_active = service.update.is_active() || faults::is_on(Fault::DeafPause) && service.update.is_paused();
-    if !is_active || !plan.changes.is_empty() {
-        return;
-    }
-    let outlook = update::outlook(service, kept, view, cx);
-    if outlook.is_done {
-        plan.put(Service { update: service.update.completed(), ..service.as_ref().clone() });
-        return;
-    }
-    let may_begin = dependencies::may_update(service, view, plan);
-    for step in outlook.steps {
-        if plan.is_full(cx) {
-            return;
-        }
-        if !may_begin && step.begins() {
-            continue;
-        }
-        match step {
-            update::Step::Prepare(number) => {
-                let task = task_factory::make(service, number, None, None, view, cx);
-                plan.put(Task { desired_state: DesiredState::Ready, ..task });
-            }
-            update::Step::Start(number) => {
-                // A slot has two tasks at most: one that serves, and the new one. Until the task of an earlier update has
-                // settled, the one before it stays.
-                if let Some(slot) = kept.get(&number) {
-                    let serving = slot.predecessor().or_else(|| slot.current().filter(|task| task.is_serving()));
-                    let others = slot.live().filter(|task| serving.is_none_or(|serving| serving.id != task.id));
-                    others.for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
-                }
-                put_new(task_factory::make(service, number, None, None, view, cx), plan, cx);
-            }
-            update::Step::StartPrepared(number) => {
-                if let Some(task) = kept.get(&number).and_then(|slot| slot.successor()) {
-                    plan.put(Task { desired_state: DesiredState::Running, ..task.as_ref().clone() });
-                }
-            }
-            update::Step::Replace(number) => {
-                if let Some(task) = kept.get(&number).and_then(|slot| slot.current()) {
-                    plan.set_desired(task, DesiredState::Shutdown);
-                }
-            }
-        }
-    }
-    outlook.look_at.into_iter().for_each(|at| plan.retry_at(at));
 }
 
 #[cfg(test)]

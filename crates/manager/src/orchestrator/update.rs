@@ -3,7 +3,7 @@
 //!
 //! Stop-first: the new task is prepared (it has a node, and its image is there) before the old one is stopped, so a spec
 //! that can't run never stops a running task. The one exception is a new task that only lacks the resources that the old
-//! one holds. Start-first: the old task is stopped once the new one serves (`service_tasks.rs: stop_doubles`).
+//! one holds. Start-first: the old task is stopped once the new one serves (`stop_doubles` of `service_tasks/slot_tasks.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

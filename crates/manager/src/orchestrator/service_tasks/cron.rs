@@ -13,7 +13,8 @@ use flota_api::object::Kind;
 use flota_api::state::DesiredState;
 use flota_raft_store::Tables;
 
-use super::{plan_kept, put_new, room, stopping_is_lost};
+use super::slot_tasks::{put_new, stopping_is_lost};
+use super::{plan_kept, room};
 use crate::orchestrator::after_end::is_given_up;
 use crate::orchestrator::moves;
 use crate::orchestrator::runs::{self, RunProgress};

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::plan::Change;
+use crate::{revisions, wanted};
 use flota_api::model::{
-    Availability, Node, NodeState, RestartCondition, RestartHistory, RestartPolicy, ServiceMode, ServiceSpec,
-    TaskStatus,
+    Availability, FailureAction, Node, NodeState, RestartCondition, RestartHistory, RestartPolicy, ServiceMode,
+    ServiceSpec, TaskStatus, UpdateStatus,
 };
 use flota_api::object::{Object, StoreObject};
 use flota_api::state::TaskState;
