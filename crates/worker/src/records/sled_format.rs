@@ -1,5 +1,4 @@
-//! The task database of an earlier version, in a sled tree, which is only read, to be imported. sled alone takes 19 MiB of
-//! memory, most of it for histograms of its own work that it never uses here.
+//! The task database of an earlier version, in a sled tree, which is only read, to be imported (docs/store.md says why).
 //!
 //! A record was sealed as a whole and stored in parts. The key consists of the task's id, a zero byte, and the part's number in
 //! big endian.
