@@ -309,8 +309,8 @@ fn is_leaving(id: &ServiceId, view: &Tables) -> bool {
     is_to_stop(id, view) && view.tasks_of_service(id).next().is_some()
 }
 
-/// Returns the services that may go on after this event, because of what it has changed in another one that is still known. `changed` are those
-/// for which the orchestrator looks again itself, which a change of a node concerns.
+/// Returns the services that may go on after this event, because of what it has changed in another one that is still known.
+/// `changed` are those for which the orchestrator looks again itself, which a change of a node concerns.
 pub(crate) fn concerned(event: &Event, changed: impl Iterator<Item = ServiceId>, view: &Tables) -> BTreeSet<ServiceId> {
     let mut found = BTreeSet::new();
     if !view.has_dependents() {

@@ -45,7 +45,7 @@ pub trait TaskRecords: fmt::Debug + Send + Sync {
     /// An I/O error. The record may still exist.
     fn remove(&self, task: &TaskId) -> BoxFuture<'static, io::Result<()>>;
 
-    /// Returns every readable record. An unreadable one is removed and logged; the leader sends its task again.
+    /// Returns every readable record. A damaged one is removed and logged; the leader sends its task again.
     fn load(&self) -> Vec<Record>;
 
     /// Closes the files, so that another worker of this process can open them. Later saves have no effect.

@@ -98,4 +98,15 @@ mod tests {
         let refused = many.refuse().expect_err("all are wrong").to_string();
         assert!(refused.contains("networks[49]") && !refused.contains("networks[50]"), "{refused}");
     }
+
+    #[test]
+    fn a_refusal_fits_into_a_header_and_says_how_much_is_left_out() {
+        let long = |number: usize| Violation { field: format!("env[{number}]"), why: "x".repeat(200) };
+        let mut faults = Faults::default();
+        faults.extend((0..1_000).map(long).collect());
+        let refused = faults.refuse().expect_err("all are wrong").to_string();
+        assert!(refused.len() < 5 << 10, "{} bytes", refused.len());
+        let told = refused.matches("env[").count();
+        assert!(told > 10 && refused.ends_with(&format!("; and {} more", 1_000 - told)), "{refused}");
+    }
 }

@@ -2,7 +2,7 @@
 //! power failure. A new record takes the place of the one before by a rename (rename(2)), so that a daemon which is killed
 //! leaves one or the other.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -38,7 +38,11 @@ impl FileRecords {
             }
         }
         // No task goes on before that is complete, so after a crash it may be done again.
-        sled_format::import(dir, |sealed| sealed.into_iter().try_for_each(|(task, it)| records.put(&task, &it)))?;
+        sled_format::import(dir, |sealed| {
+            // A damaged key must not keep the daemon from its start.
+            let sound = sealed.into_iter().filter(|(task, _)| is_id(task));
+            sound.into_iter().try_for_each(|(task, it)| records.put(&task, &it))
+        })?;
         Ok(records)
     }
 
@@ -64,7 +68,7 @@ impl FileRecords {
         })
     }
 
-    /// Returns every readable record. An unreadable one is removed and logged.
+    /// Returns every readable record. A damaged one is removed and logged; one that can't be read now is only logged.
     pub(super) fn load(&self) -> Vec<Record> {
         let files = self.files().unwrap_or_else(|error| {
             tracing::error!(%error, "failed to read the task database");
@@ -72,7 +76,14 @@ impl FileRecords {
         });
         let mut found = Vec::new();
         for (path, task) in files {
-            match self.read(&path, &task) {
+            let bytes = match read(&path) {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    tracing::error!(task.id = task, %error, "failed to read a task's record");
+                    continue;
+                }
+            };
+            match self.open_record(&task, &bytes) {
                 Ok(record) => found.push(record),
                 Err(error) => {
                     tracing::warn!(task.id = task, %error, "dropping a task's damaged record");
@@ -107,7 +118,7 @@ impl FileRecords {
             return Err(io::Error::other("the task database is closed"));
         }
         // A leader gives no other ids, and none may lead out of the folder.
-        let is_id = !task.is_empty() && task.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let is_id = is_id(task);
         is_id.then(|| self.dir.join(task)).ok_or_else(|| io::Error::other(format!("`{task}` is not the id of a task")))
     }
 
@@ -123,13 +134,21 @@ impl FileRecords {
         Ok(found)
     }
 
-    fn read(&self, path: &Path, task: &str) -> io::Result<Record> {
-        if fs_err::metadata(path)?.len() > BOUND {
-            return Err(io::Error::other("it is too long"));
-        }
-        let plain = self.sealer.open(&sealed_as(task), &fs_err::read(path)?).map_err(io::Error::other)?;
+    fn open_record(&self, task: &str, sealed: &[u8]) -> io::Result<Record> {
+        let plain = self.sealer.open(&sealed_as(task), sealed).map_err(io::Error::other)?;
         Record::decode(&plain)
     }
+}
+
+fn is_id(task: &str) -> bool {
+    !task.is_empty() && task.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// Returns what is in a file; of one that is too long for a record, a beginning that can't be opened.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs_err::File::open(path)?.take(BOUND).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

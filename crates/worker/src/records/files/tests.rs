@@ -88,6 +88,7 @@ fn no_id_leads_out_of_the_folder() {
 fn write_sled(dir: &Path, records: &[Record]) {
     let db = sled::Config::new().path(dir.join("sled")).open().expect("it opens");
     db.insert([0], &[]).expect("written");
+    db.insert(b"../odd\0\0\0\0\0", b"a damaged key").expect("written");
     for record in records {
         let task = record.assignment.task_id.as_str();
         let sealed = sealer().seal(&sealed_as(task), &record.encode());
