@@ -109,6 +109,13 @@ fn reap(slot: &[&Arc<Task>], view: &Tables, plan: &mut Plan) {
         if nowhere || (unwanted && ended) || !kept {
             plan.remove(Kind::Task, &task.id);
         }
+        // An earlier loop may have made history of it in this pass. If its changes meet a conflict, so must this one.
+        if !kept {
+            newest.iter().take(1).for_each(|it| plan.expect(Kind::Task, &it.id));
+            if service.is_some() && (task.run.is_some() || task.has_done_its_work()) {
+                plan.expect(Kind::Service, &task.service_id);
+            }
+        }
     }
 }
 
@@ -248,6 +255,27 @@ mod tests {
             ["a", "c"],
             "run 1 is forgotten, and one task of it has to end yet"
         );
+    }
+
+    #[test]
+    fn what_is_history_depends_on_what_has_made_it_so() {
+        use TaskState::{Complete, Failed};
+        let mut view = Tables::default();
+        let spec = Arc::new(ServiceSpec::default());
+        view.put(Service { id: "s".into(), spec, ..Service::default() }.into_object());
+        view.put(Node { id: "n".into(), ..Node::default() }.into_object());
+        let limit = NonZeroU64::new(1);
+        view.put(Cluster { id: "c".into(), task_history_limit: limit, ..Cluster::default() }.into_object());
+        let expected = |tasks: &[Task]| {
+            let mut view = view.clone();
+            tasks.iter().for_each(|task| view.put(task.clone().into_object()));
+            let plan = Reaper.plan(&Key::of("s"), &view, &mut PlanContext::at(Timestamp::default()));
+            plan.expects.iter().map(|(kind, id)| format!("{kind} {id}")).collect::<Vec<_>>().join(", ")
+        };
+        let newest = task("aaaa", TaskState::Pending);
+        assert_eq!(expected(&[task("a", Complete), newest.clone()]), "task aaaa, service s");
+        assert_eq!(expected(&[task("a", Failed), task("aa", Failed), newest.clone()]), "task aaaa");
+        assert_eq!(expected(&[newest]), "");
     }
 
     #[test]
