@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId, TaskId};
 use flota_api::model::{NodeState, Service, Task};
+use flota_api::state::DesiredState;
 use flota_raft_store::View;
 
 use super::user::{CRON, JOBS, RUN};
@@ -33,6 +34,8 @@ pub(super) struct JobInvariants {
     /// The task that has done a part.
     done: BTreeMap<Part, TaskId>,
     known: BTreeSet<TaskId>,
+    /// Tasks that have been on a node which was down. Until such a task has ended, others may have taken its place meanwhile.
+    lost: BTreeSet<TaskId>,
 }
 
 impl JobInvariants {
@@ -42,7 +45,9 @@ impl JobInvariants {
         for service in names.filter_map(|name| view.service_by_name(name)) {
             let tasks: Vec<&Arc<Task>> = view.tasks_of_service(&service.id).collect();
             for task in &tasks {
-                let is_new = self.known.insert(task.id.clone());
+                // One that is only prepared does no work.
+                let may_work = task.desired_state == DesiredState::Running;
+                let is_new = may_work && self.known.insert(task.id.clone());
                 if let Some(done) = self.done.get(&part(task)).filter(|_| is_new) {
                     let text = format!("{done} has done what {} is to do again: {task:?}", task.id);
                     return Err(Kind::WorkedTwice.because(text));
@@ -53,8 +58,26 @@ impl JobInvariants {
             }
             if JOBS.contains(&service.spec.name.as_str()) {
                 check_count(service, &tasks)?;
-                check_concurrency(service, &tasks, view)?;
+                let is_down = |task: &Task| view.node_of(task).is_none_or(|node| node.state == NodeState::Down);
+                let lost = tasks.iter().filter(|task| task.node_id.is_some() && is_down(task));
+                self.lost.extend(lost.map(|task| task.id.clone()));
+                self.check_concurrency(service, &tasks)?;
             }
+        }
+        Ok(())
+    }
+
+    /// No more slots work at once than may. What is told to stop still works until it has ended, as far as that can be known.
+    fn check_concurrency(&self, service: &Service, tasks: &[&Arc<Task>]) -> Result<(), Violation> {
+        let Some(most) = service.spec.mode.max_concurrent() else { return Ok(()) };
+        let has_ended = |task: &Task| {
+            let could_not_say_so = task.desired_state.is_stopping() && self.lost.contains(&task.id);
+            task.status.state.is_terminal() || could_not_say_so
+        };
+        let slots: BTreeSet<u64> = tasks.iter().filter(|task| !has_ended(task)).map(|task| task.slot).collect();
+        if slots.len() as u64 > most.get() {
+            let text = format!("{most} slots of {} may work at once, and {slots:?} do", service.spec.name);
+            return Err(Kind::TooManyAtOnce.because(text));
         }
         Ok(())
     }
@@ -73,22 +96,6 @@ fn check_count(service: &Service, tasks: &[&Arc<Task>]) -> Result<(), Violation>
     if slots.len() as u64 > count {
         let text = format!("{} is to do {count} tasks, and has some for the slots {slots:?}", service.spec.name);
         return Err(Kind::WorkedTwice.because(text));
-    }
-    Ok(())
-}
-
-/// No more slots work at once than may. What is told to stop still works until it has ended, as far as that can be known.
-fn check_concurrency(service: &Service, tasks: &[&Arc<Task>], view: &View) -> Result<(), Violation> {
-    let Some(most) = service.spec.mode.max_concurrent() else { return Ok(()) };
-    let is_lost = |task: &Task| view.node_of(task).is_none_or(|node| node.state == NodeState::Down);
-    let has_ended = |task: &Task| {
-        let cannot_say_so = task.desired_state.is_stopping() && is_lost(task);
-        task.status.state.is_terminal() || cannot_say_so
-    };
-    let slots: BTreeSet<u64> = tasks.iter().filter(|task| !has_ended(task)).map(|task| task.slot).collect();
-    if slots.len() as u64 > most.get() {
-        let text = format!("{most} slots of {} may work at once, and {slots:?} do", service.spec.name);
-        return Err(Kind::TooManyAtOnce.because(text));
     }
     Ok(())
 }

@@ -92,6 +92,8 @@ const CONVERGE: u64 = 90_000;
 const STEADY: u64 = 6_000;
 /// Time for which nothing may then start or stop, in milliseconds.
 const QUIET: u64 = 5_000;
+/// Time within which an entry then reaches every manager, in milliseconds.
+const CATCH_UP: u64 = 1_000;
 /// The longest pause between two requests of a client, in milliseconds.
 const PAUSE: u64 = 150;
 /// How long a task of the service runs whose tasks end.
@@ -351,8 +353,14 @@ impl Run {
         if before != after {
             return Err(Kind::Unrest.because(format!("{before} became {after}, although nothing was to do")));
         }
-        converged(&self.cluster)
-            .map_err(|missing| Kind::NotConverged.because(format!("it did not stay so: {missing}")))?;
+        // An entry may be on its way to the managers.
+        let until = self.cluster.world.now() + CATCH_UP;
+        while let Err(missing) = converged(&self.cluster) {
+            if self.cluster.world.now() >= until {
+                return Err(Kind::NotConverged.because(format!("it did not stay so: {missing}")));
+            }
+            self.step()?;
+        }
         let bad = ["tables of this manager and of the leader differ", "an answer that no manager gives", NOT_TAKEN];
         match bad.iter().find_map(|text| self.cluster.world.log.find(text)) {
             Some(line) => Err(Kind::BadLog.because(line)),

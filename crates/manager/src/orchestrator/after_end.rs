@@ -23,10 +23,16 @@ pub(super) fn is_done(service: &Service, slot: &Slot) -> bool {
     !faults::is_on(Fault::JobAgain) && service.spec.restart.condition != RestartCondition::Any && slot.is_done()
 }
 
+/// Whether the task belongs to an earlier run of a job. A rollback and another one can bring back the spec that it has.
+pub(super) fn is_of_earlier_run(service: &Service, task: &Task) -> bool {
+    service.job_run.is_some() && task.run != service.job_run
+}
+
 /// Returns what follows the end of `last`, the newest task of its slot.
 pub(super) fn after_end(service: &Service, last: &Task) -> AfterEnd {
     // While an update is paused, a slot keeps the spec that it has.
-    if last.spec_version != service.spec_version && !service.update.is_paused() {
+    let is_present = last.spec_version == service.spec_version && !is_of_earlier_run(service, last);
+    if !is_present && !service.update.is_paused() {
         return AfterEnd::Replace;
     }
     let policy = &service.spec.restart;

@@ -22,7 +22,7 @@ use updating::{advance_update, caught_up, record_failures};
 
 use super::places::{Places, places};
 use super::slot::{Slot, slots};
-use super::{credentials, moves, task_factory};
+use super::{after_end, credentials, moves, task_factory};
 use crate::control_loop::{ControlLoop, Key};
 use crate::dependencies;
 use crate::plan::{Plan, PlanContext};
@@ -244,7 +244,10 @@ fn plan_kept(
         }
         if service.spec.mode.is_job() {
             // A new run takes the place of the one before.
-            let earlier = slot.live().filter(|task| task.spec_version != service.spec_version);
+            let is_earlier = |task: &Arc<Task>| {
+                task.spec_version != service.spec_version || after_end::is_of_earlier_run(service, task)
+            };
+            let earlier = slot.live().filter(|task| is_earlier(task));
             earlier.for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
         }
         if !may_start {

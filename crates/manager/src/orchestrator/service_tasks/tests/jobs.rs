@@ -37,6 +37,22 @@ fn the_tasks_of_a_job_have_the_number_of_its_run() {
 fn what_an_earlier_run_has_done_is_done_again_also_by_the_same_spec() {
     let done = of_run("t1", 1, TaskState::Complete);
     assert_eq!(made(&job(1), std::slice::from_ref(&done)), None, "it is done");
+    assert_eq!(
+        made(&job(3), std::slice::from_ref(&done)),
+        Some((Some(3), 1)),
+        "a rollback took its spec back and forth"
+    );
+    let given_up = of_run("t1", 1, TaskState::Failed);
+    let never = |job: Service| {
+        let restart = RestartPolicy { condition: RestartCondition::None, ..RestartPolicy::default() };
+        Service { spec: Arc::new(ServiceSpec { restart, ..job.spec.as_ref().clone() }), ..job }
+    };
+    assert_eq!(made(&never(job(1)), std::slice::from_ref(&given_up)), None);
+    assert_eq!(made(&never(job(3)), &[given_up]), Some((Some(3), 1)));
+    let objects = [job(3).into_object(), of_run("t1", 1, TaskState::Running).into_object()];
+    let plan = ServiceTasks::default().plan(&Key::of("s"), &view(objects), &mut PlanContext::at(NOW));
+    let [Change::Put(Object::Task(stopped))] = plan.changes.as_slice() else { panic!("{plan:?}") };
+    assert_eq!(stopped.desired_state, DesiredState::Shutdown, "a new run takes the place of the one before");
     let later = of_run("t2", 2, TaskState::Complete);
     let earlier_spec_again = Task { spec_version: 2, ..later };
     assert_eq!(made(&job(3), &[done.clone(), earlier_spec_again]), Some((Some(3), 1)));
