@@ -149,7 +149,7 @@ enums! {
         Runtime = Runtime, Privileged = Privileged, Capability = Capability, Device = Device,
         GenericResource = GenericResource, Port = Port, MaxReplicas = MaxReplicas, Affinity = Affinity, AntiAffinity = AntiAffinity, Outdated = Outdated,
         Platform = Platform,
-        Encryption = Encryption, BindMount = BindMount, Volume = Volume, CdiDevice = CdiDevice, UserNamespace = UserNamespace,
+        Encryption = Encryption, BindMount = BindMount, Volume = Volume, CdiDevice = CdiDevice, FileSystem = FileSystem, UserNamespace = UserNamespace,
     }
     NetworkDriver = pt::NetworkDriver, "driver" {
         Overlay = Overlay, Bridge = Bridge, Macvlan = Macvlan, Host = Host, None = None,

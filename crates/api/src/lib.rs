@@ -50,7 +50,7 @@ pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The newest feature level that this build supports. A manager applies nothing above the level in use.
-pub const FEATURE_LEVEL: u32 = 8;
+pub const FEATURE_LEVEL: u32 = 9;
 
 /// The feature level from which on the store has users, and records of who has changed what.
 pub const LEVEL_OF_USERS: u32 = 5;
@@ -64,3 +64,6 @@ pub const LEVEL_OF_USER_NAMESPACES: u32 = 7;
 
 /// The feature level from which on a tmpfs can have an owner, and programs that can be executed.
 pub const LEVEL_OF_TMPFS_OWNERS: u32 = 8;
+
+/// The feature level from which on volumes can be file systems that are mounted.
+pub const LEVEL_OF_FILE_SYSTEMS: u32 = 9;

@@ -16,6 +16,7 @@ mod dependency;
 mod device;
 mod endpoint;
 mod feature_level;
+mod file_system;
 mod health;
 mod image;
 mod mode;
@@ -53,6 +54,7 @@ pub use device::{
     NamedDeviceError, NodeDevice,
 };
 pub use endpoint::{Endpoint, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate};
+pub use file_system::FileSystem;
 pub use health::{Health, HealthCheck, HealthResult, HealthSpec, HealthState, HealthTest};
 pub use image::{Image, ImageHolder};
 pub use mode::{Concurrency, ModeName, ServiceMode};
@@ -89,7 +91,8 @@ pub use value::{
 };
 pub use value_use::{CONFIGS_FOLDER, PinnedValue, SECRETS_FOLDER, TaskValue, ValueUse, clashes, folder_of};
 pub use volume::{
-    TaskVolume, VOLUME_NAME_BOUND, Volume, VolumeNameError, VolumePlace, VolumeSpec, check_name as check_volume_name,
+    NOT_PER_SLOT, TaskVolume, VOLUME_NAME_BOUND, Volume, VolumeNameError, VolumePlace, VolumeSpec,
+    check_name as check_volume_name,
 };
 
 /// Serializes a duration as a text such as `1.5s`.

@@ -19,6 +19,7 @@ use crate::image_ref::ImageRef;
 use crate::model::{OnPartition, RestartCondition, ServiceSpec};
 use crate::{Violation, naming, template};
 
+pub use mounts::volume_violations;
 pub use networks::{meet, violations as network_violations};
 pub use settings::is_of_network;
 

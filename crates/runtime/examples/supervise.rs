@@ -77,6 +77,7 @@ fn order(id: &str, dir: &Path, spec: &Spec) -> Result<Order, Box<dyn Error>> {
         ids: None,
         mapped: Vec::new(),
         images: Vec::new(),
+        file_systems: Vec::new(),
     })
 }
 

@@ -52,5 +52,5 @@ pub use log::{LogLine, LogReader};
 pub use program::Program;
 pub use protected_binary::protect as protect_binary;
 pub use state::{ContainerState, ExitStatus, OomVictim};
-pub use supervisor::{ContainerEvent, ExecSpec, ImageFiles, ImageMount, Order, RootSource};
+pub use supervisor::{ContainerEvent, ExecSpec, FileSystemMount, ImageFiles, ImageMount, Order, Part, RootSource};
 pub use validate::{check_process, validate};

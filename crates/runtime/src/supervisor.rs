@@ -6,6 +6,7 @@
 //! The container's init is nevertheless the supervisor's child: the embedded runtime creates it as such, and an init
 //! that another runtime leaves behind is adopted.
 
+mod apart;
 mod attached;
 mod console;
 mod events;
@@ -49,7 +50,7 @@ pub use launcher::launch;
 pub use message::ContainerEvent;
 use message::{FromSupervisor, ToSupervisor};
 pub(crate) use mounts::{bundle, try_ids};
-pub use order::{ExecSpec, ImageFiles, ImageMount, Order, RootSource};
+pub use order::{ExecSpec, FileSystemMount, ImageFiles, ImageMount, Order, Part, RootSource};
 use output::Output;
 use peer::{Peer, PeerId};
 use spawner::Given;

@@ -4,18 +4,14 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-use flota_api::model::{BindMount, Mount, MountSource, Propagation, TmpfsMount, VolumeMount};
+use flota_api::model::{BindMount, FileSystem, Mount, MountSource, Propagation, TmpfsMount, VolumeMount};
 
 use crate::parse;
 
 /// The keys of `--mount`, for errors.
 const KEYS: &str = "type, source (src), target (dst, destination), readonly (ro), consistency, bind-propagation, \
                     bind-recursive, bind-nonrecursive, bind-create-src, volume-nocopy, volume-per-slot, volume-label, \
-                    volume-subpath, volume-driver, tmpfs-size, tmpfs-mode, image-subpath";
-
-/// Why the options of Docker's driver `local` are refused: with them, any user mounts any file system as root of a node.
-pub(crate) const NO_OPTIONS: &str = "a volume has no options. To use NFS and the like, mount it on the nodes, allow bind \
-                                     mounts of it there (bind-mounts in flotad.toml), and use a bind mount";
+                    volume-subpath, volume-driver, volume-opt, tmpfs-size, tmpfs-mode, image-subpath";
 
 /// The fields of a mount, before it is known which of them belong to its type.
 #[derive(Debug, Default)]
@@ -36,6 +32,8 @@ pub(crate) struct MountFields {
     pub(crate) exec: bool,
     /// `KEY=VALUE` each.
     pub(crate) labels: Vec<String>,
+    /// `KEY=VALUE` each.
+    pub(crate) options: Vec<String>,
     pub(crate) subpath: Option<String>,
     pub(crate) image_subpath: Option<String>,
 }
@@ -55,6 +53,7 @@ impl MountFields {
         belongs(self.size.is_some(), "tmpfs-size", "tmpfs")?;
         belongs(self.mode.is_some(), "tmpfs-mode", "tmpfs")?;
         belongs(!self.labels.is_empty(), "volume-label", "volume")?;
+        belongs(!self.options.is_empty(), "volume-opt", "volume")?;
         belongs(self.subpath.is_some(), "volume-subpath", "volume")?;
         belongs(self.image_subpath.is_some(), "image-subpath", "image")?;
         let read_only = match (kind, self.read_only) {
@@ -74,6 +73,7 @@ impl MountFields {
                 no_copy: self.no_copy.unwrap_or_default(),
                 per_slot: self.per_slot.unwrap_or_default(),
                 labels: labels(&self.labels)?,
+                file_system: options(&self.options)?,
                 subpath: self.subpath,
             }),
             "tmpfs" if self.source.is_some() => return Err("a tmpfs has no source".into()),
@@ -111,6 +111,38 @@ fn labels(texts: &[String]) -> Result<BTreeMap<String, String>, String> {
         (key, value) => Ok((key.to_owned(), value.to_owned())),
     };
     texts.iter().map(label).collect()
+}
+
+/// Parses options of a volume, `KEY=VALUE` each, as those of `--mount`.
+fn options(texts: &[String]) -> Result<Option<FileSystem>, String> {
+    let option = |text: &String| match text.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Err(format!("volume-opt: `{text}` does not have the form KEY=VALUE")),
+    };
+    let options = texts.iter().map(option).collect::<Result<Vec<_>, _>>()?;
+    file_system(&options).map_err(|why| format!("volume-opt: {why}"))
+}
+
+/// Returns the file system that options of a volume stand for, those of Docker's driver `local`; `None` if there are none. The
+/// last with a key counts. Its rules are checked.
+///
+/// # Errors
+/// A message that names the option that can't be used.
+pub fn file_system(options: &[(String, String)]) -> Result<Option<FileSystem>, String> {
+    let (mut kind, mut device, mut o) = ("", "", "");
+    for (key, value) in options {
+        match key.as_str() {
+            "type" => kind = value,
+            "device" => device = value,
+            "o" => o = value,
+            _ => return Err(format!("`{key}` is not an option of a volume; they are type, device and o")),
+        }
+    }
+    if options.is_empty() {
+        return Ok(None);
+    }
+    let made = FileSystem::of(kind, device, o)?;
+    made.check().map(|()| Some(made))
 }
 
 /// Returns whether file systems that are mounted in the source of a bind mount stay out.
@@ -210,7 +242,7 @@ pub fn mount(text: &str) -> Result<Mount, String> {
             "volume-subpath" => fields.subpath = Some(texts(value)?),
             "volume-driver" if value == Some("local") => {}
             "volume-driver" => return Err("the driver of a volume is local; there is no other".into()),
-            "volume-opt" => return Err(NO_OPTIONS.into()),
+            "volume-opt" => fields.options.push(texts(value)?),
             "tmpfs-size" => fields.size = Some(texts(value)?),
             "tmpfs-mode" => fields.mode = Some(texts(value)?),
             "image-subpath" => fields.image_subpath = Some(texts(value)?),
@@ -295,7 +327,10 @@ mod tests {
                 let labels: String = it.labels.iter().map(|(key, value)| format!(" {key}={value}")).collect();
                 let subpath = it.subpath.iter().map(|it| format!(" at {it}")).collect::<String>();
                 let name = it.name.as_deref().unwrap_or("-");
-                format!("volume {name} {} {}{labels}{subpath}", it.no_copy, it.per_slot)
+                let system = it.file_system.as_ref();
+                let system = system.map(|it| format!(" = {} {} {}", it.kind, it.device, it.options.join(",")));
+                let system = system.unwrap_or_default();
+                format!("volume {name} {} {}{labels}{subpath}{system}", it.no_copy, it.per_slot)
             }
             MountSource::Tmpfs(it) => {
                 let ids = [("uid", it.uid), ("gid", it.gid)];
@@ -325,6 +360,10 @@ mod tests {
             ("type=bind,src=/srv,dst=/x,bind-create-src", "/x: /srv rprivate false created"),
             ("src=db,dst=/x,volume-label=a=b=c,volume-label=d", "/x: volume db false false a=b=c d="),
             ("src=db,dst=/x,volume-subpath=a/b,ro", "/x: volume db false false at a/b ro"),
+            (
+                "src=db,dst=/x,volume-opt=type=nfs,volume-opt=device=:/srv,\"volume-opt=o=addr=nas,ro\"",
+                "/x: volume db false false = nfs nas:/srv ro",
+            ),
             ("src=db,dst=/x,volume-driver=local,consistency=default", "/x: volume db false false"),
             ("\"type=bind\",\"src=/a,b\",dst=/x", "/x: /a,b rprivate false"),
             ("src=db,dst=/x,\"volume-label=a=\"\"b\"\",c\"", "/x: volume db false false a=\"b\",c"),
@@ -372,7 +411,15 @@ mod tests {
             ("src=db,dst=/", "target: a mount can't hide the whole root"),
             ("src=db,dst=/x,readonly=maybe", "readonly: `maybe` is neither true nor false"),
             ("src=db,dst=/x,volume-driver=nfs", "the driver of a volume is local"),
-            ("src=db,dst=/x,volume-opt=type=nfs", "a volume has no options. To use NFS and the like, mount it"),
+            ("src=db,dst=/x,volume-opt=type=nfs", "volume-opt: device: one is needed for the type nfs"),
+            (
+                "src=db,dst=/x,volume-opt=size=1",
+                "volume-opt: `size` is not an option of a volume; they are type, device",
+            ),
+            ("src=db,dst=/x,volume-opt=type", "volume-opt: `type` does not have the form KEY=VALUE"),
+            ("dst=/x,volume-opt=type=tmpfs", "volume_opt: a volume without a name belongs to one task alone"),
+            ("src=db,dst=/x,volume-per-slot,volume-opt=type=tmpfs", "volume_per_slot: a volume that is a file system"),
+            ("type=bind,src=/a,dst=/x,volume-opt=type=tmpfs", "`volume-opt` belongs to the type volume, not bind"),
             ("src=db,dst=/x,volume-label==a", "volume-label: `=a` has no key"),
             ("dst=/x,volume-label=a", "volume_label: a volume without a name belongs to one task alone"),
             ("dst=/x,volume-subpath=a", "volume_subpath: a volume without a name belongs to one task alone"),

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, mkdirat};
 
-use flota_api::model::{Mount, MountSource, Propagation, Refusal, ServiceSpec};
+use flota_api::model::{Mount, MountSource, Propagation, Refusal};
 use flota_runtime::{ImageFiles, ImageMount, oci};
 
 /// Why the source of a bind mount can't be used.
@@ -60,9 +60,9 @@ impl BindSources {
     ///
     /// # Errors
     /// A source does not exist, or is not below a path that is allowed.
-    pub(crate) fn find(spec: &ServiceSpec, roots: &[PathBuf]) -> Result<Self, BindError> {
+    pub(crate) fn find(mounts: &[Mount], roots: &[PathBuf]) -> Result<Self, BindError> {
         let mut sources = BTreeMap::new();
-        for mount in &spec.mounts {
+        for mount in mounts {
             let MountSource::Bind(bind) = &mount.source else { continue };
             let (path, target) = (&bind.source, &mount.target);
             let failed = |source| BindError::Find { path: path.clone(), target: target.clone(), source };
@@ -115,19 +115,19 @@ fn make_folder(path: &Path) -> io::Result<()> {
 }
 
 /// Returns the sources of mounts in which the supervisor must find no link: those of bind mounts, and parts of volumes.
-pub(crate) fn pinned(spec: &ServiceSpec, volumes: &BTreeMap<String, PathBuf>, binds: &BindSources) -> Vec<PathBuf> {
+pub(crate) fn pinned(mounts: &[Mount], volumes: &BTreeMap<String, PathBuf>, binds: &BindSources) -> Vec<PathBuf> {
     let part = |mount: &Mount| match &mount.source {
         MountSource::Volume(it) if it.subpath.is_some() => volumes.get(&mount.target).cloned(),
         _ => None,
     };
-    binds.0.values().cloned().chain(spec.mounts.iter().filter_map(part)).collect()
+    binds.0.values().cloned().chain(mounts.iter().filter_map(part)).collect()
 }
 
 /// Returns the mounts for the container's configuration: those of the image, then those of the spec, each with outer folders
-/// first. `volumes` are the folders of its volumes, by target.
-pub(crate) fn of_task(spec: &ServiceSpec, volumes: &BTreeMap<String, PathBuf>, binds: &BindSources) -> Vec<oci::Mount> {
-    let of_spec = spec.mounts.iter().filter_map(|mount| mount_of(mount, volumes, binds));
-    let is_own = |target: &&String| !spec.mounts.iter().any(|mount| mount.target == **target);
+/// first. `volumes` are the folders of its volumes, by target; one that is a file system has none.
+pub(crate) fn of_task(mounts: &[Mount], volumes: &BTreeMap<String, PathBuf>, binds: &BindSources) -> Vec<oci::Mount> {
+    let of_spec = mounts.iter().filter_map(|mount| mount_of(mount, volumes, binds));
+    let is_own = |target: &&String| !mounts.iter().any(|mount| mount.target == **target);
     let of_image = volumes.iter().filter(|(target, _)| is_own(target));
     let of_image = of_image.map(|(target, folder)| bound(target, folder.display().to_string(), &["rprivate"], false));
     // What the image asks for comes first, so that nothing of it hides what the user has mounted, by whatever path.
@@ -139,7 +139,7 @@ pub(crate) fn of_task(spec: &ServiceSpec, volumes: &BTreeMap<String, PathBuf>, b
 }
 
 /// Returns the images that the supervisor mounts; `files` are those of each image, by its reference.
-pub(crate) fn images(spec: &ServiceSpec, files: &BTreeMap<String, ImageFiles>) -> Vec<ImageMount> {
+pub(crate) fn images(mounts: &[Mount], files: &BTreeMap<String, ImageFiles>) -> Vec<ImageMount> {
     let mount = |mount: &Mount| match &mount.source {
         MountSource::Image { reference, subpath } => Some(ImageMount {
             target: mount.target.clone().into(),
@@ -148,7 +148,7 @@ pub(crate) fn images(spec: &ServiceSpec, files: &BTreeMap<String, ImageFiles>) -
         }),
         MountSource::Bind(_) | MountSource::Volume(_) | MountSource::Tmpfs(_) => None,
     };
-    spec.mounts.iter().filter_map(mount).collect()
+    mounts.iter().filter_map(mount).collect()
 }
 
 /// Returns the mounts of the files and folders with a task's secrets and configs. They come after those of its spec, so that
@@ -166,7 +166,9 @@ fn mount_of(mount: &Mount, volumes: &BTreeMap<String, PathBuf>, binds: &BindSour
     let target = mount.target.as_str();
     Some(match &mount.source {
         MountSource::Volume(_) => {
-            bound(target, volumes.get(target)?.display().to_string(), &["rprivate"], mount.read_only)
+            // The supervisor fills in the source of a file system, as it mounts that.
+            let folder = volumes.get(target).map(|folder| folder.display().to_string()).unwrap_or_default();
+            bound(target, folder, &["rprivate"], mount.read_only)
         }
         MountSource::Bind(it) => {
             let mut made = bound(target, binds.path(target)?, &[it.propagation.as_str()], mount.read_only);
@@ -214,13 +216,14 @@ fn bound(target: &str, source: String, propagation: &[&str], read_only: bool) ->
 }
 
 /// Puts the mounts into a configuration. A mount at the target of one of the runtime's own takes its place.
-pub(crate) fn add(result: &mut oci::Spec, mounts: Vec<oci::Mount>, spec: &ServiceSpec) {
+/// `given` are those of the task from which they were made.
+pub(crate) fn add(result: &mut oci::Spec, mounts: Vec<oci::Mount>, given: &[Mount]) {
     let is_replaced = |own: &oci::Mount| mounts.iter().any(|mount| mount.destination == own.destination);
     result.mounts.retain(|own| !is_replaced(own));
     result.mounts.extend(mounts);
     // Mounts of the machine reach the container only through a root that takes part in them, as in Docker.
     let is_any = |wanted: [Propagation; 2]| {
-        spec.mounts.iter().any(|mount| match &mount.source {
+        given.iter().any(|mount| match &mount.source {
             MountSource::Bind(it) => wanted.contains(&it.propagation),
             MountSource::Volume(_) | MountSource::Tmpfs(_) | MountSource::Image { .. } => false,
         })
@@ -248,9 +251,9 @@ mod tests {
         MountSource::Bind(BindMount { source, propagation, non_recursive, create_source: false })
     }
 
-    fn spec(mounts: Vec<(&str, MountSource, bool)>) -> ServiceSpec {
+    fn mounts(mounts: Vec<(&str, MountSource, bool)>) -> Vec<Mount> {
         let mount = |(target, source, read_only): (&str, _, _)| Mount { target: target.into(), read_only, source };
-        ServiceSpec { mounts: mounts.into_iter().map(mount).collect(), ..ServiceSpec::default() }
+        mounts.into_iter().map(mount).collect()
     }
 
     #[test]
@@ -270,7 +273,7 @@ mod tests {
         let roots = bind_roots(&[path("listed").display().to_string()]);
         let found = |name: &str| {
             let source = bind(&path(name), Propagation::Rprivate, false);
-            BindSources::find(&spec(vec![("/x", source, false)]), &roots)
+            BindSources::find(&mounts(vec![("/x", source, false)]), &roots)
         };
         for (name, place) in [
             ("listed", "real"),
@@ -307,7 +310,7 @@ mod tests {
         let found = |name: &str, create_source| {
             let source = path(name).display().to_string();
             let source = MountSource::Bind(BindMount { source, create_source, ..BindMount::default() });
-            BindSources::find(&spec(vec![("/x", source, false)]), &roots)
+            BindSources::find(&mounts(vec![("/x", source, false)]), &roots)
         };
         found("listed/new", false).expect_err("nobody has asked to make it");
         for (name, place) in [
@@ -339,9 +342,9 @@ mod tests {
             let subpath = subpath.map(str::to_owned);
             MountSource::Volume(VolumeMount { name: Some("db".into()), subpath, ..VolumeMount::default() })
         };
-        let spec = spec(vec![("/a", volume(None), false), ("/b", volume(Some("c")), false)]);
+        let given = mounts(vec![("/a", volume(None), false), ("/b", volume(Some("c")), false)]);
         let folders = [("/a", "/v/data"), ("/b", "/v/data/c")].map(|(at, path)| (at.to_owned(), path.into())).into();
-        assert_eq!(pinned(&spec, &folders, &BindSources::default()), [Path::new("/v/data/c")]);
+        assert_eq!(pinned(&given, &folders, &BindSources::default()), [Path::new("/v/data/c")]);
     }
 
     #[test]
@@ -351,10 +354,10 @@ mod tests {
             subpath: subpath.map(str::to_owned),
         };
         // The manager accepts no other than read-only ones.
-        let spec = spec(vec![("/a", image("data", Some("models")), false), ("/b", image("data", None), true)]);
+        let given = mounts(vec![("/a", image("data", Some("models")), false), ("/b", image("data", None), true)]);
         let layers = ImageFiles::Layers(vec!["/l/1".into(), "/l/2".into()]);
         let files = BTreeMap::from([("data".to_owned(), layers.clone())]);
-        let made = of_task(&spec, &BTreeMap::new(), &BindSources::default());
+        let made = of_task(&given, &BTreeMap::new(), &BindSources::default());
         let shown: Vec<_> = made.iter().map(|it| (it.source.as_str(), it.options.join(","))).collect();
         assert_eq!(shown, [("", "rbind,rprivate,ro,rro".to_owned()), ("", "rbind,rprivate,ro,rro".to_owned())]);
         let mount = |target: &str, subpath: Option<&str>| ImageMount {
@@ -362,7 +365,7 @@ mod tests {
             files: layers.clone(),
             subpath: subpath.map(PathBuf::from),
         };
-        assert_eq!(images(&spec, &files), [mount("/a", Some("models")), mount("/b", None)]);
+        assert_eq!(images(&given, &files), [mount("/a", Some("models")), mount("/b", None)]);
     }
 
     #[test]
@@ -375,7 +378,7 @@ mod tests {
             ..TmpfsMount::default()
         });
         let owned = TmpfsMount { uid: Some(7), gid: Some(8), exec: true, ..TmpfsMount::default() };
-        let spec = spec(vec![
+        let given = mounts(vec![
             ("/data/cache", tmpfs, true),
             ("/z", MountSource::Tmpfs(owned), false),
             ("/data", volume("db"), true),
@@ -383,8 +386,8 @@ mod tests {
             ("/y", bind(Path::new("/tmp"), Propagation::Rprivate, false), false),
         ]);
         let folders = [("/data", "/v/1"), ("/image", "/v/2")].map(|(at, path)| (at.to_owned(), path.into())).into();
-        let binds = BindSources::find(&spec, &["/".into()]).expect("/tmp exists");
-        let shown: Vec<String> = of_task(&spec, &folders, &binds)
+        let binds = BindSources::find(&given, &["/".into()]).expect("/tmp exists");
+        let shown: Vec<String> = of_task(&given, &folders, &binds)
             .iter()
             .map(|it| format!("{} {} {}", it.destination.display(), it.kind, it.options.join(",")))
             .collect();
@@ -401,11 +404,11 @@ mod tests {
         );
         let mut result = oci::template();
         let before = result.mounts.len();
-        add(&mut result, of_task(&spec, &folders, &binds), &spec);
+        add(&mut result, of_task(&given, &folders, &binds), &given);
         assert_eq!(result.mounts.len(), before + 6);
         assert_eq!(result.linux().rootfs_propagation.as_deref(), Some("rslave"));
         let shm = MountSource::Tmpfs(TmpfsMount::default());
-        let shm = self::spec(vec![("/dev/shm", shm, false)]);
+        let shm = self::mounts(vec![("/dev/shm", shm, false)]);
         let mut result = oci::template();
         add(&mut result, of_task(&shm, &BTreeMap::new(), &BindSources::default()), &shm);
         let at_shm: Vec<_> = result.mounts.iter().filter(|it| it.destination == Path::new("/dev/shm")).collect();

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use flota_api::model::{RestartCondition, RestartHistory, RestartPolicy, ServiceSpec};
+use flota_api::model::{Assignment, RestartCondition, RestartHistory, RestartPolicy};
 use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
 use flota_runtime::{ExitStatus, OomVictim};
@@ -64,8 +64,10 @@ pub(crate) fn after_end(
 
 /// Whether another node could do what the task does: it has no data here, no task belongs to each node, and it need not wait
 /// for its node.
-pub(crate) fn can_move(spec: &ServiceSpec) -> bool {
-    !spec.mode.is_global() && !spec.keep_on_node_loss && spec.volumes().next().is_none()
+pub(crate) fn can_move(task: &Assignment) -> bool {
+    let has_data_here = |name: &str| !task.volumes.iter().any(|it| it.name == name && it.file_system.is_some());
+    let spec = &task.spec;
+    !spec.mode.is_global() && !spec.keep_on_node_loss && !spec.volumes().any(has_data_here)
 }
 
 #[cfg(test)]
@@ -150,13 +152,20 @@ mod tests {
 
     #[test]
     fn a_task_with_data_or_a_node_of_its_own_is_not_tried_elsewhere() {
-        use flota_api::model::{Mount, MountSource, ServiceMode, VolumeMount};
+        use flota_api::model::{FileSystem, Mount, MountSource, ServiceMode, ServiceSpec, TaskVolume, VolumeMount};
         let plain = ServiceSpec::default();
-        assert!(can_move(&plain));
-        assert!(!can_move(&ServiceSpec { mode: ServiceMode::Global {}, ..plain.clone() }));
-        assert!(!can_move(&ServiceSpec { keep_on_node_loss: true, ..plain.clone() }));
+        let can_move = |spec: ServiceSpec, volumes: Vec<TaskVolume>| {
+            can_move(&Assignment { spec: spec.into(), volumes, ..Assignment::default() })
+        };
+        assert!(can_move(plain.clone(), vec![]));
+        assert!(!can_move(ServiceSpec { mode: ServiceMode::Global {}, ..plain.clone() }, vec![]));
+        assert!(!can_move(ServiceSpec { keep_on_node_loss: true, ..plain.clone() }, vec![]));
         let source = MountSource::Volume(VolumeMount { name: Some("data".into()), ..VolumeMount::default() });
         let mounts = vec![Mount { target: "/data".into(), read_only: false, source }];
-        assert!(!can_move(&ServiceSpec { mounts, ..plain }));
+        let with_volume = ServiceSpec { mounts, ..plain };
+        let volume = |file_system| TaskVolume { name: "data".into(), file_system, ..TaskVolume::default() };
+        assert!(!can_move(with_volume.clone(), vec![volume(None)]));
+        let share = FileSystem::of("nfs", "nas:/srv", "").expect("a good one");
+        assert!(can_move(with_volume, vec![volume(Some(share))]), "every node can mount it");
     }
 }

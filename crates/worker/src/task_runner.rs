@@ -408,7 +408,8 @@ impl TaskRunner {
         let code = self.status.exit_code.unwrap_or(FAILED);
         let end = ProgramEnd { code, ran, at: self.now() };
         // Without a manager nobody would try another node.
-        let may_leave = self.shared.contact.borrow().lost.is_none() && restart::can_move(&self.spec);
+        let may_leave =
+            self.shared.contact.borrow().lost.is_none() && restart::can_move(&self.orders.borrow().assignment);
         match restart::after_end(&self.spec.restart, &mut self.history, end, may_leave) {
             Decision::Restart(delay) => self.begin_attempt(delay, "waits to be restarted").await,
             Decision::End(state) => {

@@ -17,7 +17,7 @@ use flota_network::dns::Host;
 use flota_runtime::cgroup::Groups;
 use flota_runtime::oci::{self, Capabilities, Cpu, Memory, Mount, NamespaceKind, Pids, Resources, Spec};
 use flota_runtime::security::{capabilities, default_profile};
-use flota_runtime::{ImageFiles, Order, RootSource};
+use flota_runtime::{FileSystemMount, ImageFiles, Order, RootSource};
 
 use crate::cdi::Injection;
 use crate::devices::{self, DeviceError};
@@ -60,6 +60,8 @@ pub(crate) struct Places {
     pub(crate) runtime: PathBuf,
     /// Folders of its volumes, by their paths in the container.
     pub(crate) volumes: BTreeMap<String, PathBuf>,
+    /// Its volumes that are file systems.
+    pub(crate) file_systems: Vec<FileSystemMount>,
     /// The files of the images that it mounts, by their references.
     pub(crate) images: BTreeMap<String, ImageFiles>,
     /// Files and folders with its secrets and configs, by their paths in the container.
@@ -107,9 +109,12 @@ pub(crate) fn container(
     places: Places,
 ) -> Result<Container, TranslateError> {
     let spec = &assignment.spec;
-    if let Some(refusal) = offers.allow.refusal(spec) {
+    let mut of_volumes =
+        assignment.volumes.iter().filter_map(|it| offers.allow.refusal_of_volume(it.file_system.as_ref()?));
+    if let Some(refusal) = offers.allow.refusal(spec).or_else(|| of_volumes.next()) {
         return Err(TranslateError::Refused(refusal));
     }
+    let given_mounts = assignment.mounts();
     let runtime = match spec.runtime.as_deref() {
         None | Some(EMBEDDED_RUNTIME) => None,
         Some(name) => Some(offers.runtimes.get(name).cloned().ok_or_else(|| TranslateError::Runtime(name.to_owned()))?),
@@ -134,8 +139,8 @@ pub(crate) fn container(
     process.cwd = Path::new("/").join(or(&spec.working_dir, config.working_dir()));
     result.hostname = Some(hostname.clone());
     set_rights(&mut result, spec, places.app_armor);
-    mounts::add(&mut result, mounts::of_task(spec, &places.volumes, &places.binds), spec);
-    mounts::add(&mut result, mounts::of_values(&places.values), spec);
+    mounts::add(&mut result, mounts::of_task(&given_mounts, &places.volumes, &places.binds), &given_mounts);
+    mounts::add(&mut result, mounts::of_values(&places.values), &given_mounts);
     let no_new_privileges = spec.no_new_privileges.or(offers.no_new_privileges);
     result.process.get_or_insert_default().no_new_privileges =
         no_new_privileges.unwrap_or(assignment.no_new_privileges);
@@ -159,7 +164,7 @@ pub(crate) fn container(
         TaskNetwork::Joined { resolver, .. } => Some(resolver.clone()),
         TaskNetwork::Loopback | TaskNetwork::Host => None,
     };
-    let pinned = mounts::pinned(spec, &places.volumes, &places.binds);
+    let pinned = mounts::pinned(&given_mounts, &places.volumes, &places.binds);
     let is_mapped = |folder: &&PathBuf| places.ids.is_some() && !pinned.contains(folder);
     let mapped = places.volumes.values().filter(is_mapped).cloned().collect();
     let order = Order {
@@ -178,7 +183,8 @@ pub(crate) fn container(
         pinned,
         ids: places.ids.map(|it| it.range),
         mapped,
-        images: mounts::images(spec, &places.images),
+        images: mounts::images(&given_mounts, &places.images),
+        file_systems: places.file_systems,
     };
     Ok(Container { order, spec: result })
 }

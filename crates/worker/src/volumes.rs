@@ -36,6 +36,17 @@ pub(crate) enum VolumeError {
     /// The image asks for more volumes than a task may have.
     #[error("the image has {0} volumes, more than the bound of {IMAGE_VOLUMES_BOUND}")]
     TooMany(usize),
+    /// The address of the server with its files is not known.
+    #[error("failed to look up `{server}`, the server of volume `{volume}`")]
+    LookUp {
+        /// Name of the volume.
+        volume: String,
+        /// Name of the server.
+        server: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The part of it that a task mounts is not there.
     #[error("failed to find `{part}` in volume `{volume}`")]
     Find {
@@ -320,7 +331,7 @@ mod tests {
     }
 
     fn used(slot: Option<u64>) -> TaskVolume {
-        TaskVolume { name: "db".into(), id: ID.into(), slot }
+        TaskVolume { name: "db".into(), id: ID.into(), slot, file_system: None }
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ mod devices;
 mod encryption;
 mod examples;
 mod faults;
+mod file_systems;
 mod hardening;
 mod health;
 mod histories;

@@ -177,6 +177,7 @@ impl From<pd::RegistryCredentials> for RegistryCredentials {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::FileSystem;
     use crate::model::{Attachment, DeviceId, MountedImage, RestartHistory, TaskVolume};
     use crate::state::{DesiredState, TaskState};
 
@@ -210,7 +211,12 @@ mod tests {
                 network: "n".into(),
                 addresses: vec![std::net::IpAddr::from([10, 0, 1, 2])],
             }],
-            volumes: vec![TaskVolume { name: "db".into(), id: "v".into(), slot: Some(3) }],
+            volumes: vec![TaskVolume {
+                name: "db".into(),
+                id: "v".into(),
+                slot: Some(3),
+                file_system: Some(FileSystem::of("tmpfs", "", "size=1m").expect("a good one")),
+            }],
             values: vec![crate::model::TaskValue { version: 2, data: "d".into(), template: true, bytes: None }],
             unconfirmed_nodes: vec!["w2".into()],
             withdrawn_attempt: Some(4),

@@ -69,6 +69,7 @@ impl From<&Allowance> for pt::Allowance {
             devices: it.devices.clone(),
             capabilities: it.capabilities.clone(),
             bind_mounts: it.bind_mounts.clone(),
+            file_systems: it.file_systems.clone(),
         }
     }
 }
@@ -77,7 +78,8 @@ impl From<Option<pt::Allowance>> for Allowance {
     fn from(it: Option<pt::Allowance>) -> Self {
         let it = it.unwrap_or_default();
         let capabilities = it.capabilities.iter().map(|name| normalise(name)).collect();
-        Self { privileged: it.privileged, devices: it.devices, capabilities, bind_mounts: it.bind_mounts }
+        let pt::Allowance { privileged, devices, bind_mounts, file_systems, .. } = it;
+        Self { privileged, devices, capabilities, bind_mounts, file_systems }
     }
 }
 
@@ -110,6 +112,7 @@ mod tests {
                 devices: vec!["/dev/*".into()],
                 capabilities: vec!["ALL".into()],
                 bind_mounts: vec!["/srv".into()],
+                file_systems: vec!["nfs:nas:/srv/*".into()],
             },
             ..NodeDescription::default()
         };

@@ -4,7 +4,8 @@ use std::num::NonZeroU64;
 
 use super::{FromNumber, Malformed, filled, require};
 use crate::model::{
-    BindMount, Mount, MountSource, TaskVolume, TmpfsMount, Volume, VolumeAt, VolumeMount, VolumePlace, VolumeSpec,
+    BindMount, FileSystem, Mount, MountSource, TaskVolume, TmpfsMount, Volume, VolumeAt, VolumeMount, VolumePlace,
+    VolumeSpec,
 };
 use crate::proto::specs::mount::Source;
 use crate::proto::{dispatcher as pd, objects as po, specs as ps};
@@ -24,6 +25,7 @@ impl From<&Mount> for ps::Mount {
                 per_slot: it.per_slot,
                 labels: it.labels.clone().into_iter().collect(),
                 subpath: it.subpath.clone().unwrap_or_default(),
+                file_system: it.file_system.as_ref().map(Into::into),
             }),
             MountSource::Tmpfs(it) => Source::Tmpfs(ps::TmpfsMount {
                 size: it.size.map_or(0, NonZeroU64::get),
@@ -57,6 +59,7 @@ impl TryFrom<ps::Mount> for Mount {
                 per_slot: it.per_slot,
                 labels: it.labels.into_iter().collect(),
                 subpath: filled(it.subpath),
+                file_system: it.file_system.map(Into::into),
             }),
             Source::Tmpfs(it) => MountSource::Tmpfs(TmpfsMount {
                 size: NonZeroU64::new(it.size),
@@ -73,13 +76,31 @@ impl TryFrom<ps::Mount> for Mount {
 
 impl From<&VolumeSpec> for ps::VolumeSpec {
     fn from(it: &VolumeSpec) -> Self {
-        Self { name: it.name.clone(), labels: it.labels.clone().into_iter().collect(), per_slot: it.per_slot }
+        Self {
+            name: it.name.clone(),
+            labels: it.labels.clone().into_iter().collect(),
+            per_slot: it.per_slot,
+            file_system: it.file_system.as_ref().map(Into::into),
+        }
     }
 }
 
 impl From<ps::VolumeSpec> for VolumeSpec {
     fn from(it: ps::VolumeSpec) -> Self {
-        Self { name: it.name, labels: it.labels.into_iter().collect(), per_slot: it.per_slot }
+        let ps::VolumeSpec { name, labels, per_slot, file_system } = it;
+        Self { name, labels: labels.into_iter().collect(), per_slot, file_system: file_system.map(Into::into) }
+    }
+}
+
+impl From<&FileSystem> for ps::FileSystem {
+    fn from(it: &FileSystem) -> Self {
+        Self { r#type: it.kind.clone(), device: it.device.clone(), options: it.options.clone() }
+    }
+}
+
+impl From<ps::FileSystem> for FileSystem {
+    fn from(it: ps::FileSystem) -> Self {
+        Self { kind: it.r#type, device: it.device, options: it.options }
     }
 }
 
@@ -114,13 +135,14 @@ impl TryFrom<po::Volume> for Volume {
 
 impl From<&TaskVolume> for pd::TaskVolume {
     fn from(it: &TaskVolume) -> Self {
-        Self { name: it.name.clone(), id: it.id.clone().into(), slot: it.slot }
+        let file_system = it.file_system.as_ref().map(Into::into);
+        Self { name: it.name.clone(), id: it.id.clone().into(), slot: it.slot, file_system }
     }
 }
 
 impl From<pd::TaskVolume> for TaskVolume {
     fn from(it: pd::TaskVolume) -> Self {
-        Self { name: it.name, id: it.id.into(), slot: it.slot }
+        Self { name: it.name, id: it.id.into(), slot: it.slot, file_system: it.file_system.map(Into::into) }
     }
 }
 
@@ -158,6 +180,7 @@ mod tests {
                 per_slot: name.is_some(),
                 labels: name.map(|it| (it.to_owned(), "b".to_owned())).into_iter().collect(),
                 subpath: name.map(|it| format!("{it}/c")),
+                file_system: name.map(|it| FileSystem::of("nfs", ":/srv", &format!("addr={it},ro")).expect("good")),
             })
         };
         let tmpfs = |size, mode: Option<u32>| {

@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::cdi::CdiName;
+use super::file_system::{self, FileSystem};
 use super::mount::Mount;
 use super::service::ServiceSpec;
 use crate::{capability, naming};
@@ -21,6 +22,9 @@ pub struct Allowance {
     pub capabilities: Vec<String>,
     /// Paths that specs may bind, with everything below them; `/` covers all.
     pub bind_mounts: Vec<String>,
+    /// File systems that volumes may be: `TYPE` for every one of it, or `TYPE:DEVICE`, where a device that ends in `*` covers
+    /// all with that prefix. A tmpfs is always allowed.
+    pub file_systems: Vec<String>,
 }
 
 /// A right that a spec requests although the node does not allow it.
@@ -38,6 +42,9 @@ pub enum Refusal {
     /// A bind mount of this path, or one that leads to this path.
     #[error("this node does not allow bind mounts of {0}")]
     BindMount(String),
+    /// A file system, as `TYPE:DEVICE`.
+    #[error("this node does not allow the file system {0}")]
+    FileSystem(String),
 }
 
 impl Allowance {
@@ -64,6 +71,20 @@ impl Allowance {
         let covers = |allowed: &String| is_within(path, allowed);
         // Without this check, `/srv/../etc` begins with `/srv/`.
         (path == "/" || naming::check_path(path).is_ok()) && self.bind_mounts.iter().any(covers)
+    }
+
+    /// Returns what of a volume that is a file system is not allowed here.
+    pub fn refusal_of_volume(&self, volume: &FileSystem) -> Option<Refusal> {
+        if let Some(path) = volume.bound_path() {
+            return (!self.has_bind_mount(path)).then(|| Refusal::BindMount(path.to_owned()));
+        }
+        let FileSystem { kind, device, .. } = volume;
+        let allows = |entry: &String| match entry.split_once(':') {
+            Some((of, devices)) => of == kind && covers(devices, device),
+            None => entry == kind,
+        };
+        let is_allowed = kind == file_system::TMPFS || self.file_systems.iter().any(allows);
+        (!is_allowed).then(|| Refusal::FileSystem(format!("{kind}:{device}")))
     }
 
     /// Returns the first item of `spec` that is not allowed here.
@@ -106,6 +127,9 @@ impl Allowance {
         if let Some(path) = self.bind_mounts.iter().find(|path| *path != "/" && naming::check_path(path).is_err()) {
             return Err(format!("bind-mounts: `{}` is not an absolute path without detours", path.escape_debug()));
         }
+        for entry in &self.file_systems {
+            check_file_system(entry).map_err(|why| format!("file-systems: {why}"))?;
+        }
         let unknown = self.capabilities.iter().find(|name| !capability::is_known(name));
         unknown.map_or(Ok(()), |name| Err(format!("capabilities: `{}` is not a capability", name.escape_debug())))
     }
@@ -114,6 +138,20 @@ impl Allowance {
 /// Returns whether an entry of the devices stands for this path or name.
 fn covers(allowed: &str, device: &str) -> bool {
     allowed.strip_suffix('*').map_or(device == allowed, |beginning| device.starts_with(beginning))
+}
+
+fn check_file_system(entry: &str) -> Result<(), String> {
+    let (kind, device) = entry.split_once(':').map_or((entry, None), |(kind, device)| (kind, Some(device)));
+    file_system::check_kind(kind)?;
+    if kind == file_system::BIND || kind == "none" {
+        return Err(format!("`{}`: a folder of the node is allowed in bind-mounts", entry.escape_debug()));
+    }
+    match device {
+        Some(device) if device.strip_suffix('*').unwrap_or(device).contains('*') || device.is_empty() => {
+            Err(format!("`{}` is neither TYPE nor TYPE:DEVICE, with a `*` at its end at most", entry.escape_debug()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn is_device_entry(entry: &str) -> bool {
@@ -243,6 +281,39 @@ mod tests {
         assert_eq!(node.refusal(&privileged), Some(Refusal::BindMount("/etc".into())));
         for bad in ["", "srv", "/srv/", "/srv/.."] {
             assert!(allowance(&[bad]).check().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_volume_may_be_what_is_listed_by_type_or_device() {
+        let refusal = |allowed: &[&str], kind: &str, device: &str, o: &str| {
+            let node = Allowance { file_systems: list(allowed), bind_mounts: list(&["/srv"]), ..Allowance::default() };
+            node.check().expect("good entries");
+            let volume = FileSystem::of(kind, device, o).expect("a good one");
+            node.refusal_of_volume(&volume).map(|it| it.to_string()).unwrap_or_default()
+        };
+        for (allowed, kind, device, o, expected) in [
+            (&[][..], "tmpfs", "", "size=1m", ""),
+            (&[], "none", "/srv/a", "bind", ""),
+            (&[], "none", "/etc", "bind", "this node does not allow bind mounts of /etc"),
+            (&["nfs"], "nfs", ":/srv", "addr=nas", ""),
+            (&["nfs"], "nfs4", "nas:/srv", "", "this node does not allow the file system nfs4:nas:/srv"),
+            (&["nfs:nas:/srv/*"], "nfs", ":/srv/a", "addr=nas", ""),
+            (&["nfs:nas:/srv/*"], "nfs", "evil:/srv/a", "", "this node does not allow the file system nfs:evil:/srv/a"),
+            (&["nfs:nas:/srv"], "nfs", "nas:/srv/a", "", "this node does not allow the file system nfs:nas:/srv/a"),
+            (&["ext4:/dev/sdb1", "xfs"], "ext4", "/dev/sdb1", "", ""),
+            (
+                &["ext4:/dev/sdb1", "xfs"],
+                "ext4",
+                "/dev/sda1",
+                "",
+                "this node does not allow the file system ext4:/dev/sda1",
+            ),
+        ] {
+            assert_eq!(refusal(allowed, kind, device, o), expected, "{allowed:?} {kind} {device}");
+        }
+        for bad in ["", "Ext4", "nfs:", "nfs:*/a", "bind", "none:/srv"] {
+            assert!(Allowance { file_systems: list(&[bad]), ..Allowance::default() }.check().is_err(), "{bad}");
         }
     }
 

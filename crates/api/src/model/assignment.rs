@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use super::{Attachment, DeviceId, Measured, RestartHistory, Secret, ServiceSpec, TaskStatus, TaskValue, TaskVolume};
+use super::{
+    Attachment, BindMount, DeviceId, FileSystem, Measured, Mount, MountSource, RestartHistory, Secret, ServiceSpec,
+    TaskStatus, TaskValue, TaskVolume, VolumeMount,
+};
 use crate::id::{NodeId, ServiceId, TaskId};
 use crate::state::DesiredState;
 use crate::version::Timestamp;
@@ -94,6 +97,30 @@ impl Assignment {
     /// Returns whether the bytes of all its secrets and configs are here.
     pub fn has_values(&self) -> bool {
         self.values.iter().all(|it| it.bytes.is_some())
+    }
+
+    /// Returns the file system that the volume of this mount is, unless it is a folder.
+    pub fn file_system(&self, mount: &Mount) -> Option<&FileSystem> {
+        let name = mount.volume()?;
+        self.volumes.iter().find(|it| it.name == name)?.file_system.as_ref()
+    }
+
+    /// Returns the mounts of its spec. A volume that stands for a file or folder of the node is the bind mount of that.
+    pub fn mounts(&self) -> Vec<Mount> {
+        let bound = |mount: &Mount| {
+            let MountSource::Volume(VolumeMount { subpath, .. }) = &mount.source else { return None };
+            let volume = self.file_system(mount)?;
+            let path = volume.bound_path()?;
+            let source = match subpath {
+                Some(part) => format!("{}/{part}", path.trim_end_matches('/')),
+                None => path.to_owned(),
+            };
+            let non_recursive = !volume.has_option("rbind");
+            let source = MountSource::Bind(BindMount { source, non_recursive, ..BindMount::default() });
+            let read_only = mount.read_only || volume.has_option("ro");
+            Some(Mount { target: mount.target.clone(), read_only, source })
+        };
+        self.spec.mounts.iter().map(|mount| bound(mount).unwrap_or_else(|| mount.clone())).collect()
     }
 
     /// Returns the digest of the task's image: the one that the leader names, or else the one to which an earlier

@@ -1,8 +1,8 @@
-//! The feature level that a spec needs.
+//! The feature levels that specs need.
 
-use crate::{LEVEL_OF_TMPFS_OWNERS, LEVEL_OF_USER_NAMESPACES};
+use crate::{LEVEL_OF_FILE_SYSTEMS, LEVEL_OF_TMPFS_OWNERS, LEVEL_OF_USER_NAMESPACES};
 
-use super::{LogSpec, Mount, MountSource, ServiceSpec};
+use super::{LogSpec, Mount, MountSource, ServiceSpec, StackSpec, VolumeSpec};
 
 impl ServiceSpec {
     /// The lowest feature level of a node that knows all of the spec. An older one would start the task without the rest.
@@ -26,7 +26,12 @@ impl ServiceSpec {
             MountSource::Tmpfs(it) => it.uid.is_some() || it.gid.is_some() || it.exec,
             MountSource::Bind(_) | MountSource::Volume(_) | MountSource::Image { .. } => false,
         };
+        let has_file_system = |mount: &Mount| match &mount.source {
+            MountSource::Volume(it) => it.file_system.is_some(),
+            MountSource::Bind(_) | MountSource::Tmpfs(_) | MountSource::Image { .. } => false,
+        };
         match () {
+            () if self.mounts.iter().any(has_file_system) => LEVEL_OF_FILE_SYSTEMS,
             () if self.mounts.iter().any(has_owner) => LEVEL_OF_TMPFS_OWNERS,
             () if self.user_namespace => LEVEL_OF_USER_NAMESPACES,
             () if self.mounts.iter().any(has_part) => 5,
@@ -35,5 +40,20 @@ impl ServiceSpec {
             () if has_settings || !self.mounts.is_empty() => 2,
             () => 0,
         }
+    }
+}
+
+impl VolumeSpec {
+    /// The lowest feature level of a node that knows all of the spec. An older one would take it for a folder.
+    pub fn feature_level(&self) -> u32 {
+        if self.file_system.is_some() { LEVEL_OF_FILE_SYSTEMS } else { 0 }
+    }
+}
+
+impl StackSpec {
+    /// The lowest feature level at which all of the spec is known.
+    pub fn feature_level(&self) -> u32 {
+        let of_services = self.services.iter().map(ServiceSpec::feature_level);
+        of_services.chain(self.volumes.iter().map(VolumeSpec::feature_level)).max().unwrap_or_default()
     }
 }

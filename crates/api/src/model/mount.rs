@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 
 use serde::Serialize;
 
-use super::volume;
+use super::{FileSystem, volume};
 use crate::image_ref::ImageRef;
 use crate::naming::{self, PathError};
 use crate::state::states;
@@ -107,6 +107,8 @@ pub struct VolumeMount {
     pub per_slot: bool,
     /// Labels of a volume that does not exist yet.
     pub labels: BTreeMap<String, String>,
+    /// The file system that a volume is which does not exist yet.
+    pub file_system: Option<FileSystem>,
     /// The file or folder of the volume that is mounted, as a path without a leading `/`; all of it if `None`.
     pub subpath: Option<String>,
 }
@@ -140,7 +142,7 @@ impl Mount {
     pub(super) fn as_tasks_see_it(&self) -> Self {
         let mut mount = self.clone();
         if let MountSource::Volume(it) = &mut mount.source {
-            (it.per_slot, it.labels) = (false, BTreeMap::new());
+            (it.per_slot, it.labels, it.file_system) = (false, BTreeMap::new(), None);
         }
         mount
     }
@@ -193,6 +195,7 @@ impl VolumeMount {
             let of_named = [
                 ("volume_per_slot", self.per_slot),
                 ("volume_label", !self.labels.is_empty()),
+                ("volume_opt", self.file_system.is_some()),
                 ("volume_subpath", self.subpath.is_some()),
             ];
             let why = "a volume without a name belongs to one task alone";
@@ -205,7 +208,11 @@ impl VolumeMount {
         let name = volume::check_name(name).err().map(|error| ("source", error.to_string()));
         let label = self.labels.keys().any(String::is_empty).then(|| ("volume_label", "a key is empty".to_owned()));
         let subpath = self.subpath.as_deref().and_then(|it| check_subpath(it, "volume").err());
-        name.into_iter().chain(label).chain(subpath.map(|why| ("volume_subpath", why))).collect()
+        let file_system = self.file_system.as_ref().and_then(|it| it.check().err()).map(|why| ("volume_opt", why));
+        let is_divided = self.file_system.is_some() && self.per_slot;
+        let per_slot = is_divided.then(|| ("volume_per_slot", volume::NOT_PER_SLOT.to_owned()));
+        let subpath = subpath.map(|why| ("volume_subpath", why));
+        name.into_iter().chain(label).chain(subpath).chain(file_system).chain(per_slot).collect()
     }
 }
 

@@ -233,6 +233,7 @@ impl NodeDescription {
             self.allow.devices.len(),
             self.allow.capabilities.len(),
             self.allow.bind_mounts.len(),
+            self.allow.file_systems.len(),
             self.cdi_devices.len(),
         ]);
         if self.tunnel_keys.len() > Self::TUNNEL_KEYS_BOUND {

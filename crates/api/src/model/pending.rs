@@ -25,6 +25,8 @@ states! {
         Capability = "not allowing a capability",
         /// Its owner does not allow a device that the spec maps.
         Device = "not allowing a device",
+        /// Its owner does not allow a volume of the spec, which is a file system.
+        FileSystem = "not allowing a file system",
         /// Its owner does not allow privileged tasks.
         Privileged = "not allowing privileged tasks",
         /// It is not connected.

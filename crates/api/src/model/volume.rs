@@ -1,15 +1,18 @@
-//! Volumes: folders on nodes that outlive tasks and services.
+//! Volumes: folders on nodes, or file systems that tasks mount, that outlive tasks and services.
 //!
-//! The data of a volume is on the node where it was used first, and stays there. It has one set of data for all slots, or
+//! The data of a folder is on the node where it was used first, and stays there. It has one set of data for all slots, or
 //! with `per_slot` one for each slot; a global service, whose slots are nodes, has one on each node.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::text_or_empty;
+use super::{FileSystem, text_or_empty};
 use crate::id::{NodeId, StackId, VolumeId};
 use crate::version::Meta;
+
+/// Why a volume that is a file system is not divided among slots.
+pub const NOT_PER_SLOT: &str = "a volume that is a file system has one set of data, for all slots";
 
 /// Longest name of a volume.
 pub const VOLUME_NAME_BOUND: usize = 255;
@@ -54,6 +57,8 @@ pub struct VolumeSpec {
     pub labels: BTreeMap<String, String>,
     /// Whether each slot has data of its own.
     pub per_slot: bool,
+    /// The file system that tasks mount in place of a folder of their node.
+    pub file_system: Option<FileSystem>,
 }
 
 /// A node that has data of a volume, or gets it with the task that was placed there.
@@ -124,6 +129,8 @@ pub struct TaskVolume {
     pub id: VolumeId,
     /// The slot whose data it is; `None` for data that is not of a slot.
     pub slot: Option<u64>,
+    /// The file system that it is, if it is not a folder of the node.
+    pub file_system: Option<FileSystem>,
 }
 
 #[cfg(test)]

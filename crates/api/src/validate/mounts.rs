@@ -1,14 +1,25 @@
-//! The rules for mounts: each by itself, and that no two have one target.
+//! The rules for volumes, and for mounts: each by itself, and that no two have one target.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{MountSource, ServiceSpec, VolumeMount};
+use super::Violation;
+use crate::model::{FileSystem, MountSource, NOT_PER_SLOT, ServiceSpec, VolumeMount, VolumeSpec, check_volume_name};
 
 /// The memory that programs of a task share (shm_overview(7)).
 const SHARED_MEMORY: &str = "/dev/shm";
 
 /// Largest number of mounts of a service.
 const MOUNTS_BOUND: usize = 100;
+
+/// Returns every rule that the spec of a volume breaks.
+pub fn volume_violations(spec: &VolumeSpec) -> Vec<Violation> {
+    let name = check_volume_name(&spec.name).err().map(|error| ("name", error.to_string()));
+    let file_system = spec.file_system.as_ref().and_then(|it| it.check().err()).map(|why| ("options", why));
+    let is_divided = spec.file_system.is_some() && spec.per_slot;
+    let per_slot = is_divided.then(|| ("perSlot", NOT_PER_SLOT.to_owned()));
+    let found = name.into_iter().chain(file_system).chain(per_slot);
+    found.map(|(field, why)| Violation { field: field.to_owned(), why }).collect()
+}
 
 /// Calls `check` with the result for every field.
 pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
@@ -36,6 +47,14 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
                 check(&format!("mounts[{index}].volume_label"), Err(why));
             }
         }
+        if let MountSource::Volume(it) = &mount.source
+            && it.file_system.is_some()
+            && let Some(name) = &it.name
+            && volumes.get(name).is_some_and(|first| first.file_system != it.file_system)
+        {
+            let why = format!("volume `{name}` has the options of its first mount: leave them out here");
+            check(&format!("mounts[{index}].volume_opt"), Err(why));
+        }
         if mount.target == SHARED_MEMORY && spec.shm_size.is_some() {
             let why = format!("the size of {SHARED_MEMORY} is that of the mount: leave `shm_size` out");
             check(&format!("mounts[{index}].target"), Err(why));
@@ -46,14 +65,15 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
 /// Returns the texts of these fields, which count towards the size of a spec.
 pub(super) fn texts(spec: &ServiceSpec) -> impl Iterator<Item = &str> {
     spec.mounts.iter().flat_map(|it| {
-        let (subpath, labels) = match &it.source {
+        let (subpath, volume) = match &it.source {
             MountSource::Image { subpath, .. } => (subpath.as_deref(), None),
-            MountSource::Volume(it) => (it.subpath.as_deref(), Some(&it.labels)),
+            MountSource::Volume(it) => (it.subpath.as_deref(), Some(it)),
             MountSource::Bind(_) | MountSource::Tmpfs(_) => (None, None),
         };
-        let labels = labels.into_iter().flatten().flat_map(|(key, value)| [key.as_str(), value]);
+        let labels = volume.into_iter().flat_map(|it| &it.labels).flat_map(|(key, value)| [key.as_str(), value]);
+        let file_system = volume.and_then(|it| it.file_system.as_ref()).into_iter().flat_map(FileSystem::texts);
         let paths = [Some(it.target.as_str()), it.volume(), it.bind_source(), it.image(), subpath];
-        paths.into_iter().flatten().chain(labels)
+        paths.into_iter().flatten().chain(labels).chain(file_system)
     })
 }
 
@@ -106,6 +126,20 @@ mod tests {
                 ["mounts[1].volume_label: volume `db` has the labels of its first mount: leave them out here"]
             );
         }
+        let share = |target: &str, o: &str| {
+            let file_system = Some(FileSystem::of("nfs", "nas:/srv", o).expect("a good one"));
+            let source = VolumeMount { name: Some("db".into()), file_system, ..VolumeMount::default() };
+            Mount { source: MountSource::Volume(source), ..volume("db", target) }
+        };
+        assert_eq!(found(vec![share("/a", "ro"), share("/b", "ro"), volume("db", "/c")]), [] as [&str; 0]);
+        for first in [share("/a", ""), volume("db", "/a")] {
+            let bad = found(vec![first, share("/b", "ro")]);
+            assert_eq!(
+                bad,
+                ["mounts[1].volume_opt: volume `db` has the options of its first mount: leave them out here"]
+            );
+        }
+        assert_eq!(found(vec![share("/a", "remount")]).len(), 1);
         let mounts = vec![volume("db", SHARED_MEMORY)];
         let spec = ServiceSpec { name: "web".into(), image: "web".into(), mounts, ..ServiceSpec::default() };
         assert_eq!(violations(&spec), []);
@@ -126,6 +160,20 @@ mod tests {
         assert_eq!(bad[0], "mounts[0].read_only: an image is always mounted read-only");
         assert!(bad[1].starts_with("mounts[0].image_subpath: `../etc`: a path has neither"), "{}", bad[1]);
         assert!(bad[2].starts_with("mounts[1].source: `Data` is not an image reference"), "{}", bad[2]);
+    }
+
+    #[test]
+    fn a_volume_is_divided_among_slots_or_a_file_system() {
+        let nothing = VolumeSpec { name: "db".into(), ..VolumeSpec::default() };
+        assert_eq!(volume_violations(&nothing), []);
+        let file_system = Some(FileSystem::of("ext4", "/dev/../sda", "").expect("read"));
+        let bad = VolumeSpec { name: "..".into(), file_system, per_slot: true, ..nothing };
+        let fields: Vec<_> = volume_violations(&bad).into_iter().map(|it| it.field).collect();
+        assert_eq!(fields, ["name", "options", "perSlot"]);
+        let file_system = Some(FileSystem::of("tmpfs", "", "").expect("read"));
+        let source = VolumeMount { name: Some("db".into()), file_system, per_slot: true, ..VolumeMount::default() };
+        let mount = Mount { source: MountSource::Volume(source), ..volume("db", "/a") };
+        assert_eq!(found(vec![mount]), [format!("mounts[0].volume_per_slot: {NOT_PER_SLOT}")]);
     }
 
     #[test]

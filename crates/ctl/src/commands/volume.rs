@@ -52,14 +52,22 @@ pub(crate) struct CreateVolume {
     /// Keep data of its own for each slot of a service
     #[arg(long)]
     per_slot: bool,
+    /// Driver; there is one
+    #[arg(short, long, value_parser = ["local"], default_value = "local", hide_default_value = true)]
+    driver: String,
+    /// Option that makes it a file system which each task mounts, as with Docker's driver local: type=TYPE, device=DEVICE or
+    /// o=OPTION[,OPTION…]; may be repeated
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = parse::assignment)]
+    opt: Vec<(String, String)>,
     /// Name of the volume
     name: String,
 }
 
 pub(crate) async fn run(verb: Volume, client: &Client) -> anyhow::Result<()> {
     match verb {
-        Volume::Create(CreateVolume { label, per_slot, name }) => {
-            let spec = VolumeSpec { name: name.clone(), labels: label.into_iter().collect(), per_slot };
+        Volume::Create(CreateVolume { label, per_slot, driver: _, opt, name }) => {
+            let file_system = flota_stack::mount::file_system(&opt).map_err(|why| Usage(format!("--opt: {why}")))?;
+            let spec = VolumeSpec { name: name.clone(), labels: label.into_iter().collect(), per_slot, file_system };
             let request = CreateVolumeRequest { request_id: request_id(), spec: Some((&spec).into()) };
             client.change(request, |mut control, request| async move { control.create_volume(request).await }).await?;
             printer::line(&name);
@@ -124,15 +132,12 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     for row in volumes.volumes {
         let volume = parsed(&row)?;
         let value = json!({
-            "id": volume.id, "name": volume.spec.name, "perSlot": volume.spec.per_slot, "labels": volume.spec.labels,
+            "id": volume.id, "name": volume.spec.name, "perSlot": volume.spec.per_slot, "fileSystem": volume.spec.file_system,
+            "labels": volume.spec.labels,
             "nodes": row.nodes, "services": row.services,
         });
-        let cells = vec![
-            volume.spec.name.clone(),
-            if volume.spec.per_slot { "slot" } else { "volume" }.to_owned(),
-            row.nodes.join(" "),
-            row.services.join(" "),
-        ];
+        let cells =
+            vec![volume.spec.name.clone(), data(&volume.spec).to_owned(), row.nodes.join(" "), row.services.join(" ")];
         rows.push((value, cells));
     }
     rows.sort_by(|left, right| left.1[0].cmp(&right.1[0]));
@@ -140,9 +145,19 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Returns whether `prune` removes the volume.
+/// What has data of its own.
+fn data(spec: &VolumeSpec) -> &str {
+    match &spec.file_system {
+        Some(it) => &it.kind,
+        None if spec.per_slot => "slot",
+        None => "volume",
+    }
+}
+
+/// Returns whether `prune` removes the volume. One that is a file system has data, wherever that is.
 fn is_pruned(row: &VolumeRow, all: bool) -> bool {
-    row.services.is_empty() && (all || row.nodes.is_empty())
+    let is_file_system = row.volume.as_ref().and_then(|it| it.spec.as_ref()).is_some_and(|it| it.file_system.is_some());
+    row.services.is_empty() && (all || row.nodes.is_empty() && !is_file_system)
 }
 
 async fn prune(client: &Client, all: bool, force: bool) -> anyhow::Result<()> {
@@ -203,5 +218,10 @@ mod tests {
             let row = row(nodes, services);
             assert_eq!([is_pruned(&row, false), is_pruned(&row, true)], expected, "{row:?}");
         }
+        let file_system = flota_stack::mount::file_system(&[("type".to_owned(), "tmpfs".to_owned())]).expect("good");
+        let spec = VolumeSpec { name: "db".into(), file_system, ..VolumeSpec::default() };
+        let volume = Object { spec, ..Object::default() };
+        let row = VolumeRow { volume: Some((&volume).into()), ..VolumeRow::default() };
+        assert_eq!([is_pruned(&row, false), is_pruned(&row, true)], [false, true]);
     }
 }

@@ -50,7 +50,7 @@ impl<M: Member> Control<M> {
         let known = before.map(|it| it.spec.as_ref());
         let mut faults = Faults::default();
         let spec_with_ids = faults.note("networks", with_ids(spec, &view, &BTreeMap::<String, NetworkId>::new()));
-        faults.note("spec", level::claim(tx, [spec]));
+        faults.note("spec", level::claim(tx, spec.feature_level()));
         let claimed = spec_with_ids.as_ref().unwrap_or(spec);
         faults.note("ports", networks::claim(tx, &spec.name, claimed, &self.caller));
         faults.note("depends_on", dependencies::claim(tx, spec));

@@ -2,7 +2,7 @@
 //! of an older build would apply the change without what it does not know.
 
 use flota_api::LEVEL_OF_USER_NAMESPACES;
-use flota_api::model::{Cluster, ServiceSpec};
+use flota_api::model::Cluster;
 use flota_raft_store::{Tables, WriteTx};
 
 use super::error::ControlError;
@@ -30,15 +30,11 @@ pub(super) fn risen(cluster: &Cluster, level: u32) -> Option<Cluster> {
     (cluster.feature_level < level).then(|| Cluster { feature_level: level, ..cluster.clone() })
 }
 
-/// Raises the level in use to what these specs need, with the transaction that sets them.
+/// Raises the level in use to `needed`, with the transaction that sets a spec which needs it. A transaction does this once.
 ///
 /// # Errors
 /// A manager is of an older build, which does not support this level.
-pub(super) fn claim<'a>(
-    tx: &mut WriteTx,
-    specs: impl IntoIterator<Item = &'a ServiceSpec>,
-) -> Result<(), ControlError> {
-    let needed = specs.into_iter().map(ServiceSpec::feature_level).max().unwrap_or_default();
+pub(super) fn claim(tx: &mut WriteTx, needed: u32) -> Result<(), ControlError> {
     // Managers store what a spec of a lower level has, whatever level is in use.
     if needed < LEVEL_OF_USER_NAMESPACES {
         return Ok(());

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use flota_api::Violation;
 use flota_api::id::{NetworkId, ServiceId, StackId};
-use flota_api::model::{
-    Network, NetworkSpec, PublishMode, Service, ServiceSpec, Stack, StackSpec, StackValue, Volume, check_volume_name,
-};
+use flota_api::model::{Network, NetworkSpec, PublishMode, Service, ServiceSpec, Stack, StackSpec, StackValue, Volume};
 use flota_api::object::Kind;
 use flota_api::{naming, validate};
 use flota_raft_store::{Tables, View, WriteTx};
@@ -84,8 +82,9 @@ pub(super) fn violations(spec: &StackSpec) -> Vec<Violation> {
     }
     for (index, volume) in spec.volumes.iter().enumerate() {
         let field = format!("volumes.{}", volume.name);
-        if let Err(error) = check_volume_name(&volume.name) {
-            found.push(Violation { field, why: error.to_string() });
+        let violations = validate::volume_violations(volume);
+        if !violations.is_empty() {
+            found.extend(violations.into_iter().map(|it| it.within(&field)));
         } else if spec.volumes[..index].iter().any(|other| other.name == volume.name) {
             found.push(Violation { field, why: "it is declared twice".into() });
         }
@@ -208,7 +207,7 @@ impl<M: Member> Control<M> {
             Some(stack) => tx.update(Stack { spec: spec.clone(), ..stack.as_ref().clone() }),
             None => tx.create(Stack { id: id.clone(), spec: spec.clone(), ..Stack::default() }),
         }
-        faults.note("services", level::claim(&mut tx, &spec.services));
+        faults.note("spec", level::claim(&mut tx, spec.feature_level()));
         let networks = faults.note("networks", self.add_networks(&mut tx, spec, id));
         let volumes = faults.note("volumes", volumes::add_declared(&mut tx, spec, id, &self.random));
         let values = faults.note("values", values::add_declared(&mut tx, (spec, stack_values), id, &self.random));

@@ -6,16 +6,15 @@ use std::sync::Arc;
 use flota_api::Violation;
 use flota_api::clock::Random;
 use flota_api::id::{StackId, VolumeId};
-use flota_api::model::{
-    MountSource, ServiceSpec, Stack, StackSpec, Volume, VolumeMount, VolumeSpec, check_volume_name,
-};
+use flota_api::model::{MountSource, ServiceSpec, Stack, StackSpec, Volume, VolumeMount, VolumeSpec};
 use flota_api::object::Kind;
+use flota_api::validate::volume_violations;
 use flota_raft_store::{Tables, WriteTx};
 
 use super::error::ControlError;
 use super::filter::{self, Field, Filter};
 use super::reference::resolve;
-use super::{Control, Freshness, Listing, Member};
+use super::{Control, Freshness, Listing, Member, level};
 
 /// A volume with what uses it.
 #[derive(Clone, Debug)]
@@ -68,7 +67,8 @@ fn users(view: &Tables) -> Users {
 
 /// Refuses a spec that breaks a rule.
 fn check(spec: &VolumeSpec) -> Result<(), ControlError> {
-    check_volume_name(&spec.name).map_err(|error| ControlError::invalid("name", error))
+    let found = volume_violations(spec);
+    if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
 }
 
 /// Returns the volume that `reference` identifies, unless a user has removed it.
@@ -106,7 +106,8 @@ pub(super) fn claim(
     let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
     let is_global = spec.mode.replicas().is_none();
     for (index, mount) in spec.mounts.iter().enumerate() {
-        let MountSource::Volume(VolumeMount { name: Some(name), per_slot, labels, .. }) = &mount.source else {
+        let MountSource::Volume(VolumeMount { name: Some(name), per_slot, labels, file_system, .. }) = &mount.source
+        else {
             continue;
         };
         let known = declared.and_then(|it| it.get(name)).or_else(|| view.volume_by_name(name).map(AsRef::as_ref));
@@ -115,13 +116,16 @@ pub(super) fn claim(
                 let why = format!("volume `{name}` {why}");
                 found.push(Violation { field: format!("mounts[{index}].source"), why });
             };
-            if is_global && !volume.spec.per_slot {
+            if is_global && !volume.spec.per_slot && volume.spec.file_system.is_none() {
                 let why = "has one set of data, on one node, and the tasks of a global service are on different nodes: \
                            create it with --per-slot";
                 refuse(why);
             }
             if *per_slot && !volume.spec.per_slot {
                 refuse("exists, and has one set of data for all slots");
+            }
+            if file_system.is_some() && volume.spec.file_system != *file_system {
+                refuse("exists, and has other options");
             }
         }
         if !seen.insert(name) {
@@ -139,8 +143,9 @@ pub(super) fn claim(
                 return Err(ControlError::NotFound { kind: Kind::Volume, reference: name.clone() });
             }
             None => {
-                let (name, labels) = (name.clone(), labels.clone());
-                let spec = VolumeSpec { name, labels, per_slot: *per_slot || is_global };
+                let (name, labels, file_system) = (name.clone(), labels.clone(), file_system.clone());
+                let per_slot = *per_slot || is_global && file_system.is_none();
+                let spec = VolumeSpec { name, labels, per_slot, file_system };
                 tx.create(Volume { id: random.draw(VolumeId::random), spec, ..Volume::default() });
             }
         }
@@ -172,6 +177,9 @@ pub(super) fn add_declared(
             // The volumes of a stack that was removed are still there.
             Some(it) if it.stack_id.as_ref().is_none_or(|id| id != stack && view.stack(id.as_str()).is_some()) => {
                 return refuse("it exists already and does not belong to this stack: declare it as `external`");
+            }
+            Some(it) if it.spec.file_system != wanted.file_system => {
+                return refuse("it exists with other options, which can't change: remove the volume first");
             }
             Some(it) if it.spec.per_slot != wanted.per_slot => {
                 return refuse("its data can't be divided among slots, or joined, afterwards: remove the volume first");
@@ -246,6 +254,7 @@ impl<M: Member> Control<M> {
                 return Err(ControlError::AlreadyExists { kind: Kind::Volume, name: name.clone() });
             }
             let mut tx = WriteTx::new(view, request_id);
+            level::claim(&mut tx, volume.spec.feature_level())?;
             tx.create(volume.clone());
             Ok((tx.finish(), ()))
         });

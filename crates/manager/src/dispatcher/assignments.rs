@@ -308,6 +308,7 @@ fn volumes(task: &Task, spec: &ServiceSpec, view: &Tables) -> Vec<TaskVolume> {
         name: volume.spec.name.clone(),
         id: volume.id.clone(),
         slot: volume.data_slot(spec.mode.is_global(), task.slot),
+        file_system: volume.spec.file_system.clone(),
     });
     used.map(|volume| (&volume).into()).collect()
 }

@@ -2,7 +2,7 @@
 
 use flota_api::id::ServiceId;
 use flota_api::model::{
-    Availability, Filter, NodeDescription, NodeState, PinnedImage, Platform, Refusal, Service, ServiceSpec,
+    Availability, Filter, NodeDescription, NodeState, PinnedImage, Platform, Refusal, Service, ServiceSpec, VolumeSpec,
 };
 use flota_raft_store::Tables;
 use flota_raft_store::faults::{self, Fault};
@@ -69,7 +69,7 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     (Filter::Paused, |_, it, _| it.node.spec.availability == Availability::Pause),
     (Filter::Constraint, |task, it, _| !task.spec.constraints.iter().all(|constraint| it.node.satisfies(constraint))),
     (Filter::Platform, |task, it, _| !task.fits_platform(&it.node.description)),
-    (Filter::Outdated, |task, it, _| task.spec.feature_level() > it.node.description.feature_level),
+    (Filter::Outdated, |task, it, view| feature_level(task.spec, view) > it.node.description.feature_level),
     (Filter::Cpu, |task, it, _| task.spec.reservations.nano_cpus > it.free().nano_cpus),
     (Filter::Memory, |task, it, _| task.spec.reservations.memory_bytes > it.free().memory_bytes),
     (Filter::Runtime, |task, it, _| {
@@ -77,7 +77,11 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
     }),
     (Filter::Privileged, |task, it, _| matches!(refusal(task.spec, it), Some(Refusal::Privileged))),
     (Filter::Capability, |task, it, _| matches!(refusal(task.spec, it), Some(Refusal::Capability(_)))),
-    (Filter::BindMount, |task, it, _| matches!(refusal(task.spec, it), Some(Refusal::BindMount(_)))),
+    (Filter::BindMount, |task, it, view| {
+        matches!(refusal(task.spec, it), Some(Refusal::BindMount(_)))
+            || refusals_of_volumes(task.spec, it, view).any(|it| matches!(it, Refusal::BindMount(_)))
+    }),
+    (Filter::FileSystem, |task, it, view| refusals_of_volumes(task.spec, it, view).next().is_some()),
     (Filter::Device, |task, it, _| matches!(refusal(task.spec, it), Some(Refusal::Device(_)))),
     (Filter::CdiDevice, |task, it, _| {
         !task.spec.cdi_devices.iter().all(|name| it.node.description.has_cdi_device(name))
@@ -99,6 +103,25 @@ const FILTERS: [(Filter, Refuses); Filter::ALL.len() - 1] = [
 /// Returns what the node's owner does not allow. The worker uses the same function.
 fn refusal(spec: &ServiceSpec, it: &Candidate) -> Option<Refusal> {
     it.node.description.allow.refusal(spec)
+}
+
+/// Returns the volumes of the spec.
+fn volumes<'a>(spec: &'a ServiceSpec, view: &'a Tables) -> impl Iterator<Item = &'a VolumeSpec> {
+    spec.volumes().filter_map(|name| Some(&view.volume_by_name(name)?.spec))
+}
+
+/// Returns what the node's owner does not allow of the volumes of the spec.
+fn refusals_of_volumes<'a>(
+    spec: &'a ServiceSpec,
+    it: &'a Candidate,
+    view: &'a Tables,
+) -> impl Iterator<Item = Refusal> {
+    volumes(spec, view).filter_map(|volume| it.node.description.allow.refusal_of_volume(volume.file_system.as_ref()?))
+}
+
+/// The lowest feature level of a node that knows all of the spec and of its volumes.
+fn feature_level(spec: &ServiceSpec, view: &Tables) -> u32 {
+    volumes(spec, view).map(VolumeSpec::feature_level).fold(spec.feature_level(), u32::max)
 }
 
 /// Whether a network of the spec is encrypted.

@@ -105,6 +105,8 @@ impl<'a> VolumePlaces<'a> {
         for name in spec.volumes() {
             let Some(volume) = self.named(name) else { continue };
             match volume.placed(volume.data_slot(spec.mode.is_global(), task.slot), node) {
+                // A file system is mounted on any node.
+                _ if volume.spec.file_system.is_some() => plan.expect(Kind::Volume, &volume.id),
                 None => plan.expect(Kind::Volume, &volume.id),
                 Some(placed) => drop(self.placed.insert(placed.id.clone(), placed)),
             }

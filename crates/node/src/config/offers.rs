@@ -34,6 +34,7 @@ pub(super) struct Allow {
     capabilities: Vec<String>,
     #[serde(alias = "bind_mounts")]
     bind_mounts: Vec<String>,
+    file_systems: Vec<String>,
 }
 
 /// Checks the settings. Errors name the entry.
@@ -59,6 +60,7 @@ pub(super) fn resolve(
             devices: allow.devices,
             capabilities,
             bind_mounts: allow.bind_mounts,
+            file_systems: allow.file_systems,
         },
         no_new_privileges,
         app_armor: None,
@@ -127,6 +129,7 @@ mod tests {
             devices = ["/dev/fuse", "/dev/snd/*", "v.com/gpu=*"]
             capabilities = ["cap_net_admin", "SYS_PTRACE"]
             bind-mounts = ["/srv", "/opt/data"]
+            file-systems = ["ext4:/dev/sdb*", "nfs"]
             [labels]
             disk = "120"
             "#,
@@ -143,6 +146,7 @@ mod tests {
         );
         assert_eq!(offers.allow.capabilities, ["NET_ADMIN", "SYS_PTRACE"]);
         assert_eq!(offers.allow.bind_mounts, ["/srv", "/opt/data"]);
+        assert_eq!(offers.allow.file_systems, ["ext4:/dev/sdb*", "nfs"]);
         assert_eq!(offers.labels, [("disk".to_owned(), "120".to_owned())].into());
         let same = self::offers("[allow]\nbind_mounts = ['/srv']").expect("a good file");
         assert_eq!(same.allow.bind_mounts, ["/srv"]);
@@ -179,6 +183,10 @@ mod tests {
                 "allow.devices: `/dev/*/x` is neither an absolute path nor the beginning",
             ),
             ("[allow]\nbind-mounts = ['srv']", "allow.bind-mounts: `srv` is not an absolute path"),
+            (
+                "[allow]\nfile-systems = ['none:/srv']",
+                "allow.file-systems: `none:/srv`: a folder of the node is allowed in",
+            ),
             ("[labels]\n'a b' = 'c'", "labels: `a b`"),
             ("[labels]\na = \"\\u001b\"", "labels: a: the value has at most 4096 bytes and no control characters"),
             ("[allow]\ncapabilities = ['root']", "allow.capabilities: `ROOT` is not a capability"),

@@ -1,5 +1,5 @@
-//! The mounts that a supervisor makes before a runtime creates the container: its root, the images in it, and the sources
-//! of its bind mounts. They are in a mount namespace that ends with the supervisor.
+//! The mounts that a supervisor makes before a runtime creates the container: its root, the images and file systems in it,
+//! and the sources of its bind mounts. They are in a mount namespace that ends with the supervisor.
 //!
 //! If the container has ids of its own ([`Order::ids`]), all of them show the ids on disk as the container's: what belongs
 //! to root on disk belongs to the container's root, and what that root writes belongs to root on disk (mount_setattr(2),
@@ -16,11 +16,13 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag};
 use nix::unistd::chdir;
 
-use super::order::{ImageFiles, ImageMount, Order, RootSource};
-use crate::error::{Act, StepError};
+use super::apart::apart;
+use super::order::{FileSystemMount, ImageFiles, ImageMount, Order, RootSource};
+use crate::error::{Act, RunError, StepError};
 use crate::ids::{IdRange, as_root_of};
 use crate::process::user_namespace;
 use crate::rootfs::RootDir;
+use crate::rootfs::options::Options;
 use crate::syscall::mounts as kernel;
 
 /// Returns the bundle in a supervisor's folder.
@@ -28,8 +30,8 @@ pub(crate) fn bundle(dir: &Path) -> PathBuf {
     dir.join("bundle")
 }
 
-/// Mounts the root, the sources that are pinned or mapped, and images. Returns the path of the root.
-pub(super) fn mount_all(dir: &Path, order: &Order) -> Result<PathBuf, StepError> {
+/// Mounts the root, the sources that are pinned or mapped, images and file systems. Returns the path of the root.
+pub(super) fn mount_all(dir: &Path, order: &Order) -> Result<PathBuf, RunError> {
     let mounts = Mounts::new(dir, order.ids)?;
     // They are opened before they are cut off, because a mount may be shared with the machine.
     let sources = mounts.sources(order)?;
@@ -40,7 +42,11 @@ pub(super) fn mount_all(dir: &Path, order: &Order) -> Result<PathBuf, StepError>
     for (index, image) in order.images.iter().enumerate() {
         mounts.mount_image(index, image)?;
     }
-    mounts.mount_root(&order.root)
+    for (index, system) in order.file_systems.iter().enumerate() {
+        // A server that does not answer holds up whoever mounts its files.
+        apart(&format!("mount {}", system.device), || Ok(mounts.mount_file_system(index, system).map(|()| 0)?))?;
+    }
+    Ok(mounts.mount_root(&order.root)?)
 }
 
 /// Gives this process mounts of its own.
@@ -156,14 +162,74 @@ impl<'a> Mounts<'a> {
                 }
             }
         };
-        let part = image.subpath.as_deref().unwrap_or(Path::new(""));
-        let place = match RootDir::open(&whole)?.find_beneath(part, libc::O_PATH) {
-            Err(Errno::EXDEV) => return Err(StepError::refuse(act(), "it leads out of the image")),
-            found => found.act(act)?,
-        };
-        let tree = kernel::open_tree(place.as_fd(), Path::new(""), true).act(act)?;
-        attach(&tree, &image_path(self.dir, index))
+        let part = image.subpath.as_deref();
+        show_part(&RootDir::open(&whole)?, part, "the image", &image_path(self.dir, index), &act)
     }
+
+    /// Mounts a file system, and the parts of it that are wanted at their paths in the bundle.
+    fn mount_file_system(&self, index: usize, system: &FileSystemMount) -> Result<(), StepError> {
+        let act = || format!("mount {} of type {}", system.device, system.kind);
+        let made = self.map(make(system).map_err(|error| error.within(act()))?, Path::new(&system.device))?;
+        let whole = file_systems(self.dir).join(index.to_string());
+        attach(&made, &whole)?;
+        let whole = RootDir::open(&whole)?;
+        for (number, part) in system.parts.iter().enumerate() {
+            let act = || match &part.subpath {
+                None => act(),
+                Some(subpath) => format!("mount `{}` of {}", subpath.display(), system.device),
+            };
+            let at = part_path(self.dir, index, number);
+            show_part(&whole, part.subpath.as_deref(), "the file system", &at, &act)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the mount of a file system, which is not attached yet.
+fn make(system: &FileSystemMount) -> Result<OwnedFd, StepError> {
+    let options = Options::parse(&system.options);
+    let made = kernel::FileSystem::open(&system.kind).act(|| "use a file system of this type".into())?;
+    let complain = |act: String, error: Errno| {
+        let why = made.complaint().unwrap_or_else(|| error.desc().to_owned());
+        StepError::refuse(act, why)
+    };
+    made.set("source", &system.device).map_err(|error| complain("name the device".into(), error))?;
+    let attributes = options.fresh() | kernel::NODEV | kernel::NOSUID;
+    // The file system itself is read-only, not only the mount: its device may be.
+    let read_only = (attributes & kernel::RDONLY != 0).then_some("ro");
+    let flags = options.flags.iter().copied().chain(read_only);
+    for option in flags.chain(options.data.iter().map(String::as_str)) {
+        let set = match option.split_once('=') {
+            Some((key, value)) => made.set(key, value),
+            None => made.set_flag(option),
+        };
+        set.map_err(|error| complain(format!("use the option `{option}`"), error))?;
+    }
+    made.mount(attributes).map_err(|error| complain("make it".into(), error))
+}
+
+/// Attaches a part of what is mounted at `whole`, unless it leads out of that.
+fn show_part(
+    whole: &RootDir,
+    part: Option<&Path>,
+    what: &str,
+    at: &Path,
+    act: &dyn Fn() -> String,
+) -> Result<(), StepError> {
+    let place = match whole.find_beneath(part.unwrap_or(Path::new("")), libc::O_PATH) {
+        Err(Errno::EXDEV) => return Err(StepError::refuse(act(), format!("it leads out of {what}"))),
+        found => found.act(act)?,
+    };
+    attach(&kernel::open_tree(place.as_fd(), Path::new(""), true).act(act)?, at)
+}
+
+fn file_systems(dir: &Path) -> PathBuf {
+    bundle(dir).join("file-systems")
+}
+
+/// Returns where a part of a file system that the container sees is mounted.
+pub(super) fn part_path(dir: &Path, index: usize, part: usize) -> PathBuf {
+    file_systems(dir).join(format!("{index}-{part}"))
 }
 
 fn images(dir: &Path) -> PathBuf {

@@ -49,6 +49,31 @@ pub struct ImageMount {
     pub subpath: Option<PathBuf>,
 }
 
+/// A file system that is mounted in a container (fsopen(2)), with no devices and no set-user-id programs. The supervisor
+/// mounts it in its own mount namespace, so the mount ends with the supervisor, and in the network of the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSystemMount {
+    /// Its type, as `nfs` or `ext4`.
+    pub kind: String,
+    /// What is mounted.
+    pub device: String,
+    /// Options, as in fstab(5).
+    pub options: Vec<String>,
+    /// What of it the container sees.
+    pub parts: Vec<Part>,
+}
+
+/// A part of a file system that is mounted in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Path in the container. The bind mount of the configuration with this destination, which has no source there, shows
+    /// the part.
+    pub target: PathBuf,
+    /// Path in the file system of the file or folder that is mounted; all of it if `None`. If a link leads it out of the file
+    /// system, the start fails.
+    pub subpath: Option<PathBuf>,
+}
+
 /// The parameters for one container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
@@ -84,7 +109,8 @@ pub struct Order {
     #[serde(default)]
     pub pinned: Vec<PathBuf>,
     /// The ids that the container has of its own. Its configuration has a user namespace with the same ones
-    /// ([`IdRange::mapping`]). Its root, its images, and the sources in `pinned` and `mapped` show ids on disk as these.
+    /// ([`IdRange::mapping`]). Its root, its images, its file systems, and the sources in `pinned` and `mapped` show ids on
+    /// disk as these.
     #[serde(default)]
     pub ids: Option<IdRange>,
     /// Sources of bind mounts of the configuration, besides those in `pinned`, which show the ids on disk as `ids`.
@@ -93,6 +119,9 @@ pub struct Order {
     /// Images that are mounted in the container.
     #[serde(default)]
     pub images: Vec<ImageMount>,
+    /// File systems that are mounted in the container.
+    #[serde(default)]
+    pub file_systems: Vec<FileSystemMount>,
 }
 
 /// A further process to start in a container.

@@ -1,16 +1,17 @@
 //! What a supervisor writes before a runtime creates the container: the files with its names, and its configuration with
 //! the settings of the image.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::mounts::{bundle, image_path, source_path};
+use super::mounts::{bundle, image_path, part_path, source_path};
 use super::order::Order;
 use super::user;
 use crate::error::{Act, StepError};
@@ -34,12 +35,15 @@ pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec,
             mount.source = source_path(dir, index).display().to_string();
         }
     }
-    for (index, image) in order.images.iter().enumerate() {
-        let is_of_image = |mount: &&mut oci::Mount| {
-            mount.kind == "bind" && mount.source.is_empty() && mount.destination == image.target
-        };
-        for mount in spec.mounts.iter_mut().filter(is_of_image) {
-            mount.source = image_path(dir, index).display().to_string();
+    let images = order.images.iter().enumerate().map(|(index, image)| (&image.target, image_path(dir, index)));
+    let parts = order.file_systems.iter().enumerate().flat_map(|(index, system)| {
+        let parts = system.parts.iter().enumerate();
+        parts.map(move |(part, it)| (&it.target, part_path(dir, index, part)))
+    });
+    let made: BTreeMap<&PathBuf, PathBuf> = images.chain(parts).collect();
+    for mount in spec.mounts.iter_mut().filter(|mount| mount.kind == "bind" && mount.source.is_empty()) {
+        if let Some(source) = made.get(&mount.destination) {
+            mount.source = source.display().to_string();
         }
     }
     let user = user::find(&root, &order.user, &order.extra_groups)?;

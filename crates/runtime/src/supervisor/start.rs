@@ -1,23 +1,19 @@
 //! Starts a container from an order, by means of a runtime.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
+use super::apart::apart;
 use super::order::Order;
 use super::output::Streams;
-use super::{mounts, prepare, report, runtime};
+use super::{mounts, prepare, runtime};
 use crate::error::{Act, RunError, StepError};
-use crate::process::clone::{self, Parent};
-use crate::process::{receive_terminal, wait_readable};
+use crate::process::receive_terminal;
 use crate::state::{self, ContainerState};
 use crate::syscall::process as kernel;
-
-/// Longest time that a runtime may take.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(55);
 
 /// A container whose program runs.
 pub(super) struct Started {
@@ -38,7 +34,7 @@ pub(super) fn start(dir: &Path, order: &Order) -> Result<Started, RunError> {
 
 fn make(dir: &Path, order: &Order, rootfs: &Path) -> Result<Started, RunError> {
     let (ours, theirs) = if order.terminal { terminal_pair()? } else { pipes()? };
-    let pid = apart(|| {
+    let pid = apart("run the runtime", || {
         let spec = prepare::complete(dir, order, rootfs)?;
         let console = theirs.take_place()?;
         runtime::of(dir, order).run(&spec, console)
@@ -53,33 +49,7 @@ fn make(dir: &Path, order: &Order, rootfs: &Path) -> Result<Started, RunError> {
 
 /// Removes what the runtime keeps of the container. The daemon's next sweep removes what can't be removed here.
 pub(super) fn delete(dir: &Path, order: &Order) {
-    let _ = apart(|| runtime::of(dir, order).delete().map(|()| 0));
-}
-
-/// Runs a function in a separate process and waits for its result, so that the memory it needs is freed with that
-/// process.
-fn apart(act: impl FnOnce() -> Result<i32, RunError>) -> Result<i32, RunError> {
-    let (reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).act(|| "make a pipe".into())?;
-    match clone::fork(0, Parent::Caller).act(|| "start a process".into())? {
-        clone::Side::Child => {
-            drop(reader);
-            clone::reset_signals();
-            report::write(&writer.into(), &act());
-            clone::exit(0)
-        }
-        clone::Side::Parent(pid, process) => {
-            drop(writer);
-            let arrives = wait_readable(&reader, PATIENCE);
-            let report = arrives.map(|it| if it { report::read(&reader.into()) } else { None });
-            if !matches!(report, Ok(Some(Ok(_)))) {
-                // The process has failed and is about to end, or it hangs.
-                let _ = kernel::signal(process.as_fd(), libc::SIGKILL);
-            }
-            let _ = waitpid(pid, None);
-            let late = || RunError::new(format!("failed to run the runtime: it did not end within {PATIENCE:?}"));
-            report?.unwrap_or_else(|| Err(late()))
-        }
-    }
+    let _ = apart("run the runtime", || runtime::of(dir, order).delete().map(|()| 0));
 }
 
 /// The supervisor's ends of a container's standard descriptors.

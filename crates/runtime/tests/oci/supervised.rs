@@ -44,6 +44,7 @@ impl Supervised {
             ids: None,
             mapped: Vec::new(),
             images: Vec::new(),
+            file_systems: Vec::new(),
         };
         Self { order, dir, bundle }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flota_api::model::{Mount, MountSource, ServiceSpec, VolumeMount, VolumeSpec};
+use flota_api::model::{FileSystem, Mount, MountSource, ServiceSpec, VolumeMount, VolumeSpec};
 
 use super::labels;
 use crate::fields::Fields;
@@ -68,7 +68,9 @@ impl<'a> DeclaredVolumes<'a> {
     pub(super) fn finish(mut self) -> Result<Vec<VolumeSpec>, Fault> {
         let mut is_global = BTreeMap::new();
         for (name, global, node) in &self.uses {
-            let Some(spec) = self.specs.get(name).filter(|spec| !spec.per_slot) else { continue };
+            let Some(spec) = self.specs.get(name).filter(|spec| !spec.per_slot && spec.file_system.is_none()) else {
+                continue;
+            };
             if *is_global.entry(name).or_insert(*global) != *global {
                 let why = "is used by global services, which have data of their own on each node, and by others: give \
                            it `x-flota-per-slot: true`, or use two volumes";
@@ -108,16 +110,21 @@ fn volume(key: &str, full: String, node: &Node) -> Result<(String, Option<Volume
     if let Some(driver) = keys.get("driver").filter(|it| it.text().is_ok_and(|it| it != "local")) {
         return Err(driver.fault("the driver of a volume is local; there is no other"));
     }
-    if let Some(options) = keys.get("driver_opts").filter(|it| !it.map().is_ok_and(BTreeMap::is_empty)) {
-        return Err(options.fault(mount::NO_OPTIONS));
-    }
     let spec = VolumeSpec {
         name: name.unwrap_or(full),
         labels: keys.read("labels", labels)?.unwrap_or_default(),
         per_slot: keys.read("x-flota-per-slot", Node::flag)?.unwrap_or_default(),
+        file_system: keys.read("driver_opts", options)?.flatten(),
     };
     keys.finish()?;
     Ok((spec.name.clone(), Some(spec)))
+}
+
+/// Reads the options of a volume.
+fn options(node: &Node) -> Result<Option<FileSystem>, Fault> {
+    let option = |(key, value): (&String, &Node)| Ok((key.clone(), value.text()?));
+    let options = node.map()?.iter().map(option).collect::<Result<Vec<_>, Fault>>()?;
+    mount::file_system(&options).map_err(|why| node.fault(why))
 }
 
 /// Reads the long form of a mount.
@@ -263,7 +270,12 @@ mod tests {
             (
                 "tmpfs: /a",
                 "  db: { driver_opts: { type: nfs } }",
-                "volumes.db.driver_opts: a volume has no options. To use NFS and the like, mount it",
+                "volumes.db.driver_opts: device: one is needed for the type nfs",
+            ),
+            (
+                "tmpfs: /a",
+                "  db: { driver_opts: { size: 1g } }",
+                "volumes.db.driver_opts: `size` is not an option of a volume; they are type, device and o",
             ),
             (
                 "volumes: [{ type: volume, source: db, target: /a, volume: { subpath: ../b } }]",

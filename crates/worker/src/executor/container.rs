@@ -275,7 +275,7 @@ impl ContainerExecutor {
         self.values.renew(assignment, None).map_err(ContainerError::Values)?;
         let (wanted, offers) = (assignment.clone(), Arc::clone(&self.offers));
         let found = tokio::task::spawn_blocking(move || {
-            let binds = BindSources::find(&wanted.spec, &offers.bind_roots)?;
+            let binds = BindSources::find(&wanted.mounts(), &offers.bind_roots)?;
             Ok::<_, ContainerError>((binds, cdi::of_task(&wanted, &offers.cdi_folders)?))
         });
         let (binds, cdi) = found.await.map_err(io::Error::other)??;
@@ -285,6 +285,7 @@ impl ContainerExecutor {
             log: self.paths.log(task),
             runtime: self.runtime.path().to_owned(),
             volumes: draft.volumes.clone(),
+            file_systems: draft.file_systems.clone(),
             images: draft.images.clone(),
             values: draft.values.clone(),
             variables: draft.variables.clone(),

@@ -365,7 +365,8 @@ impl FakeMachine {
     /// Makes the data of these volumes, where there is none, and records that the task uses it.
     pub(super) fn use_volumes(&self, task: &str, volumes: &[TaskVolume]) {
         self.with(|inner| {
-            inner.volumes.extend(volumes.iter().map(|it| (it.id.to_string(), it.slot)));
+            let folders = volumes.iter().filter(|it| it.file_system.is_none());
+            inner.volumes.extend(folders.map(|it| (it.id.to_string(), it.slot)));
             let used = volumes.iter().map(|it| it.id.to_string()).collect();
             inner.volume_uses.insert(task.to_owned(), used);
         });

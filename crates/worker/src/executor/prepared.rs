@@ -21,7 +21,7 @@ use futures::future::BoxFuture;
 use flota_api::id::TaskId;
 use flota_api::model::Assignment;
 use flota_image::ImageConfig;
-use flota_runtime::ImageFiles;
+use flota_runtime::{FileSystemMount, ImageFiles};
 
 use super::{Cause, ExecutorError};
 use crate::networks::TaskNetwork;
@@ -57,6 +57,8 @@ pub struct Draft {
     pub network: TaskNetwork,
     /// Folders of its volumes, by their paths in the container.
     pub volumes: BTreeMap<String, PathBuf>,
+    /// Its volumes that are file systems.
+    pub file_systems: Vec<FileSystemMount>,
     /// Files and folders with its secrets and configs, by their paths in the container.
     pub values: BTreeMap<String, PathBuf>,
     /// Variables that are secrets or configs.

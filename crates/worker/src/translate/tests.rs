@@ -39,6 +39,7 @@ fn translate_in(
         log: "log".into(),
         runtime: "r".into(),
         volumes: [("/data".to_owned(), "/v/data".into())].into(),
+        file_systems: Vec::new(),
         images: BTreeMap::new(),
         values: if has_secrets { [("/run/secrets".to_owned(), "/v/secrets".into())].into() } else { BTreeMap::new() },
         variables: SecretVariables(has_secrets.then(|| "PASSWORD=hunter2".to_owned()).into_iter().collect()),

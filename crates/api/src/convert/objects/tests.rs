@@ -1,6 +1,7 @@
 use super::*;
 use crate::model::{
-    CaRotation, NodeCertificate, NodeSpec, Platform, Revision, UpdateStatus, VolumeAt, VolumePlace, VolumeSpec,
+    CaRotation, FileSystem, NodeCertificate, NodeSpec, Platform, Revision, UpdateStatus, VolumeAt, VolumePlace,
+    VolumeSpec,
 };
 use crate::object::Kind;
 
@@ -51,7 +52,9 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
         Kind::User => User { id: "u".into(), name: "ada".into(), ..User::default() }.into_object(),
         Kind::Audit => Audit { id: "a".into(), actor: "ada".into(), more: 2, ..Audit::default() }.into_object(),
         Kind::Volume => {
-            let spec = VolumeSpec { name: "db".into(), labels: [("a".into(), "b".into())].into(), per_slot: true };
+            let file_system = Some(FileSystem::of("nfs", "nas:/a", "ro").expect("a good one"));
+            let labels = [("a".into(), "b".into())].into();
+            let spec = VolumeSpec { name: "db".into(), labels, per_slot: true, file_system };
             let places = vec![VolumePlace { slot: Some(2), node_id: "n".into() }];
             let (id, stack_id) = ("v".into(), Some("k".into()));
             Volume { id, spec, places, stack_id, is_removed: true, ..Volume::default() }.into_object()

@@ -1,7 +1,7 @@
 //! What raises the feature level in use.
 
-use flota_api::model::{Mount, MountSource, TmpfsMount};
-use flota_api::{LEVEL_OF_TMPFS_OWNERS, LEVEL_OF_USER_NAMESPACES};
+use flota_api::model::{FileSystem, Mount, MountSource, TmpfsMount, VolumeMount, VolumeSpec};
+use flota_api::{LEVEL_OF_FILE_SYSTEMS, LEVEL_OF_TMPFS_OWNERS, LEVEL_OF_USER_NAMESPACES};
 
 use super::*;
 
@@ -59,5 +59,41 @@ async fn a_tmpfs_with_an_owner_raises_the_level_once_every_manager_knows_it() {
     for tmpfs in [owned, TmpfsMount { exec: true, ..TmpfsMount::default() }] {
         let mount = Mount { target: "/a".into(), read_only: false, source: MountSource::Tmpfs(tmpfs) };
         raises(LEVEL_OF_TMPFS_OWNERS, |spec| ServiceSpec { mounts: vec![mount.clone()], ..spec }).await;
+    }
+}
+
+#[tokio::test]
+async fn a_volume_that_is_a_file_system_raises_the_level_once_every_manager_knows_it() {
+    let file_system = FileSystem::of("nfs", "nas:/srv", "").ok();
+    let source = VolumeMount { name: Some("data".into()), file_system: file_system.clone(), ..VolumeMount::default() };
+    let mount = Mount { target: "/a".into(), read_only: false, source: MountSource::Volume(source) };
+    let in_stack = |spec: ServiceSpec| match spec.name.as_str() {
+        // The volumes of a stack are those that it declares.
+        "shop_b" => ServiceSpec { user_namespace: true, ..spec },
+        _ => ServiceSpec { mounts: vec![mount.clone()], ..spec },
+    };
+    for way in ["create", "volume", "stack"] {
+        let control = cluster().await;
+        for (known, is_taken) in [(LEVEL_OF_FILE_SYSTEMS - 1, false), (LEVEL_OF_FILE_SYSTEMS, true)] {
+            for id in ["n1", "n2"] {
+                let mut manager = control.store.view().node(id).expect("it is there").as_ref().clone();
+                manager.description.feature_level = known;
+                control.replace(manager).await;
+            }
+            let volume = VolumeSpec { name: "other".into(), file_system: file_system.clone(), ..VolumeSpec::default() };
+            let set = match way {
+                "create" => set(&control, way, in_stack).await,
+                "volume" => control.create_volume(None, volume).await.map(drop),
+                _ => {
+                    let services = vec![in_stack(spec("shop_b"))];
+                    let stack =
+                        StackSpec { name: "shop".into(), services, volumes: vec![volume], ..StackSpec::default() };
+                    control.deploy_stack(None, &stack, &[], Keep, Never).await.map(drop)
+                }
+            };
+            assert_eq!(set.is_ok(), is_taken, "{way}: {set:?}");
+            let used = control.store.view().cluster().expect("it is there").feature_level;
+            assert_eq!(used, if is_taken { LEVEL_OF_FILE_SYSTEMS } else { 0 }, "{way}");
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Tests of the operations on volumes, and of how services and stacks name them.
 
-use flota_api::model::{Cluster, Mount, Node, ServiceMode, Stack, Task, TaskStatus, VolumeMount, VolumePlace};
+use flota_api::model::{
+    Cluster, FileSystem, Mount, Node, ServiceMode, Stack, Task, TaskStatus, VolumeMount, VolumePlace,
+};
 use flota_api::object::StoreObject;
 use flota_api::reason::{Detail, Reason};
 use flota_api::state::{DesiredState, TaskState};
@@ -181,7 +183,51 @@ async fn a_stack_takes_no_volume_that_is_not_its_own_and_creates_no_external_one
     let bad = stack(vec![], vec![volume("..", false), volume("twice", false), volume("twice", true)]);
     let (_, text) = refused(control.deploy_stack(None, &bad, &[], Keep, Never).await);
     assert!(
-        text.contains("volumes...: `..`: the name") && text.contains("volumes.twice: it is declared twice"),
+        text.contains("volumes....name: `..`: the name") && text.contains("volumes.twice: it is declared twice"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_volume_that_is_a_file_system_is_for_all_tasks_and_its_options_stay() {
+    let control = cluster().await;
+    let node = Node::clone(control.store.view().node("n").expect("it is there"));
+    let description =
+        flota_api::model::NodeDescription { feature_level: flota_api::FEATURE_LEVEL, ..node.description.clone() };
+    update(&control, Node { description, ..node }).await;
+    let share = |o: &str| Some(FileSystem::of("nfs", "nas:/srv", o).expect("a good one"));
+    let with = |mut spec: ServiceSpec, file_system: Option<FileSystem>| {
+        let MountSource::Volume(mount) = &mut spec.mounts[0].source else { panic!("{spec:?}") };
+        mount.file_system = file_system;
+        spec
+    };
+    let created = control.create_service(None, with(global("agent", "data"), share("ro")), Never).await;
+    created.expect("each node mounts it");
+    let made = control.get_volume("data").await.expect("it was created").volume.spec.clone();
+    assert_eq!((made.per_slot, made.file_system), (false, share("ro")));
+    control.create_service(None, global("other", "data"), Never).await.expect("it need not say so again");
+    control
+        .create_service(None, with(service("same", "data", false), share("ro")), Never)
+        .await
+        .expect("the same options");
+    let (reason, text) =
+        refused(control.create_service(None, with(service("web", "data", false), share("rw")), Never).await);
+    let expected = "mounts[0].source: volume `data` exists, and has other options";
+    assert_eq!((reason, text.as_str()), (Some(Reason::Invalid), expected));
+    let (_, text) = refused(control.create_service(None, service("web", "data", true), Never).await);
+    assert_eq!(text, "mounts[0].source: volume `data` exists, and has one set of data for all slots");
+
+    let declared = |o: &str, per_slot| VolumeSpec { file_system: share(o), ..volume("shop_db", per_slot) };
+    let deploy =
+        async |spec: VolumeSpec| control.deploy_stack(None, &stack(vec![], vec![spec]), &[], Keep, Never).await;
+    deploy(declared("", false)).await.expect("a stack");
+    let (_, text) = refused(deploy(declared("ro", false)).await);
+    assert_eq!(text, "volumes.shop_db: it exists with other options, which can't change: remove the volume first");
+    let (_, text) = refused(deploy(declared("", true)).await);
+    let expected = format!("volumes.shop_db.perSlot: {}; volumes.shop_db: its data", flota_api::model::NOT_PER_SLOT);
+    assert!(text.starts_with(&expected), "{text}");
+    let bad = VolumeSpec { file_system: FileSystem::of("nfs", "/srv", "").ok(), ..volume("bad", false) };
+    let (reason, text) = refused(control.create_volume(None, bad).await);
+    assert_eq!(reason, Some(Reason::Invalid));
+    assert!(text.starts_with("options: device: `/srv` does not have the form SERVER:/PATH"), "{text}");
 }

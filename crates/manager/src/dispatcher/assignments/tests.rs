@@ -366,7 +366,7 @@ fn a_worker_is_told_the_volumes_of_its_tasks_and_which_to_drop_until_it_has() {
     view.put(task.into_object());
     let mut told = nothing_told(&[]);
     let first = tell(&mut told, &view).expect("the full set");
-    let expected = TaskVolume { name: "db".into(), id: "v".into(), slot: Some(3) };
+    let expected = TaskVolume { name: "db".into(), id: "v".into(), slot: Some(3), file_system: None };
     assert_eq!((&first.tasks[0].volumes, first.dropped_volumes.len()), (&vec![expected], 0));
     view.put(Volume { is_removed: true, ..volume("old", "x") }.into_object());
     assert_eq!(tell(&mut told, &view).expect("one was removed").dropped_volumes, ["old"]);

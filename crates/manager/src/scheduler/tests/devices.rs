@@ -31,6 +31,7 @@ fn a_task_goes_only_where_its_runtime_its_privileges_and_its_devices_are() {
             devices: vec!["/dev/fuse".into(), "/dev/snd/*".into(), "v.com/gpu=*".into()],
             capabilities: vec!["NET_ADMIN".into()],
             bind_mounts: vec!["/srv".into()],
+            file_systems: Vec::new(),
         };
         node
     };

@@ -1,6 +1,6 @@
 //! Where tasks with volumes are placed, and what becomes of the volumes then.
 
-use flota_api::model::{Mount, MountSource, VolumeMount, VolumePlace, VolumeSpec};
+use flota_api::model::{FileSystem, Mount, MountSource, VolumeMount, VolumePlace, VolumeSpec};
 
 use super::*;
 
@@ -206,4 +206,39 @@ fn data_is_used_by_the_next_task_only_when_the_one_before_has_ended() {
     assert!(!waits(db(), stopping("other", 1), Some(spec(&[]))), "it does not use it");
     let running = Task { desired_state: DesiredState::Running, ..stopping("s", 1) };
     assert!(!waits(db(), running, Some(db())), "an update that starts first has both, as its users want");
+}
+
+#[test]
+fn a_volume_that_is_a_file_system_has_no_home_and_goes_where_it_is_allowed_and_known() {
+    let share = |kind: &str, device: &str, o: &str| {
+        let file_system = Some(FileSystem::of(kind, device, o).expect("a good one"));
+        let spec = VolumeSpec { name: "db".into(), file_system, ..VolumeSpec::default() };
+        Volume { id: "db".into(), spec, ..Volume::default() }.into_object()
+    };
+    let mut view = cluster(spec(&["db"]), &[1, 2, 3], vec![share("tmpfs", "", "")]);
+    assert_eq!(applied(&mut view), ["1@a", "2@b", "3@c"], "no node is its home");
+
+    let nfs = || share("nfs", "nas:/srv", "");
+    let mut view = cluster(spec(&["db"]), &[1], vec![nfs()]);
+    assert_eq!(applied(&mut view), ["1: no node fits: 3 of 3 not allowing a file system"]);
+    let allow = |view: &mut Tables, id: &str, level: u32| {
+        let mut node = node(id);
+        node.description.allow.file_systems = vec!["nfs:nas:*".into()];
+        node.description.allow.bind_mounts = vec!["/srv".into()];
+        node.description.feature_level = level;
+        view.put(node.into_object());
+    };
+    let mut view = cluster(spec(&["db"]), &[1, 2], vec![nfs()]);
+    allow(&mut view, "a", flota_api::LEVEL_OF_FILE_SYSTEMS - 1);
+    allow(&mut view, "c", flota_api::LEVEL_OF_FILE_SYSTEMS);
+    assert_eq!(applied(&mut view), ["1@c", "2@c"]);
+    for (device, expected) in [
+        ("/srv/a", "1@c"),
+        ("/etc", "1: no node fits: 2 of 3 not allowing a bind mount, 1 of 3 of a version that is too old"),
+    ] {
+        let mut view = cluster(spec(&["db"]), &[1], vec![share("none", device, "bind")]);
+        allow(&mut view, "a", flota_api::LEVEL_OF_FILE_SYSTEMS - 1);
+        allow(&mut view, "c", flota_api::LEVEL_OF_FILE_SYSTEMS);
+        assert_eq!(applied(&mut view), [expected]);
+    }
 }

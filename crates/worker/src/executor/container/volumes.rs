@@ -1,15 +1,22 @@
 //! The step that provides the volumes of a task: those that its spec names, and those that belong to it alone.
 
+use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 
 use flota_api::id::TaskId;
-use flota_api::model::{Assignment, Mount, MountSource, VolumeMount};
+use flota_api::model::{Assignment, FileSystem, Mount, MountSource, TaskVolume, VolumeMount};
+use flota_runtime::{FileSystemMount, Part};
 
 use super::ContainerError;
 use crate::executor::{Cause, Draft, ExecutorError, PrepareStep, TaskPaths};
 use crate::volumes::{Content, IMAGE_VOLUMES_BOUND, VolumeError, Volumes};
+
+/// Longest time that the look-up of a server may take.
+const LOOK_UP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Makes the data of volumes at first use. The data of a volume with a name stays when the step is undone.
 #[derive(Clone, Debug)]
@@ -64,6 +71,7 @@ impl VolumeStep {
         if of_image.len() > IMAGE_VOLUMES_BOUND {
             return Err(VolumeError::TooMany(of_image.len()));
         }
+        draft.file_systems = file_systems(task).await?;
         let own = self.own_folder(&task.task_id);
         for (index, volume) in needed(&task.spec.mounts, &of_image).into_iter().enumerate() {
             let path = Path::new(volume.target).to_owned();
@@ -73,6 +81,8 @@ impl VolumeStep {
                     let known = task.volumes.iter().find(|it| it.name == name);
                     let known = known.ok_or_else(|| VolumeError::Unknown(name.to_owned()))?;
                     match volume.subpath {
+                        // The supervisor mounts it.
+                        _ if known.file_system.is_some() => continue,
                         None => self.volumes.provide(known, content).await?,
                         Some(part) => self.volumes.find_part(known, part).await?,
                     }
@@ -86,6 +96,41 @@ impl VolumeStep {
         }
         Ok(())
     }
+}
+
+/// Returns the mounts of the volumes that are file systems. Those that are a folder of the node are bind mounts.
+async fn file_systems(task: &Assignment) -> Result<Vec<FileSystemMount>, VolumeError> {
+    let mut mounts = Vec::new();
+    for volume in &task.volumes {
+        let Some(system) = volume.file_system.as_ref().filter(|it| it.bound_path().is_none()) else { continue };
+        let part = |mount: &Mount| match &mount.source {
+            MountSource::Volume(it) if it.name.as_ref() == Some(&volume.name) => {
+                Some(Part { target: mount.target.clone().into(), subpath: it.subpath.as_ref().map(PathBuf::from) })
+            }
+            _ => None,
+        };
+        let options = system.options.iter().cloned().chain(address(volume, system).await?).collect();
+        let parts = task.spec.mounts.iter().filter_map(part).collect();
+        mounts.push(FileSystemMount { kind: system.kind.clone(), device: system.device.clone(), options, parts });
+    }
+    Ok(mounts)
+}
+
+/// Returns the option with the address of a network file system's server: the kernel looks no name up (nfs(5), `addr`).
+async fn address(volume: &TaskVolume, system: &FileSystem) -> Result<Option<String>, VolumeError> {
+    let Some(server) = system.server() else { return Ok(None) };
+    let found = match server.parse::<IpAddr>() {
+        Ok(address) => Ok(address),
+        Err(_) => look_up(server).await,
+    };
+    let failed = |source| VolumeError::LookUp { volume: volume.name.clone(), server: server.to_owned(), source };
+    Ok(Some(format!("addr={}", found.map_err(failed)?)))
+}
+
+async fn look_up(server: &str) -> io::Result<IpAddr> {
+    let found = tokio::time::timeout(LOOK_UP_PATIENCE, tokio::net::lookup_host((server, 0))).await;
+    let found = found.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.next();
+    found.map(|it| it.ip()).ok_or_else(|| io::Error::other("it has no address"))
 }
 
 impl PrepareStep for VolumeStep {
@@ -104,9 +149,51 @@ impl PrepareStep for VolumeStep {
 
 #[cfg(test)]
 mod tests {
-    use flota_api::model::TmpfsMount;
+    use flota_api::model::{ServiceSpec, TmpfsMount};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_volume_is_mounted_once_with_all_its_parts_and_the_address_of_its_server() {
+        let mount = |target: &str, name: &str, subpath: Option<&str>| {
+            let (name, subpath) = (Some(name.to_owned()), subpath.map(str::to_owned));
+            let source = MountSource::Volume(VolumeMount { name, subpath, ..VolumeMount::default() });
+            Mount { target: target.into(), read_only: false, source }
+        };
+        let mounts = vec![
+            mount("/a", "share", None),
+            mount("/b", "share", Some("x/y")),
+            mount("/c", "bound", Some("z")),
+            mount("/d", "folder", None),
+        ];
+        let volume = |name: &str, file_system: Option<FileSystem>| TaskVolume {
+            name: name.into(),
+            file_system,
+            ..TaskVolume::default()
+        };
+        let of = |kind: &str, device: &str, o: &str| FileSystem::of(kind, device, o).ok();
+        let mut task = Assignment {
+            spec: ServiceSpec { mounts, ..ServiceSpec::default() }.into(),
+            volumes: vec![
+                volume("share", of("nfs", ":/srv", "addr=198.18.0.1,rw")),
+                volume("bound", of("none", "/data", "rbind,ro")),
+                volume("folder", None),
+            ],
+            ..Assignment::default()
+        };
+        let part =
+            |target: &str, subpath: Option<&str>| Part { target: target.into(), subpath: subpath.map(Into::into) };
+        let made = file_systems(&task).await.expect("an address");
+        let options = ["rw", "addr=198.18.0.1"].map(str::to_owned).into();
+        let (kind, device) = ("nfs".to_owned(), "198.18.0.1:/srv".to_owned());
+        let parts = vec![part("/a", None), part("/b", Some("x/y"))];
+        assert_eq!(made, [FileSystemMount { kind, device, options, parts }]);
+        let bound = task.mounts().remove(2);
+        assert_eq!((bound.bind_source(), bound.read_only), (Some("/data/z"), true), "{bound:?}");
+        task.volumes[0].file_system = of("nfs", "localhost:/srv", "");
+        let options = file_systems(&task).await.expect("it has an address").remove(0).options;
+        assert!(options == ["addr=127.0.0.1"] || options == ["addr=::1"], "{options:?}");
+    }
 
     #[test]
     fn a_volume_of_the_image_gives_way_to_a_mount_of_the_spec_and_parts_come_last() {
