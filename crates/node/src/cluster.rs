@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::registries::NodeRegistries;
 use crate::renewal::Renewals;
 use crate::rpc::ManagerState;
-use crate::scheduled_backups;
+use crate::scheduled_backups::{self, BackupAge};
 use crate::state_dir::StateDir;
 use crate::{autolock, join, port};
 
@@ -40,6 +40,8 @@ pub(crate) struct Membership {
     pub(crate) worker: Arc<Worker>,
     /// Cancelled when another manager says that the cluster has removed this one.
     pub(crate) removed: CancellationToken,
+    /// What is known of the backups that it writes.
+    backups: BackupAge,
     /// What the leader says that the node is to trust.
     trusts: watch::Receiver<Option<String>>,
     serving: Serving,
@@ -153,6 +155,7 @@ impl Membership {
             address,
             worker: Arc::new(worker),
             removed,
+            backups: BackupAge::default(),
             trusts,
             serving,
             shutdown,
@@ -302,8 +305,16 @@ impl Membership {
     pub(crate) fn begin_backups(&self, config: &Config) {
         if let (Some(schedule), Some(manager)) = (&config.backup, self.manager()) {
             let (schedule, node) = (schedule.clone(), self.identity.node_id.to_string());
-            tokio::spawn(scheduled_backups::run(schedule, manager.clone(), node, self.serving.shutdown.clone()));
+            let (backups, ends) = (self.backups.clone(), self.serving.shutdown.clone());
+            backups.begin();
+            tokio::spawn(scheduled_backups::run(schedule, manager.clone(), node, backups, ends));
         }
+    }
+
+    /// Returns when the newest backup was written that this manager knows of, or 1970 if it knows of none; `None` if it writes
+    /// none.
+    pub(crate) fn newest_backup(&self) -> Option<Timestamp> {
+        self.manager().and_then(|_| self.backups.newest())
     }
 
     /// Begins to seal the keys of this manager as the cluster wants it.

@@ -84,16 +84,16 @@ impl Node {
                 let (node_id, cluster_id) = (it.identity.node_id.to_string(), it.identity.cluster_id.to_string());
                 let role = it.role().as_str().to_owned();
                 let expires_at = it.certificate_expires_at();
-                let parts = (it.manager().cloned(), Arc::clone(&it.worker), expires_at);
+                let parts = (it.manager().cloned(), it.newest_backup(), Arc::clone(&it.worker), expires_at);
                 (Observed { node_id, cluster_id, role, ..Observed::default() }, Some(parts))
             }
             Some(None) | None => (Observed::default(), None),
         };
         observed.hostname = flota_worker::describe().hostname;
         observed.is_locked = matches!(*self.manager.borrow(), ManagerState::Locked);
-        if let Some((manager, worker, expires_at)) = parts {
+        if let Some((manager, newest_backup, worker, expires_at)) = parts {
             if let Some(manager) = manager {
-                observed.manager = Some(ObservedManager::of(&manager).await);
+                observed.manager = Some(ObservedManager::of(&manager, newest_backup).await);
             }
             observed.worker = Some(ObservedWorker::of(&worker, expires_at).await);
         }

@@ -7,7 +7,7 @@ use flota_api::object::Kind;
 use flota_api::version::Timestamp;
 use flota_manager::{LoopStatistics, Manager};
 use flota_raft_store::raft::LogStatistics;
-use flota_worker::Worker;
+use flota_worker::{StartStatistics, Worker};
 
 /// How old a manager's copy of the store may be for it to be ready. An election takes less.
 const READY_AGE: Duration = Duration::from_secs(5);
@@ -50,6 +50,8 @@ pub(crate) struct ObservedManager {
     pub(crate) nodes: BTreeMap<&'static str, usize>,
     pub(crate) sessions: usize,
     pub(crate) loops: LoopStatistics,
+    /// When its newest backup was written, as the time since 1970; `None` if its settings have no schedule.
+    pub(crate) newest_backup: Option<Timestamp>,
 }
 
 /// A worker at a moment.
@@ -61,12 +63,13 @@ pub(crate) struct ObservedWorker {
     pub(crate) tasks: usize,
     /// Number of images.
     pub(crate) images: usize,
+    pub(crate) starts: StartStatistics,
     /// When the certificate of the node expires.
     pub(crate) certificate_expires_at: Timestamp,
 }
 
 impl ObservedManager {
-    pub(crate) async fn of(manager: &Manager) -> Self {
+    pub(crate) async fn of(manager: &Manager, newest_backup: Option<Timestamp>) -> Self {
         let raft = manager.raft();
         let leadership = manager.leadership();
         // A follower knows how old its copy is once it has asked the leader.
@@ -93,6 +96,7 @@ impl ObservedManager {
             nodes,
             sessions: manager.sessions(),
             loops: manager.loop_statistics(),
+            newest_backup,
         }
     }
 
@@ -113,7 +117,8 @@ impl ObservedManager {
 impl ObservedWorker {
     pub(crate) async fn of(worker: &Worker, certificate_expires_at: Timestamp) -> Self {
         let images = worker.count_images().await;
-        Self { lost: worker.lost(), tasks: worker.live_tasks(), images, certificate_expires_at }
+        let starts = worker.start_statistics();
+        Self { lost: worker.lost(), tasks: worker.live_tasks(), images, starts, certificate_expires_at }
     }
 
     /// Whether it gets tasks and reports on them.
@@ -163,6 +168,7 @@ mod tests {
             nodes: BTreeMap::new(),
             sessions: 0,
             loops: LoopStatistics::default(),
+            newest_backup: None,
         }
     }
 
@@ -170,7 +176,8 @@ mod tests {
     fn a_node_is_ready_when_each_of_its_parts_is() {
         let worker = |lost: Option<u64>| {
             let (lost, certificate_expires_at) = (lost.map(Duration::from_secs), Timestamp::default());
-            ObservedWorker { lost, tasks: 0, images: 0, certificate_expires_at }
+            let starts = StartStatistics::default();
+            ObservedWorker { lost, tasks: 0, images: 0, starts, certificate_expires_at }
         };
         for (manager, worker, expected) in [
             (Some(manager(true, Some(0))), Some(worker(None)), None),

@@ -5,6 +5,7 @@
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
@@ -23,8 +24,34 @@ use crate::config::BackupSchedule;
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 const ENDING: &str = ".backup";
 
+/// When the newest backup was written, for the metrics. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BackupAge(Arc<Mutex<Option<Timestamp>>>);
+
+impl BackupAge {
+    /// Says that backups are written from now on.
+    pub(crate) fn begin(&self) {
+        self.0.lock().expect("no holder panics").get_or_insert_default();
+    }
+
+    /// Returns when the newest was written, or 1970 if none is known yet; `None` if none are to be written.
+    pub(crate) fn newest(&self) -> Option<Timestamp> {
+        *self.0.lock().expect("no holder panics")
+    }
+
+    fn learn(&self, at: Timestamp) {
+        *self.0.lock().expect("no holder panics") = Some(at);
+    }
+}
+
 /// Writes a backup each time that one is due, until `shutdown` is cancelled.
-pub(crate) async fn run(schedule: BackupSchedule, manager: Manager, node: String, shutdown: CancellationToken) {
+pub(crate) async fn run(
+    schedule: BackupSchedule,
+    manager: Manager,
+    node: String,
+    age: BackupAge,
+    shutdown: CancellationToken,
+) {
     let clock = Clock::system();
     let mut was_logged = false;
     let mut wait = Duration::ZERO;
@@ -34,7 +61,7 @@ pub(crate) async fn run(schedule: BackupSchedule, manager: Manager, node: String
             () = tokio::time::sleep(wait.min(LOOK_EVERY)) => {}
         }
         let (schedule, node) = (schedule.clone(), node.clone());
-        match write_if_due(schedule, &manager, node, &clock).await {
+        match write_if_due(schedule, &manager, node, &age, &clock).await {
             Ok(next) => (wait, was_logged) = (next, false),
             Err(error) => {
                 // Each further failure would say the same.
@@ -52,6 +79,7 @@ async fn write_if_due(
     schedule: BackupSchedule,
     manager: &Manager,
     node: String,
+    age: &BackupAge,
     clock: &Clock,
 ) -> anyhow::Result<Duration> {
     let view = manager.store().view();
@@ -60,20 +88,24 @@ async fn write_if_due(
     let managers = view.nodes().filter(|it| it.role == Role::Manager).map(|it| it.id.as_str());
     let every = schedule.every + turn(managers, &node);
     let (folder, now) = (Folder { path: schedule.folder.clone(), cluster, node }, clock.now());
-    let wait = due_after(folder.newest(now + every)?, every, now);
+    let newest = folder.newest(now + every)?;
+    newest.into_iter().for_each(|at| age.learn(at));
+    let wait = due_after(newest, every, now);
     if !wait.is_zero() {
         return Ok(wait);
     }
     let source = backup_source(manager).await?;
     anyhow::ensure!(source.is_newest, "no majority of managers confirms that this one has the newest state");
-    tokio::task::spawn_blocking(move || {
+    let every = tokio::task::spawn_blocking(move || {
         let passphrase = schedule.passphrase.as_ref().map(|it| it.as_text());
         let (path, bytes) = folder.write(&source, passphrase)?;
         tracing::info!(path = %path.display(), bytes, entry = source.view.version, "wrote a backup");
         folder.prune(schedule.keep.get())?;
-        Ok(schedule.every)
-    })
-    .await?
+        anyhow::Ok(schedule.every)
+    });
+    let every = every.await??;
+    age.learn(now);
+    Ok(every)
 }
 
 /// Returns how much longer than the schedule says this manager waits: those that share a folder take turns, so that each

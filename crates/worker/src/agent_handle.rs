@@ -26,6 +26,7 @@ use crate::records::TaskRecords;
 use crate::reporter::Reporter;
 use crate::services::NodeServices;
 use crate::spawned::Spawned;
+use crate::starts::StartCounters;
 use crate::task_pool::TaskPool;
 use crate::task_runner::Shared;
 use crate::usage::measure;
@@ -112,6 +113,7 @@ pub(crate) fn start_reporting_to(
         contact: contact_receiver,
         live: Arc::default(),
         ended: Arc::default(),
+        starts: StartCounters::default(),
     });
     let (measured, usage) = watch::channel(UsageReport::default());
     spawned.spawn(measure(executor, pool.clone(), measured));

@@ -22,6 +22,7 @@ use crate::order::Contact;
 use crate::records::MemoryRecords;
 use crate::reporter::Reporter;
 use crate::spawned::Spawned;
+use crate::starts::StartCounters;
 use crate::task_pool::TaskPool;
 use crate::task_runner::Shared;
 
@@ -97,6 +98,7 @@ impl Node {
             contact: contact_receiver,
             live: Arc::default(),
             ended: Arc::default(),
+            starts: StartCounters::default(),
         });
         Daemon { pool, reporter, health, spawned, latest: BTreeMap::new(), contact }
     }

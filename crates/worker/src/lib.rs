@@ -55,6 +55,7 @@ mod routes;
 mod services;
 mod session;
 mod spawned;
+mod starts;
 mod step;
 mod stop;
 mod streams;
@@ -93,6 +94,7 @@ pub use registry::{image_platforms, resolve};
 #[cfg(any(test, feature = "fake"))]
 pub use services::FakeServices;
 pub use services::NodeServices;
+pub use starts::StartStatistics;
 pub use task_ids::OwnIds;
 pub use variables::SecretVariables;
 pub use worker::{StartError, Worker, WorkerOptions};

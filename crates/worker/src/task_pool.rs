@@ -17,6 +17,7 @@ use crate::executor::{log_leftovers, remove_task};
 use crate::locks::KeyedLocks;
 use crate::messages::{AssignmentSet, Refused};
 use crate::order::{Instruction, Order};
+use crate::starts::StartStatistics;
 use crate::task_runner::{Shared, TaskRunner};
 
 type Runners = BTreeMap<TaskId, watch::Sender<Order>>;
@@ -85,6 +86,11 @@ impl TaskPool {
     /// Returns the number of tasks that have not ended.
     pub(crate) fn live_tasks(&self) -> usize {
         self.shared.live.lock().expect("no holder panics").len()
+    }
+
+    /// Returns what starting containers has taken.
+    pub(crate) fn start_statistics(&self) -> StartStatistics {
+        self.shared.starts.read()
     }
 
     /// Returns the time since there was a session; `None` if there is one.

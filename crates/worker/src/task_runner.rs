@@ -28,6 +28,7 @@ use crate::records::{Record, TaskRecords};
 use crate::reporter::Reporter;
 use crate::restart::{self, Decision, ProgramEnd};
 use crate::spawned::Spawned;
+use crate::starts::StartCounters;
 use crate::step::{Facts, Step, step};
 use crate::stop::stop;
 
@@ -73,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) live: Arc<Mutex<BTreeSet<TaskId>>>,
     /// Notified when a task has ended or was removed.
     pub(crate) ended: Arc<Notify>,
+    /// Counts the starts of containers.
+    pub(crate) starts: StartCounters,
 }
 
 /// Runs one task.
@@ -332,7 +335,9 @@ impl TaskRunner {
         self.set(TaskState::Starting, "").await;
         let now = Instant::now();
         self.started = Some(now);
-        match self.shared.executor.start(&assignment, &draft).await {
+        let started = self.shared.executor.start(&assignment, &draft).await;
+        self.shared.starts.count(started.is_err(), now.elapsed());
+        match started {
             Ok(running) => {
                 self.failed_starts = 0;
                 self.container = TaskContainer::Runs { running, found: now };

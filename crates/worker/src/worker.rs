@@ -36,6 +36,7 @@ use crate::records::{FileRecords, QueuedRecords};
 use crate::registry::of_image;
 use crate::reporter::Reporter;
 use crate::services::ContainerServices;
+use crate::starts::StartStatistics;
 use crate::translate::NodeNames;
 use crate::volumes::Volumes;
 use crate::worker_state::FileState;
@@ -180,6 +181,11 @@ impl Worker {
     /// Returns the number of tasks that have not ended.
     pub fn live_tasks(&self) -> usize {
         self.agent.pool.live_tasks()
+    }
+
+    /// Returns what starting containers has taken.
+    pub fn start_statistics(&self) -> StartStatistics {
+        self.agent.pool.start_statistics()
     }
 
     /// Returns the number of images that are complete on this node.

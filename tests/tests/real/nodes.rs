@@ -207,6 +207,7 @@ fn a_node_serves_metrics_and_says_whether_it_is_ready() {
         ("m1", "flota_sessions 2.0"),
         ("w1", "flota_worker_has_session 1.0"),
         ("w1", "flota_worker_tasks 1.0"),
+        ("w1", "flota_container_starts_total 1.0"),
     ] {
         cluster.wait(&format!("{node} says {line}"), |_| has(node, line));
     }

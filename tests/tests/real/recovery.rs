@@ -273,7 +273,8 @@ fn backup_and_restore() {
 
 #[test]
 fn a_manager_writes_backups_on_its_schedule() {
-    let settings = "[backup]\nfolder = '/var/lib/flota/backups'\nevery = '60s'\nkeep = 2\n";
+    let settings =
+        "metrics-listen = '127.0.0.1:9323'\n[backup]\nfolder = '/var/lib/flota/backups'\nevery = '60s'\nkeep = 2\n";
     let cluster = Cluster::bare(1, 0);
     cluster.set("m1", settings);
     let folder = cluster.data("m1").join("backups");
@@ -281,6 +282,11 @@ fn a_manager_writes_backups_on_its_schedule() {
     let is_whole = |path: &std::path::PathBuf| path.extension().is_some_and(|it| it == "backup");
     cluster.wait("the first one is written", |_| names().iter().any(is_whole));
     let backup = names().into_iter().find(is_whole).unwrap();
+    cluster.wait("the metrics say when", |it| {
+        let page = it.sandbox("exec m1 -- busybox wget -qO- http://127.0.0.1:9323/metrics").stdout;
+        let newest = page.lines().find_map(|line| line.strip_prefix("flota_backup_newest_timestamp_seconds "));
+        newest.and_then(|it| it.parse::<f64>().ok()).is_some_and(|it| it > 1.7e9)
+    });
     let copy = tempfile::NamedTempFile::new().unwrap();
     std::fs::copy(backup, copy.path()).unwrap();
     wipe(&cluster, "m1");

@@ -77,7 +77,10 @@ fn of_manager(it: &ObservedManager, out: &mut Out<'_, '_>) -> fmt::Result {
     )?;
     out.counter("control_loop_proposals", "Changes that the control loops have proposed.", it.loops.proposals as f64)?;
     let help = "Proposals of the control loops that met another change and were planned again.";
-    out.counter("control_loop_conflicts", help, it.loops.conflicts as f64)
+    out.counter("control_loop_conflicts", help, it.loops.conflicts as f64)?;
+    let Some(newest) = it.newest_backup else { return Ok(()) };
+    let help = "When the newest scheduled backup was written, as the time since 1970; 0 if there is none yet.";
+    out.gauge("backup_newest_timestamp_seconds", help, (newest.0 / 1_000) as f64)
 }
 
 fn of_worker(it: &ObservedWorker, out: &mut Out<'_, '_>) -> fmt::Result {
@@ -87,6 +90,11 @@ fn of_worker(it: &ObservedWorker, out: &mut Out<'_, '_>) -> fmt::Result {
     out.gauge("worker_lost_seconds", "Time since this node had a session with the leader; 0 if it has one.", lost)?;
     out.gauge("worker_tasks", "Tasks of this node that have not ended.", it.tasks as f64)?;
     out.gauge("worker_images", "Images that are complete on this node.", it.images as f64)?;
+    let starts = it.starts;
+    out.counter("container_starts", "Containers that were started on this node.", starts.starts as f64)?;
+    out.counter("container_start_failures", "Starts of containers that failed.", starts.failures as f64)?;
+    let help = "Time that starts of containers took, without what is prepared before.";
+    out.counter("container_start_seconds", help, starts.micros as f64 / 1e6)?;
     let help = "When the node's certificate expires, as the time since 1970. It is renewed long before.";
     out.gauge("certificate_expiry_timestamp_seconds", help, (it.certificate_expires_at.0 / 1_000) as f64)
 }
@@ -136,6 +144,7 @@ mod tests {
     use flota_api::version::Timestamp;
     use flota_manager::LoopStatistics;
     use flota_raft_store::raft::LogStatistics;
+    use flota_worker::StartStatistics;
 
     fn observed() -> Observed {
         let log =
@@ -155,6 +164,7 @@ mod tests {
             nodes: [("ready", 3)].into(),
             sessions: 3,
             loops: LoopStatistics { passes: 9, proposals: 8, conflicts: 1 },
+            newest_backup: Some(Timestamp(1_700_000_000_000)),
         };
         Observed {
             node_id: "n".into(),
@@ -166,6 +176,7 @@ mod tests {
                 lost: None,
                 tasks: 2,
                 images: 1,
+                starts: StartStatistics { starts: 4, failures: 1, micros: 80_000 },
                 certificate_expires_at: Timestamp(1_800_000_000_000),
             }),
             is_locked: false,
@@ -204,7 +215,11 @@ mod tests {
             "flota_control_loop_passes_total 9.0",
             "flota_worker_has_session 1.0",
             "flota_worker_tasks 2.0",
+            "flota_container_starts_total 4.0",
+            "flota_container_start_failures_total 1.0",
+            "flota_container_start_seconds_total 0.08",
             "flota_certificate_expiry_timestamp_seconds 1800000000.0",
+            "flota_backup_newest_timestamp_seconds 1700000000.0",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in {text}");
         }
