@@ -67,3 +67,6 @@ pub const LEVEL_OF_TMPFS_OWNERS: u32 = 8;
 
 /// The feature level from which on volumes can be file systems that are mounted.
 pub const LEVEL_OF_FILE_SYSTEMS: u32 = 9;
+
+/// The feature level from which on a cluster says how long an expired certificate can be renewed.
+pub const LEVEL_OF_RENEWAL_GRACE: u32 = 9;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::certificate::NodeCertificate;
 use super::network::AddressPool;
 use super::{seconds_or_zero, text_or_empty};
-use crate::defaults::{CERTIFICATE_LIFE, TASK_HISTORY_LIMIT};
+use crate::defaults::{CERTIFICATE_LIFE, RENEWAL_GRACE, TASK_HISTORY_LIMIT};
 use crate::id::{ClusterId, NodeId, RegistryId};
 use crate::resources::number_or_zero;
 use crate::version::{Meta, Timestamp};
@@ -102,6 +102,9 @@ pub struct Cluster {
     /// Validity of the certificates that nodes get from now on; the default if `None`.
     #[serde(serialize_with = "seconds_or_zero")]
     pub certificate_life: Option<Duration>,
+    /// How long a node can renew its certificate after that has expired; the default if `None`.
+    #[serde(serialize_with = "seconds_or_zero")]
+    pub renewal_grace: Option<Duration>,
     /// Certificates that made managers of nodes which were demoted since, until these expire. Their holders are workers.
     pub retired: Vec<NodeCertificate>,
     /// How long a manager may be down before another node replaces it; for ever if `None`.
@@ -127,6 +130,11 @@ impl Cluster {
     /// Returns the validity of a certificate that is issued now.
     pub fn certificate_life(&self) -> Duration {
         self.certificate_life.unwrap_or(CERTIFICATE_LIFE)
+    }
+
+    /// Returns how long a node can renew its certificate after that has expired.
+    pub fn renewal_grace(&self) -> Duration {
+        self.renewal_grace.unwrap_or(RENEWAL_GRACE)
     }
 
     /// Returns whether a certificate with this key no longer makes its node a manager, whatever is in it.

@@ -47,6 +47,9 @@ pub(crate) struct Defaults {
     /// Validity of the certificates that nodes get from then on (default 90 days)
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     cert_expiry: Option<Duration>,
+    /// How long a node that was off can renew its certificate after that has expired (default 365 days)
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    cert_renewal_grace: Option<Duration>,
     /// Time after which a manager that is down is replaced by a node that may be one; 0 for never (default)
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     dead_manager_after: Option<Duration>,
@@ -70,6 +73,7 @@ impl Defaults {
             heartbeat_ms: self.dispatcher_heartbeat.map(millis),
             heartbeats_missed: self.missed_heartbeats,
             certificate_life_ms: self.cert_expiry.map(millis),
+            renewal_grace_ms: self.cert_renewal_grace.map(millis),
             dead_manager_after_ms: self.dead_manager_after.map(millis),
             task_history_limit: self.task_history_limit,
             autolock: self.autolock,
@@ -195,7 +199,7 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
         }
         Swarm::Update { defaults } => {
             let none = || {
-                Usage("no change is given: use --no-new-privileges, --rebalance, --dispatcher-heartbeat, --missed-heartbeats, --cert-expiry, --dead-manager-after, --task-history-limit or --autolock".into())
+                Usage("no change is given: use --no-new-privileges, --rebalance, --dispatcher-heartbeat, --missed-heartbeats, --cert-expiry, --cert-renewal-grace, --dead-manager-after, --task-history-limit or --autolock".into())
             };
             update(client, defaults.request().ok_or_else(none)?).await?;
             line("Cluster updated.");

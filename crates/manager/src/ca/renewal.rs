@@ -28,8 +28,13 @@ pub(super) enum RenewalRefusal {
     #[error("the certificate has expired, and the cluster knows no key of this node")]
     UnknownKey,
     /// It was off for too long.
-    #[error("the certificate expired at {0}, more than {grace} days ago", grace = RENEWAL_GRACE.as_secs() / 86_400)]
-    TooLate(Timestamp),
+    #[error("the certificate expired at {expired_at}, and can be renewed for {} hours after that", grace.as_secs() / 3_600)]
+    TooLate {
+        /// When it expired.
+        expired_at: Timestamp,
+        /// How long it could be renewed.
+        grace: Duration,
+    },
 }
 
 /// Returns the node that may have another certificate. `now` is the wall clock's time.
@@ -48,8 +53,9 @@ pub(super) fn judge(view: &Tables, renewal: &Renewal, now: Timestamp) -> Result<
     if !node.certificates.is_empty() && !node.certificates.iter().any(|it| it.key == shown.key || it.is_unknown()) {
         return Err(RenewalRefusal::OtherKey);
     }
-    if shown.expires_at.until(now) > RENEWAL_GRACE {
-        return Err(RenewalRefusal::TooLate(shown.expires_at));
+    let grace = view.cluster().map_or(RENEWAL_GRACE, |cluster| cluster.renewal_grace());
+    if shown.expires_at.until(now) > grace {
+        return Err(RenewalRefusal::TooLate { expired_at: shown.expires_at, grace });
     }
     Ok(Arc::clone(node))
 }
@@ -94,8 +100,17 @@ mod tests {
         assert_eq!(judged(&["k"], ago(DAY)), Ok(()));
         assert_eq!(judged(&["k"], ago(RENEWAL_GRACE)), Ok(()));
         let late = ago(RENEWAL_GRACE + DAY);
-        assert_eq!(judged(&["k"], late), Err(RenewalRefusal::TooLate(late)));
-        assert!(RenewalRefusal::TooLate(late).to_string().ends_with("more than 365 days ago"));
+        let too_late = RenewalRefusal::TooLate { expired_at: late, grace: RENEWAL_GRACE };
+        assert!(too_late.to_string().ends_with(", and can be renewed for 8760 hours after that"), "{too_late}");
+        assert_eq!(judged(&["k"], late), Err(too_late));
+        let mut view = Tables::default();
+        let certificates = vec![certificate("k", NOW)];
+        view.put(Node { id: "n".into(), certificates, ..Node::default() }.into_object());
+        view.put(Cluster { renewal_grace: Some(DAY), ..Cluster::default() }.into_object());
+        let at = |expires_at| Renewal { node: "n".into(), certificate: certificate("k", expires_at) };
+        assert!(judge(&view, &at(ago(DAY)), NOW).is_ok());
+        let too_late = RenewalRefusal::TooLate { expired_at: ago(2 * DAY), grace: DAY };
+        assert_eq!(judge(&view, &at(ago(2 * DAY)), NOW).map(drop), Err(too_late));
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::num::NonZeroU64;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use flota_api::LEVEL_OF_KEYS;
 use flota_api::Violation;
 use flota_api::model::{Cluster, Rebalance, Role, UserRole};
+use flota_api::{LEVEL_OF_KEYS, LEVEL_OF_RENEWAL_GRACE};
 use flota_identity::{JoinToken, UnlockKey, new_secret};
 use flota_raft_store::{Tables, WriteTx};
 
@@ -38,6 +38,8 @@ pub(crate) struct ClusterDefaults {
     pub(crate) heartbeats_missed: Option<u64>,
     /// Validity of the certificates that nodes get from now on.
     pub(crate) certificate_life: Option<Duration>,
+    /// How long a node can renew its certificate after that has expired.
+    pub(crate) renewal_grace: Option<Duration>,
     /// How long a manager may be down before another node replaces it; for ever if zero.
     pub(crate) dead_manager_after: Option<Duration>,
     /// Number of tasks of each slot that are kept.
@@ -63,7 +65,7 @@ const TASK_HISTORY_LIMITS: RangeInclusive<u64> = 1..=100;
 /// The shortest time for which a join token can be made.
 const LEAST_TTL: Duration = Duration::from_secs(1);
 
-/// Checks a validity of certificates.
+/// Checks a validity of certificates, or how long one that has expired can be renewed.
 ///
 /// # Errors
 /// The validity is too short or too long; the text says what is allowed.
@@ -85,6 +87,9 @@ impl ClusterDefaults {
         }
         if let Some(why) = self.certificate_life.and_then(|it| check_certificate_life(it).err()) {
             found.push(Violation { field: "cert_expiry".into(), why });
+        }
+        if let Some(why) = self.renewal_grace.and_then(|it| check_certificate_life(it).err()) {
+            found.push(Violation { field: "cert_renewal_grace".into(), why });
         }
         if self.dead_manager_after.is_some_and(|it| !it.is_zero() && it < LEAST_DEAD_MANAGER_AFTER) {
             let why = format!("it is at least {LEAST_DEAD_MANAGER_AFTER:?}, or 0 if no manager is to be replaced");
@@ -136,6 +141,7 @@ impl<M: Member> Control<M> {
             let heartbeat = defaults.heartbeat.or(cluster.heartbeat);
             let heartbeats_missed = defaults.heartbeats_missed.map_or(cluster.heartbeats_missed, NonZeroU64::new);
             let certificate_life = defaults.certificate_life.or(cluster.certificate_life);
+            let renewal_grace = defaults.renewal_grace.or(cluster.renewal_grace);
             let dead_manager_after = defaults.dead_manager_after.or(cluster.dead_manager_after);
             let dead_manager_after = dead_manager_after.filter(|it| !it.is_zero());
             let task_history_limit = defaults.task_history_limit.map_or(cluster.task_history_limit, NonZeroU64::new);
@@ -143,13 +149,19 @@ impl<M: Member> Control<M> {
                 Some(autolock) => self.with_new_unlock_key(&view, Cluster { autolock, ..cluster })?,
                 None => cluster,
             };
+            let feature_level = match renewal_grace {
+                Some(_) => level::raised(&view, LEVEL_OF_RENEWAL_GRACE)?.max(cluster.feature_level),
+                None => cluster.feature_level,
+            };
             let mut tx = WriteTx::new(view, request_id);
             tx.update(Cluster {
+                feature_level,
                 no_new_privileges,
                 auto_rebalance,
                 heartbeat,
                 heartbeats_missed,
                 certificate_life,
+                renewal_grace,
                 dead_manager_after,
                 task_history_limit,
                 ..cluster

@@ -22,7 +22,15 @@ fn every_kind_survives_the_way_to_the_wire_and_back() {
                 next_grant_key: Secret(vec![4]),
             });
             let task_history_limit = NonZeroU64::new(7);
-            let kept = Cluster { certificate_life, retired, dead_manager_after, ca_rotation, ..Cluster::default() };
+            let renewal_grace = Some(Duration::from_secs(7_200));
+            let kept = Cluster {
+                certificate_life,
+                renewal_grace,
+                retired,
+                dead_manager_after,
+                ca_rotation,
+                ..Cluster::default()
+            };
             let kept = Cluster { task_history_limit, ..kept };
             let kept = Cluster { unlock_secret: "1-a".to_owned().into(), autolock: true, ..kept };
             Cluster { id, epoch: 3, ca_key, no_new_privileges: true, ..kept }.into_object()

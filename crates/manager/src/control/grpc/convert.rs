@@ -138,6 +138,7 @@ impl From<pc::UpdateClusterRequest> for ClusterDefaults {
             heartbeat: request.heartbeat_ms.map(Duration::from_millis),
             heartbeats_missed: request.heartbeats_missed,
             certificate_life: request.certificate_life_ms.map(Duration::from_millis),
+            renewal_grace: request.renewal_grace_ms.map(Duration::from_millis),
             dead_manager_after: request.dead_manager_after_ms.map(Duration::from_millis),
             task_history_limit: request.task_history_limit,
             autolock: request.autolock,

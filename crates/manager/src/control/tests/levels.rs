@@ -1,9 +1,10 @@
 //! What raises the feature level in use.
 
 use flota_api::model::{FileSystem, Mount, MountSource, TmpfsMount, VolumeMount, VolumeSpec};
-use flota_api::{LEVEL_OF_FILE_SYSTEMS, LEVEL_OF_TMPFS_OWNERS, LEVEL_OF_USER_NAMESPACES};
+use flota_api::{LEVEL_OF_FILE_SYSTEMS, LEVEL_OF_RENEWAL_GRACE, LEVEL_OF_TMPFS_OWNERS, LEVEL_OF_USER_NAMESPACES};
 
 use super::*;
+use crate::control::cluster::ClusterDefaults;
 
 /// The ways in which a spec comes into the store.
 const WAYS: [&str; 3] = ["create", "update", "stack"];
@@ -96,4 +97,25 @@ async fn a_volume_that_is_a_file_system_raises_the_level_once_every_manager_know
             assert_eq!(used, if is_taken { LEVEL_OF_FILE_SYSTEMS } else { 0 }, "{way}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_grace_for_renewals_raises_the_level_once_every_manager_knows_it() {
+    let control = cluster().await;
+    let grace = Some(std::time::Duration::from_secs(30 * 86_400));
+    let defaults = ClusterDefaults { renewal_grace: grace, ..ClusterDefaults::default() };
+    for (known, is_taken) in [(LEVEL_OF_RENEWAL_GRACE - 1, false), (LEVEL_OF_RENEWAL_GRACE, true)] {
+        for id in ["n1", "n2"] {
+            let mut manager = control.store.view().node(id).expect("it is there").as_ref().clone();
+            manager.description.feature_level = known;
+            control.replace(manager).await;
+        }
+        assert_eq!(control.update_cluster(None, defaults).await.is_ok(), is_taken);
+        let cluster = control.store.view().cluster().expect("it is there").as_ref().clone();
+        let expected = if is_taken { (LEVEL_OF_RENEWAL_GRACE, grace) } else { (0, None) };
+        assert_eq!((cluster.feature_level, cluster.renewal_grace), expected);
+    }
+    let short = ClusterDefaults { renewal_grace: Some(std::time::Duration::ZERO), ..ClusterDefaults::default() };
+    let refused = control.update_cluster(None, short).await.expect_err("it is too short").to_string();
+    assert!(refused.starts_with("cert_renewal_grace: it is from"), "{refused}");
 }
