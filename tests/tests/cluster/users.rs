@@ -3,11 +3,14 @@
 use flota_api::model::{Audit, Role, UserRole};
 use flota_api::proto::control::control_client::ControlClient;
 use flota_api::proto::control::{
-    CreateServiceRequest, CreateUserRequest, CreateValueRequest, Empty, GetRequest, GetValueRequest, ListRequest,
-    ListTasksRequest, ListValuesRequest, RemoveRequest, RenewUserRequest, RollbackServiceRequest, UpdateServiceRequest,
-    UserGrant, WatchServiceRequest,
+    CreateServiceRequest, CreateUserRequest, CreateValueRequest, CreateVolumeRequest, Empty, GetRequest,
+    GetValueRequest, ListRequest, ListTasksRequest, ListValuesRequest, RemoveRequest, RenewUserRequest,
+    RollbackServiceRequest, UpdateServiceRequest, UserGrant, WatchServiceRequest,
 };
-use flota_api::proto::specs::{Dependency, NetworkAttachment, ServiceSpec, ValueKind, ValueSpec};
+use flota_api::proto::specs::mount::Source;
+use flota_api::proto::specs::{
+    Dependency, FileSystem, Mount, NetworkAttachment, ServiceSpec, ValueKind, ValueSpec, VolumeMount, VolumeSpec,
+};
 use flota_api::proto::streams::frame::Frame as Content;
 use flota_api::proto::streams::{ExecRequest, Frame};
 use flota_api::reason::Reason;
@@ -277,12 +280,38 @@ fn a_limited_user_makes_only_what_has_its_names_and_names_nothing_of_others() {
             let networks = vec![NetworkAttachment { network: network.into(), ..NetworkAttachment::default() }];
             ServiceSpec { networks, ..spec("a-net", 1) }
         };
+        let mounts = |file_system: FileSystem| {
+            let volume =
+                VolumeMount { name: "a-data".into(), file_system: Some(file_system), ..VolumeMount::default() };
+            let mount = Mount { target: "/a".into(), read_only: false, source: Some(Source::Volume(volume)) };
+            ServiceSpec { mounts: vec![mount], ..spec("a-disk", 1) }
+        };
+        let volume = |id: &str, name: &str, r#type: &str, device: &str| CreateVolumeRequest {
+            request_id: id.into(),
+            spec: Some(VolumeSpec {
+                name: name.into(),
+                file_system: Some(FileSystem { r#type: r#type.into(), device: device.into(), options: vec![] }),
+                ..VolumeSpec::default()
+            }),
+        };
+        let disk = volume("disk", "a-disk", "ext4", "/dev/sdb1");
+        let own = disk.clone();
+        let made = ask(it, &ada, leader, |mut control| async move { control.create_volume(own).await });
+        assert_eq!(why(made), (Code::InvalidArgument, Some(Reason::Invalid)));
+        let memory = volume("memory", "a-memory", "tmpfs", "tmpfs");
+        ask(it, &ada, leader, |mut control| async move { control.create_volume(memory).await }).unwrap();
+        let given = CreateVolumeRequest { request_id: "given".into(), ..disk };
+        ask(it, &root, leader, |mut control| async move { control.create_volume(given).await }).unwrap();
+        let used = VolumeMount { name: "a-disk".into(), ..VolumeMount::default() };
+        let mount = Mount { target: "/a".into(), read_only: false, source: Some(Source::Volume(used)) };
+        create(it, &ada, leader, "9", ServiceSpec { mounts: vec![mount], ..spec("a-given", 1) }).unwrap();
         for (id, spec) in [
             ("2", spec("b-web", 1)),
             ("3", uses("a-two", "b-key")),
             ("4", uses("a-two", "b-none")),
             ("5", depends("b-web")),
             ("6", ServiceSpec { privileged: true, ..spec("a-root", 1) }),
+            ("8", mounts(FileSystem { r#type: "bind".into(), device: "/srv".into(), options: vec![] })),
         ] {
             assert_eq!(why(create(it, &ada, leader, id, spec)), (Code::InvalidArgument, Some(Reason::Invalid)), "{id}");
         }

@@ -79,11 +79,15 @@ impl Allowance {
             return (!self.has_bind_mount(path)).then(|| Refusal::BindMount(path.to_owned()));
         }
         let FileSystem { kind, device, .. } = volume;
+        // A node does not rely on the rules by which a manager has taken the volume.
+        if let Err(why) = volume.check() {
+            return Some(Refusal::FileSystem(format!("{kind}:{device}: {why}")));
+        }
         let allows = |entry: &String| match entry.split_once(':') {
-            Some((of, devices)) => of == kind && covers(devices, device),
+            Some((of, devices)) => of == kind && covers(devices, device) && !volume.has_path_option(),
             None => entry == kind,
         };
-        let is_allowed = kind == file_system::TMPFS || self.file_systems.iter().any(allows);
+        let is_allowed = !volume.needs_permission() || self.file_systems.iter().any(allows);
         (!is_allowed).then(|| Refusal::FileSystem(format!("{kind}:{device}")))
     }
 
@@ -150,6 +154,10 @@ fn check_file_system(entry: &str) -> Result<(), String> {
         Some(device) if device.strip_suffix('*').unwrap_or(device).contains('*') || device.is_empty() => {
             Err(format!("`{}` is neither TYPE nor TYPE:DEVICE, with a `*` at its end at most", entry.escape_debug()))
         }
+        Some(_) if file_system::NAMED_BY_OPTIONS.contains(&kind) => Err(format!(
+            "`{}`: the options of {kind} say what is mounted: list the type alone, or not",
+            entry.escape_debug()
+        )),
         _ => Ok(()),
     }
 }
@@ -303,6 +311,28 @@ mod tests {
             (&["nfs:nas:/srv"], "nfs", "nas:/srv/a", "", "this node does not allow the file system nfs:nas:/srv/a"),
             (&["ext4:/dev/sdb1", "xfs"], "ext4", "/dev/sdb1", "", ""),
             (
+                &["xfs:/dev/sdb1"],
+                "xfs",
+                "/dev/sdb1",
+                "logdev=/dev/sda1",
+                "this node does not allow the file system xfs:/dev/sdb1",
+            ),
+            (&["xfs"], "xfs", "/dev/sdb1", "logdev=/dev/sdc1", ""),
+            (
+                &["nfs"],
+                "nfs",
+                "nas:/srv/..",
+                "",
+                "this node does not allow the file system nfs:nas:/srv/..: device: `nas:/srv/..` has the part `..`",
+            ),
+            (
+                &["nfs"],
+                "nfs",
+                "nas:/srv",
+                "mountaddr=b",
+                "this node does not allow the file system nfs:nas:/srv: o: `mountaddr=b`: the server is that of the device",
+            ),
+            (
                 &["ext4:/dev/sdb1", "xfs"],
                 "ext4",
                 "/dev/sda1",
@@ -312,7 +342,7 @@ mod tests {
         ] {
             assert_eq!(refusal(allowed, kind, device, o), expected, "{allowed:?} {kind} {device}");
         }
-        for bad in ["", "Ext4", "nfs:", "nfs:*/a", "bind", "none:/srv"] {
+        for bad in ["", "Ext4", "nfs:", "nfs:*/a", "bind", "none:/srv", "overlay:x"] {
             assert!(Allowance { file_systems: list(&[bad]), ..Allowance::default() }.check().is_err(), "{bad}");
         }
     }

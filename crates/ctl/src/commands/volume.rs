@@ -28,7 +28,7 @@ pub(crate) enum Volume {
         #[arg(long)]
         pretty: bool,
     },
-    /// Remove volumes that no service uses, with their data
+    /// Remove volumes that no service uses, with their data; that of a file system stays
     Rm {
         /// Volumes: name, id, or beginning of an id
         volumes: Vec<String>,
@@ -192,7 +192,7 @@ fn is_confirmed(volumes: &[Object]) -> anyhow::Result<bool> {
     for volume in volumes {
         printer::message(&volume.spec.name);
     }
-    printer::message("Remove these volumes with their data? [y/N]");
+    printer::message("Remove these volumes with their data (that of file systems stays)? [y/N]");
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 use flota_api::Violation;
 use flota_api::id::{NetworkId, UserId};
 use flota_api::model::{
-    INGRESS, NetworkDriver, NetworkSpec, Service, ServiceSpec, StackSpec, StackValue, UserRole, ValueKind,
+    Cluster, FileSystem, INGRESS, Mount, MountSource, NetworkDriver, NetworkSpec, Service, ServiceSpec, StackSpec,
+    StackValue, UserRole, ValueKind, VolumeSpec,
 };
 use flota_api::object::{Kind, Object};
 use flota_raft_store::{Action, Tables, Transaction};
@@ -214,6 +215,10 @@ impl<M: Member> Control<M> {
             let field = format!("networks.{}", it.name);
             faults.note(field.clone(), self.check_network_spec(it).map_err(|error| error.within(&field)));
         }
+        for it in &spec.volumes {
+            let field = format!("volumes.{}", it.name);
+            faults.note(field.clone(), check_power(it).map_err(|error| error.within(&field)));
+        }
         let volumes = spec.volumes.iter().map(|it| ("volumes", &it.name));
         for (field, name) in volumes.chain(values.iter().map(|it| ("values", &it.spec.name))) {
             faults.note(field, self.check_name(field, name));
@@ -249,8 +254,20 @@ impl<M: Member> Control<M> {
             Action::Create(Object::Service(it)) | Action::Update(Object::Service(it)) => {
                 self.check_written(view, transaction, it)
             }
+            // One that somebody with more rights has made under its prefix is used as it is.
+            Action::Create(Object::Volume(it)) | Action::Update(Object::Volume(it))
+                if view.volume(&it.id).is_none_or(|before| before.spec != it.spec) =>
+            {
+                check_power(&it.spec)
+            }
             _ => Ok(()),
         })
+    }
+
+    /// Checks what a volume needs of nodes.
+    pub(super) fn check_volume_spec(&self, spec: &VolumeSpec) -> Result<(), ControlError> {
+        self.check_name("name", &spec.name)?;
+        if self.caller.is_limited() { check_power(spec) } else { Ok(()) }
     }
 
     /// Checks the spec that a service gets, wherever it comes from: a request, or an earlier spec of the service, which
@@ -294,6 +311,8 @@ impl<M: Member> Control<M> {
             Object::ValueData(_) | Object::Image(_) => Standing::Shared,
             // A user renews its own certificate, and changes nothing else of itself.
             Object::User(it) if self.caller.user().is_some_and(|own| own.may_do_the_same(it)) => Standing::Shared,
+            // What the object needs of managers raises the level, whoever makes it.
+            Object::Cluster(it) if view.cluster().is_some_and(|now| is_raised(now, it)) => Standing::Shared,
             Object::Cluster(_) | Object::Node(_) | Object::Registry(_) | Object::User(_) | Object::Audit(_) => {
                 Standing::Foreign
             }
@@ -326,9 +345,32 @@ impl<M: Member> Control<M> {
     }
 }
 
+/// Whether the one differs from the other by a higher feature level alone.
+fn is_raised(before: &Cluster, after: &Cluster) -> bool {
+    let level = after.feature_level;
+    level > before.feature_level && Cluster { feature_level: level, ..before.clone() } == *after
+}
+
+/// Why a limited user may not ask for something.
+const POWER: &str = "a user who is limited to prefixes may not ask for it: no privileges, capabilities, devices, bind mounts, \
+                     file systems, other runtimes, or precedence over others";
+
+/// Refuses a volume by which tasks reach what belongs to others.
+fn check_power(spec: &VolumeSpec) -> Result<(), ControlError> {
+    match spec.file_system.as_ref().is_some_and(FileSystem::needs_permission) {
+        true => Err(ControlError::invalid("options", POWER)),
+        false => Ok(()),
+    }
+}
+
 /// Returns what a spec asks for by which its tasks reach more than their own container, or take what others have.
 fn powers(spec: &ServiceSpec) -> impl Iterator<Item = Violation> {
-    let binds = spec.mounts.iter().any(|mount| mount.bind_source().is_some());
+    let is_of_node = |mount: &Mount| match &mount.source {
+        MountSource::Bind(_) => true,
+        MountSource::Volume(it) => it.file_system.as_ref().is_some_and(FileSystem::needs_permission),
+        MountSource::Tmpfs(_) | MountSource::Image { .. } => false,
+    };
+    let binds = spec.mounts.iter().any(is_of_node);
     let rows = [
         ("privileged", spec.privileged),
         ("cap_add", !spec.cap_add.is_empty()),
@@ -340,17 +382,13 @@ fn powers(spec: &ServiceSpec) -> impl Iterator<Item = Violation> {
         ("priority", spec.priority > 0),
         ("oom_score_adj", spec.oom_score_adj.is_some_and(|it| it < 0)),
     ];
-    let why = "a user who is limited to prefixes may not ask for it: no privileges, capabilities, devices, bind mounts, \
-               other runtimes, or precedence over others";
-    rows.into_iter()
-        .filter(|(_, asked)| *asked)
-        .map(move |(field, _)| Violation { field: field.into(), why: why.into() })
+    rows.into_iter().filter(|(_, asked)| *asked).map(|(field, _)| Violation { field: field.into(), why: POWER.into() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{BindMount, GenericResource, Mount, MountSource};
+    use flota_api::model::{BindMount, GenericResource, VolumeMount};
 
     #[test]
     fn a_user_has_so_many_streams_and_another_user_as_many() {
@@ -401,5 +439,16 @@ mod tests {
         ];
         assert_eq!(fields, expected);
         assert_eq!(powers(&ServiceSpec::default()).count(), 0);
+        let volume = |kind: &str, device: &str| {
+            let file_system = FileSystem::of(kind, device, "").ok();
+            let source = VolumeMount { name: Some("a-data".into()), file_system, ..VolumeMount::default() };
+            let mount = Mount { target: "/a".into(), read_only: true, source: MountSource::Volume(source) };
+            powers(&ServiceSpec { mounts: vec![mount], ..ServiceSpec::default() }).count()
+        };
+        assert_eq!([volume("ext4", "/dev/sdb1"), volume("bind", "/srv"), volume("tmpfs", "")], [1, 1, 0]);
+        let before = Cluster { feature_level: 8, ..Cluster::default() };
+        let raised = |level, autolock| Cluster { feature_level: level, autolock, ..before.clone() };
+        let cases = [raised(9, false), raised(9, true), raised(7, false), raised(8, false)];
+        assert_eq!(cases.map(|after| is_raised(&before, &after)), [true, false, false, false]);
     }
 }

@@ -246,7 +246,7 @@ impl<M: Member> Control<M> {
         spec: VolumeSpec,
     ) -> Result<Arc<Volume>, ControlError> {
         check(&spec)?;
-        self.check_name("name", &spec.name)?;
+        self.check_volume_spec(&spec)?;
         let name = spec.name.clone();
         let volume = Volume { id: self.random.draw(VolumeId::random), spec, ..Volume::default() };
         let created = self.write_once(request_id, |view| {

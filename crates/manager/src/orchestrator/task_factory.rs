@@ -9,6 +9,7 @@ use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::{Meta, Timestamp};
 use flota_raft_store::Tables;
 
+use super::after_end::is_of_earlier_run;
 use super::credentials;
 use crate::plan::PlanContext;
 
@@ -53,7 +54,7 @@ fn make_like(
         ),
     };
     let values = kept.map_or(&service.values, |task| &task.values).clone();
-    let same = before.filter(|task| task.spec_version == spec_version);
+    let same = before.filter(|task| task.spec_version == spec_version && !is_of_earlier_run(service, task));
     // What failed for the lack of credentials says nothing about the task once there are others.
     let counts = same.filter(|task| !credentials::have_changed_for(task, view));
     let mut restart_history = counts.map(|task| task.restarts_so_far()).unwrap_or_default();

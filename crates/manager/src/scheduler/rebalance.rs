@@ -145,7 +145,7 @@ fn may_move(service: &Service, view: &Tables) -> bool {
         && !spec.keep_on_node_loss
         && !service.update.is_paused()
         && !service.update.is_active()
-        && spec.volumes().next().is_none()
+        && spec.volumes().all(|name| view.volume_by_name(name).is_some_and(|it| it.spec.file_system.is_some()))
         && spec.strategy == PlacementStrategy::Spread
         && view.affine_to(&spec.name).next().is_none()
 }

@@ -8,6 +8,7 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -31,7 +32,8 @@ pub(crate) fn bundle(dir: &Path) -> PathBuf {
 }
 
 /// Mounts the root, the sources that are pinned or mapped, images and file systems. Returns the path of the root.
-pub(super) fn mount_all(dir: &Path, order: &Order) -> Result<PathBuf, RunError> {
+/// What is not done at the time `until` fails.
+pub(super) fn mount_all(dir: &Path, order: &Order, until: Instant) -> Result<PathBuf, RunError> {
     let mounts = Mounts::new(dir, order.ids)?;
     // They are opened before they are cut off, because a mount may be shared with the machine.
     let sources = mounts.sources(order)?;
@@ -44,7 +46,9 @@ pub(super) fn mount_all(dir: &Path, order: &Order) -> Result<PathBuf, RunError> 
     }
     for (index, system) in order.file_systems.iter().enumerate() {
         // A server that does not answer holds up whoever mounts its files.
-        apart(&format!("mount {}", system.device), || Ok(mounts.mount_file_system(index, system).map(|()| 0)?))?;
+        apart(&format!("mount {}", system.device), until, || {
+            Ok(mounts.mount_file_system(index, system).map(|()| 0)?)
+        })?;
     }
     Ok(mounts.mount_root(&order.root)?)
 }
@@ -169,7 +173,11 @@ impl<'a> Mounts<'a> {
     /// Mounts a file system, and the parts of it that are wanted at their paths in the bundle.
     fn mount_file_system(&self, index: usize, system: &FileSystemMount) -> Result<(), StepError> {
         let act = || format!("mount {} of type {}", system.device, system.kind);
-        let made = self.map(make(system).map_err(|error| error.within(act()))?, Path::new(&system.device))?;
+        let made = make(system).map_err(|error| error.within(act()))?;
+        let made = self.map(made, Path::new(&system.device)).map_err(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => StepError::refuse(act(), "its type can't show ids on disk as those of a container"),
+            _ => error,
+        })?;
         let whole = file_systems(self.dir).join(index.to_string());
         attach(&made, &whole)?;
         let whole = RootDir::open(&whole)?;
@@ -216,7 +224,11 @@ fn show_part(
     at: &Path,
     act: &dyn Fn() -> String,
 ) -> Result<(), StepError> {
-    let place = match whole.find_beneath(part.unwrap_or(Path::new("")), libc::O_PATH) {
+    // A server may not let root look into the whole, which is mounted all the same.
+    let Some(part) = part else {
+        return attach(&kernel::open_tree(whole.as_fd(), Path::new(""), true).act(act)?, at);
+    };
+    let place = match whole.find_beneath(part, libc::O_PATH) {
         Err(Errno::EXDEV) => return Err(StepError::refuse(act(), format!("it leads out of {what}"))),
         found => found.act(act)?,
     };

@@ -3,10 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Instant;
 
 use nix::unistd::Pid;
 
-use super::apart::apart;
+use super::apart::{apart, deadline};
 use super::order::Order;
 use super::output::Streams;
 use super::{mounts, prepare, runtime};
@@ -23,8 +24,9 @@ pub(super) struct Started {
 }
 
 pub(super) fn start(dir: &Path, order: &Order) -> Result<Started, RunError> {
-    let rootfs = mounts::mount_all(dir, order)?;
-    let started = make(dir, order, &rootfs);
+    let until = deadline();
+    let rootfs = mounts::mount_all(dir, order, until)?;
+    let started = make(dir, order, &rootfs, until);
     if started.is_err() {
         delete(dir, order);
         let _ = order.groups.sweep();
@@ -32,9 +34,9 @@ pub(super) fn start(dir: &Path, order: &Order) -> Result<Started, RunError> {
     started
 }
 
-fn make(dir: &Path, order: &Order, rootfs: &Path) -> Result<Started, RunError> {
+fn make(dir: &Path, order: &Order, rootfs: &Path, until: Instant) -> Result<Started, RunError> {
     let (ours, theirs) = if order.terminal { terminal_pair()? } else { pipes()? };
-    let pid = apart("run the runtime", || {
+    let pid = apart("run the runtime", until, || {
         let spec = prepare::complete(dir, order, rootfs)?;
         let console = theirs.take_place()?;
         runtime::of(dir, order).run(&spec, console)
@@ -49,7 +51,7 @@ fn make(dir: &Path, order: &Order, rootfs: &Path) -> Result<Started, RunError> {
 
 /// Removes what the runtime keeps of the container. The daemon's next sweep removes what can't be removed here.
 pub(super) fn delete(dir: &Path, order: &Order) {
-    let _ = apart("run the runtime", || runtime::of(dir, order).delete().map(|()| 0));
+    let _ = apart("run the runtime", deadline(), || runtime::of(dir, order).delete().map(|()| 0));
 }
 
 /// The supervisor's ends of a container's standard descriptors.

@@ -5,7 +5,8 @@ use std::num::NonZeroU64;
 use super::*;
 use flota_api::constraint::{Constraint, NodeProperty};
 use flota_api::model::{
-    Dependency, DependencyCondition, NodeSpec, Rebalance as Asked, ServiceSpec, TaskStatus, UpdatePolicy, UpdateStatus,
+    Dependency, DependencyCondition, FileSystem, Mount, MountSource, NodeSpec, Rebalance as Asked, ServiceSpec,
+    TaskStatus, UpdatePolicy, UpdateStatus, Volume, VolumeMount, VolumeSpec,
 };
 use flota_api::object::StoreObject;
 use flota_api::state::TaskState;
@@ -274,4 +275,25 @@ fn an_update_that_waits_for_others_holds_up_only_its_own_service() {
     let spec = ServiceSpec { depends_on: Vec::new(), ..late.spec.as_ref().clone() };
     lab.view.put(Service { update: UpdateStatus::begun(1), spec: spec.into(), ..late }.into_object());
     assert_eq!(lab.told().0, Vec::<String>::new(), "it goes on, and its tasks move");
+}
+
+#[test]
+fn data_on_a_node_keeps_a_service_there_and_a_file_system_does_not() {
+    let mount = |name: &str| {
+        let source = MountSource::Volume(VolumeMount { name: Some(name.into()), ..VolumeMount::default() });
+        Mount { target: format!("/{name}"), read_only: false, source }
+    };
+    let moves = |names: &[&str]| {
+        let mut view = Tables::default();
+        for (name, file_system) in [("folder", None), ("share", FileSystem::of("nfs", "nas:/srv", "").ok())] {
+            let spec = VolumeSpec { name: name.into(), file_system, ..VolumeSpec::default() };
+            view.put(Volume { id: name.into(), spec, ..Volume::default() }.into_object());
+        }
+        let spec = ServiceSpec { mounts: names.iter().map(|name| mount(name)).collect(), ..ServiceSpec::default() };
+        may_move(&Service { spec: spec.into(), ..Service::default() }, &view)
+    };
+    assert_eq!(
+        [moves(&[]), moves(&["share"]), moves(&["folder"]), moves(&["share", "folder"]), moves(&["none"])],
+        [true, true, false, false, false]
+    );
 }

@@ -129,8 +129,14 @@ async fn address(volume: &TaskVolume, system: &FileSystem) -> Result<Option<Stri
 
 async fn look_up(server: &str) -> io::Result<IpAddr> {
     let found = tokio::time::timeout(LOOK_UP_PATIENCE, tokio::net::lookup_host((server, 0))).await;
-    let found = found.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.next();
-    found.map(|it| it.ip()).ok_or_else(|| io::Error::other("it has no address"))
+    let found = found.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.map(|it| it.ip());
+    preferred(found).ok_or_else(|| io::Error::other("it has no address"))
+}
+
+/// The first IPv4 address, as in Docker, or else the first one: many file servers answer at no other.
+fn preferred(mut found: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
+    let first = found.next()?;
+    if first.is_ipv4() { Some(first) } else { found.find(IpAddr::is_ipv4).or(Some(first)) }
 }
 
 impl PrepareStep for VolumeStep {
@@ -192,7 +198,11 @@ mod tests {
         assert_eq!((bound.bind_source(), bound.read_only), (Some("/data/z"), true), "{bound:?}");
         task.volumes[0].file_system = of("nfs", "localhost:/srv", "");
         let options = file_systems(&task).await.expect("it has an address").remove(0).options;
-        assert!(options == ["addr=127.0.0.1"] || options == ["addr=::1"], "{options:?}");
+        assert_eq!(options, ["addr=127.0.0.1"]);
+        let addresses = ["fd00::1", "198.18.0.1", "198.18.0.2"].map(|it| it.parse::<IpAddr>().expect("an address"));
+        assert_eq!(preferred(addresses.into_iter()), Some(addresses[1]));
+        assert_eq!(preferred(addresses.into_iter().take(1)), Some(addresses[0]));
+        assert_eq!(preferred([].into_iter()), None);
     }
 
     #[test]

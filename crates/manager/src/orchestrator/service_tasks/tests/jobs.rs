@@ -49,6 +49,16 @@ fn what_an_earlier_run_has_done_is_done_again_also_by_the_same_spec() {
     };
     assert_eq!(made(&never(job(1)), std::slice::from_ref(&given_up)), None);
     assert_eq!(made(&never(job(3)), &[given_up]), Some((Some(3), 1)));
+    let restarted = |run| {
+        let restarts = Some(Box::new(RestartHistory { count: 3, ..RestartHistory::default() }));
+        let task = of_run("t1", 1, TaskState::Failed);
+        let status = TaskStatus { restarts, ..task.status.clone() };
+        let objects = [job(run).into_object(), Task { status, ..task }.into_object()];
+        let plan = ServiceTasks::default().plan(&Key::of("s"), &view(objects), &mut PlanContext::at(NOW));
+        let [Change::Put(Object::Task(task))] = plan.changes.as_slice() else { panic!("{plan:?}") };
+        task.restart_history.count
+    };
+    assert_eq!([restarted(1), restarted(3)], [4, 0], "a new run has its restarts before it");
     let objects = [job(3).into_object(), of_run("t1", 1, TaskState::Running).into_object()];
     let plan = ServiceTasks::default().plan(&Key::of("s"), &view(objects), &mut PlanContext::at(NOW));
     let [Change::Put(Object::Task(stopped))] = plan.changes.as_slice() else { panic!("{plan:?}") };
