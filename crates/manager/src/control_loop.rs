@@ -2,7 +2,7 @@
 //!
 //! A pass plans the dirty keys of each loop in pipeline order, over one overlay in which each loop sees the changes of
 //! the earlier ones. All changes of one object are folded into one action. Plans that depend on each other form a group,
-//! and a group is one transaction. The next pass is planned once this one has been applied. After a conflict, a lost
+//! also if one was only made because of the changes of another, and a group is one transaction. The next pass is planned once this one has been applied. After a conflict, a lost
 //! proposal or a lag the keys are planned again.
 //!
 //! The changes of a pass always fit into one transaction, however much there is to do: what is left over stays dirty.

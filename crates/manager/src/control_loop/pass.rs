@@ -33,6 +33,8 @@ pub(crate) fn run(
     let mut overlay = base.clone();
     let mut joined = Joined::default();
     let mut planned = Planned::default();
+    // The plans of this pass that have made a key dirty.
+    let mut causes: BTreeMap<Work, Vec<usize>> = BTreeMap::new();
     let share = cx.room;
     for index in 0..loops.len() {
         cx.room = share;
@@ -58,10 +60,18 @@ pub(crate) fn run(
             }
             tracing::debug!(control_loop = loops[index].name(), %key, changes = plan.changes.len(), "planned");
             let events = change(&mut overlay, &plan);
-            joined.add(&plan, &events, (index, key));
+            let number = joined.add(&plan, &events, (index, key));
+            // What was planned because of a change must not come about without it.
+            causes.remove(&(index, key)).into_iter().flatten().for_each(|cause| joined.join(cause, number));
             // Later loops see the change in this pass, earlier ones when it comes back as an event.
-            for (each, dirty) in loops.iter().zip(dirty.iter_mut()).skip(index + 1) {
-                dirty.extend(events.iter().flat_map(|event| each.dirtied_by(event, &overlay)));
+            for (later, (each, dirty)) in loops.iter().zip(dirty.iter_mut()).enumerate().skip(index + 1) {
+                for key in events.iter().flat_map(|event| each.dirtied_by(event, &overlay)) {
+                    let known = causes.entry((later, key)).or_default();
+                    if known.last() != Some(&number) {
+                        known.push(number);
+                    }
+                    dirty.insert(key);
+                }
             }
         }
     }
@@ -86,7 +96,7 @@ fn change(overlay: &mut Tables, plan: &Plan) -> Vec<Event> {
     events
 }
 
-/// A set of plans that share an object.
+/// A set of plans that share an object, or of which one was made because of another.
 #[derive(Default)]
 struct Group {
     changed: Vec<(ObjectKey, Folded)>,
@@ -102,7 +112,7 @@ struct Folded {
     plan: usize,
 }
 
-/// The plans of a pass, joined where one changes an object that another changes or expects.
+/// The plans of a pass, joined where one changes an object that another changes or expects, and where one follows from another.
 #[derive(Default)]
 struct Joined {
     /// For each plan, another plan of its group; the first plan of a group names itself.
@@ -114,8 +124,8 @@ struct Joined {
 }
 
 impl Joined {
-    /// Adds a plan, whose changes made these events.
-    fn add(&mut self, plan: &Plan, events: &[Event], work: Work) {
+    /// Adds a plan, whose changes made these events. Returns its number.
+    fn add(&mut self, plan: &Plan, events: &[Event], work: Work) -> usize {
         let this = self.same.len();
         self.same.push(this);
         self.work.push(work);
@@ -154,6 +164,7 @@ impl Joined {
                 None => drop(self.readers.insert(*key, vec![this])),
             }
         }
+        this
     }
 
     /// Returns the first plan of the group, and shortens the way to it.
@@ -254,5 +265,55 @@ mod tests {
         ] {
             assert_eq!(joined(plans), expected);
         }
+    }
+
+    /// Puts the task that each of its keys names. It plans a key when the task before the colon in it has changed.
+    struct Follower {
+        keys: &'static [(&'static str, &'static str)],
+    }
+
+    impl ControlLoop for Follower {
+        fn name(&self) -> &'static str {
+            "follower"
+        }
+
+        fn all(&self, _: &Tables) -> Vec<Key> {
+            Vec::new()
+        }
+
+        fn dirtied_by(&self, event: &Event, _: &Tables) -> Vec<Key> {
+            let (Event::Created(object) | Event::Updated { new: object, .. }) = event else { return Vec::new() };
+            let follows = |(after, _): &&(&str, &str)| object.id() == Id::from(*after);
+            self.keys.iter().filter(follows).map(|(_, key)| Key::of(*key)).collect()
+        }
+
+        fn plan(&mut self, key: &Key, _: &Tables, _: &mut PlanContext) -> Plan {
+            let mut made = Plan::default();
+            made.put(Task { id: key.id.into(), ..Task::default() });
+            made
+        }
+    }
+
+    #[test]
+    fn what_is_planned_because_of_a_change_comes_about_with_it_or_not_at_all() {
+        let loops = [&[][..], &[("a", "x"), ("b", "y"), ("b", "x")], &[("y", "z")]];
+        let mut loops: Vec<Box<dyn ControlLoop>> =
+            loops.into_iter().map(|keys| Box::new(Follower { keys }) as Box<dyn ControlLoop>).collect();
+        // The last one was dirty before.
+        let mut dirty: Vec<BTreeSet<Key>> =
+            [&["a", "b", "c"][..], &[], &["w", "z"]].map(|keys| keys.iter().map(|key| Key::of(*key)).collect()).into();
+        let planned = run(&mut loops, &mut dirty, &Tables::default(), &mut PlanContext::at(Timestamp::default()));
+        let ids = |transaction: &Transaction| {
+            let id = |action: &Action| match action {
+                Action::Create(object) => object.id().to_string(),
+                other => panic!("{other:?}"),
+            };
+            let mut ids: Vec<String> = transaction.actions.iter().map(id).collect();
+            ids.sort();
+            ids.concat()
+        };
+        let mut groups: Vec<String> = planned.groups.iter().map(|(transaction, _)| ids(transaction)).collect();
+        groups.sort();
+        assert_eq!(groups, ["abxyz", "c", "w"]);
     }
 }
