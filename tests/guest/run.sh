@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The runtime's tests and the real clusters' in a QEMU guest with Debian's kernel, where control groups are v2 alone:
 # `make test-long`.
-# With the word `kernel`, only the tests of what this machine's kernel lacks: WireGuard for encrypted networks, and AppArmor.
+# With the word `kernel`, only the tests of what this machine's kernel lacks: WireGuard for encrypted networks, AppArmor, and
+# NFS.
 # Everything is made below target/guest; nothing is installed on this machine but QEMU.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -30,12 +31,24 @@ if [ ! -e "$guest/apparmor" ]; then
   (cd "$guest" && apt-get download -qq apparmor && dpkg-deb -x apparmor_*.deb apparmor)
 fi
 cp "$guest/apparmor/sbin/apparmor_parser" deploy/apparmor/flota-default "$root/programs/"
+# The programs of a server of NFS, whose rest is in the kernel, and their libraries.
+if [ ! -e "$guest/nfs" ]; then
+  rm -rf "$guest/nfs.new" && mkdir "$guest/nfs.new"
+  (cd "$guest/nfs.new" && apt-get download -qq nfs-kernel-server nfs-common keyutils libevent-core-2.1-7 libtirpc3 \
+    libnfsidmap1 libwrap0 libgssapi-krb5-2 libkrb5-3 libk5crypto3 libkrb5support0 libcom-err2 libkeyutils1 libnsl2 libsqlite3-0 &&
+    for package in *.deb; do dpkg-deb -x "$package" .; done)
+  mv "$guest/nfs.new" "$guest/nfs"
+fi
+cp "$guest"/nfs/usr/sbin/{rpc.nfsd,rpc.mountd,exportfs} "$root/programs/"
+mkdir -p "$root/lib/x86_64-linux-gnu"
+cp -L "$guest"/nfs/{usr/,}lib/x86_64-linux-gnu/*.so.* "$root/lib/x86_64-linux-gnu/"
 chmod +x "$root/init"
 echo "$tests" >"$root/tests"
 printf %s "$oci" >"$root/oci-tests"
-loadable "$root" lib crypto arch/x86/crypto fs/overlayfs drivers/net/{wireguard,vxlan,veth.ko} \
-  net/{802,bridge,core,ipv4,ipv6,llc,netfilter}
-for library in $(ldd "$root"/programs/* 2>/dev/null | grep -oE '/[^ )]+' | grep -v : | sort -u); do
+loadable "$root" lib crypto arch/x86/crypto fs/{overlayfs,nfs,nfsd,nfs_common,lockd,fscache,netfs} \
+  drivers/net/{wireguard,vxlan,veth.ko} net/{802,bridge,core,dns_resolver,ipv4,ipv6,llc,netfilter,sunrpc}
+own="$PWD/$root/lib/x86_64-linux-gnu"
+for library in $(LD_LIBRARY_PATH="$own" ldd "$root"/programs/* 2>/dev/null | grep -oE '/[^ )]+' | grep -v -e : -e "^$own" | sort -u); do
   mkdir -p "$root/$(dirname "$library")"
   cp -L "$library" "$root/$library"
 done

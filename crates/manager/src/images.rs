@@ -62,7 +62,7 @@ impl ControlLoop for Images {
             Event::Created(object) | Event::Updated { new: object, .. } | Event::Removed(object) => match object {
                 Object::Image(image) => vec![Key::of(&image.id)],
                 Object::Node(node) => concerned_by(node, view),
-                Object::Task(task) if task.status.state.is_terminal() => {
+                Object::Task(task) if task.status.state.is_terminal() || matches!(event, Event::Removed(_)) => {
                     task.image_digests().flat_map(|digest| nameless(digest, view)).collect()
                 }
                 _ => Vec::new(),

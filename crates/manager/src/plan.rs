@@ -29,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) changes: Vec<Change>,
     /// Objects that the plan depends on: it fails if they have changed when it is applied.
     pub(crate) expects: Vec<(Kind, Id)>,
+    /// Objects that get another version and stay as they are, so that what was planned of them before meets a conflict.
+    pub(crate) touches: Vec<Object>,
     /// When to plan the key again if no event makes it dirty earlier.
     pub(crate) retry_at: Option<Timestamp>,
 }
@@ -47,6 +49,11 @@ impl Plan {
     /// Makes the plan depend on an object that it does not change.
     pub(crate) fn expect(&mut self, kind: Kind, id: impl Into<Id>) {
         self.expects.push((kind, id.into()));
+    }
+
+    /// Gives an object another version.
+    pub(crate) fn touch(&mut self, object: impl StoreObject) {
+        self.touches.push(object.into_object());
     }
 
     /// Raises the desired state of a task; does nothing if it is that high already.

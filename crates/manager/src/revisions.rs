@@ -2,6 +2,7 @@
 //!
 //! An earlier spec has its earlier number again, so that tasks which still have it are not replaced.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -9,8 +10,8 @@ use std::sync::Arc;
 use flota_api::defaults::REVISIONS_KEPT;
 use flota_api::id::ValueId;
 use flota_api::model::{
-    PinnedValue, PublishMode, PublishedPort, Revision, ScaleStatus, Service, ServiceSpec, StoredConfig, StoredSecret,
-    UpdatePhase, UpdateStatus, Volume,
+    Network, PinnedValue, PublishMode, PublishedPort, Revision, ScaleStatus, Service, ServiceSpec, StoredConfig,
+    StoredSecret, UpdatePhase, UpdateStatus, Volume,
 };
 use flota_api::object::Kind;
 use flota_raft_store::Tables;
@@ -52,38 +53,49 @@ pub(crate) fn restored(service: &Service, version: u64, view: &Tables) -> Option
 
 /// Returns the service after its update has failed for this reason: with the spec before the update, if that is kept, its
 /// networks and volumes are still there, it publishes no port that another service may have taken, and nothing on which it
-/// depended depends on it by now. The plan then fails if any of that has changed.
+/// depended depends on it by now. The plan then fails if any of that has changed, and what it needs gets another version, so
+/// that a removal which was planned before meets a conflict.
 pub(crate) fn rolled_back(service: &Service, reason: String, view: &Tables, plan: &mut Plan) -> Option<Service> {
     let restored = restored(service, service.update.previous_version?, view)?;
-    let has_new_port = |port: &PublishedPort| port.mode == PublishMode::Ingress && !service.spec.ports.contains(port);
+    let is_ingress = |port: &PublishedPort| port.mode == PublishMode::Ingress;
+    let is_taken = |port: &PublishedPort| {
+        let is_same =
+            |it: &PublishedPort| is_ingress(it) && (it.published, it.protocol) == (port.published, port.protocol);
+        view.services().any(|other| other.id != service.id && other.spec.ports.iter().any(is_same))
+    };
+    let has_new_port =
+        |port: &PublishedPort| !service.spec.ports.contains(port) && (is_ingress(port) || is_taken(port));
     if restored.spec.ports.iter().any(has_new_port) {
         return None;
     }
     for network in &restored.spec.networks {
-        view.network(network.network.as_str())?;
-        plan.expect(Kind::Network, network.network.as_str());
+        plan.touch(Network::clone(view.network(network.network.as_str())?));
     }
     for name in restored.spec.volumes() {
-        // This write changes the volume's version, so that a removal which was planned before meets a conflict.
-        plan.put(Volume::clone(view.volume_by_name(name)?));
+        plan.touch(Volume::clone(view.volume_by_name(name)?));
     }
     if missing(&restored.values, view).is_some() {
         return None;
     }
     let ids: BTreeSet<&ValueId> = restored.values.iter().map(|pin| &pin.value).collect();
     for id in ids {
-        // Written for the same reason as the volumes above.
         if let Some(secret) = view.get::<StoredSecret>(id.as_str()) {
-            plan.put(StoredSecret::clone(secret));
+            plan.touch(StoredSecret::clone(secret));
         } else if let Some(config) = view.get::<StoredConfig>(id.as_str()) {
-            plan.put(StoredConfig::clone(config));
+            plan.touch(StoredConfig::clone(config));
         }
     }
     // What it depended on may have come to depend on it.
-    let spec_of = |name: &str| view.service_by_name(name).map(|it| it.spec.as_ref());
+    let way = RefCell::new(Vec::new());
+    let spec_of = |name: &str| {
+        let other = view.service_by_name(name)?;
+        way.borrow_mut().push(other.id.clone());
+        Some(other.spec.as_ref())
+    };
     if circles(&restored.spec, spec_of).next().is_some() {
         return None;
     }
+    way.into_inner().iter().filter(|id| **id != service.id).for_each(|id| plan.expect(Kind::Service, id));
     let phase = UpdatePhase::RollingBack;
     let update = UpdateStatus { phase, rollback_cause: Some(reason), ..UpdateStatus::default() };
     Some(Service { update, ..restored })

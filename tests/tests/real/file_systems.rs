@@ -189,3 +189,52 @@ fn a_volume_that_can_not_be_mounted_says_why_and_one_that_is_a_folder_is_judged_
         assert!(refused.stderr.contains(expected), "{}", refused.stderr);
     }
 }
+
+#[test]
+#[ignore = "needs a kernel with NFS, and the programs of a server (tests/guest/run.sh)"]
+fn tasks_on_every_node_see_a_share_of_nfs_and_one_that_is_not_allowed_by_none() {
+    let cluster = Cluster::bare(1, 1);
+    cluster.pack_busybox();
+    // The server is the kernel's, in the network of m1. The task of w1 has another network: its node mounts for it.
+    let on_server = |words: &str| cluster.sandbox_ok(&format!("exec m1 -- {words}"));
+    for words in [
+        "busybox mkdir -p /srv/a /var/lib/nfs",
+        "busybox touch /var/lib/nfs/etab /var/lib/nfs/rmtab",
+        "busybox chmod 700 /srv",
+        "busybox mount -t nfsd nfsd /proc/fs/nfsd",
+        "/programs/rpc.mountd -N 3",
+        "/programs/exportfs -i -o rw,insecure,no_subtree_check,fsid=0 *:/srv",
+        "/programs/rpc.nfsd -N 3 -p 2049 1",
+    ] {
+        on_server(words);
+    }
+    on_server("busybox chown -R 1000:1000 /srv");
+    let server = "198.18.0.10";
+    cluster.set("w1", &format!("[allow]\nfile-systems = [\"nfs4:{server}:/*\"]\n"));
+    let share = |device: &str| {
+        format!("volume-opt=type=nfs4,volume-opt=device={device},\"volume-opt=o=addr={server},vers=4.2,soft\"")
+    };
+    let service = |name: &str, flags: &str, mount: &str| {
+        let words = ["service", "create", "--detach", "--name", name, "--user", "1000", "--mount", mount];
+        let command = ["--stop-signal", "KILL", "--entrypoint", "/busybox", "busybox", "sleep", "1000000"];
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        let created = cluster.ctl_args(&[&words[..], &flags, &command].concat());
+        assert_eq!(created.code, 0, "{}", created.stderr);
+    };
+    // Root may not look into the share, and the user of the tasks may.
+    service("db", "--replicas 2", &format!("source=share,target=/share,{}", share(":/")));
+    cluster.wait("both tasks run", |it| it.running("db").len() == 2);
+    assert_eq!(nodes(&cluster, "db"), ["w1", "w1"]);
+    sh_ok(&cluster, "db.1", "echo precious > /share/a/file");
+    assert_eq!(sh_ok(&cluster, "db.2", "/busybox cat /share/a/file"), "precious");
+    assert_eq!(on_server("busybox cat /srv/a/file").trim(), "precious");
+    let shown = sh_ok(&cluster, "db.1", "/busybox grep ' /share ' /proc/mounts");
+    assert!(shown.starts_with(&format!("{server}:/ /share nfs4 rw,nosuid,nodev,")), "{shown}");
+    cluster.ok("service rm db");
+    cluster.ok("volume rm share");
+    assert_eq!(on_server("busybox cat /srv/a/file").trim(), "precious", "data stays where it is");
+    service("wrong", "", &format!("source=wrong,target=/share,{}", share(":/none")));
+    cluster.wait("the kernel says why", |it| errors(it, "wrong").contains("Couldn't follow remote path"));
+    cluster.ok("service rm wrong");
+    on_server("/programs/rpc.nfsd 0");
+}

@@ -36,7 +36,7 @@ impl ControlLoop for Addresses {
             Event::Created(Object::Task(task)) => lacking(task, view),
             Event::Removed(Object::Task(task)) if !task.status.state.is_terminal() => helped_by_end_of(task, view),
             Event::Updated { old: Object::Service(old), new: Object::Service(new) }
-                if old.virtual_ips != new.virtual_ips =>
+                if old.virtual_ips != new.virtual_ips || old.spec.endpoint_mode != new.spec.endpoint_mode =>
             {
                 vec![Key::of(&new.id)]
             }

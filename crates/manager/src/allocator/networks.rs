@@ -50,9 +50,12 @@ impl ControlLoop for Networks {
             Event::Removed(Object::Task(task)) => {
                 task.attachments.iter().filter_map(|it| stale(&it.network, view)).collect()
             }
-            Event::Removed(Object::Service(service)) => {
-                service.spec.networks.iter().filter_map(|it| stale(&it.network, view)).collect()
+            Event::Removed(Object::Service(service)) | Event::Updated { old: Object::Service(service), .. } => {
+                let of_spec = service.spec.networks.iter().map(|it| &it.network);
+                let networks = of_spec.chain(service.virtual_ips.iter().map(|it| &it.network));
+                networks.filter_map(|id| stale(id, view)).collect()
             }
+            Event::Removed(Object::Node(_)) => self.all(view),
             Event::Updated { old: Object::Node(old), new: Object::Node(new) }
                 if old.description.routes != new.description.routes =>
             {

@@ -30,9 +30,13 @@ impl ControlLoop for Services {
 
     fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key> {
         match event {
-            Event::Created(Object::Service(service)) | Event::Updated { new: Object::Service(service), .. } => {
-                vec![Key::of(&service.id)]
+            // Another service may have the address that this one gives back.
+            Event::Updated { old: Object::Service(old), new: Object::Service(new) } => {
+                let freed = old.virtual_ips.iter().filter(|it| !new.virtual_ips.contains(it));
+                let networks = freed.flat_map(|it| view.services_of_network(&it.network)).map(|it| Key::of(&it.id));
+                std::iter::once(Key::of(&new.id)).chain(networks).collect()
             }
+            Event::Created(Object::Service(service)) => vec![Key::of(&service.id)],
             // The last task of an older spec may have kept a virtual IP.
             Event::Updated { old: Object::Task(old), new: Object::Task(new) } if old.is_live() && !new.is_live() => {
                 let service = view.service(new.service_id.as_str()).filter(|it| it.spec_version != new.spec_version);

@@ -15,11 +15,11 @@ use flota_api::model::{
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::state::TaskState;
 use flota_api::version::Timestamp;
-use flota_raft_store::Tables;
 use flota_raft_store::store::number_of;
+use flota_raft_store::{Event, Tables};
 
 use super::{Addresses, Networks, Services};
-use crate::control_loop::ControlLoop;
+use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Change, PlanContext};
 
 /// Plans every key of the three loops, as a pass does, and makes the changes.
@@ -330,4 +330,33 @@ fn an_address_in_a_network_of_65000_endpoints_is_found_without_looking_at_the_ot
     taken.insert(first, last - 1_000);
     let free = taken.first_free(first, last);
     assert_eq!(free, Some(number_of(full.subnets[0].prefix.broadcast()) - 999));
+}
+
+#[test]
+fn what_a_service_gives_back_wakes_those_that_lack_it() {
+    let mut view = cluster("198.18.0.0/16", 24);
+    view.put(network("n", false).into_object());
+    settle(&mut view);
+    view.put(service("a", &["n"], &[]).into_object());
+    view.put(service("b", &["n"], &[]).into_object());
+    settle(&mut view);
+    let old = Service::clone(view.service("a").expect("it is there"));
+    assert_eq!(old.virtual_ips.len(), 1);
+    let without = Service { virtual_ips: Vec::new(), ..old.clone() };
+    let freed = Event::Updated { old: old.clone().into_object(), new: without.into_object() };
+    assert!(Services.dirtied_by(&freed, &view).contains(&Key::of("b")));
+    let spec = ServiceSpec { endpoint_mode: EndpointMode::Dnsrr, ..old.spec.as_ref().clone() };
+    let by_names = Service { spec: spec.into(), ..old.clone() };
+    let chosen = Event::Updated { old: old.clone().into_object(), new: by_names.into_object() };
+    assert_eq!(Addresses.dirtied_by(&chosen, &view), [Key::of("a")]);
+
+    // The network of a stack that does not have it any more goes with its last use.
+    let of_stack = Network { stack_id: Some("gone".into()), ..Network::clone(view.network("n").expect("it is there")) };
+    view.put(of_stack.into_object());
+    view.remove(Kind::Service, "b");
+    let spec = ServiceSpec { networks: Vec::new(), ..old.spec.as_ref().clone() };
+    let left = Service { spec: spec.into(), virtual_ips: Vec::new(), ..old.clone() };
+    view.put(left.clone().into_object());
+    let leaves = Event::Updated { old: old.into_object(), new: left.into_object() };
+    assert!(Networks.dirtied_by(&leaves, &view).contains(&Key::of("n")));
 }

@@ -253,8 +253,16 @@ pub(super) fn with_ids(
 /// Another service has a port, or a program does. The caller reads only names that it sees.
 pub(super) fn claim(tx: &mut WriteTx, name: &str, spec: &ServiceSpec, caller: &Caller) -> Result<(), ControlError> {
     let view = Arc::clone(tx.view());
-    for network in spec.networks.iter().filter(|it| view.network(it.network.as_str()).is_some()) {
-        tx.expect(Kind::Network, network.network.as_str());
+    let has = |id: &NetworkId| {
+        view.service_by_name(name).is_some_and(|it| it.spec.networks.iter().any(|it| it.network == *id))
+    };
+    for network in spec.networks.iter().filter_map(|it| view.network(it.network.as_str())) {
+        // One that is new to the service changes, so a removal that was planned before fails.
+        if has(&network.id) {
+            tx.expect(Kind::Network, &network.id);
+        } else {
+            tx.touch(Network::clone(network));
+        }
     }
     let mut found = Vec::new();
     for (index, port) in spec.ports.iter().enumerate() {

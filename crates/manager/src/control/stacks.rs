@@ -221,6 +221,10 @@ impl<M: Member> Control<M> {
             }
         }
         faults.refuse()?;
+        // If anything changes, so does the stack, so that a removal of it that was planned before fails.
+        if let Some(stack) = known.filter(|stack| stack.spec == *spec && tx.has_actions()) {
+            tx.update(Stack::clone(stack));
+        }
         Ok(tx)
     }
 

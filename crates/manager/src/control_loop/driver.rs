@@ -197,7 +197,7 @@ impl Driver {
         let planned = pass::run(&mut self.loops, &mut self.dirty, &view, &mut cx);
         planned.timers.into_iter().for_each(|(at, work)| self.timers.set(at, work));
         self.counters.passed();
-        let (mut held, mut too_large) = (true, false);
+        let (mut held, mut too_large, mut has_failed) = (true, false, false);
         for entry in entries(planned.groups) {
             let (transactions, work): (Vec<Transaction>, Vec<Vec<Work>>) = entry.into_iter().unzip();
             self.counters.proposed(transactions.len());
@@ -208,10 +208,12 @@ impl Driver {
                         if let Err(conflict) = outcome {
                             tracing::debug!(%conflict, "a plan met a change and is made again");
                             self.mark_again(work);
+                            has_failed = true;
                         }
                     }
                 }
                 Err(error) => {
+                    has_failed = true;
                     self.mark_again(work.into_iter().flatten());
                     match error {
                         ProposeError::TooLarge { .. } if self.share > 1 => too_large = true,
@@ -226,6 +228,9 @@ impl Driver {
                     }
                 }
             }
+        }
+        if has_failed {
+            self.mark_again(planned.idle);
         }
         self.share = if too_large { self.share / 2 } else { (self.share * 2).min(largest_share(&self.loops)) };
         held

@@ -20,6 +20,9 @@ type ObjectKey = (Kind, Id);
 pub(crate) struct Planned {
     pub(crate) groups: Vec<(Transaction, Vec<Work>)>,
     pub(crate) timers: Vec<(Timestamp, Work)>,
+    /// Work for which there was nothing to do while the pass had changes already. If one of these does not come about, there may
+    /// be.
+    pub(crate) idle: Vec<Work>,
 }
 
 /// Plans the dirty keys of each loop, until the loop has made as many changes as there is room for in `cx`. Keys that
@@ -56,6 +59,9 @@ pub(crate) fn run(
                 planned.timers.push((at, (index, key)));
             }
             if plan.changes.is_empty() {
+                if !joined.work.is_empty() {
+                    planned.idle.push((index, key));
+                }
                 continue;
             }
             tracing::debug!(control_loop = loops[index].name(), %key, changes = plan.changes.len(), "planned");
@@ -110,6 +116,8 @@ struct Folded {
     new: Option<Object>,
     /// The last plan that changes it.
     plan: usize,
+    /// Whether it gets another version even if it stays as it is.
+    is_touched: bool,
 }
 
 /// The plans of a pass, joined where one changes an object that another changes or expects, and where one follows from another.
@@ -144,7 +152,8 @@ impl Joined {
             }
             match self.changed.entry(key) {
                 Entry::Vacant(vacant) => {
-                    vacant.insert(Folded { old: old.cloned(), new: new.cloned(), plan: this });
+                    let is_touched = false;
+                    vacant.insert(Folded { old: old.cloned(), new: new.cloned(), plan: this, is_touched });
                 }
                 Entry::Occupied(mut occupied) => {
                     let folded = occupied.get_mut();
@@ -153,6 +162,19 @@ impl Joined {
                     self.join(other, this);
                 }
             }
+        }
+        for object in &plan.touches {
+            let key = (object.kind(), object.id());
+            if let Some(readers) = self.readers.get_mut(&key) {
+                let others = std::mem::replace(readers, vec![this]);
+                others.into_iter().for_each(|other| self.join(other, this));
+            }
+            let unchanged =
+                || Folded { old: Some(object.clone()), new: Some(object.clone()), plan: this, is_touched: true };
+            let folded = self.changed.entry(key).or_insert_with(unchanged);
+            folded.is_touched = true;
+            let other = std::mem::replace(&mut folded.plan, this);
+            self.join(other, this);
         }
         for key in &plan.expects {
             if let Some(folded) = self.changed.get(key) {
@@ -209,11 +231,11 @@ fn fold(group: Group, base: &Tables) -> Option<(Transaction, Vec<Work>)> {
     let mut expect = |(kind, id): ObjectKey, version| {
         transaction.expectations.push(Expectation { kind, id, version });
     };
-    for (key, Folded { old, new, .. }) in group.changed {
+    for (key, Folded { old, new, is_touched, .. }) in group.changed {
         let version = old.as_ref().map(|old| old.meta().version);
         let action = match (old, new) {
             (None, Some(new)) => Action::Create(new),
-            (Some(old), Some(new)) if old != new => Action::Update(new),
+            (Some(old), Some(new)) if old != new || is_touched => Action::Update(new),
             (Some(_), None) => Action::Remove(key.0, key.1),
             _ => continue,
         };
@@ -232,6 +254,31 @@ fn fold(group: Group, base: &Tables) -> Option<(Transaction, Vec<Work>)> {
 mod tests {
     use super::*;
     use flota_api::model::{Node, Task};
+    use flota_api::object::StoreObject;
+
+    #[test]
+    fn what_is_touched_gets_another_version_and_joins_what_removes_it() {
+        let mut view = Tables::default();
+        view.put(Node { id: "n".into(), ..Node::default() }.into_object());
+        let touching = |id: &str| {
+            let mut touching = plan(&[id], &[]);
+            touching.touch(Node { id: "n".into(), ..Node::default() });
+            touching
+        };
+        let mut joined = Joined::default();
+        let mut overlay = view.clone();
+        for (number, plan) in [touching("a"), plan(&["b"], &[]), touching("c"), plan(&["d"], &["n"])].iter().enumerate()
+        {
+            let events = change(&mut overlay, plan);
+            joined.add(plan, &events, (number, Key::of("key")));
+        }
+        let folded: Vec<_> = joined.groups().filter_map(|group| fold(group, &view)).collect();
+        let [(first, work), (second, _)] = folded.as_slice() else { panic!("{folded:?}") };
+        assert_eq!((work.len(), second.actions.len()), (3, 1));
+        let touched: Vec<_> = first.actions.iter().filter(|it| matches!(it, Action::Update(Object::Node(_)))).collect();
+        assert_eq!((touched.len(), first.actions.len()), (1, 4));
+        assert!(first.expectations.iter().any(|it| it.kind == Kind::Node && it.version == Some(0)));
+    }
 
     fn plan(changes: &[&str], expects: &[&str]) -> Plan {
         let mut plan = Plan::default();

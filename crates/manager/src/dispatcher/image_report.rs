@@ -30,7 +30,8 @@ pub(super) fn of_use<'a>(view: &Tables, node_id: &NodeId, reports: &'a [ImageRep
 /// # Errors
 /// This manager can't commit it.
 pub(super) async fn write(replica: &Replica, node_id: &NodeId, report: &ImageReport) -> Result<(), ProposeError> {
-    let new_id = replica.random.draw(ImageId::random);
+    // Nodes that fetch the same image at once make one object of it.
+    let new_id = ImageId::derived(report.digest.rsplit(':').next().unwrap_or_default());
     let written = replica.write_if_needed(|view| {
         let mut tx = WriteTx::new(view.clone(), None);
         match after(&view, node_id, report, &new_id)? {

@@ -1,7 +1,10 @@
 //! Gives up the tasks of a node that has been down for longer than [`ORPHAN_AFTER`], or has left the cluster.
 
+use std::sync::Arc;
+
 use flota_api::defaults::ORPHAN_AFTER;
 use flota_api::model::{NodeState, Task, TaskStatus};
+use flota_api::object::{Kind, Object};
 use flota_api::state::TaskState;
 use flota_raft_store::{Event, Tables};
 
@@ -22,8 +25,25 @@ impl ControlLoop for Orphan {
         view.nodes().map(|node| Key::of(&node.id)).collect()
     }
 
-    fn dirtied_by(&self, event: &Event, _: &Tables) -> Vec<Key> {
-        keyed_by!(event, Node node => vec![Key::of(&node.id)])
+    fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key> {
+        let no_longer_waits = match event {
+            // What its tasks waited for their nodes for may be gone.
+            Event::Removed(Object::Service(service)) => Some(&service.id),
+            Event::Updated { old: Object::Service(old), new: Object::Service(new) } if old.spec != new.spec => {
+                Some(&new.id)
+            }
+            _ => None,
+        };
+        if let Some(service) = no_longer_waits {
+            return on_dead_nodes(view.tasks_of_service(service), view);
+        }
+        match event {
+            Event::Removed(Object::Volume(volume)) | Event::Updated { new: Object::Volume(volume), .. } => {
+                let nodes = volume.places.iter().filter_map(|place| view.node(&place.node_id));
+                nodes.filter(|node| node.state == NodeState::Down).map(|node| Key::of(&node.id)).collect()
+            }
+            _ => keyed_by!(event, Node node => vec![Key::of(&node.id)]),
+        }
     }
 
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
@@ -41,6 +61,8 @@ impl ControlLoop for Orphan {
         };
         // What waits for its node is not given up: it may still run there.
         let waits = |task: &Task| home::waits_for_node(task, view);
+        // A node that is back reports for itself.
+        plan.expect(Kind::Node, &node.id);
         let unfinished = view.tasks_of_node(&node.id).filter(|task| !task.status.state.is_terminal() && !waits(task));
         for task in unfinished.take(cx.room) {
             let error = error.clone();
@@ -51,10 +73,17 @@ impl ControlLoop for Orphan {
     }
 }
 
+/// Returns the nodes that are down and have some of these tasks, which have not ended.
+fn on_dead_nodes<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, view: &Tables) -> Vec<Key> {
+    let unfinished = tasks.filter(|task| !task.status.state.is_terminal());
+    let nodes = unfinished.filter_map(|task| view.node_of(task)).filter(|node| node.state == NodeState::Down);
+    nodes.map(|node| Key::of(&node.id)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Node, NodeStateReason, Service, ServiceSpec};
+    use flota_api::model::{Node, NodeStateReason, Service, ServiceSpec, Volume, VolumePlace};
     use flota_api::object::StoreObject;
     use flota_api::version::Timestamp;
 
@@ -91,5 +120,29 @@ mod tests {
         let later = Timestamp(2_000) + ORPHAN_AFTER * 30;
         assert_eq!(planned_for(keeps.clone(), NodeStateReason::HeartbeatsStopped, later).changes.len(), 0);
         assert_eq!(planned_for(keeps, NodeStateReason::Left, later).changes.len(), 1);
+    }
+
+    #[test]
+    fn what_waits_for_a_dead_node_is_looked_at_when_it_may_wait_no_more() {
+        let mut view = Tables::default();
+        view.put(Node { id: "n".into(), state: NodeState::Down, ..Node::default() }.into_object());
+        view.put(Node { id: "m".into(), state: NodeState::Ready, ..Node::default() }.into_object());
+        for (id, node) in [("t", "n"), ("u", "m")] {
+            view.put(
+                Task { id: id.into(), service_id: "s".into(), node_id: Some(node.into()), ..Task::default() }
+                    .into_object(),
+            );
+        }
+        let service = |keep_on_node_loss| {
+            let spec = ServiceSpec { keep_on_node_loss, ..ServiceSpec::default() };
+            Service { id: "s".into(), spec: spec.into(), ..Service::default() }.into_object()
+        };
+        let dirtied = |event: Event| Orphan.dirtied_by(&event, &view);
+        assert_eq!(dirtied(Event::Removed(service(true))), [Key::of("n")]);
+        assert_eq!(dirtied(Event::Updated { old: service(true), new: service(false) }), [Key::of("n")]);
+        assert_eq!(dirtied(Event::Updated { old: service(true), new: service(true) }), []);
+        let places = ["n", "m"].map(|node| VolumePlace { slot: None, node_id: node.into() }).into();
+        let volume = Volume { id: "v".into(), places, ..Volume::default() }.into_object();
+        assert_eq!(dirtied(Event::Removed(volume)), [Key::of("n")]);
     }
 }

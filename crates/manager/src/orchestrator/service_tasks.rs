@@ -88,6 +88,7 @@ impl ControlLoop for ServiceTasks {
             },
             Event::Committed(_) | Event::Reset => Vec::new(),
         };
+        keys.extend(parted_from(event, view));
         let changed = keys.iter().map(|key| ServiceId::from(key.id));
         keys.extend(dependencies::concerned(event, changed, view).iter().map(Key::of));
         keys.extend(credentials::concerned(event, view));
@@ -118,6 +119,26 @@ impl ControlLoop for ServiceTasks {
         }
         plan
     }
+}
+
+/// Returns the services that keep apart from that of this event, and so may have to leave a node, or may stay there.
+fn parted_from(event: &Event, view: &Tables) -> Vec<Key> {
+    let name = match event {
+        Event::Updated { old: Object::Task(old), new: Object::Task(new) } if old.is_live() == new.is_live() => None,
+        Event::Updated { new: Object::Task(task), .. } | Event::Removed(Object::Task(task)) => {
+            view.service(&task.service_id).map(|it| it.spec.name.as_str())
+        }
+        Event::Updated { old: Object::Service(old), new: Object::Service(new) }
+            if old.spec.anti_affinity == new.spec.anti_affinity =>
+        {
+            None
+        }
+        Event::Updated { new: Object::Service(service), .. } | Event::Removed(Object::Service(service)) => {
+            Some(service.spec.name.as_str())
+        }
+        _ => None,
+    };
+    name.into_iter().flat_map(|name| view.averse_to(name)).map(Key::of).collect()
 }
 
 /// Returns the keys of the tasks on the node.
@@ -212,6 +233,9 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
     advance_update(service, &kept, view, plan, cx);
     if plan.changes.is_empty() {
         moves::advance(service, &kept, view, plan, cx);
+    } else if kept.values().any(|slot| slot.live().any(|task| moves::is_leaving(task, view))) {
+        // Moves come once nothing else is to change, and what changes now may wake nothing but its own slots.
+        plan.retry_at(cx.now);
     }
 }
 

@@ -48,6 +48,26 @@ impl WriteTx {
         self.transaction.actions.push(Action::Update(object));
     }
 
+    /// Gives an object another version, so that what was planned of it before meets a conflict. One that the transaction changes
+    /// already stays as it is there.
+    pub fn touch(&mut self, object: impl StoreObject) {
+        let object = object.into_object();
+        let is_it = |action: &Action| match action {
+            Action::Create(other) | Action::Update(other) => (other.kind(), other.id()) == (object.kind(), object.id()),
+            Action::Remove(kind, id) => (*kind, *id) == (object.kind(), object.id()),
+            Action::Status(..) => false,
+        };
+        if !self.transaction.actions.iter().any(is_it) {
+            self.expect(object.kind(), object.id());
+            self.transaction.actions.push(Action::Update(object));
+        }
+    }
+
+    /// Whether it changes anything so far.
+    pub fn has_actions(&self) -> bool {
+        !self.transaction.actions.is_empty()
+    }
+
     /// Removes an object.
     pub fn remove(&mut self, kind: Kind, id: impl Into<Id>) {
         let id = id.into();

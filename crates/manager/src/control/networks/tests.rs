@@ -88,6 +88,8 @@ async fn a_network_that_is_used_is_not_removed_and_its_users_are_named() {
     let front = control.create_network(None, network("front", None)).await.expect("a network");
     let web = control.create_service(None, service("web", &["front"], &[]), Never).await.expect("a service").changed;
     assert_eq!(web.spec.networks[0].network, front.id, "the spec has the id");
+    let version = || control.store.view().network_by_name("front").expect("it is there").meta.version;
+    assert!(version() > front.meta.version, "a removal that was planned before meets a conflict");
     let expected = "network `front` is used by web".to_owned();
     assert_eq!(refused(control.remove_network(None, "front").await), (Some(Reason::InUse), expected));
     let seen = control.get_network("front").await.expect("a network");
@@ -246,6 +248,12 @@ async fn a_stack_has_networks_of_its_own_and_shares_those_that_exist() {
     let before = objects(&control);
     control.deploy_stack(None, &stack, &[], Keep, Never).await.expect("nothing has changed");
     assert_eq!(objects(&control), before, "the version of no object has risen");
+    let of_stack =
+        |control: &Control<Alone>| control.store.view().stack_by_name("shop").expect("it is there").meta.version;
+    let version = of_stack(&control);
+    control.remove_service(None, "shop_web").await.expect("it is there");
+    control.deploy_stack(None, &stack, &[], Keep, Never).await.expect("it is made again");
+    assert!(of_stack(&control) > version, "a removal that was planned before meets a conflict");
     let changed =
         StackSpec { networks: vec![NetworkSpec { internal: true, ..network("shop_default", None) }], ..stack };
     let (_, text) = refused(control.deploy_stack(None, &changed, &[], Keep, Never).await);

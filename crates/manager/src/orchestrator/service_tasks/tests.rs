@@ -177,6 +177,39 @@ fn moves_that_another_slot_holds_up_are_looked_at_again() {
 }
 
 #[test]
+fn moves_that_other_changes_hold_up_come_after_them() {
+    let mut drained = node("a", NodeState::Ready);
+    drained.spec.availability = Availability::Drain;
+    let objects =
+        [service(2).into_object(), drained.into_object(), task("t1", 1, "a", TaskState::Running).into_object()];
+    let plan = ServiceTasks::default().plan(&Key::of("s"), &view(objects), &mut PlanContext::at(NOW));
+    assert_eq!(
+        (plan.changes.len(), plan.retry_at),
+        (1, Some(NOW)),
+        "the second task is made, and the first moves then"
+    );
+}
+
+#[test]
+fn what_keeps_apart_from_a_service_is_looked_at_when_that_goes() {
+    let averse = ServiceSpec { name: "averse".into(), anti_affinity: vec!["web".into()], ..ServiceSpec::default() };
+    let averse = Service { id: "averse".into(), spec: averse.into(), ..Service::default() };
+    let web =
+        Service { spec: ServiceSpec { name: "web".into(), ..service(1).spec.as_ref().clone() }.into(), ..service(1) };
+    let view = view([web.clone().into_object(), averse.into_object()]);
+    let is_woken = |event: &Event| ServiceTasks::default().dirtied_by(event, &view).contains(&Key::of("averse"));
+    let [running, ended] = [TaskState::Running, TaskState::Failed].map(|state| task("t1", 1, "a", state));
+    let updated = |old: Task, new: Task| Event::Updated { old: old.into_object(), new: new.into_object() };
+    let stopping = Task { desired_state: DesiredState::Shutdown, ..running.clone() };
+    assert!(is_woken(&updated(running.clone(), stopping)));
+    assert!(is_woken(&updated(running.clone(), ended)));
+    assert!(is_woken(&Event::Removed(running.clone().into_object())));
+    assert!(is_woken(&Event::Removed(web.clone().into_object())));
+    assert!(!is_woken(&updated(running.clone(), Task { moves: 1, ..running })));
+    assert!(!is_woken(&Event::Updated { old: web.clone().into_object(), new: web.into_object() }));
+}
+
+#[test]
 fn a_change_in_a_slot_that_moves_concerns_its_service() {
     let dirtied = |availability| {
         let mut from = node("a", NodeState::Ready);

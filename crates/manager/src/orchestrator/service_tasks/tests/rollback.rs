@@ -69,16 +69,45 @@ fn nothing_is_rolled_back_to_a_spec_whose_network_is_gone_or_that_publishes_anot
         let next = ServiceSpec { image: "worse".into(), ..plain.spec.as_ref().clone() };
         let next = revisions::with_spec(&first, next, SpecImages::default(), Vec::new());
         view.put(next.clone().into_object());
-        revisions::rolled_back(&next, String::new(), view, &mut Plan::default()).is_some()
+        let mut plan = Plan::default();
+        let is_back = revisions::rolled_back(&next, String::new(), view, &mut plan).is_some();
+        is_back
+            .then(|| plan.touches.iter().map(|it| format!("{} {}", it.kind(), it.id())).collect::<Vec<_>>().join(", "))
     };
     let attached = NetworkAttachment { network: "net".into(), ..NetworkAttachment::default() };
     let in_network = ServiceSpec { networks: vec![attached], ..plain.spec.as_ref().clone() };
-    assert!(!back_to(&mut view, in_network.clone()), "its network is gone");
+    assert_eq!(back_to(&mut view, in_network.clone()), None, "its network is gone");
     view.put(Network { id: "net".into(), ..Network::default() }.into_object());
-    assert!(back_to(&mut view, in_network));
+    assert_eq!(back_to(&mut view, in_network).as_deref(), Some("network net"), "who removes it now meets a conflict");
     let port = PublishedPort { target: 80, published: Some(8080), protocol: Protocol::Tcp, mode: PublishMode::Ingress };
     let published = ServiceSpec { ports: vec![port], ..plain.spec.as_ref().clone() };
-    assert!(!back_to(&mut view, published), "another service may have taken it");
+    assert_eq!(back_to(&mut view, published), None, "another service may have taken it");
+    let port = PublishedPort { target: 80, published: Some(8080), protocol: Protocol::Tcp, mode: PublishMode::Host };
+    let on_nodes = ServiceSpec { ports: vec![port], ..plain.spec.as_ref().clone() };
+    assert_eq!(back_to(&mut view, on_nodes.clone()).as_deref(), Some(""));
+    let spec = ServiceSpec {
+        name: "other".into(),
+        ports: vec![PublishedPort { mode: PublishMode::Ingress, ..port }],
+        ..ServiceSpec::default()
+    };
+    view.put(Service { id: "other".into(), spec: spec.into(), ..Service::default() }.into_object());
+    assert_eq!(back_to(&mut view, on_nodes), None, "another service has it on every node");
+    let depending = |on: &str| ServiceSpec {
+        depends_on: vec![flota_api::model::Dependency {
+            service: on.into(),
+            condition: flota_api::model::DependencyCondition::Started,
+            required: true,
+        }],
+        ..plain.spec.as_ref().clone()
+    };
+    let first = Service { spec: Arc::new(depending("other")), ..plain.clone() };
+    let spec = ServiceSpec { image: "worse".into(), ..plain.spec.as_ref().clone() };
+    let next = revisions::with_spec(&first, spec, SpecImages::default(), Vec::new());
+    view.put(first.into_object());
+    view.put(next.clone().into_object());
+    let mut plan = Plan::default();
+    revisions::rolled_back(&next, String::new(), &view, &mut plan).expect("there is no circle");
+    assert_eq!(plan.expects, [(Kind::Service, "other".into())], "it may come to depend on this one");
 }
 
 #[test]
