@@ -150,7 +150,11 @@ impl Rollout {
                 let is_told = |(task, since): (&&Arc<Task>, Version)| {
                     task.desired_state.is_stopping() && task.preempted_by.is_none() && !is_lost(task) && !is_new(since)
                 };
-                !tasks.iter().any(|task| was_restarted(task)) && same.all(is_told)
+                // The same holds for one that has begun to serve and fallen between two looks.
+                let has_fallen = |task: &Task| {
+                    task.served_at.is_some() && !task.desired_state.is_stopping() && task.status.attempt > 1
+                };
+                !tasks.iter().any(|task| was_restarted(task) || has_fallen(task)) && same.all(is_told)
             }
             None => {
                 let has_failed = |task: &Task| {

@@ -22,7 +22,12 @@ pub(super) struct VolumeInvariants {
     known: BTreeMap<VolumeId, Arc<Volume>>,
     /// The data that machines had.
     data: BTreeSet<(Host, VolumeId, Option<u64>)>,
+    /// The data of which no running manager knows where it is, and since when (ms).
+    left: BTreeMap<(Host, VolumeId, Option<u64>), u64>,
 }
+
+/// Time within which another leader tells the others what was committed by one that has ended, in milliseconds.
+const KNOWN_AFTER: u64 = 10_000;
 
 /// The services that have a volume, and the names of their volumes.
 fn volumes() -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -74,17 +79,23 @@ impl VolumeInvariants {
 
     /// Checks that no data has gone of a volume that is there, and that there is none that nobody knows of.
     fn check_removals(&mut self, cluster: &SimCluster) -> Result<(), Violation> {
-        let before = std::mem::take(&mut self.data);
+        let (before, mut left) = (std::mem::take(&mut self.data), std::mem::take(&mut self.left));
+        let now = cluster.world.now();
         for worker in &cluster.workers {
             for (volume, slot) in worker.machine.volumes() {
                 let is_there = |it: &&Arc<Volume>| it.nodes_with(slot).any(|node| *node == worker.node_id);
                 let volume = VolumeId::from(volume.as_str());
                 let known = self.known.get(&volume);
+                let data = (worker.host, volume.clone(), slot);
                 if known.filter(is_there).is_none() {
-                    let text = format!("{} has data of {volume} and slot {slot:?}: {known:?}", worker.host);
-                    return Err(Kind::VolumeLeft.because(text));
+                    let since = left.remove(&data).unwrap_or(now);
+                    if now >= since + KNOWN_AFTER {
+                        let text = format!("{} has data of {volume} and slot {slot:?}: {known:?}", worker.host);
+                        return Err(Kind::VolumeLeft.because(text));
+                    }
+                    self.left.insert(data.clone(), since);
                 }
-                self.data.insert((worker.host, volume, slot));
+                self.data.insert(data);
             }
         }
         let is_kept = |volume: &VolumeId| self.known.get(volume).is_some_and(|it| !it.is_removed);
