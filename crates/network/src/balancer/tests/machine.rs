@@ -102,6 +102,21 @@ impl Drop for Group {
     }
 }
 
+/// Waits until this namespace gets what is sent to its own address. The kernel adds the route of an IPv6 address that says so
+/// later, from a queue of work (`addrconf_dad_work`).
+fn wait_for_route(address: IpAddr) {
+    let begun = Instant::now();
+    let [to, from] = [(); 2].map(|()| UdpSocket::bind((address, 0)).expect("the address is there"));
+    to.set_nonblocking(true).expect("it is a socket");
+    let own = to.local_addr().expect("it is bound");
+    while to.recv(&mut [0; 1]).is_err() {
+        assert!(begun.elapsed() < SOON, "there is no route to {address}");
+        // Before that, it may be an error or be lost.
+        let _ = from.send_to(b"?", own);
+        std::thread::yield_now();
+    }
+}
+
 /// A network namespace.
 #[derive(Debug)]
 pub(super) struct Host {
@@ -117,6 +132,7 @@ impl Host {
             connection.bring_up("lo").expect("every namespace has one");
             let addresses: Vec<_> = addresses.iter().map(|address| IpNet::from(ip(address))).collect();
             connection.set_addresses(1, &addresses).expect("they are free");
+            addresses.iter().for_each(|address| wait_for_route(address.addr()));
             File::open("/proc/thread-self/ns/net").expect("it is there")
         };
         Self { file: std::thread::scope(|scope| scope.spawn(make).join().expect("it was made")) }
