@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use flota_tests::{Cluster, Output};
+use flota_tests::Cluster;
+
+use super::busybox::{create, errors, sh, sh_ok};
 
 /// A disk with an empty ext4, which goes with this value.
 struct Disk {
@@ -33,27 +35,6 @@ fn run(program: &str, arguments: &[&Path]) -> String {
     let done = Command::new(program).args(arguments).output().unwrap();
     assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8(done.stdout).unwrap().trim().to_owned()
-}
-
-/// A service of busybox that stays.
-fn create(cluster: &Cluster, name: &str, flags: &str) {
-    let command = "--stop-signal KILL --entrypoint /busybox busybox sleep 1000000";
-    cluster.ok(&format!("service create --name {name} --update-monitor 0s {flags} {command}"));
-}
-
-fn sh(cluster: &Cluster, task: &str, script: &str) -> Output {
-    cluster.ctl_args(&["exec", task, "--", "/busybox", "sh", "-c", script])
-}
-
-fn sh_ok(cluster: &Cluster, task: &str, script: &str) -> String {
-    let result = sh(cluster, task, script);
-    assert_eq!(result.code, 0, "{script}: {}{}", result.stdout, result.stderr);
-    result.stdout.trim().to_owned()
-}
-
-fn errors(cluster: &Cluster, service: &str) -> String {
-    let rows = cluster.rows(&format!("service ps {service}"));
-    rows.iter().map(|it| it["error"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>().join("; ")
 }
 
 fn nodes(cluster: &Cluster, service: &str) -> Vec<String> {

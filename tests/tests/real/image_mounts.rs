@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use flota_tests::{Cluster, Output};
+use flota_tests::Cluster;
 
 use super::archives::{archive, tar, tar_with_links};
+use super::busybox::{create, errors, sh, sh_ok};
 
 /// Imports an image of two layers by this name. It has a folder `dir` with a file of each layer, and links in and out of it.
 fn import(cluster: &Cluster, dir: &Path, name: &str) {
@@ -17,29 +18,8 @@ fn import(cluster: &Cluster, dir: &Path, name: &str) {
     cluster.ok(&format!("image import --tag {name} {}", archive(dir, &["/none"], &[&below, &above])));
 }
 
-/// A service of busybox that stays, with these flags.
-fn create(cluster: &Cluster, name: &str, flags: &str) {
-    let command = "--stop-signal KILL --entrypoint /busybox busybox sleep 1000000";
-    cluster.ok(&format!("service create --name {name} --update-monitor 0s {flags} {command}"));
-}
-
-fn sh(cluster: &Cluster, task: &str, script: &str) -> Output {
-    cluster.ctl_args(&["exec", task, "--", "/busybox", "sh", "-c", script])
-}
-
-fn sh_ok(cluster: &Cluster, task: &str, script: &str) -> String {
-    let result = sh(cluster, task, script);
-    assert_eq!(result.code, 0, "{script}: {}{}", result.stdout, result.stderr);
-    result.stdout.trim().to_owned()
-}
-
 fn ids(cluster: &Cluster, service: &str) -> BTreeSet<String> {
     cluster.running(service).iter().map(|task| task["id"].to_string()).collect()
-}
-
-fn errors(cluster: &Cluster, service: &str) -> String {
-    let rows = cluster.rows(&format!("service ps {service}"));
-    rows.iter().map(|it| it["error"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>().join("; ")
 }
 
 #[test]

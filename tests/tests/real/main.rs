@@ -6,6 +6,7 @@ mod archives;
 mod autolock;
 mod bad_input;
 mod bind_mounts;
+mod busybox;
 mod ca;
 mod certificates;
 mod day_two;
