@@ -69,6 +69,12 @@ pub(crate) fn run(
             let number = joined.add(&plan, &events, (index, key));
             // What was planned because of a change must not come about without it.
             causes.remove(&(index, key)).into_iter().flatten().for_each(|cause| joined.join(cause, number));
+            // What one plan gives back, a later one of the same loop may take.
+            for event in events.iter().filter(|event| matches!(event, Event::Removed(_))) {
+                let own = loops[index].dirtied_by(event, &overlay).into_iter();
+                own.filter(|key| dirty[index].contains(key))
+                    .for_each(|key| causes.entry((index, key)).or_default().push(number));
+            }
             // Later loops see the change in this pass, earlier ones when it comes back as an event.
             for (later, (each, dirty)) in loops.iter().zip(dirty.iter_mut()).enumerate().skip(index + 1) {
                 for key in events.iter().flat_map(|event| each.dirtied_by(event, &overlay)) {
@@ -362,5 +368,42 @@ mod tests {
         let mut groups: Vec<String> = planned.groups.iter().map(|(transaction, _)| ids(transaction)).collect();
         groups.sort();
         assert_eq!(groups, ["abxyz", "c", "w"]);
+    }
+
+    /// Removes the task `old` for its first key. What it then plans for the other ones may have taken what was given back.
+    struct Remover;
+
+    impl ControlLoop for Remover {
+        fn name(&self) -> &'static str {
+            "remover"
+        }
+
+        fn all(&self, _: &Tables) -> Vec<Key> {
+            Vec::new()
+        }
+
+        fn dirtied_by(&self, event: &Event, _: &Tables) -> Vec<Key> {
+            if matches!(event, Event::Removed(_)) { vec![Key::of("b"), Key::of("d")] } else { Vec::new() }
+        }
+
+        fn plan(&mut self, key: &Key, _: &Tables, _: &mut PlanContext) -> Plan {
+            let mut made = Plan::default();
+            match key.id == Id::from("a") {
+                true => made.remove(Kind::Task, "old"),
+                false => made.put(Task { id: key.id.into(), ..Task::default() }),
+            }
+            made
+        }
+    }
+
+    #[test]
+    fn what_takes_what_another_plan_of_its_loop_gives_back_comes_about_with_it() {
+        let mut view = Tables::default();
+        view.put(Task { id: "old".into(), ..Task::default() }.into_object());
+        let mut loops: Vec<Box<dyn ControlLoop>> = vec![Box::new(Remover)];
+        let mut dirty: Vec<BTreeSet<Key>> = vec![["a", "b", "c"].map(Key::of).into()];
+        let planned = run(&mut loops, &mut dirty, &view, &mut PlanContext::at(Timestamp::default()));
+        let sizes: Vec<usize> = planned.groups.iter().map(|(transaction, _)| transaction.actions.len()).collect();
+        assert_eq!(sizes, [2, 1], "`c` has nothing to do with it, and `d` was not to be planned");
     }
 }
