@@ -105,7 +105,8 @@ impl Assignment {
         self.volumes.iter().find(|it| it.name == name)?.file_system.as_ref()
     }
 
-    /// Returns the mounts of its spec. A volume that stands for a file or folder of the node is the bind mount of that.
+    /// Returns the mounts of its spec. In place of a volume whose file system is a file or folder of the node, it has a bind mount
+    /// of that.
     pub fn mounts(&self) -> Vec<Mount> {
         let bound = |mount: &Mount| {
             let MountSource::Volume(VolumeMount { subpath, .. }) = &mount.source else { return None };

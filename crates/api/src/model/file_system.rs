@@ -43,7 +43,7 @@ const OTHER_ACTS: [&str; 16] = [
 /// Options of a file system of type [`BIND`].
 const BIND_OPTIONS: [&str; 3] = ["rbind", "ro", "rw"];
 
-/// Longest type; that of a file system in the kernel has no bound, and none comes near.
+/// Most bytes of a type. Those that kernels have are far shorter.
 const KIND_BOUND: usize = 64;
 
 /// Largest number of options.
@@ -53,7 +53,7 @@ const OPTIONS_BOUND: usize = 100;
 /// the bound of paths.
 const TEXT_BOUND: usize = 255;
 
-/// Most bytes of all texts together, so that what a task's node is told of its volumes stays small.
+/// Most bytes of type, device and options together: every task that uses the volume gets them with its assignment.
 const SUM_BOUND: usize = 4096;
 
 /// Types whose options name what is mounted. An owner who lists them with a device would not say what is allowed.

@@ -145,7 +145,8 @@ async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What has data of its own.
+/// Returns the text of the column DATA PER: whether the whole volume or each slot has one set of data, or the type of the file
+/// system that the volume is.
 fn data(spec: &VolumeSpec) -> &str {
     match &spec.file_system {
         Some(it) => &it.kind,

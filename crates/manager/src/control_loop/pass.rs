@@ -320,7 +320,8 @@ mod tests {
         }
     }
 
-    /// Puts the task that each of its keys names. It plans a key when the task before the colon in it has changed.
+    /// A loop that creates, for each of its keys, the task of this name. The second of a pair is such a key, which the loop plans
+    /// after the task that is named first has changed.
     struct Follower {
         keys: &'static [(&'static str, &'static str)],
     }
@@ -370,7 +371,8 @@ mod tests {
         assert_eq!(groups, ["abxyz", "c", "w"]);
     }
 
-    /// Removes the task `old` for its first key. What it then plans for the other ones may have taken what was given back.
+    /// A loop that removes the task `old` for the key `a`, and creates a task for every other key. A removal makes the keys `b`
+    /// and `d` dirty.
     struct Remover;
 
     impl ControlLoop for Remover {
