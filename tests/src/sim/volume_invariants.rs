@@ -24,6 +24,9 @@ pub(super) struct VolumeInvariants {
     data: BTreeSet<(Host, VolumeId, Option<u64>)>,
     /// The data of which no running manager knows where it is, and since when (ms).
     left: BTreeMap<(Host, VolumeId, Option<u64>), u64>,
+    /// The data that has gone although nobody is known to have removed its volume. The next leader knows whether the last
+    /// one removed it.
+    gone: BTreeSet<(Host, VolumeId, Option<u64>)>,
 }
 
 /// Time within which another leader tells the others what was committed by one that has ended, in milliseconds.
@@ -98,8 +101,9 @@ impl VolumeInvariants {
                 self.data.insert(data);
             }
         }
-        let is_kept = |volume: &VolumeId| self.known.get(volume).is_some_and(|it| !it.is_removed);
-        match before.difference(&self.data).find(|(_, volume, _)| is_kept(volume)) {
+        self.gone.extend(before.difference(&self.data).cloned());
+        self.gone.retain(|(_, volume, _)| self.known.get(volume).is_some_and(|it| !it.is_removed));
+        match self.gone.first().filter(|_| cluster.leader().is_some()) {
             Some(gone) => Err(Kind::VolumeLost.because(format!("nobody has removed what is gone: {gone:?}"))),
             None => Ok(()),
         }
