@@ -20,12 +20,12 @@ use flota_api::version::Timestamp;
 use flota_identity::Dialer;
 
 use crate::assignments::{Newest, Parts};
+use crate::contact::ContactSender;
 use crate::describe::registration;
 use crate::managers::{KnownManagers, Search};
 use crate::messages::{AssignmentSet, Departure, FromLeader, Part, Registered, Registration, ToLeader, UsageReport};
 use crate::networks::{NetworkFacts, NodeNetworks, UpdateParts};
 use crate::offers::NodeOffers;
-use crate::order::Contact;
 use crate::reporter::Reporter;
 use crate::services::NodeServices;
 use crate::session::{Session, SessionError};
@@ -59,7 +59,7 @@ pub(crate) struct Agent {
     pub(crate) spawned: Spawned,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
-    pub(crate) contact: watch::Sender<Contact>,
+    pub(crate) contact: ContactSender,
     /// Set when the daemon or the machine stops.
     pub(crate) departure: watch::Receiver<Option<Departure>>,
     /// Set when the cluster has removed this node.
@@ -145,18 +145,16 @@ impl Agent {
                 end = self.session(&address, &mut search) => end,
                 () = shutdown.cancelled() => return,
             };
-            self.contact.send_if_modified(|contact| {
-                let is_new = contact.lost.is_none();
-                contact.lost.get_or_insert_with(Instant::now);
-                is_new
-            });
+            if matches!(end, End::Over) {
+                return;
+            }
+            self.contact.lost();
             match end {
-                End::Over => return,
                 End::Redirect(Some(leader)) if leader != address && search.follows_redirect(managers.len()) => {
                     named = Some(leader);
                     continue;
                 }
-                End::Redirect(_) => {}
+                End::Redirect(_) | End::Over => {}
                 End::Broken(why) => tracing::info!(manager = address, why, "the session ended"),
             }
             // The pause is random, because after a change of leader every worker reconnects at the same time.
@@ -331,7 +329,7 @@ impl Agent {
         link.beat = tokio::time::interval(link.period);
         link.established = Some(Instant::now());
         self.services.set_grant_keys(vec![registered.grant_key]);
-        self.contact.send_replace(Contact { lost: None });
+        self.contact.found();
         tracing::info!(manager = link.address, "in session with the leader");
     }
 
@@ -344,16 +342,25 @@ impl Agent {
                 "the manager's assignments {offered:?} are older than the ones that are here, {newest:?}"
             )));
         }
-        // A cluster that was restored from a backup may not yet know which tasks run here.
-        let is_restored = newest.epoch > 0 && offered.epoch > newest.epoch;
-        let grace = if is_restored { NEW_EPOCH_GRACE } else { Duration::ZERO };
         self.newest.set(offered);
+        let grace = if set.is_full { self.begin_grace(offered.epoch) } else { Duration::ZERO };
         self.keep_images(&set);
         let dropped = set.dropped_volumes.clone();
         // The tasks of the set come first: what they use is not dropped.
         self.pool.assign(set, grace);
         self.drop_volumes(&dropped);
         Ok(())
+    }
+
+    /// Returns how long the tasks that the first full set of an epoch does not name are kept: a cluster that was restored
+    /// from a backup may not yet know which tasks run here. A daemon that restarts meanwhile begins the grace anew.
+    fn begin_grace(&mut self, epoch: u64) -> Duration {
+        let Some(settle) = self.newest.begin(epoch) else { return Duration::ZERO };
+        self.spawned.spawn(async move {
+            tokio::time::sleep(NEW_EPOCH_GRACE).await;
+            settle();
+        });
+        NEW_EPOCH_GRACE
     }
 
     /// Drops volumes, and reports each one that is gone. The leader repeats them until it has the report.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::{Clock, Random};
@@ -15,13 +14,13 @@ use flota_identity::Dialer;
 
 use crate::agent::Agent;
 use crate::assignments::{Newest, Parts};
+use crate::contact::ContactSender;
 use crate::executor::Executor;
 use crate::health::HealthBoard;
 use crate::managers::KnownManagers;
 use crate::messages::{Departure, UsageReport};
 use crate::networks::{NodeNetworks, UpdateParts};
 use crate::offers::NodeOffers;
-use crate::order::Contact;
 use crate::records::TaskRecords;
 use crate::reporter::Reporter;
 use crate::services::NodeServices;
@@ -100,7 +99,7 @@ pub(crate) fn start_reporting_to(
     shutdown: CancellationToken,
 ) -> AgentHandle {
     let spawned = Spawned::new();
-    let (contact, contact_receiver) = watch::channel(Contact { lost: Some(Instant::now()) });
+    let contact = ContactSender::load(Arc::clone(&options.state), options.clock.clone());
     let executor = Arc::clone(&options.executor);
     let pool = TaskPool::start(Shared {
         executor: options.executor,
@@ -110,7 +109,7 @@ pub(crate) fn start_reporting_to(
         clock: options.clock.clone(),
         boot_id: options.description.boot_id.as_str().into(),
         spawned: spawned.clone(),
-        contact: contact_receiver,
+        contact: contact.subscribe(),
         live: Arc::default(),
         ended: Arc::default(),
         starts: StartCounters::default(),

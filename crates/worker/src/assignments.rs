@@ -9,7 +9,7 @@ use flota_api::model::VALUE_BOUND;
 use flota_api::version::Timestamp;
 
 use crate::messages::{AssignmentSet, Part, SetVersion};
-use crate::worker_state::{NEWEST, WorkerState};
+use crate::worker_state::{EPOCH, NEWEST, SETTLED, WorkerState};
 
 /// Clocks that differ by less are treated as equal, so that rounding does not delay a task.
 const SAME_CLOCK: Duration = Duration::from_secs(1);
@@ -91,14 +91,24 @@ fn by_own_clock(at: Timestamp, theirs: Timestamp, own: Timestamp) -> Timestamp {
 pub(crate) struct Newest {
     state: Arc<dyn WorkerState>,
     known: SetVersion,
+    /// The newest epoch in which the tasks that are not named need no grace any more.
+    settled: u64,
 }
 
 impl Newest {
     pub(crate) fn load(state: Arc<dyn WorkerState>) -> Self {
         let text = state.read(NEWEST).unwrap_or_default();
         let mut numbers = text.split_whitespace().map_while(|it| it.parse().ok());
-        let known = SetVersion { epoch: numbers.next().unwrap_or(0), version: numbers.next().unwrap_or(0) };
-        Self { state, known }
+        let written = SetVersion { epoch: numbers.next().unwrap_or(0), version: numbers.next().unwrap_or(0) };
+        let number = |name| state.read(name).and_then(|text| text.trim().parse::<u64>().ok());
+        // What is not synced may be older or empty after a power failure.
+        let epoch = number(EPOCH).unwrap_or(0);
+        let known = if written.epoch < epoch { SetVersion { epoch, version: 0 } } else { written };
+        let settled = number(SETTLED).unwrap_or_else(|| {
+            state.write(SETTLED, known.epoch.to_string());
+            known.epoch
+        });
+        Self { state, known, settled }
     }
 
     pub(crate) fn get(&self) -> SetVersion {
@@ -109,13 +119,27 @@ impl Newest {
         if newest == self.known {
             return;
         }
-        let text = format!("{} {}\n", newest.epoch, newest.version);
-        if newest.epoch == self.known.epoch {
-            self.state.write(NEWEST, text);
-        } else {
-            self.state.write_durably(NEWEST, text);
+        if newest.epoch != self.known.epoch {
+            self.state.write_durably(EPOCH, newest.epoch.to_string());
         }
+        self.state.write(NEWEST, format!("{} {}\n", newest.epoch, newest.version));
         self.known = newest;
+    }
+
+    /// Begins with the first full set of an epoch. If the node has followed an earlier epoch, the caller gives the tasks that
+    /// are not named their grace, and calls what is returned when it is over.
+    pub(crate) fn begin(&mut self, epoch: u64) -> Option<impl FnOnce() + Send + use<>> {
+        let before = std::mem::replace(&mut self.settled, epoch);
+        let state = Arc::clone(&self.state);
+        let settle = move || state.write(SETTLED, epoch.to_string());
+        match before {
+            _ if before == epoch => None,
+            0 => {
+                settle();
+                None
+            }
+            _ => Some(settle),
+        }
     }
 }
 
@@ -211,9 +235,39 @@ mod tests {
         assert!(!setter.is_finished(), "the disk is not there yet");
         release.send(()).expect("the job waits");
         let _newest = setter.join().expect("no panic");
-        let text = || std::fs::read_to_string(dir.path().join(NEWEST)).expect("it is there");
-        assert_eq!(text(), "2 1\n");
+        let text = |name| std::fs::read_to_string(dir.path().join(name)).expect("it is there");
+        assert_eq!(text(EPOCH), "2");
         disk.drain();
-        assert_eq!(text(), "2 1\n");
+        assert_eq!((text(EPOCH), text(NEWEST)), ("2".into(), "2 1\n".into()));
+        // What is not synced may be empty after a power failure.
+        std::fs::write(dir.path().join(NEWEST), "").expect("it is there");
+        let loaded = Newest::load(Arc::new(FileState::new(dir.path(), disk)));
+        assert_eq!(loaded.get(), SetVersion { epoch: 2, version: 0 });
+    }
+
+    #[test]
+    fn a_daemon_that_restarts_within_the_grace_of_a_new_epoch_begins_it_anew() {
+        let state = crate::worker_state::MemoryState::default();
+        let load = || Newest::load(Arc::new(state.clone()));
+        let follow = |newest: &mut Newest, epoch| {
+            newest.set(SetVersion { epoch, version: 1 });
+            newest.begin(epoch)
+        };
+        assert!(follow(&mut load(), 1).is_none(), "a new node has no tasks");
+        assert!(follow(&mut load(), 1).is_none());
+        let mut restored = load();
+        assert!(follow(&mut restored, 2).is_some());
+        assert!(restored.begin(2).is_none(), "it has begun");
+        let settle = follow(&mut load(), 2).expect("the grace was not over");
+        settle();
+        assert!(follow(&mut load(), 2).is_none(), "it is over");
+    }
+
+    #[test]
+    fn a_node_of_an_earlier_version_has_settled_in_its_epoch() {
+        let state = crate::worker_state::MemoryState::default();
+        state.write(NEWEST, "3 20\n".into());
+        assert!(Newest::load(Arc::new(state.clone())).begin(3).is_none());
+        assert!(Newest::load(Arc::new(state)).begin(4).is_some());
     }
 }

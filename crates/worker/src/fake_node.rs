@@ -15,10 +15,10 @@ use flota_api::model::{Assignment, RestartPolicy, ServiceSpec, TaskStatus};
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::version::Timestamp;
 
+use crate::contact::Contact;
 use crate::executor::{FakeExecutor, FakeMachine, FakeProgram, WhatHappened};
 use crate::health::HealthBoard;
 use crate::messages::AssignmentSet;
-use crate::order::Contact;
 use crate::records::MemoryRecords;
 use crate::reporter::Reporter;
 use crate::spawned::Spawned;

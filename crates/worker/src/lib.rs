@@ -31,6 +31,7 @@ mod agent_handle;
 mod app_armor;
 mod assignments;
 mod cdi;
+mod contact;
 mod describe;
 mod devices;
 mod disk_thread;

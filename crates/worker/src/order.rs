@@ -1,6 +1,4 @@
-//! The input of a task runner: what the leader wants for the task, and whether there is a leader.
-
-use tokio::time::Instant;
+//! What the leader wants for a task.
 
 use flota_api::model::{Assignment, TaskStatus};
 use flota_api::state::DesiredState;
@@ -50,10 +48,4 @@ impl Order {
         let order = |it: &Assignment| Assignment { status: TaskStatus::default(), ..it.clone() };
         !self.confirmed || order(&self.assignment) != order(assignment)
     }
-}
-
-/// The connection to the leader as the tasks see it, with the time since which it is broken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Contact {
-    pub(crate) lost: Option<Instant>,
 }

@@ -24,7 +24,7 @@ pub(crate) use queue::QueuedRecords;
 /// The last known assignment and status of one task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// The boot of the machine in which the record was written.
+    /// The boot of the machine in which the leader has named the task last, unless its service does not require that.
     pub boot_id: String,
     /// The assignment, which contains the task's last status.
     pub assignment: Assignment,

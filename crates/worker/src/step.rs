@@ -11,8 +11,8 @@ use crate::order::Instruction;
 pub(crate) struct Facts {
     /// The task's container.
     pub(crate) container: Presence,
-    /// Whether the status is from an earlier boot of the machine in which a container was started.
-    pub(crate) rebooted: bool,
+    /// Whether the container that the status tells of is lost, with the last boot or for another reason.
+    pub(crate) is_lost: bool,
     /// Whether a start is allowed: the leader has named the task in this boot, or the service does not require it.
     pub(crate) allowed: bool,
     /// Whether the next start is due.
@@ -45,7 +45,7 @@ pub(crate) enum Step {
     Wait,
     /// Report that the node has accepted the task.
     Accept,
-    /// Begin the next attempt, because the container was lost at the last boot.
+    /// Begin the next attempt, because the container is lost.
     StartOver,
     /// Report that a container runs that this runner did not start, or that has become healthy.
     Adopt,
@@ -80,7 +80,7 @@ pub(crate) fn step(status: &TaskStatus, instruction: Instruction, facts: &Facts)
         Presence::Runs if facts.awaits_health && state == TaskState::Starting => Step::Wait,
         Presence::Runs if state != TaskState::Running => Step::Adopt,
         Presence::Runs => Step::Wait,
-        _ if facts.rebooted => Step::StartOver,
+        _ if facts.is_lost => Step::StartOver,
         // Before `starting`, the attempt has no container of its own, so this end belongs to the previous attempt.
         Presence::Ended if state >= TaskState::Starting => Step::Judge,
         _ if stops => Step::Finish,
@@ -101,7 +101,7 @@ mod tests {
     /// The facts of a start that is allowed, due and prepared.
     const GOOD: Facts = Facts {
         container: Presence::Absent,
-        rebooted: false,
+        is_lost: false,
         allowed: true,
         due: true,
         cut_off: false,
@@ -168,9 +168,9 @@ mod tests {
             (Ready, Run, Facts { prepared: false, ..ENDED }, Step::Prepare),
             (Accepted, Run, RUNS, Step::Adopt),
             // The machine was rebooted.
-            (Running, Run, Facts { rebooted: true, allowed: false, ..unprepared }, Step::StartOver),
-            (Running, Run, Facts { rebooted: true, ..ENDED }, Step::StartOver),
-            (Complete, Run, Facts { rebooted: true, ..GOOD }, Step::Rest),
+            (Running, Run, Facts { is_lost: true, allowed: false, ..unprepared }, Step::StartOver),
+            (Running, Run, Facts { is_lost: true, ..ENDED }, Step::StartOver),
+            (Complete, Run, Facts { is_lost: true, ..GOOD }, Step::Rest),
         ];
         for (state, instruction, facts, expected) in table {
             assert_eq!(next(state, instruction, facts), expected, "{state} {instruction:?} {facts:?}");
@@ -185,7 +185,7 @@ mod tests {
                 let is_set = |bit: u32| bits & (1 << bit) != 0;
                 [Presence::Absent, Presence::Runs, Presence::Ended].map(|container| Facts {
                     container,
-                    rebooted: is_set(0),
+                    is_lost: is_set(0),
                     allowed: is_set(1),
                     due: is_set(2),
                     cut_off: is_set(3),
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn in_every_combination_a_step_has_its_conditions() {
-        let is_free = |facts: &Facts| facts.allowed && facts.due && !facts.cut_off && !facts.rebooted;
+        let is_free = |facts: &Facts| facts.allowed && facts.due && !facts.cut_off && !facts.is_lost;
         assert!(always(Step::Rest, |state, _, _| state.is_terminal()));
         assert!(always(Step::Accept, |state, _, _| state < Accepted));
         assert!(always(Step::Start, |state, instruction, facts| {
@@ -234,7 +234,7 @@ mod tests {
         assert!(always(Step::StopUnhealthy, |_, instruction, facts| {
             instruction != Stop && facts.is_unfit && facts.container == Presence::Runs
         }));
-        assert!(always(Step::StartOver, |_, _, facts| facts.rebooted && facts.container != Presence::Runs));
+        assert!(always(Step::StartOver, |_, _, facts| facts.is_lost && facts.container != Presence::Runs));
         assert!(always(Step::Wait, |state, instruction, _| !state.is_terminal() && instruction != Stop));
     }
 

@@ -53,8 +53,7 @@ impl TaskPool {
             stopping: Arc::default(),
         };
         for record in pool.shared.records.load() {
-            let same_boot = *record.boot_id == *pool.shared.boot_id;
-            pool.run(record.assignment, same_boot, Recorded::Yes);
+            pool.run(record.assignment, record.boot_id.into(), Recorded::Yes);
         }
         pool
     }
@@ -114,13 +113,14 @@ impl TaskPool {
         self.runners().iter().filter_map(of).collect()
     }
 
-    fn run(&self, assignment: Assignment, confirmed: bool, recorded: Recorded) {
-        let id = assignment.task_id.clone();
+    /// Starts a runner. `boot_id`: the boot in which the leader has named the task last.
+    fn run(&self, assignment: Assignment, boot_id: Arc<str>, recorded: Recorded) {
+        let (id, confirmed) = (assignment.task_id.clone(), boot_id == self.shared.boot_id);
         self.shared.live.lock().expect("no holder panics").insert(id.clone());
         self.shared.executor.accept(&assignment);
         let (sender, orders) = watch::channel(Order { assignment, removed: false, unnamed: false, confirmed });
         self.runners().insert(id.clone(), sender);
-        let mut runner = TaskRunner::new(self.shared.clone(), orders);
+        let mut runner = TaskRunner::new(self.shared.clone(), orders, boot_id);
         let pool = self.clone();
         self.shared.spawned.spawn(async move {
             let _alone = pool.busy.lock(id.as_str()).await;
@@ -147,7 +147,7 @@ impl TaskPool {
         }
         set.refused.into_iter().for_each(|task| self.refuse(task));
         for new in set.tasks.into_iter().filter_map(|assignment| self.update(assignment)) {
-            self.run(new, true, Recorded::No);
+            self.run(new, Arc::clone(&self.shared.boot_id), Recorded::No);
         }
         if set.is_full {
             self.sweep(grace);

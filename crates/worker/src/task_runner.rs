@@ -21,9 +21,10 @@ use flota_api::text::with_causes;
 use flota_api::version::Timestamp;
 use flota_runtime::ExitStatus;
 
+use crate::contact::Contact;
 use crate::executor::{Executor, ExecutorError, Found, Prepared, log_leftovers, remove_task};
 use crate::health::{HealthBoard, Monitor};
-use crate::order::{Contact, Instruction, Order};
+use crate::order::{Instruction, Order};
 use crate::records::{Record, TaskRecords};
 use crate::reporter::Reporter;
 use crate::restart::{self, Decision, ProgramEnd};
@@ -90,8 +91,10 @@ pub(crate) struct TaskRunner {
     health: Option<Monitor>,
     /// Whether the task was to stop already when this runner began, so that an earlier one may have stopped its container.
     was_to_stop: bool,
-    /// Whether the last boot ended a container of the task.
-    rebooted: bool,
+    /// The boot in which the task may run, because the leader has named it or its service does not require that.
+    boot_id: Arc<str>,
+    /// Why the container of this attempt is lost, if it is.
+    lost: Option<&'static str>,
     /// The restarts of its slot, by the runner's own clock.
     history: RestartHistory,
     /// When the runner began, by the wall clock and by the clock that does not step. From these it tells its own time.
@@ -107,7 +110,8 @@ pub(crate) struct TaskRunner {
 }
 
 impl TaskRunner {
-    pub(crate) fn new(shared: Shared, orders: watch::Receiver<Order>) -> Self {
+    /// Creates a runner. `boot_id`: the boot in which the leader has named the task last.
+    pub(crate) fn new(shared: Shared, orders: watch::Receiver<Order>, boot_id: Arc<str>) -> Self {
         let order = orders.borrow().clone();
         let was_to_stop = order.instruction() == Instruction::Stop;
         let Order { assignment, confirmed, .. } = order;
@@ -122,6 +126,7 @@ impl TaskRunner {
             wait(status.not_before, delay).max(wait(assignment.not_before, assignment.spec.restart.longest_delay()));
         let history = status.restarts.as_deref().cloned().unwrap_or(assignment.restarts);
         let begun = (shared.clock.now(), now);
+        let was_started = status.state >= TaskState::Starting && !status.state.is_terminal();
         Self {
             shared,
             orders,
@@ -129,7 +134,8 @@ impl TaskRunner {
             container: TaskContainer::Absent,
             health: None,
             was_to_stop,
-            rebooted: !confirmed && status.state >= TaskState::Starting && !status.state.is_terminal(),
+            boot_id,
+            lost: (!confirmed && was_started).then_some("the machine was rebooted"),
             status,
             history,
             begun,
@@ -143,7 +149,9 @@ impl TaskRunner {
 
     /// Runs until the leader no longer names the task and everything of it is removed.
     pub(crate) async fn run(mut self) {
-        if self.status.state >= TaskState::Accepted && !self.rebooted {
+        // A container that is not there is not reported to run, whatever the leader or the disk knows of it.
+        self.find_container().await;
+        if self.status.state >= TaskState::Accepted && self.lost.is_none() {
             // A task of an earlier daemon is reported again, because the leader may not have received its last status.
             self.shared.reporter.report(&self.task, self.status.clone());
         }
@@ -184,7 +192,7 @@ impl TaskRunner {
                 Step::Wait if self.renew_values() => {}
                 Step::Wait => self.changed().await,
                 Step::Accept => self.set(TaskState::Accepted, "").await,
-                Step::StartOver => self.begin_attempt(Duration::ZERO, "the machine was rebooted").await,
+                Step::StartOver => self.begin_attempt(Duration::ZERO, self.lost.unwrap_or_default()).await,
                 Step::Adopt => self.report_running().await,
                 Step::StopUnhealthy => {
                     let ended = self.stop_container().await;
@@ -225,7 +233,7 @@ impl TaskRunner {
         };
         let facts = Facts {
             container: self.container.presence(),
-            rebooted: self.rebooted,
+            is_lost: self.lost.is_some(),
             allowed: has_values && (confirmed || self.spec.keep_on_node_loss),
             due: self.due <= now,
             cut_off: self.cut_off_at().is_some_and(|at| at <= now),
@@ -287,6 +295,10 @@ impl TaskRunner {
                 let by_wall = || self.status.at.until(Timestamp(status.at));
                 let ran = self.started.map_or_else(by_wall, |started| started.elapsed());
                 self.container = TaskContainer::Ended { status, ran, by_itself: true };
+            }
+            // It was started in this boot by an earlier daemon, whose record may be lost too.
+            None if self.status.state >= TaskState::Starting && self.started.is_none() => {
+                self.lost.get_or_insert("its container was lost");
             }
             Some(Found::Ended(_)) | None => {}
         }
@@ -437,7 +449,7 @@ impl TaskRunner {
 
     /// Begins the next attempt; its start is due after the delay.
     async fn begin_attempt(&mut self, delay: Duration, why: &str) {
-        self.rebooted = false;
+        self.lost = None;
         self.due = Instant::now() + delay;
         self.status.attempt += 1;
         self.status.health = None;
@@ -474,14 +486,19 @@ impl TaskRunner {
 
     /// Saves the order and the status on disk.
     pub(crate) async fn save(&mut self) {
-        let Order { mut assignment, removed, .. } = self.orders.borrow().clone();
+        let Order { mut assignment, removed, confirmed, .. } = self.orders.borrow().clone();
         assignment.status = self.status.clone();
         if removed {
             assignment.desired_state = DesiredState::Remove;
         }
         // Credentials are not kept on disk.
         assignment.credentials = None;
-        let record = Record { boot_id: self.shared.boot_id.to_string(), assignment };
+        assignment.mounted_images.iter_mut().for_each(|image| image.credentials = None);
+        // The next daemon of this boot needs the same permission to start it.
+        if confirmed || self.spec.keep_on_node_loss {
+            self.boot_id = Arc::clone(&self.shared.boot_id);
+        }
+        let record = Record { boot_id: self.boot_id.to_string(), assignment };
         if let Err(error) = self.shared.records.save(record).await {
             tracing::error!(task.id = %self.task, %error, "failed to save a task's state");
         }

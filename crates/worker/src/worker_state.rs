@@ -15,6 +15,12 @@ use crate::disk_thread::DiskThread;
 pub(crate) const MANAGERS: &str = "managers";
 /// Name of the newest (epoch, version) of assignments.
 pub(crate) const NEWEST: &str = "newest";
+/// Name of the newest epoch, in a file that is never replaced by one that is not synced.
+pub(crate) const EPOCH: &str = "epoch";
+/// Name of the newest epoch whose grace is over.
+pub(crate) const SETTLED: &str = "settled";
+/// Name of the time at which the last contact with a manager ended, in milliseconds; empty while there is contact.
+pub(crate) const LOST: &str = "lost";
 
 /// Keeps short texts by name.
 pub trait WorkerState: fmt::Debug + Send + Sync {

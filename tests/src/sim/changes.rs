@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 
 use flota_api::id::NodeId;
 use flota_api::model::Role;
-use flota_identity::JoinToken;
 
 use super::cluster::SimCluster;
 use super::host::{MOST_MANAGERS, OPERATOR};
@@ -90,8 +89,6 @@ impl Changes {
         if self.is_open() || !fits || all_vote(cluster).is_err() {
             return;
         }
-        let view = cluster.view().expect("a manager leads, because all vote");
-        let token = JoinToken::of(view.cluster().expect("the cluster has begun"), Role::Manager).to_string();
         let operator = Operator::new(cluster);
         let answer = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&answer);
@@ -102,7 +99,7 @@ impl Changes {
                 let number = cluster.free_place();
                 let (host, key) = (cluster.manager_host(number), cluster.draw_key());
                 cluster.world.start(OPERATOR, async move {
-                    let node_id = operator.certificate(host, token, key).await;
+                    let node_id = operator.certificate(host, key).await;
                     let raft_id = operator.raft_id(host, node_id.clone()).await;
                     act(Granted::Joined { number, node_id, raft_id }).await;
                 });

@@ -77,6 +77,19 @@ async fn a_container_without_a_record_runs_on_if_the_leader_names_its_task() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_that_is_gone_with_its_record_is_not_reported_to_run() {
+    let node = without_records().await;
+    node.machine.reboot();
+    node.machine.set_default_program(FakeProgram { prepare_delay: SECOND, ..FakeProgram::default() });
+    let mut daemon = node.daemon();
+    let status = TaskStatus { attempt: 1, state: TaskState::Running, ..TaskStatus::default() };
+    daemon.pool.assign(full_set(vec![Assignment { status, ..task("t") }]), Duration::ZERO);
+    let first = daemon.until(|_| true).await;
+    assert_eq!((first.attempt, first.state), (2, TaskState::Preparing), "{first:?}");
+    daemon.until(|status| status.attempt == 2 && status.state == TaskState::Running).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_without_a_record_that_a_restored_cluster_does_not_name_has_its_grace() {
     let node = without_records().await;
     let daemon = node.daemon();

@@ -288,6 +288,11 @@ async fn after_a_reboot_nothing_starts_before_the_leader_confirms_it() {
     daemon.until(|status| status.attempt == 2 && status.state == TaskState::Ready).await;
     let early = tokio::time::timeout(HOUR, daemon.is(TaskState::Running)).await;
     assert!(early.is_err() && node.machine.take_events().is_empty(), "the leader may have replaced it");
+    // A second daemon in the same boot knows no more than the first.
+    daemon.crash();
+    let mut daemon = node.daemon();
+    let early = tokio::time::timeout(HOUR, daemon.is(TaskState::Running)).await;
+    assert!(early.is_err() && node.machine.take_events().is_empty(), "the leader may have replaced it");
     daemon.assign(&RestartPolicy::default(), DesiredState::Running);
     let status = daemon.is(TaskState::Running).await;
     assert_eq!((status.attempt, node.machine.running().len()), (2, 1));

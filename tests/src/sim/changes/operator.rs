@@ -11,7 +11,7 @@ use flota_api::model::Role;
 use flota_api::proto::ca::ConfirmTrustRequest;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::control::control_client::ControlClient;
-use flota_api::proto::control::{CaInfo, ChangeRoleRequest, Empty, RotateCaRequest};
+use flota_api::proto::control::{CaInfo, ChangeRoleRequest, ClusterInfo, Empty, RotateCaRequest};
 use flota_api::proto::types;
 use flota_identity::{Dialer, Peer, trust_digest};
 
@@ -45,23 +45,45 @@ impl Operator {
     where
         F: Future<Output = Result<T, Status>>,
     {
+        loop {
+            if let Some(granted) = self.ask_all(peer.clone(), &call).await {
+                return granted;
+            }
+        }
+    }
+
+    /// Sends a request to one manager after the other until one grants it or all have refused.
+    async fn ask_all<T, F>(&self, peer: Peer, call: impl Fn(Channel) -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
         let dialer = Dialer::through(self.network.connector(OPERATOR, peer));
-        for manager in self.managers.iter().cycle() {
+        for manager in &self.managers {
             match tokio::time::timeout(TRY, call(dialer.manager(manager))).await {
-                Ok(Ok(granted)) => return granted,
+                Ok(Ok(granted)) => return Some(granted),
                 Ok(Err(status)) => tracing::info!(manager, message = status.message(), "the operator tries again"),
                 Err(_) => tracing::info!(manager, "the operator got no answer"),
             }
             tokio::time::sleep(PAUSE).await;
         }
-        unreachable!("there are managers")
+        None
     }
 
-    /// Joins a machine with this token and this secret key.
-    pub(super) async fn certificate(&self, host: Host, token: String, key: [u8; 32]) -> NodeId {
-        let anonymous = Peer::Anonymous { address: host.address().parse().expect("it is an address") };
-        let request = issue_certificate(host, token, key);
-        self.insist(anonymous, request).await
+    /// Joins a machine with this secret key.
+    pub(super) async fn certificate(&self, host: Host, key: [u8; 32]) -> NodeId {
+        loop {
+            // A manager that has lost its leadership may know only a token that was rotated, so it is asked for each time.
+            let cluster: ClusterInfo = self
+                .insist(Peer::Local, |channel| async move {
+                    ControlClient::new(channel).get_cluster(Empty {}).await.map(tonic::Response::into_inner)
+                })
+                .await;
+            let anonymous = Peer::Anonymous { address: host.address().parse().expect("it is an address") };
+            let request = issue_certificate(host, cluster.manager_token, key);
+            if let Some(node_id) = self.ask_all(anonymous, request).await {
+                return node_id;
+            }
+        }
     }
 
     /// Gets a Raft id for a manager's node.
