@@ -72,6 +72,9 @@ pub fn start(
     }
 }
 
+/// Longest wait for a supervisor's answer. While it starts a container, it answers nothing.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
+
 /// A connection to the supervisor of one container, for requests.
 #[derive(Debug)]
 pub struct ContainerClient {
@@ -112,6 +115,7 @@ impl ContainerClient {
     /// The process did not start; the error says why.
     pub fn exec(self, spec: &ExecSpec, descriptors: Vec<OwnedFd>) -> Result<ExecProcess, RunError> {
         self.request(&ToSupervisor::Exec(spec.clone()), descriptors)?;
+        self.connection.set_receive_timeout(Duration::ZERO).map_err(unreached)?;
         Ok(ExecProcess { connection: self.connection })
     }
 
@@ -144,23 +148,27 @@ impl ContainerClient {
         self.connection.send(&ToSupervisor::Resize { rows, columns }, &[], Wait::Fail)
     }
 
-    /// Returns copies of the descriptors that the supervisor keeps, in the order in which [`start`] was given them.
+    /// Returns copies of the descriptors that the supervisor keeps, in the order in which [`start`] was given them; none if
+    /// it has ended, or was started by a version that keeps none.
     ///
     /// # Errors
-    /// The supervisor has ended, or was started by a version that keeps none.
+    /// It does not answer, or no descriptor is available.
     pub fn kept(self) -> io::Result<Vec<OwnedFd>> {
-        self.connection.send(&ToSupervisor::Kept, &[], Wait::Block)?;
-        match self.connection.recv(Wait::Block)? {
-            Some((FromSupervisor::Kept, descriptors)) => Ok(descriptors),
-            Some((other, _)) => Err(io::Error::new(io::ErrorKind::InvalidData, format!("not the answer: {other:?}"))),
-            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        self.connection.set_receive_timeout(ANSWER_WAIT)?;
+        match self.connection.send(&ToSupervisor::Kept, &[], Wait::Fail) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Vec::new()),
+            sent => sent?,
         }
+        let answer = self.connection.recv(Wait::Block)?;
+        Ok(answer.map(|(_, descriptors): (FromSupervisor, _)| descriptors).unwrap_or_default())
     }
 
     /// Sends a request with these descriptors, which are then closed here, and waits for the answer.
     fn request(&self, request: &ToSupervisor, descriptors: Vec<OwnedFd>) -> Result<(), RunError> {
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        self.connection.send(request, &borrowed, Wait::Block).map_err(unreached)?;
+        self.connection.set_receive_timeout(ANSWER_WAIT).map_err(unreached)?;
+        // The connection is new, or everything before was answered, so it has room.
+        self.connection.send(request, &borrowed, Wait::Fail).map_err(unreached)?;
         drop(descriptors);
         match self.connection.recv(Wait::Block).map_err(unreached)? {
             Some((FromSupervisor::Started, _)) => Ok(()),

@@ -19,7 +19,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::syscall::files::own;
+use crate::syscall::files::{own, set_blocking};
 use crate::syscall::messages;
 
 /// Largest message in bytes. Only an exec with a large environment comes near it.
@@ -58,12 +58,23 @@ impl Connection {
     }
 
     /// Connects to a [`Listener`].
+    ///
+    /// # Errors
+    /// Nobody listens there, or [`io::ErrorKind::WouldBlock`]: too many others wait to be accepted.
     pub(crate) fn connect(path: &Path) -> io::Result<Self> {
-        let socket = new_socket(SockFlag::SOCK_CLOEXEC)?;
+        // A listener that accepts nobody for a while must not hold up the caller.
+        let socket = new_socket(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
         // The default size is smaller than the bound.
         setsockopt(&socket, sockopt::SndBuf, &(2 * BOUND))?;
         connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        set_blocking(socket.as_fd())?;
         Ok(Self(socket))
+    }
+
+    /// Bounds how long a message is waited for, after which receiving it fails with [`io::ErrorKind::WouldBlock`].
+    pub(crate) fn set_receive_timeout(&self, most: Duration) -> io::Result<()> {
+        let most = TimeVal::microseconds(i64::try_from(most.as_micros()).unwrap_or(i64::MAX));
+        Ok(setsockopt(&self.0, sockopt::ReceiveTimeout, &most)?)
     }
 
     /// Bounds how long a message may wait for room, after which sending it fails with [`io::ErrorKind::WouldBlock`].

@@ -61,7 +61,17 @@ use timers::Timers;
 pub(crate) const SOCKET: &str = "sock";
 
 /// Largest number of clients; a further one is disconnected.
-const PEERS: usize = 64;
+const PEERS: usize = 128;
+
+/// Largest number of processes that users have in the container at once. They must not take the places of the daemon, which
+/// watches the container and checks its health.
+const USER_EXECS: usize = 64;
+
+/// Time after the end of the container in which its last output is read, although others go on writing.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Pause before a terminal that nobody has open is read again.
+const TERMINAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Time after SIGKILL for a container to end before everything in its control groups is killed.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -78,6 +88,10 @@ enum Timer {
     KillGroups,
     /// All out-of-memory kills so far either have hit the init or have hit other processes.
     OomSettled,
+    /// The container ended a while ago, and there is still output.
+    Drained,
+    /// Somebody may have opened the terminal again.
+    Terminal,
 }
 
 /// The container in which further processes are started.
@@ -89,8 +103,26 @@ struct Place<'a> {
     init: Pid,
 }
 
+/// The folder of a container.
+struct Folder {
+    path: PathBuf,
+    file: File,
+}
+
+impl Folder {
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), file: File::open(path)? })
+    }
+
+    /// Returns whether the daemon has removed the folder, because it has given up on this container. There may be another
+    /// folder at the path by now.
+    fn is_removed(&self) -> bool {
+        nix::sys::stat::fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+}
+
 struct Supervisor {
-    dir: PathBuf,
+    dir: Folder,
     order: Order,
     init: Pid,
     process: OwnedFd,
@@ -122,14 +154,15 @@ impl Supervisor {
         kernel::set_name(&std::ffi::CString::new(order.id.as_str()).unwrap_or_default())
             .act(|| "take a name".into())?;
         let signals = signals::Signals::watch().act(|| "watch for signals".into())?;
+        let folder = Folder::open(dir).act(|| format!("open {}", dir.display()))?;
         let socket = dir.join(SOCKET);
         let listener = Listener::bind(&socket).act(|| format!("listen at {}", socket.display()))?;
         let log = order.log_bytes.map(|most| LogWriter::open(&order.log, most)).transpose();
         let log = log.act(|| format!("open {}", order.log.display()))?;
         let exit_file = Reserved::new(&dir.join("exit.json")).act(|| "reserve space for the exit status".into())?;
-        let Started { init, process, streams } = start::start(dir, &order)?;
+        let Started { init, process, streams } = start::start(&folder, &order)?;
         Ok(Self {
-            dir: dir.to_owned(),
+            dir: folder,
             init,
             process,
             signals,
@@ -152,8 +185,8 @@ impl Supervisor {
     /// Reports to the daemon that the container runs, and supervises it until it has ended and its output is read.
     /// Returns this process's exit code.
     fn run(mut self, daemon: Connection) -> i32 {
-        if daemon.send(&FromSupervisor::Started, &[], Wait::Fail).is_err() {
-            // The daemon has given up on this container and may have started another one.
+        // A daemon that ended during the start is followed by one that finds the container.
+        if daemon.send(&FromSupervisor::Started, &[], Wait::Fail).is_err() && self.dir.is_removed() {
             let _ = kernel::signal(self.process.as_fd(), libc::SIGKILL);
         }
         self.add_peer(daemon).watches = true;
@@ -203,6 +236,7 @@ impl Supervisor {
             let Some(pid) = status.pid() else { continue };
             if pid == self.init {
                 self.ended = Some(status);
+                self.timers.set(Timer::Drained, Instant::now() + DRAIN_PATIENCE);
             } else if let Some(peer) = self.execs.reaped(pid, code) {
                 self.send(peer, &FromSupervisor::ExecExited(code));
             }
@@ -267,13 +301,16 @@ impl Supervisor {
         if self.execs.contains(peer) {
             return Err(RunError::new("failed to exec: this connection has a process already"));
         }
-        let place = Place { dir: &self.dir, order: &self.order, init: self.init };
+        if !spec.contained && self.execs.of_users() >= USER_EXECS {
+            return Err(RunError::new(format!("failed to exec: users have {USER_EXECS} processes in it already")));
+        }
+        let place = Place { dir: &self.dir.path, order: &self.order, init: self.init };
         self.execs.start(place, Given { peer, spec, descriptors })
     }
 
     /// Reads the result of starting a process, or its end.
     fn read_exec(&mut self, source: ExecSource) {
-        let place = Place { dir: &self.dir, order: &self.order, init: self.init };
+        let place = Place { dir: &self.dir.path, order: &self.order, init: self.init };
         let answers = match source {
             ExecSource::Report(peer) => self.execs.report(peer).into_iter().map(|answer| (peer, answer)).collect(),
             ExecSource::Spawner => Vec::from_iter(self.execs.read_spawner(place)),
@@ -300,6 +337,8 @@ impl Supervisor {
                     self.oom_spared = kills;
                 }
             }
+            Timer::Drained => self.output.close(),
+            Timer::Terminal => self.output.read_terminal_again(),
         }
     }
 
@@ -311,12 +350,15 @@ impl Supervisor {
         let unexplained = matches!(self.ended, Some(WaitStatus::Signaled(_, Signal::SIGKILL, _))) && !self.kill_sent;
         let out_of_memory = oom_victim(self.order.groups.out_of_memory(), self.oom_spared, unexplained);
         let status = ExitStatus { code, out_of_memory, at: crate::log::now() };
-        let _ = self.exit_file.write(&status);
-        if let Ok(dir) = File::open(&self.dir) {
-            let _ = dir.sync_all();
+        // What is at its path now may belong to another attempt.
+        if !self.dir.is_removed() {
+            let _ = self.exit_file.write(&status);
+            let _ = self.dir.file.sync_all();
+            start::delete(&self.dir.path, &self.order);
         }
-        start::delete(&self.dir, &self.order);
-        let _ = std::fs::remove_file(self.dir.join(SOCKET));
+        if !self.dir.is_removed() {
+            let _ = std::fs::remove_file(self.dir.path.join(SOCKET));
+        }
         self.publish(&ContainerEvent::Exited(status));
         0
     }

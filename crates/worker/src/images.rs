@@ -1,9 +1,9 @@
 //! Images on this node: fetched from nodes that hold them or from a registry, and removed once the cluster no longer
 //! needs them. `transfer.rs` receives blobs from other nodes, and `server.rs` sends them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::RwLock;
@@ -82,6 +82,10 @@ pub(crate) struct Images {
     pub(crate) changing: Arc<RwLock<()>>,
     /// The images that tasks of this node use.
     pub(crate) uses: ImageUses,
+    /// The images that this node is to hold, as the leader has said last, and that were not looked at since.
+    to_keep: Arc<Mutex<VecDeque<ImageSource>>>,
+    /// Held by the one that fetches them.
+    keeper: Arc<tokio::sync::Mutex<()>>,
     /// Images that the leader allows to be removed and that still exist here.
     unwanted: Arc<Mutex<BTreeSet<String>>>,
     /// Determines whether a grant has expired.
@@ -105,6 +109,8 @@ impl Images {
             fetching: KeyedLocks::default(),
             changing: Arc::default(),
             uses: ImageUses::default(),
+            to_keep: Arc::default(),
+            keeper: Arc::default(),
             unwanted: Arc::default(),
             clock,
         }
@@ -201,29 +207,48 @@ impl Images {
         Ok(image)
     }
 
-    /// Returns the image if all of it is on this node.
+    /// Returns the image if all of it is on this node. It then stays as long as a use is recorded.
     async fn whole_image(&self, digest: &str) -> Result<Option<Image>, FetchError> {
+        // A removal that had begun before the use was recorded has ended.
+        let _adds = self.changing.read().await;
         let (store, digest) = (self.store.clone(), digest.to_owned());
         blocking(move || store.whole_image(&digest)).await
     }
 
-    /// Fetches these images, one after the other. Reports those that are here already, too: the leader removed such an
-    /// image, and has it again before this node got to removing its copy.
-    pub(crate) async fn keep(self, sources: Vec<ImageSource>) {
-        for source in sources {
-            match self.fetch(&source).await {
-                Ok(image) => self.added(&image),
-                Err(error) => {
-                    tracing::warn!(image = source.digest, %error, "failed to fetch an image that this node is to hold");
+    /// Fetches these images, one after the other, instead of those of the last call. Reports those that are here already,
+    /// too: the leader removed such an image, and has it again before this node got to removing its copy.
+    pub(crate) fn keep(self, sources: Vec<ImageSource>) -> impl Future<Output = ()> + Send + 'static {
+        *self.to_keep() = sources.into();
+        async move {
+            while !self.to_keep().is_empty() {
+                // Only one fetches; it takes what later calls have brought.
+                let Ok(_only) = self.keeper.try_lock() else { return };
+                while let Some(source) = self.next_to_keep() {
+                    match self.fetch(&source).await {
+                        Ok(image) => self.added(&image),
+                        Err(error) => {
+                            let image = source.digest;
+                            tracing::warn!(image, %error, "failed to fetch an image that this node is to hold");
+                        }
+                    }
                 }
             }
         }
+    }
+
+    fn to_keep(&self) -> MutexGuard<'_, VecDeque<ImageSource>> {
+        self.to_keep.lock().expect("no holder panics")
+    }
+
+    fn next_to_keep(&self) -> Option<ImageSource> {
+        self.to_keep().pop_front()
     }
 
     /// Removes images that the cluster no longer needs, once no task on this node uses them. Keeps images whose
     /// arrival may still be unknown to the leader, and those that the leader requests again before they are removed.
     pub(crate) fn drop_unused(self, digests: Vec<String>) -> impl Future<Output = ()> + Send + 'static {
         // This happens before the future runs, so that an image that is requested again in the meantime stays.
+        self.to_keep().retain(|source| !digests.contains(&source.digest));
         self.unwanted.lock().expect("no holder panics").extend(digests.iter().cloned());
         let mut left = digests;
         async move {

@@ -44,6 +44,7 @@ mod images;
 mod locks;
 mod managers;
 mod messages;
+mod mount_point;
 mod mounts;
 mod networks;
 mod offers;

@@ -3,7 +3,7 @@
 //! process whose output is not read is blocked. This is the gRPC edge of `Streams.Data`; the requests themselves come
 //! from `session.rs`.
 
-use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,8 +36,9 @@ use forward::forward;
 /// Pause between two reads of a followed log.
 const FOLLOW: Duration = Duration::from_millis(100);
 const QUEUE: usize = 32;
-/// Largest number of lines that are read from a log at once.
+/// Largest number of lines that are read from a log at once, and of bytes after which no more are.
 const LINES: usize = 256;
+const BYTES: usize = 1 << 20;
 
 type Outbox = mpsc::Sender<Frame>;
 
@@ -107,13 +108,14 @@ async fn logs(executor: &ContainerExecutor, task: &TaskId, range: LogRange, outb
         let why = format!("the output of {name} is not kept: its service has the log driver `none`");
         return send(outbox, F::Error(why)).await;
     }
-    let mut reader = LogReader::open(&executor.paths.log(task));
-    let mut tail = range.tail.map(|tail| usize::try_from(tail).unwrap_or(usize::MAX));
+    let path = executor.paths.log(task);
+    let mut reader = LogReader::open(&path);
+    let mut tail = range.tail;
     loop {
-        // A tail is resolved at the first read: the whole log is read, and its last lines are kept.
-        let last = tail.take();
+        let (tail, path) = (tail.take(), path.clone());
         let read = tokio::task::spawn_blocking(move || {
-            let lines = read_lines(&mut reader, last);
+            let lines = tail.map_or(Ok(0), |tail| first_line(&path, tail));
+            let lines = lines.and_then(|first| read_lines(&mut reader, first));
             (reader, lines)
         });
         let Ok((back, lines)) = read.await else { return Ok(()) };
@@ -146,14 +148,24 @@ async fn logs(executor: &ContainerExecutor, task: &TaskId, range: LogRange, outb
     }
 }
 
-/// Returns lines that were written since the last call; with `last`, the last lines of the whole log.
-fn read_lines(reader: &mut LogReader, last: Option<usize>) -> std::io::Result<VecDeque<flota_runtime::LogLine>> {
-    let mut lines = VecDeque::new();
-    while last.is_some() || lines.len() < LINES {
+/// Returns the number of the first of the last lines of a log. They are counted first and read then, because they may be more
+/// than fit into memory.
+fn first_line(path: &Path, tail: u64) -> std::io::Result<u64> {
+    let (mut reader, mut next) = (LogReader::open(path), 0);
+    while let Some(line) = reader.next_line()? {
+        next = line.number + 1;
+    }
+    Ok(next.saturating_sub(tail))
+}
+
+/// Returns lines that were written since the last call, beginning with the one of this number.
+fn read_lines(reader: &mut LogReader, first: u64) -> std::io::Result<Vec<flota_runtime::LogLine>> {
+    let (mut lines, mut bytes) = (Vec::new(), 0);
+    while lines.len() < LINES && bytes < BYTES {
         let Some(line) = reader.next_line()? else { break };
-        lines.push_back(line);
-        while last.is_some_and(|last| lines.len() > last) {
-            lines.pop_front();
+        if line.number >= first {
+            bytes += line.text.len();
+            lines.push(line);
         }
     }
     Ok(lines)

@@ -1,5 +1,6 @@
 //! The rules for the health check of a service.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::model::{HealthSpec, HealthTest, ServiceSpec};
@@ -9,7 +10,7 @@ const LEAST: Duration = Duration::from_millis(1);
 /// Longest interval, timeout and start period. A task that is checked less often than daily is not checked.
 const MOST: Duration = Duration::from_secs(24 * 3600);
 /// Largest number of retries.
-const MOST_RETRIES: u32 = 1_000;
+const MOST_RETRIES: NonZeroU32 = NonZeroU32::new(1_000).expect("it is not zero");
 
 /// Calls `check` with the result for every field.
 pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
@@ -27,8 +28,24 @@ pub(super) fn judge(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), 
             is_good.then_some(()).ok_or_else(|| format!("it is from {least:?} to {} h", MOST.as_secs() / 3600)),
         );
     }
-    let is_good = retries.is_none_or(|it| it.get() <= MOST_RETRIES);
+    let is_good = retries.is_none_or(|it| it <= MOST_RETRIES);
     check("healthcheck.retries", is_good.then_some(()).ok_or_else(|| format!("the most is {MOST_RETRIES}")));
+}
+
+impl HealthSpec {
+    /// Returns it with what is out of bounds replaced by the nearest bound: an image may not ask for more than a service.
+    #[must_use]
+    pub fn within_bounds(self) -> Self {
+        let bounded = |it: Option<Duration>| it.map(|it| it.clamp(LEAST, MOST));
+        Self {
+            test: self.test,
+            interval: bounded(self.interval),
+            timeout: bounded(self.timeout),
+            start_period: self.start_period.map(|it| it.min(MOST)),
+            start_interval: bounded(self.start_interval),
+            retries: self.retries.map(|it| it.min(MOST_RETRIES)),
+        }
+    }
 }
 
 fn test(test: &HealthTest) -> Result<(), String> {
@@ -85,7 +102,7 @@ mod tests {
             timeout: day,
             start_period: Some(Duration::ZERO),
             start_interval: Some(LEAST),
-            retries: NonZeroU32::new(MOST_RETRIES),
+            retries: Some(MOST_RETRIES),
         };
         assert_eq!(broken(good), [""; 0]);
         let bad = HealthSpec {
@@ -94,7 +111,7 @@ mod tests {
             timeout: Some(Duration::from_millis(u64::MAX)),
             start_period: Some(MOST + LEAST),
             start_interval: Some(Duration::ZERO),
-            retries: NonZeroU32::new(MOST_RETRIES + 1),
+            retries: MOST_RETRIES.checked_add(1),
         };
         let expected = [
             "healthcheck.test: it has nothing to run",
@@ -127,5 +144,27 @@ mod tests {
             let found = broken(HealthSpec { test: Some(bad), ..HealthSpec::default() });
             assert_eq!(found, [format!("healthcheck.test: {why}")]);
         }
+    }
+
+    #[test]
+    fn what_an_image_asks_for_is_brought_within_the_bounds() {
+        let wild = HealthSpec {
+            interval: Some(Duration::from_nanos(1)),
+            timeout: Some(MOST * 2),
+            start_period: Some(MOST * 2),
+            start_interval: Some(Duration::ZERO),
+            retries: NonZeroU32::new(u32::MAX),
+            ..HealthSpec::default()
+        };
+        let tame = HealthSpec {
+            interval: Some(LEAST),
+            timeout: Some(MOST),
+            start_period: Some(MOST),
+            start_interval: Some(LEAST),
+            retries: Some(MOST_RETRIES),
+            ..HealthSpec::default()
+        };
+        assert_eq!(wild.within_bounds(), tame);
+        assert_eq!(tame.clone().within_bounds(), tame);
     }
 }

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::Supervisor;
 use super::exec::ExecSource;
 use super::output;
 use super::peer::PeerId;
+use super::{Supervisor, TERMINAL_PAUSE, Timer};
 
 /// The sources in the order in which they are handled: output comes before the end of its container, and an OOM event
 /// comes before the end that it caused.
@@ -49,6 +49,9 @@ impl Supervisor {
         }
         self.output.settle();
         let now = Instant::now();
+        if self.output.is_hung_up() {
+            self.timers.set_unless_pending(Timer::Terminal, now + TERMINAL_PAUSE);
+        }
         while let Some(timer) = self.timers.pop_due(now) {
             self.fire(timer);
         }

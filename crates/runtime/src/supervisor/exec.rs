@@ -58,6 +58,8 @@ struct RunningExec {
     peer: PeerId,
     /// Whether that client has disconnected.
     abandoned: bool,
+    /// Whether it ends with everything that it has started.
+    contained: bool,
     /// The group of everything that it starts, if that is to end with it.
     nested: Option<Nested>,
     state: ExecState,
@@ -80,6 +82,11 @@ impl Execs {
         self.list.iter().any(|it| it.peer == peer)
     }
 
+    /// Returns the number of processes that are not contained.
+    pub(super) fn of_users(&self) -> usize {
+        self.list.iter().filter(|it| !it.contained).count()
+    }
+
     /// Begins to start this client's process with these descriptors.
     pub(super) fn start(&mut self, place: Place<'_>, given: Given) -> Result<(), RunError> {
         if given.descriptors.len() != if given.spec.tty { 1 } else { 3 } {
@@ -89,7 +96,8 @@ impl Execs {
             self.spawner = Spawner::start(place).ok();
         }
         let peer = given.peer;
-        let nested = place.order.groups.nested().filter(|_| given.spec.contained);
+        let contained = given.spec.contained;
+        let nested = place.order.groups.nested().filter(|_| contained);
         let spawner = self.spawner.as_mut().filter(|_| Spawner::can_start(place, &given.spec));
         let state = match spawner.filter(|it| it.client().is_none()) {
             None => ExecState::Starting(start(place, &given.spec, given.descriptors)?),
@@ -98,7 +106,7 @@ impl Execs {
                 Err(_) => ExecState::Starting(self.start_without(place)?),
             },
         };
-        self.list.push(RunningExec { peer, abandoned: false, nested, state });
+        self.list.push(RunningExec { peer, abandoned: false, contained, nested, state });
         Ok(())
     }
 
@@ -385,7 +393,7 @@ mod tests {
 
     fn begin(execs: &mut Execs, starting: Starting) {
         let state = ExecState::Starting(starting);
-        execs.list.push(RunningExec { peer: PEER, abandoned: false, nested: None, state });
+        execs.list.push(RunningExec { peer: PEER, abandoned: false, contained: false, nested: None, state });
     }
 
     #[test]

@@ -35,6 +35,10 @@ pub(crate) fn bundle(dir: &Path) -> PathBuf {
 /// What is not done at the time `until` fails.
 pub(super) fn mount_all(dir: &Path, order: &Order, until: Instant) -> Result<PathBuf, RunError> {
     let mounts = Mounts::new(dir, order.ids)?;
+    if !order.pinned.is_empty() || !order.mapped.is_empty() {
+        // A server that does not answer holds up whoever opens its files.
+        apart("open the sources of mounts", until, || Ok(mounts.sources(order).map(|_| 0)?))?;
+    }
     // They are opened before they are cut off, because a mount may be shared with the machine.
     let sources = mounts.sources(order)?;
     begin()?;

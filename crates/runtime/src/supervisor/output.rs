@@ -40,6 +40,9 @@ pub(super) struct Output {
     /// Standard output and error; `None` once it has ended. A terminal counts as standard output.
     streams: [Option<File>; 2],
     terminal: bool,
+    /// Whether nobody in the container has the terminal open. Its other end returns an error then, until somebody opens it
+    /// again, as an init system does.
+    hung_up: bool,
     attached: Vec<Attached>,
 }
 
@@ -52,7 +55,7 @@ impl Output {
         for stream in streams.iter().flatten() {
             set_nonblocking(stream.as_fd())?;
         }
-        Ok(Self { log, streams, terminal, attached: Vec::new() })
+        Ok(Self { log, streams, terminal, hung_up: false, attached: Vec::new() })
     }
 
     /// Returns whether more output may follow.
@@ -64,13 +67,21 @@ impl Output {
     pub(super) fn polled(&self) -> impl Iterator<Item = (OutputSource, BorrowedFd<'_>, PollFlags)> {
         let typed = self.terminal && self.attached.iter().any(Attached::has_typed);
         let flags = if typed { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
-        let streams = self.streams.iter().enumerate();
+        let streams = self.streams.iter().enumerate().filter(|_| !self.hung_up);
         let streams =
             streams.filter_map(move |(index, it)| Some((OutputSource::Stream(index), it.as_ref()?.as_fd(), flags)));
         let inputs = self.attached.iter().enumerate();
         let inputs =
             inputs.filter_map(|(index, it)| Some((OutputSource::Input(index), it.input()?, PollFlags::POLLIN)));
         streams.chain(inputs)
+    }
+
+    pub(super) fn is_hung_up(&self) -> bool {
+        self.hung_up
+    }
+
+    pub(super) fn read_terminal_again(&mut self) {
+        self.hung_up = false;
     }
 
     pub(super) fn close(&mut self) {
@@ -104,8 +115,7 @@ impl Output {
             Ok(0) => self.streams[index] = None,
             // The container has read the data itself.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            // A terminal returns an error after its last user has closed it.
-            Err(_) if self.terminal => self.streams[index] = None,
+            Err(_) if self.terminal => self.hung_up = true,
             Err(error) => return Err(error),
             Ok(count) => {
                 // A full disk must not stop the container: output that can't be written is lost.

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use super::apart::{apart, deadline};
 use super::order::Order;
 use super::output::Streams;
-use super::{mounts, prepare, runtime};
+use super::{Folder, mounts, prepare, runtime};
 use crate::error::{Act, RunError, StepError};
 use crate::process::receive_terminal;
 use crate::state::{self, ContainerState};
@@ -23,11 +23,12 @@ pub(super) struct Started {
     pub(super) streams: Streams,
 }
 
-pub(super) fn start(dir: &Path, order: &Order) -> Result<Started, RunError> {
-    let until = deadline();
+pub(super) fn start(folder: &Folder, order: &Order) -> Result<Started, RunError> {
+    let (dir, until) = (&folder.path, deadline());
     let rootfs = mounts::mount_all(dir, order, until)?;
     let started = make(dir, order, &rootfs, until);
-    if started.is_err() {
+    // After the time limit, the next attempt may have the path and the control groups.
+    if started.is_err() && !folder.is_removed() {
         delete(dir, order);
         let _ = order.groups.sweep();
     }

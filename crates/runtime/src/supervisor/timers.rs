@@ -20,6 +20,13 @@ impl<T: PartialEq> Timers<T> {
         self.pending.push((due, timer));
     }
 
+    /// Makes `timer` due at this time, unless it is pending.
+    pub(super) fn set_unless_pending(&mut self, timer: T, due: Instant) {
+        if self.pending.iter().all(|(_, it)| *it != timer) {
+            self.pending.push((due, timer));
+        }
+    }
+
     /// Cancels a timer, if it is pending.
     pub(super) fn cancel(&mut self, timer: &T) {
         self.pending.retain(|(_, it)| it != timer);

@@ -92,6 +92,13 @@ pub(crate) fn set_nonblocking(descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
     fcntl(descriptor, FcntlArg::F_SETFL(flags)).map(drop)
 }
 
+/// Makes reads and writes wait again. This applies to all copies of the descriptor.
+pub(crate) fn set_blocking(descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = fcntl(descriptor, FcntlArg::F_GETFL)?;
+    let flags = OFlag::from_bits_retain(flags) - OFlag::O_NONBLOCK;
+    fcntl(descriptor, FcntlArg::F_SETFL(flags)).map(drop)
+}
+
 /// Returns a copy of a descriptor of another process (pidfd_getfd(2)).
 pub(crate) fn descriptor_of(process: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd, Errno> {
     // SAFETY: the call takes integers.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use flota_runtime::process::receive_terminal;
 use flota_runtime::state::ContainerState;
-use flota_runtime::{ContainerClient, ContainerEvent, ContainerEvents, ExecSpec, ExitStatus, OomVictim};
+use flota_runtime::{ContainerClient, ContainerEvent, ContainerEvents, ExecSpec, ExitStatus, OomVictim, Program};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
@@ -330,6 +330,18 @@ fn a_terminal_has_the_size_that_it_is_told_and_takes_what_is_typed() {
 }
 
 #[test]
+fn a_terminal_that_nobody_has_open_for_a_while_is_read_again() {
+    // An init system closes its standard descriptors and opens the console for each message.
+    let mut container = Supervised::new("exec <&- >&- 2>&-; sleep 1; echo again >/dev/console; exec sleep 1000");
+    container.order.terminal = true;
+    container.bundle.set("/process/terminal", json!(true));
+    let container = container.start();
+    container.wait_line("again");
+    container.client().kill(libc::SIGKILL).unwrap();
+    assert_eq!(container.wait().code, 137);
+}
+
+#[test]
 fn with_its_supervisor_the_container_ends() {
     let container = Supervised::new("sleep 1000 & exec sleep 1000").start();
     let state = ContainerState::load(&container.dir).unwrap().unwrap();
@@ -340,6 +352,60 @@ fn with_its_supervisor_the_container_ends() {
     assert_eq!(ExitStatus::load(&container.dir).unwrap(), None);
     container.order.groups.sweep().unwrap();
     assert_eq!(container.bundle.census().cgroups, Vec::<PathBuf>::new());
+}
+
+/// Names the files from which another process starts a container, as a daemon that is then killed.
+const STARTER: &str = "FLOTA_TEST_STARTS";
+
+#[test]
+#[ignore = "another test runs it in a process of its own"]
+fn starter() {
+    let dir = PathBuf::from(std::env::var_os(STARTER).expect("the other test sets it"));
+    let load = |name: &str| std::fs::read(dir.join(name)).unwrap();
+    let (order, spec) = (load("starter.order"), load("starter.spec"));
+    let order = serde_json::from_slice(&order).unwrap();
+    let spec = serde_json::from_slice(&spec).unwrap();
+    drop(flota_runtime::start(&Program::open(program()), &dir, &order, spec, &[]));
+}
+
+#[test]
+fn a_container_outlives_a_daemon_that_is_killed_while_it_starts() {
+    let mut container = Supervised::new("echo runs; exec sleep 1000");
+    let (begun, go) = (container.dir.join("begun"), container.dir.join("go"));
+    let script = format!("touch {}; read line < {}", begun.display(), go.display());
+    container.bundle.set("/hooks", json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}));
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::write(container.dir.join("starter.order"), serde_json::to_vec(&container.order).unwrap()).unwrap();
+    std::fs::write(container.dir.join("starter.spec"), container.bundle.config.to_string()).unwrap();
+    let mut daemon = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "supervisor::starter", "--ignored"])
+        .env(STARTER, &container.dir)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the hook runs", || begun.exists().then_some(()));
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    std::fs::write(&go, "go\n").unwrap();
+    container.wait_line("runs");
+    assert_eq!(container.exec("echo here").1, "here\n", "it is not killed");
+    container.client().kill(libc::SIGKILL).unwrap();
+    assert_eq!(container.wait().code, 137);
+}
+
+#[test]
+fn processes_of_users_leave_room_for_the_daemon() {
+    let container = Supervised::new("exec sleep 1000").start();
+    let null = || OwnedFd::from(File::options().read(true).write(true).open("/dev/null").unwrap());
+    let argv = ["/bin/sleep", "1000"].map(str::to_owned).to_vec();
+    let spec =
+        ExecSpec { argv, env: Vec::new(), cwd: String::new(), user: String::new(), tty: false, contained: false };
+    let exec = || container.client().exec(&spec, vec![null(), null(), null()]);
+    let running: Vec<_> = (0..64).map(|_| exec().unwrap()).collect();
+    assert_eq!(exec().unwrap_err().text, "failed to exec: users have 64 processes in it already");
+    assert_eq!(container.exec_contained("echo well").1, "well\n");
+    drop(running);
+    wait_for("they are gone", || exec().ok());
 }
 
 #[test]

@@ -45,10 +45,16 @@ pub(crate) use check::exit_code;
 use mounted_images::MountedImagesStep;
 use network::NetworkStep;
 use steps::{ImageStep, RunFolder, WritableLayer};
-use supervisor::{Located, Place, Supervisor, blocking};
+use supervisor::{Located, Place, Supervisor, blocking, is_gone};
 use user_namespace::UserNamespaceStep;
 use values::{ValueError, ValueStep};
 use volumes::VolumeStep;
+
+/// Number of tries to read the image of a container that runs, and the pause between them.
+const IMAGE_TRIES: u32 = 3;
+const IMAGE_PAUSE: Duration = Duration::from_millis(500);
+/// Longest time in which the sources of mounts are found.
+const SOURCES_WAIT: Duration = Duration::from_secs(55);
 
 /// Why a container can't be created.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +83,9 @@ pub(crate) enum ContainerError {
     /// Its secrets and configs can't be provided.
     #[error(transparent)]
     Value(ValueError),
+    /// The sources of its bind mounts were not found in time.
+    #[error("failed to find the sources of its mounts within {SOURCES_WAIT:?}")]
+    Sources,
     /// Newer versions of them can't be put in their place.
     #[error("failed to replace the secrets and configs by their newest versions")]
     Values(#[source] io::Error),
@@ -114,7 +123,8 @@ impl ContainerError {
             // The program itself is the cause.
             Self::Run(run) => run.code.is_some(),
             // The launcher may be busy, and disks, memory and descriptors become available again.
-            Self::Fetch(_) | Self::Value(_) | Self::Values(_) | Self::Ids(_) | Self::Io(_) | Self::Watch(_) => false,
+            Self::Fetch(_) | Self::Value(_) | Self::Values(_) | Self::Sources => false,
+            Self::Ids(_) | Self::Io(_) | Self::Watch(_) => false,
         }
     }
 
@@ -255,8 +265,18 @@ impl ContainerExecutor {
 
     /// Reads an image of this node; `None` if it is not there.
     async fn image(&self, digest: Option<&str>) -> Option<Image> {
-        let (store, digest) = (self.images.store.clone(), digest?.to_owned());
-        tokio::task::spawn_blocking(move || store.image(&digest).ok()).await.ok().flatten()
+        let digest = digest?;
+        for _ in 0..IMAGE_TRIES {
+            let (store, wanted) = (self.images.store.clone(), digest.to_owned());
+            match tokio::task::spawn_blocking(move || store.image(&wanted)).await.map_err(io::Error::other) {
+                Ok(Ok(image)) => return Some(image),
+                Ok(Err(error)) => tracing::warn!(image = digest, %error, "failed to read the image of a task"),
+                Err(error) => tracing::warn!(image = digest, %error, "failed to read the image of a task"),
+            }
+            // Descriptors may have been short.
+            tokio::time::sleep(IMAGE_PAUSE).await;
+        }
+        None
     }
 
     fn place(&self, task: &TaskId) -> Place {
@@ -278,7 +298,9 @@ impl ContainerExecutor {
             let binds = BindSources::find(&wanted.mounts(), &offers.bind_roots)?;
             Ok::<_, ContainerError>((binds, cdi::of_task(&wanted, &offers.cdi_folders)?))
         });
-        let (binds, cdi) = found.await.map_err(io::Error::other)??;
+        // A server that does not answer holds up whoever looks for its files.
+        let found = tokio::time::timeout(SOURCES_WAIT, found).await.map_err(|_| ContainerError::Sources)?;
+        let (binds, cdi) = found.map_err(io::Error::other)??;
         let places = Places {
             root: self.layer.root(task, &draft.layers),
             groups: self.paths.cgroups(task),
@@ -311,12 +333,15 @@ impl ContainerExecutor {
     async fn find_container(&self, task: &TaskId) -> io::Result<Option<Found>> {
         let (located, age, kept) = blocking(&self.place(task), |place| {
             let folder = place.paths.run_folder(&place.task);
+            // This comes first, because a supervisor that still starts its container answers only then.
+            let kept = match ContainerClient::connect(&folder).and_then(ContainerClient::kept) {
+                Err(error) if is_gone(&error) => Vec::new(),
+                kept => kept?,
+            };
             let (state, located) = (ContainerState::load(&folder).ok().flatten(), place.find());
-            // A supervisor of a version that keeps no sockets refuses; its task then has none.
-            let kept = ContainerClient::connect(&folder).and_then(ContainerClient::kept).unwrap_or_default();
-            (located, state.and_then(|it| it.age()).unwrap_or_default(), kept)
+            Ok::<_, io::Error>((located, state.and_then(|it| it.age()).unwrap_or_default(), kept))
         })
-        .await?;
+        .await??;
         if !kept.is_empty() {
             self.network.networks.adopt(task, kept);
         }

@@ -14,6 +14,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use flota_api::id::{NetworkId, TaskId, is_id};
 
+use crate::mount_point::is_mount_point;
+
 /// The folder of namespace files.
 #[derive(Clone, Debug)]
 pub(crate) struct NamespaceFolder {
@@ -34,10 +36,7 @@ impl NamespaceFolder {
         for name in ["networks", "tasks", "users"] {
             fs_err::create_dir_all(self.path.join(name))?;
         }
-        let mounts = fs_err::read_to_string("/proc/self/mountinfo")?;
-        let path = self.path.to_str().unwrap_or_default();
-        // The fifth field is the mount point (proc_pid_mountinfo(5)).
-        if !mounts.lines().any(|line| line.split(' ').nth(4) == Some(path)) {
+        if !is_mount_point(&self.path)? {
             mount(Some(&self.path), &self.path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
         }
         mount(None::<&str>, &self.path, None::<&str>, MsFlags::MS_SHARED, None::<&str>)?;

@@ -40,6 +40,7 @@ pub(super) fn of_image(image: &Healthcheck) -> HealthSpec {
         start_interval: duration(image.start_interval),
         retries: std::num::NonZeroU32::new(image.retries),
     }
+    .within_bounds()
 }
 
 /// Runs the test once in the container with this folder. A test that can't be run has failed.

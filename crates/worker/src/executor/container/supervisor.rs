@@ -77,7 +77,7 @@ impl Place {
 
 /// Returns whether nothing listens at the supervisor's socket. Other errors of a connection say nothing about the
 /// supervisor.
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound};
     matches!(error.kind(), NotFound | ConnectionRefused | ConnectionReset | BrokenPipe)
 }

@@ -24,6 +24,7 @@ use flota_runtime::IdRange;
 
 use super::ContainerError;
 use crate::executor::{Cause, Control, Draft, ExecutorError, PrepareStep};
+use crate::mount_point::is_mount_point;
 use crate::task_ids::TaskIds;
 use crate::translate::{self, NodeNames};
 use crate::variables::SecretVariables;
@@ -138,18 +139,11 @@ impl ValueStep {
         self.folder.join(task.as_str())
     }
 
-    fn is_mounted(&self) -> io::Result<bool> {
-        let mounts = fs_err::read_to_string("/proc/self/mountinfo")?;
-        let path = self.folder.to_str().unwrap_or_default();
-        // The fifth field is the mount point (proc_pid_mountinfo(5)).
-        Ok(mounts.lines().any(|line| line.split(' ').nth(4) == Some(path)))
-    }
-
     /// Makes the task's folder, in a file system that an earlier daemon may have mounted.
     fn make(&self, task: &TaskId) -> io::Result<PathBuf> {
         let _mounting = self.mounted.lock().expect("no holder panics");
         fs_err::create_dir_all(&self.folder)?;
-        if !self.is_mounted()? {
+        if !is_mount_point(&self.folder)? {
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
             mount(Some("flota-values"), &self.folder, Some("ramfs"), flags, Some("mode=0700"))?;
             // A mount that is made here later must not depend on what other copies do.
@@ -231,7 +225,7 @@ impl ValueStep {
         remove_folder(&self.of_task(task))?;
         let _mounting = self.mounted.lock().expect("no holder panics");
         let is_empty = std::fs::read_dir(&self.folder).is_ok_and(|mut entries| entries.next().is_none());
-        if is_empty && self.is_mounted()? {
+        if is_empty && is_mount_point(&self.folder)? {
             umount2(&self.folder, MntFlags::MNT_DETACH)?;
         }
         Ok(())
