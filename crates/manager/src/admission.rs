@@ -14,7 +14,7 @@ use flota_api::model::{Role, User};
 use flota_api::reason::Reason;
 use flota_api::version::Timestamp;
 use flota_identity::{Peer, user_rights};
-use flota_raft_store::Tables;
+use flota_raft_store::{ProposeError, Tables};
 use http::{Request, Response};
 use tokio::time::Instant;
 use tonic::Status;
@@ -23,7 +23,7 @@ use tonic::server::NamedService;
 use tower::{Service, ServiceExt};
 
 use crate::caller::{Caller, Who};
-use crate::forward::{ForwardedFor, forwarded_for};
+use crate::forward::{ForwardedFor, STALE, forwarded_for};
 use crate::replica::Replica;
 
 /// Shortest time between two log lines about refused requests.
@@ -50,7 +50,8 @@ impl<S> Admission<S> {
         Self { inner, replica, refusals: Arc::default() }
     }
 
-    fn judge(&self, request: &Request<Body>) -> Result<Caller, Status> {
+    /// Returns the caller, by what this manager knows.
+    fn judge(&self, request: &Request<Body>) -> Result<Caller, Refused> {
         let view = self.replica.store.view();
         let path = request.uri().path();
         let hostname = |id: &NodeId| {
@@ -76,11 +77,7 @@ impl<S> Admission<S> {
             },
             Some(Peer::User { name, key, .. }) => self.user(&view, name, key),
         };
-        let judged = who.and_then(|who| may(who, path));
-        judged.map_err(|refused| {
-            self.log(&refused, path);
-            Reason::Denied.attach(Status::permission_denied(refused.to_string()))
-        })
+        who.and_then(|who| may(who, path))
     }
 
     fn user(&self, view: &Tables, name: &str, key: &str) -> Result<Who, Refused> {
@@ -117,6 +114,33 @@ enum Refused {
     Worker,
     #[error("no user may do this: use the local socket of a manager")]
     Local,
+}
+
+/// Makes sure that this manager knows everything that a refusal may depend on. A manager that leads no more may not know a
+/// user that another one has added since.
+///
+/// # Errors
+/// This manager can't prove that it knows everything.
+async fn learn(replica: &Replica, is_stale: bool) -> Result<(), Status> {
+    if is_stale {
+        replica.raft.freshen().await;
+        return Ok(());
+    }
+    replica.raft.read_barrier().await.map_err(|_| {
+        let why = ProposeError::Unproven.to_string();
+        Reason::Unproven.attach(Status::unavailable(why))
+    })
+}
+
+impl Refused {
+    /// Whether another view of the store may not lead to it.
+    fn may_change(&self) -> bool {
+        match self {
+            Self::Unknown(name) => !name.is_empty(),
+            Self::Replaced(_) | Self::Expired(..) | Self::Role { .. } | Self::Limited(..) => true,
+            Self::Worker | Self::Local => false,
+        }
+    }
 }
 
 /// Returns the user with this name, if the store knows it by the certificate with this key and that has not expired.
@@ -164,13 +188,30 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        match self.judge(&request) {
-            Ok(caller) => {
-                request.extensions_mut().insert(caller);
-                Box::pin(self.inner.clone().oneshot(request))
+        let judged = self.judge(&request);
+        let (admission, replica) = (self.clone(), self.replica.clone());
+        Box::pin(async move {
+            let caller = match judged {
+                Err(refused) if refused.may_change() => {
+                    let is_stale = request.headers().contains_key(STALE);
+                    if let Err(status) = learn(&replica, is_stale).await {
+                        return Ok(status.into_http());
+                    }
+                    admission.judge(&request)
+                }
+                judged => judged,
+            };
+            match caller {
+                Ok(caller) => {
+                    request.extensions_mut().insert(caller);
+                    admission.inner.oneshot(request).await
+                }
+                Err(refused) => {
+                    admission.log(&refused, request.uri().path());
+                    Ok(Reason::Denied.attach(Status::permission_denied(refused.to_string())).into_http())
+                }
             }
-            Err(refusal) => Box::pin(std::future::ready(Ok(refusal.into_http()))),
-        }
+        })
     }
 }
 

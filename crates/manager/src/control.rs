@@ -240,6 +240,15 @@ impl<M: Member> Control<M> {
         write::write_once(&self.store, &self.member, request_id, planned).await
     }
 
+    /// Refuses the request with this id for good, so that an earlier try of it that is still on its way changes nothing.
+    async fn refuse_once<T>(&self, request_id: Option<&str>, error: ControlError) -> Result<Option<T>, ControlError> {
+        if matches!(error, ControlError::Propose(_) | ControlError::LeadershipMoved) {
+            return Err(error);
+        }
+        // `None`: another try was carried out meanwhile.
+        write::write_once(&self.store, &self.member, request_id, |_| Err(error.clone())).await
+    }
+
     /// Returns the transaction with who asks for it.
     fn signed(&self, view: &Tables, transaction: Transaction) -> Transaction {
         caller::signed(view, transaction, self.caller.actor(), &self.caller.method)

@@ -73,6 +73,11 @@ impl SpecImages {
         Some(Pin { digest: found.digest.clone(), platforms: found.platforms.clone() })
     }
 
+    /// Returns the digests of the images that tasks run and mount.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = &str> {
+        self.own.iter().map(|pin| pin.digest.as_str()).chain(self.mounted.iter().map(|it| it.digest.as_str()))
+    }
+
     /// Returns whether tasks run and mount the same with both.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         fn digests(it: &SpecImages) -> impl Iterator<Item = (&str, &str)> {

@@ -51,7 +51,7 @@ impl fmt::Debug for WorkerStream {
 }
 
 /// Why a worker's side of a stream ends before its time.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum BrokenStream {
     /// The connection to the node broke, or the node gave up the stream.
     #[error("the node went away: {0}")]
@@ -62,7 +62,7 @@ pub(crate) enum BrokenStream {
 }
 
 /// Why a task's worker did not open a stream.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum OpenError {
     /// The task is not assigned.
     #[error("task {task} has no node yet{}", .reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default())]
@@ -79,7 +79,7 @@ pub(crate) enum OpenError {
 }
 
 /// Why a worker did not connect to a port of its task.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum NotConnected {
     /// The worker says why.
     #[error("{0}")]

@@ -58,6 +58,8 @@ enum RenewError {
     Mismatch(#[from] rustls::Error),
     #[error("{}", flota_api::text::with_causes(.0))]
     File(#[from] FileError),
+    #[error("failed to replace the keys of the data on this disk: {0:#}")]
+    Keys(anyhow::Error),
 }
 
 /// When the next renewal is due. It reads no clock.
@@ -280,15 +282,15 @@ impl Renewals {
         // Only a certificate that can be used is written.
         let settings = self.credentials.prepare(next.clone())?;
         let keys = self.keys.clone();
-        let saved = tokio::task::spawn_blocking(move || keys.save_identity(&next)).await;
-        saved.expect("it does not panic, and nothing cancels it")?;
-        if replace_data_keys && has_other_cas {
-            let keys = self.keys.clone();
-            let rotated = tokio::task::spawn_blocking(move || keys.rotate()).await;
-            if let Err(error) = rotated.expect("it does not panic, and nothing cancels it") {
-                tracing::error!(error = format!("{error:#}"), "failed to replace the keys of the data on this disk");
+        let saved = tokio::task::spawn_blocking(move || {
+            // The keys come first: a daemon that is killed in between, or whose disk is full, replaces them once more. With
+            // the new identity it would take them for replaced.
+            if replace_data_keys && has_other_cas {
+                keys.rotate().map_err(RenewError::Keys)?;
             }
-        }
+            Ok::<_, RenewError>(keys.save_identity(&next)?)
+        });
+        saved.await.expect("it does not panic, and nothing cancels it")?;
         Ok(settings)
     }
 

@@ -39,6 +39,10 @@ impl StateDir {
         let Ok(lock) = Flock::lock(lock, FlockArg::LockExclusiveNonblock) else {
             bail!("another flotad uses the data folder {}", root.display());
         };
+        // Keys that were being written when the machine failed. Nothing was sealed with them.
+        for name in ["raft.new", "data.new", "locked.new"] {
+            remove(&root.join(name))?;
+        }
         Ok(Self { root: root.to_owned(), keys: Keys::open(root)?, _lock: lock })
     }
 
@@ -133,9 +137,11 @@ impl StateDir {
                 fs_err::remove_dir_all(path)?;
             }
         }
-        for name in
-            ["address", "address-home", "address-is-given", "worker/managers", "worker/newest", "worker/networks"]
+        for name in ["managers", "newest", "epoch", "settled", "lost", "networks"].map(|name| format!("worker/{name}"))
         {
+            let _ = std::fs::remove_file(self.root.join(name));
+        }
+        for name in ["address", "address-home", "address-is-given"] {
             let _ = std::fs::remove_file(self.root.join(name));
         }
         Ok(())
@@ -152,7 +158,8 @@ impl StateDir {
         let is_old = |path: &PathBuf| path.file_name().is_some_and(|it| it.as_encoded_bytes().starts_with(b"raft."));
         let old = fs_err::read_dir(&self.root)?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_old);
         for path in old.chain([self.raft()].into_iter().filter(|path| path.exists())) {
-            fs_err::remove_dir_all(path)?;
+            // A key that was being replaced when the machine failed is a file.
+            if path.is_dir() { fs_err::remove_dir_all(path)? } else { fs_err::remove_file(path)? }
         }
         Ok(())
     }

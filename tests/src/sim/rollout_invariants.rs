@@ -229,9 +229,11 @@ fn check_nodes(service: &Service, slots: &BTreeMap<u64, Vec<&Arc<Task>>>) -> Res
     let Some(most) = service.spec.max_replicas_per_node else { return Ok(()) };
     let mut on_node: BTreeMap<&NodeId, Vec<(u64, &Task, Version)>> = BTreeMap::new();
     for (number, tasks) in slots {
-        let newest = tasks.iter().rev().find(|task| task.is_live() && task.node_id.is_some());
-        // Until then, the slot had a newer task elsewhere.
-        let since = tasks.iter().rev().take_while(|task| !task.is_live()).map(|task| task.meta.version).max();
+        let is_counted = |task: &&&Arc<Task>| task.is_live() && task.node_id.is_some();
+        let newest = tasks.iter().rev().find(is_counted);
+        // Until then, the slot had a newer task elsewhere. An even newer one may have no node yet.
+        let newer = tasks.iter().rev().take_while(|task| !is_counted(task));
+        let since = newer.filter(|task| !task.is_live()).map(|task| task.meta.version).max();
         if let Some((task, node)) = newest.and_then(|task| Some((task, task.node_id.as_ref()?))) {
             on_node.entry(node).or_default().push((*number, task, since.unwrap_or_default()));
         }

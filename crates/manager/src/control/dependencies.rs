@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flota_api::Violation;
-use flota_api::model::{Dependency, DependencyCondition, ServiceSpec};
+use flota_api::model::{Cluster, Dependency, DependencyCondition, ServiceSpec};
 use flota_api::object::Kind;
 use flota_raft_store::{Tables, WriteTx};
 
@@ -78,7 +78,8 @@ pub(super) fn claim(tx: &mut WriteTx, spec: &ServiceSpec) -> Result<(), ControlE
 }
 
 /// Makes the transaction fail if a service on which this one depends, directly or through others, changes meanwhile: the
-/// two changes together could close a circle.
+/// two changes together could close a circle. One that does not exist may be created meanwhile, so all changes that depend on
+/// such ones change the cluster.
 pub(super) fn expect_all(tx: &mut WriteTx, spec: &ServiceSpec) {
     let view = Arc::clone(tx.view());
     let mut left: Vec<&str> = spec.depends_on.iter().map(|it| it.service.as_str()).collect();
@@ -87,6 +88,11 @@ pub(super) fn expect_all(tx: &mut WriteTx, spec: &ServiceSpec) {
         if let Some(on) = view.service_by_name(name).filter(|it| seen.insert(it.id.clone())) {
             tx.expect(Kind::Service, &on.id);
             left.extend(on.spec.depends_on.iter().map(|it| it.service.as_str()));
+        } else if view.service_by_name(name).is_none()
+            && name != spec.name
+            && let Some(cluster) = view.cluster()
+        {
+            tx.touch(Cluster::clone(cluster));
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) enum NodeHold {
 }
 
 /// Why an operation is refused or failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ControlError {
     /// No object matches the reference.
     #[error("there is no {kind} `{reference}`")]

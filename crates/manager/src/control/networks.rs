@@ -173,7 +173,7 @@ pub(super) fn create(tx: &mut WriteTx, network: Network) -> Result<(), ControlEr
     }
     if let Some(cluster) = view.cluster().filter(|_| !spec.subnets.is_empty()) {
         // Two networks that ask for the same subnet both change the cluster, so only one of them is created.
-        tx.update(Cluster::clone(cluster));
+        tx.touch(Cluster::clone(cluster));
     }
     tx.create(Network { subnets: spec.subnets.iter().map(subnet_of).collect(), ..network });
     Ok(())

@@ -97,8 +97,10 @@ impl<M: Member> Control<M> {
     ) -> Result<(), ControlError> {
         let view = self.proven_view().await?;
         if let Ok(node) = resolve::<Node>(&view, reference) {
-            if node.role == Role::Manager {
-                self.take_out_manager(&node.id, force).await?;
+            if node.role == Role::Manager
+                && let Err(error) = self.take_out_manager(&node.id, force).await
+            {
+                return self.refuse_once::<()>(request_id, error).await.map(drop);
             }
             if let Some(raft_id) = node.raft_id {
                 self.member.gone(raft_id).await?;

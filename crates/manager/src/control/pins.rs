@@ -8,16 +8,18 @@
 //! platform refuses it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::future::join_all;
 
 use flota_api::image_ref::ImageRef;
-use flota_api::model::{PinnedImage, PullPolicy, Service, ServiceSpec};
+use flota_api::model::{Image, PinnedImage, PullPolicy, Service, ServiceSpec};
 use flota_api::object::Kind;
-use flota_raft_store::Tables;
+use flota_raft_store::{Tables, WriteTx};
 
 use super::error::ControlError;
 use super::{Control, Member};
+use crate::images::is_used;
 use crate::pin::{Pin, SpecImages};
 
 /// The services of a request whose images are resolved.
@@ -72,6 +74,18 @@ impl<'a> Wish<'a> {
             let pin = kept.and_then(|it| SpecImages::of_service(it).mounted(reference));
             Self { reference, is_kept: kept.is_some(), before: pin }
         })
+    }
+}
+
+/// Makes the transaction fail if one of these images is removed meanwhile, and the other way round: nothing used it before.
+pub(super) fn claim(tx: &mut WriteTx, images: &SpecImages) {
+    let view = Arc::clone(tx.view());
+    for image in images.digests().filter_map(|digest| view.image_by_digest(digest)) {
+        if is_used(image, &view) {
+            tx.expect(Kind::Image, image.id.as_str());
+        } else {
+            tx.touch(Image::clone(image));
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use super::error::ControlError;
 use super::faults::Faults;
 use super::filter::{self, Field, Filter};
 use super::networks::{claim, with_ids};
-use super::pins::{ResolveImage, Warned};
+use super::pins::{self, ResolveImage, Warned};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member, dependencies, values, volumes};
 use crate::dependencies::{sentence, waits};
@@ -130,6 +130,7 @@ impl<M: Member> Control<M> {
             let mut tx = WriteTx::new(Arc::clone(&view), request_id);
             let Claimed { spec, values } = self.claimed(&mut tx, &service.spec, None)?;
             let images = pins.of(&spec, None, &view)?;
+            pins::claim(&mut tx, &images);
             tx.create(images.put_on(Service { spec: Arc::new(spec), values, ..service.clone() }));
             Ok((tx.finish(), ()))
         });
@@ -172,6 +173,7 @@ impl<M: Member> Control<M> {
             faults.refuse()?;
             let Claimed { spec, values } = claimed.unwrap_or_default();
             let images = pins.of(&spec, Some(service), &view)?;
+            pins::claim(&mut tx, &images);
             let mut new = with_spec(service, spec, images, values);
             if sets_replicas {
                 new.scale = new.scale.set_by_user();

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use flota_api::Violation;
 use flota_api::id::{NetworkId, ServiceId, StackId};
 use flota_api::model::{Network, NetworkSpec, PublishMode, Service, ServiceSpec, Stack, StackSpec, StackValue, Volume};
+use flota_api::naming;
 use flota_api::object::Kind;
-use flota_api::{naming, validate};
+use flota_api::validate::{self, meet};
 use flota_raft_store::{Tables, View, WriteTx};
 
 use super::claims::{LOOKED_UP, is_bounded};
@@ -15,7 +16,7 @@ use super::error::ControlError;
 use super::faults::Faults;
 use super::filter::{self, Field, Filter};
 use super::networks::{self, claim, with_ids};
-use super::pins::{Pins, ResolveImage, Warned};
+use super::pins::{self, Pins, ResolveImage, Warned};
 use super::reference::resolve;
 use super::services::{keeps_mode, new_service};
 use super::values::Declared;
@@ -80,6 +81,7 @@ pub(super) fn violations(spec: &StackSpec) -> Vec<Violation> {
         let within = |it: Violation| it.within(format_args!("networks.{}", network.name));
         found.extend(validate::network_violations(network).into_iter().map(within));
     }
+    found.extend(overlaps(&spec.networks));
     for (index, volume) in spec.volumes.iter().enumerate() {
         let field = format!("volumes.{}", volume.name);
         let violations = validate::volume_violations(volume);
@@ -90,6 +92,19 @@ pub(super) fn violations(spec: &StackSpec) -> Vec<Violation> {
         }
     }
     found
+}
+
+/// Says which subnets of the networks overlap with those of another. Each network by itself is compared with those that exist.
+fn overlaps(networks: &[NetworkSpec]) -> impl Iterator<Item = Violation> {
+    networks.iter().enumerate().flat_map(move |(number, network)| {
+        network.subnets.iter().enumerate().filter_map(move |(index, subnet)| {
+            let meets = |other: &&NetworkSpec| other.subnets.iter().any(|it| meet(&it.prefix, &subnet.prefix));
+            let other = networks[..number].iter().find(meets)?;
+            let field = format!("networks.{}.subnets[{index}].prefix", network.name);
+            let why = format!("{} overlaps with that of network `{}`", subnet.prefix, other.name);
+            Some(Violation { field, why })
+        })
+    })
 }
 
 /// Returns the services that the stack of this name has and the spec does not.
@@ -268,6 +283,7 @@ impl<M: Member> Control<M> {
         faults.note("mode", before.map_or(Ok(()), |it| keeps_mode(it, &service)));
         faults.refuse()?;
         dependencies::expect_all(tx, &service);
+        pins::claim(tx, &images);
         match before {
             Some(it) => tx.update(with_spec(it, service, images, values)),
             None => {

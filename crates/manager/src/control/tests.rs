@@ -26,6 +26,7 @@ pub(super) mod alone;
 mod levels;
 mod mounted_images;
 mod pins;
+mod races;
 mod scaling;
 mod streams;
 

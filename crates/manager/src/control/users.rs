@@ -160,7 +160,7 @@ impl<M: Member> Control<M> {
                 let why = format!("an admin has set {:?}, and only an admin extends it", user.life);
                 return Err(ControlError::invalid("expiry", why));
             }
-            if !is_free && user.certificates.len() > 1 && user.meta.updated_at.until(now) < RENEWAL_PAUSE {
+            if !is_free && user.certificates.len() > 1 && user.meta.updated_at.until(self.clock.now()) < RENEWAL_PAUSE {
                 return Err(ControlError::WrongState("it was renewed less than a minute ago; try again later".into()));
             }
             let new = known(&sign(&cluster, &name, csr, now, now + life)?)?;

@@ -1,6 +1,10 @@
 //! Records how far the clock of each node is off, for people to see. Heartbeats bring the time of the node; nothing is
 //! decided by it.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use flota_api::id::NodeId;
 use flota_api::model::Node;
 use flota_api::version::Timestamp;
@@ -8,15 +12,31 @@ use flota_raft_store::{Tables, WriteTx};
 
 use crate::replica::Replica;
 
-/// Compares the clock of a node with this leader's, and writes the difference to the store if it has changed. Does not
-/// wait for the write.
-pub(super) fn compare(replica: &Replica, node_id: &NodeId, now: Option<u64>) {
-    let Some(theirs) = now.map(Timestamp) else { return };
-    let own = replica.clock.now();
-    if changed(&replica.store.view(), node_id, own, theirs).is_none() {
-        return;
+/// Shortest time between two writes for one session: longer than a write takes, so that only one is under way.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// The reports of one session.
+#[derive(Debug, Default)]
+pub(super) struct ClockReports {
+    written: Option<Instant>,
+}
+
+impl ClockReports {
+    /// Compares the clock of a node with this leader's, and writes the difference to the store if it has changed. Does not
+    /// wait for the write.
+    pub(super) fn compare(&mut self, replica: &Replica, node_id: &NodeId, now: Option<u64>) {
+        let Some(theirs) = now.map(Timestamp) else { return };
+        let own = replica.clock.now();
+        let is_early = self.written.is_some_and(|at| at.elapsed() < PAUSE);
+        if is_early || changed(&replica.store.view(), node_id, own, theirs).is_none() {
+            return;
+        }
+        self.written = Some(Instant::now());
+        write(replica.clone(), node_id.clone(), (own, theirs));
     }
-    let (replica, node_id) = (replica.clone(), node_id.clone());
+}
+
+fn write(replica: Replica, node_id: NodeId, (own, theirs): (Timestamp, Timestamp)) {
     tokio::spawn(async move {
         let written = replica.write_if_needed(|view| {
             let node = changed(&view, &node_id, own, theirs)?;

@@ -80,9 +80,13 @@ impl Programmed {
         act(&mut self.0.lock().expect("no holder panics"))
     }
 
-    /// Adds a session, which has to be told everything; an earlier session of the node is forgotten.
+    /// Adds a session, which has to be told everything; an earlier session of the node is forgotten. Does nothing if there is a
+    /// later one.
     pub(crate) fn begin(&self, node: &NodeId, number: u64) {
         self.with(|state| {
+            if state.sessions.get(node).is_some_and(|it| it.number > number) {
+                return;
+            }
             state.sessions.entry(node.clone()).or_insert_with(|| Progress {
                 number,
                 news: News::Only(BTreeSet::new()),
@@ -342,6 +346,15 @@ mod tests {
         programmed.add(&[], 5, &view);
         programmed.add(&[NetworkChange::Network("a".into())], 6, &view);
         assert_eq!(programmed.withdrawal(&task(), STOPPING, &view), Withdrawal::Confirmed);
+    }
+
+    #[test]
+    fn a_session_that_was_replaced_while_it_registered_takes_nothing_from_the_newer_one() {
+        let programmed = settled();
+        programmed.begin(&"m".into(), 8);
+        programmed.begin(&"m".into(), 7);
+        assert_eq!(programmed.ended(&"m".into(), 7), []);
+        assert_eq!(programmed.take(&"m".into()).map(|(news, _)| news), Some(News::Everything));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use flota_api::proto::dispatcher::{Heartbeat, Leaving, ManagerMessage, NotLeader
 use flota_identity::{CertifiedRole, Peer};
 
 use super::assignment_stream::send_assignments;
-use super::clocks;
+use super::clocks::ClockReports;
 use super::liveness::Liveness;
 use super::mailbox::{Mailbox, READ_WAIT};
 use super::programmed::Programmed;
@@ -101,12 +101,20 @@ impl DispatcherService {
         let held = registration.images.iter().cloned().collect();
         let (number, cancel) = self.sessions.begin(&node_id, outbox.clone(), &scope);
         // A future that a session needs once or seldom is in a box, so that its own future is small while it waits.
-        let registered = match Box::pin(register(&self.replica, &node_id, certified, *registration)).await {
+        let registered = tokio::select! {
+            biased;
+            // The node has registered anew meanwhile. What this one says of it is old.
+            () = cancel.cancelled() => Err(Err(Status::aborted("the session was ended by the manager"))),
+            registered = Box::pin(register(&self.replica, &node_id, certified, *registration)) => {
+                registered.map_err(|error| refusal(&error))
+            }
+        };
+        let registered = match registered {
             Ok(registered) => registered,
             // The session was not open yet, so liveness must not count it as broken.
-            Err(error) => {
+            Err(refusal) => {
                 self.sessions.ended(&node_id, number);
-                let _ = outbox.send(refusal(&error)).await;
+                let _ = outbox.send(refusal).await;
                 return;
             }
         };
@@ -161,6 +169,7 @@ impl DispatcherService {
         outbox: &SessionOutbox,
         batches: &mpsc::Sender<reports::ReportBatch>,
     ) -> Result<(), Status> {
+        let mut clock_reports = ClockReports::default();
         while let Some(next) = inbox.message().await? {
             if let Some(FromWorker::Leaving(leaving)) = next.message {
                 Box::pin(self.leave(node_id, leaving)).await;
@@ -169,7 +178,7 @@ impl DispatcherService {
             self.liveness.record_message(node_id);
             match next.message {
                 Some(FromWorker::Heartbeat(heartbeat)) => {
-                    clocks::compare(&self.replica, node_id, heartbeat.now);
+                    clock_reports.compare(&self.replica, node_id, heartbeat.now);
                     let now = Some(self.replica.clock.now().0);
                     let _ = outbox.try_send(outgoing(ToWorker::Heartbeat(Heartbeat { now })));
                 }

@@ -3,6 +3,7 @@
 use flota_api::model::{FileSystem, Mount, MountSource, TmpfsMount, VolumeMount, VolumeSpec};
 use flota_api::{LEVEL_OF_FILE_SYSTEMS, LEVEL_OF_RENEWAL_GRACE, LEVEL_OF_TMPFS_OWNERS, LEVEL_OF_USER_NAMESPACES};
 
+use super::races::subnet;
 use super::*;
 use crate::control::cluster::ClusterDefaults;
 
@@ -87,8 +88,11 @@ async fn a_volume_that_is_a_file_system_raises_the_level_once_every_manager_know
                 "volume" => control.create_volume(None, volume).await.map(drop),
                 _ => {
                     let services = vec![in_stack(spec("shop_b"))];
-                    let stack =
-                        StackSpec { name: "shop".into(), services, volumes: vec![volume], ..StackSpec::default() };
+                    // Its networks change the cluster as well.
+                    let subnets = vec![subnet("10.9.0.0/24")];
+                    let networks = vec![NetworkSpec { name: "shop_net".into(), subnets, ..NetworkSpec::default() }];
+                    let volumes = vec![volume];
+                    let stack = StackSpec { name: "shop".into(), services, volumes, networks };
                     control.deploy_stack(None, &stack, &[], Keep, Never).await.map(drop)
                 }
             };

@@ -28,6 +28,9 @@ const AT_ONCE: usize = 2;
 const GROUP: usize = 128;
 /// Number of actions from which on no further proposal joins an entry.
 const ACTIONS: usize = 512;
+/// Number of bytes from which on no further proposal joins an entry: it is encoded on Raft's own thread, which has heartbeats
+/// to send.
+const BYTES: usize = 1 << 20;
 
 /// Number of proposers from which on an entry waits for the proposals of all of them.
 const MANY: usize = 6;
@@ -49,6 +52,8 @@ pub(super) trait WriteEntry: Clone + Send + Sync + 'static {
 /// A proposal that waits.
 struct Proposal {
     transactions: Vec<Transaction>,
+    /// Its size when it is encoded.
+    bytes: usize,
     since: Instant,
     answer: oneshot::Sender<Outcomes>,
 }
@@ -105,12 +110,14 @@ impl Queue {
     /// Takes the proposals of the next entry, oldest first; none if nothing waits. Those whose proposers have gone, or whose
     /// time is over, are left out.
     fn next_group(&mut self, now: Instant) -> Vec<Proposal> {
-        let (mut group, mut actions) = (Vec::new(), 0);
+        let (mut group, mut actions, mut bytes) = (Vec::new(), 0, 0);
         while group.len() < GROUP && actions < ACTIONS {
-            let Some(next) = self.waiting.pop_front() else { break };
+            let has_room = |next: &mut Proposal| bytes == 0 || bytes + next.bytes <= BYTES;
+            let Some(next) = self.waiting.pop_front_if(has_room) else { break };
             if next.answer.is_closed() || now >= next.since + QUORUM_WAIT {
                 continue;
             }
+            bytes += next.bytes;
             actions += next.transactions.iter().map(|it| it.actions.len()).sum::<usize>();
             group.push(next);
         }
@@ -139,6 +146,7 @@ impl GroupCommit {
     }
 
     fn enter(&self, transactions: Vec<Transaction>) -> Entered {
+        let bytes = transactions.iter().map(Transaction::size).sum();
         let (mut queue, now) = (self.0.lock().expect("no holder panics"), Instant::now());
         if queue.waiting.is_empty() && queue.has_turn(1, now) {
             queue.writing += 1;
@@ -146,7 +154,7 @@ impl GroupCommit {
             return Entered::First(transactions);
         }
         let (answer, answered) = oneshot::channel();
-        queue.waiting.push_back(Proposal { transactions, since: now, answer });
+        queue.waiting.push_back(Proposal { transactions, bytes, since: now, answer });
         Entered::Waits(answered)
     }
 
@@ -211,7 +219,7 @@ async fn write_group<W: WriteEntry>(writer: &W, group: Vec<Proposal>) {
         }
         // Nothing was written. One that is small enough alone is not refused for the others.
         Err(ProposeError::TooLarge { .. }) if group.len() > 1 => {
-            for Proposal { transactions, since, answer } in group {
+            for Proposal { transactions, since, answer, .. } in group {
                 let within = QUORUM_WAIT.saturating_sub(since.elapsed());
                 let _ = answer.send(writer.write(transactions, within).await);
             }

@@ -50,7 +50,8 @@ fn vote(old: OldVote) -> Vote {
 /// Copies the old log's note of acknowledged entries into its folder, because the new log has a file of the same name.
 fn keep_note(dir: &Path, db: &Path) -> io::Result<()> {
     let (note, kept) = (dir.join(NOTE), db.join(NOTE));
-    if kept.exists() || acknowledged(&note).is_none() {
+    // A copy that a crash has cut off holds nothing.
+    if acknowledged(&kept).is_some() || acknowledged(&note).is_none() {
         return Ok(());
     }
     fs_err::copy(&note, &kept)?;

@@ -224,7 +224,7 @@ async fn an_entry_has_so_many_proposals_at_most_and_none_joins_a_large_one() {
         let (answer, answered) = oneshot::channel();
         receivers.push(answered);
         let transactions = vec![Transaction { actions, ..Transaction::default() }];
-        Proposal { transactions, since: Instant::now(), answer }
+        Proposal { transactions, bytes: 1, since: Instant::now(), answer }
     };
     queue.waiting.extend((0..GROUP + 36).map(|_| wait(1)));
     queue.waiting.extend([wait(ACTIONS), wait(1)]);
@@ -233,4 +233,24 @@ async fn an_entry_has_so_many_proposals_at_most_and_none_joins_a_large_one() {
         sizes.push(queue.next_group(Instant::now()).len());
     }
     assert_eq!(sizes, [GROUP, 37, 1]);
+}
+
+#[tokio::test]
+async fn a_group_is_soon_encoded_and_a_large_proposal_has_an_entry_of_its_own() {
+    let mut queue = Queue::default();
+    let wait = |bytes| {
+        let answer = oneshot::channel().0;
+        Proposal { transactions: vec![Transaction::default()], bytes, since: Instant::now(), answer }
+    };
+    let mut keep = Vec::new();
+    queue.waiting.extend([BYTES / 2, BYTES / 2, 1, 8 * BYTES, 1, 1].map(|bytes| {
+        let (answer, kept) = oneshot::channel();
+        keep.push(kept);
+        Proposal { answer, ..wait(bytes) }
+    }));
+    let mut sizes = Vec::new();
+    while !queue.waiting.is_empty() {
+        sizes.push(queue.next_group(Instant::now()).iter().map(|it| it.bytes).collect::<Vec<_>>());
+    }
+    assert_eq!(sizes, [vec![BYTES / 2, BYTES / 2], vec![1], vec![8 * BYTES], vec![1, 1]]);
 }

@@ -131,7 +131,10 @@ fn segments_are_used_again_and_the_disk_stays_small() {
         let kept = names.iter().filter(|name| name.starts_with("log.") || name.starts_with("spare.")).count();
         assert!(kept <= 6, "80 MiB went through segments of 4 MiB: {names:?}");
         assert!(store.statistics().entries == 400 && store.statistics().syncs >= 400);
+        let mut ended = store.failed.clone();
         drop(store);
+        // Its thread may still be about to rename a segment. What it sends on is dropped with it.
+        assert!(ended.wait_for(|failed| *failed).await.is_err());
         let mut store = open(&disk, true).expect("whole");
         assert_eq!(store.try_get_log_entries(395..).await.expect("read").len(), 5);
     });
