@@ -18,5 +18,21 @@ pub(crate) use networks::Networks;
 pub(crate) use pools::{asked_pools, subnet_of};
 pub(crate) use services::Services;
 
+use flota_api::object::Object;
+use flota_raft_store::Event;
+
+/// Whether a subnet may be free now that was taken: a network that was full can get it.
+fn gives_back_subnets(event: &Event) -> bool {
+    match event {
+        Event::Removed(Object::Network(network)) => !network.subnets.is_empty(),
+        Event::Removed(Object::Node(node)) => !node.description.routes.is_empty(),
+        Event::Updated { old: Object::Node(old), new: Object::Node(new) } => {
+            let routes = &new.description.routes;
+            old.description.routes.iter().any(|route| !routes.contains(route))
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,8 @@ pub(crate) fn open(attachment: &Attachment) -> Result<Connection, NetworkError> 
     let link_local = if attachment.addresses.iter().any(IpAddr::is_ipv6) { "0" } else { "1" };
     let parameters = [
         // Addresses are given out by someone who knows all of them, and are usable at once.
+        ("net/ipv6/conf/all/disable_ipv6", "0"),
+        ("net/ipv6/conf/default/disable_ipv6", "0"),
         ("net/ipv6/conf/default/accept_dad", "0"),
         ("net/ipv6/conf/default/dad_transmits", "0"),
         ("net/ipv6/conf/default/accept_ra", "0"),

@@ -35,6 +35,8 @@ const PARAMETERS: &[(&str, &str)] = &[
     ("net/ipv4/conf/all/promote_secondaries", "1"),
     ("net/ipv4/conf/default/promote_secondaries", "1"),
     // The gateway has the same address on every machine, which duplicate detection would take for a conflict.
+    ("net/ipv6/conf/all/disable_ipv6", "0"),
+    ("net/ipv6/conf/default/disable_ipv6", "0"),
     ("net/ipv6/conf/default/accept_dad", "0"),
     ("net/ipv6/conf/default/dad_transmits", "0"),
     ("net/ipv6/conf/default/accept_ra", "0"),

@@ -115,13 +115,18 @@ impl LocalNetwork {
     }
 
     /// Disconnects an interface: removes it in its namespace, if that is still there, and all that belongs to it here. Does
-    /// nothing if it is not connected.
+    /// nothing if it is not connected, or if its address has moved to another namespace.
     ///
     /// # Errors
     /// The kernel refuses to remove the interface or its rules.
     pub fn detach(&mut self, attachment: &Attachment) -> Result<(), NetworkError> {
         self.take_changes();
         let mac = mac_of(&attachment.addresses)?;
+        // Another namespace may have the address by now, and with it the port of that name.
+        let is_moved = |other: &Attachment| other.namespace.path() != attachment.namespace.path();
+        if self.attachments.get(&mac).is_some_and(is_moved) {
+            return Ok(());
+        }
         self.attachments.remove(&mac);
         match &mut self.bridged {
             Some(bridged) => {
@@ -153,7 +158,10 @@ impl LocalNetwork {
     pub fn change_remotes(&mut self, removed: Vec<Remote>, added: Vec<Remote>) -> Result<(), NetworkError> {
         self.take_changes();
         let (removed, added) = (by_mac(removed)?, by_mac(added)?);
-        let previous: Vec<_> = removed.keys().filter_map(|mac| self.remotes.remove_entry(mac)).collect();
+        // The address may be another interface's by now.
+        let is_there = |(mac, remote): &(&Mac, &Remote)| self.remotes.get(mac) == Some(remote);
+        let gone: Vec<Mac> = removed.iter().filter(is_there).map(|(mac, _)| *mac).collect();
+        let previous: Vec<_> = gone.iter().filter_map(|mac| self.remotes.remove_entry(mac)).collect();
         self.remotes.extend(added.iter().map(|(mac, remote)| (*mac, remote.clone())));
         let Some(Bridged { inside, tables, .. }) = &mut self.bridged else { return Ok(()) };
         for (mac, remote) in previous {
@@ -219,6 +227,7 @@ impl LocalNetwork {
             }
             _ => self.spec.plain_mtu(),
         };
+        let mtu = mtu.max(self.spec.least_mtu());
         let (mut inside, changes) = bridge::open(&self.namespace, &self.spec)?;
         self.changes.extend(changes);
         let bridge = bridge::ensure(&mut inside, &self.spec, mtu)?;

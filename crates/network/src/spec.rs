@@ -8,6 +8,9 @@ use crate::error::NetworkError;
 use crate::mac::Mac;
 use crate::namespace::Namespace;
 
+/// The least MTU of IPv6 (RFC 8200 §5).
+const IPV6_MTU: u32 = 1280;
+
 /// The MTU of a network whose spec and kind say nothing else (Ethernet's).
 const ETHERNET_MTU: u32 = 1500;
 
@@ -118,6 +121,12 @@ impl LocalNetworkSpec {
 
     pub(crate) fn subnet_of(&self, address: IpAddr) -> Option<&Subnet> {
         self.subnets.iter().find(|subnet| subnet.prefix.contains(&address))
+    }
+
+    /// Returns the smallest MTU with which the kernel gives its interfaces their addresses. What is too large for the path is
+    /// then sent in fragments.
+    pub(crate) fn least_mtu(&self) -> u32 {
+        if self.subnets.iter().any(|it| it.prefix.addr().is_ipv6()) { IPV6_MTU } else { 0 }
     }
 
     /// Returns the MTU of a network whose path is not narrower than Ethernet's.

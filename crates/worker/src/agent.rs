@@ -136,6 +136,7 @@ impl Link<'_> {
 impl Agent {
     /// Returns when the node stops, leaves, or is removed.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        self.networks.set_managers(self.managers.addresses());
         let mut search = Search::default();
         let mut named: Option<String> = None;
         loop {
@@ -295,6 +296,7 @@ impl Agent {
             }
             FromLeader::Managers(managers, role) => {
                 self.managers.set(managers, link.address);
+                self.networks.set_managers(self.managers.addresses());
                 if role.is_some() {
                     self.role.send_replace(role);
                 }

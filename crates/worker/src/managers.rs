@@ -1,6 +1,8 @@
 //! The managers that this node knows, and the search for the one that leads. The list is kept on disk, so that a
 //! worker finds its cluster again after a boot.
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -54,6 +56,12 @@ impl KnownManagers {
     /// Returns all known managers.
     pub(crate) fn get(&self) -> Vec<String> {
         self.list.lock().expect("no holder panics").clone()
+    }
+
+    /// Returns the addresses of those that are known by one, and not by a name.
+    pub(crate) fn addresses(&self) -> BTreeSet<IpAddr> {
+        let list = self.list.lock().expect("no holder panics");
+        list.iter().filter_map(|manager| Some(manager.parse::<SocketAddr>().ok()?.ip())).collect()
     }
 
     fn save(&self, managers: &[String]) {

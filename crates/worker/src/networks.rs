@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
@@ -58,6 +59,9 @@ pub trait NodeNetworks: fmt::Debug + Send + Sync {
     /// Watches the version up to which all updates are carried out. It is sent anew for each update, also if the
     /// version is the same.
     fn programmed(&self) -> watch::Receiver<Version>;
+
+    /// Keeps tasks from the managers, which have these addresses.
+    fn set_managers(&self, managers: BTreeSet<IpAddr>);
 
     /// Takes into account that every node that shares an encrypted network with this one knows this key of its own.
     fn key_known(&self, public: [u8; 32]);
@@ -198,6 +202,10 @@ impl NodeNetworks for Networks {
 
     fn programmed(&self) -> watch::Receiver<Version> {
         self.programmed.clone()
+    }
+
+    fn set_managers(&self, managers: BTreeSet<IpAddr>) {
+        self.send(Command::Managers(managers));
     }
 
     fn key_known(&self, public: [u8; 32]) {

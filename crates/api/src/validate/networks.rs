@@ -21,6 +21,8 @@ const SUBNETS_BOUND: usize = 64;
 /// Packet sizes that an interface can have: the least that carries IPv4 (RFC 791), and the most that its length field can
 /// say.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65_535;
+/// The least packet size of IPv6 (RFC 8200 §5).
+const IPV6_MTU: u32 = 1280;
 /// Longest name of an interface (IFNAMSIZ without its end).
 const INTERFACE_BOUND: usize = 15;
 
@@ -41,6 +43,10 @@ pub fn violations(spec: &NetworkSpec) -> Vec<Violation> {
     }
     if let Some(mtu) = spec.mtu.filter(|mtu| !MTU.contains(mtu)) {
         check("mtu", Err(format!("{mtu} is not between {} and {}", MTU.start(), MTU.end())));
+    }
+    let has_ipv6 = spec.ipv6 || spec.subnets.iter().any(|it| it.prefix.addr().is_ipv6());
+    if let Some(mtu) = spec.mtu.filter(|mtu| has_ipv6 && MTU.contains(mtu) && *mtu < IPV6_MTU) {
+        check("mtu", Err(format!("{mtu} is less than {IPV6_MTU}, the least of IPv6")));
     }
     if spec.subnets.len() > SUBNETS_BOUND {
         check("subnets", Err(format!("there are {}, and {SUBNETS_BOUND} is the most", spec.subnets.len())));
@@ -66,7 +72,11 @@ pub fn meet(left: &IpNet, right: &IpNet) -> bool {
 fn name(name: &str) -> Result<(), String> {
     naming::check(name).map_err(|error| error.to_string())?;
     let is_reserved = name == INGRESS || NetworkDriver::ALL.iter().any(|driver| driver.as_str() == name);
-    if is_reserved { Err(format!("`{name}` means a driver or a network of every cluster")) } else { Ok(()) }
+    if is_reserved {
+        return Err(format!("`{name}` means a driver or a network of every cluster"));
+    }
+    // Names of tasks end with it.
+    dns_name(name)
 }
 
 fn driver(spec: &NetworkSpec) -> Result<(), String> {
@@ -259,7 +269,7 @@ mod tests {
 
     #[test]
     fn names_of_drivers_and_options_that_do_not_belong_to_them_are_refused() {
-        for name in ["host", "overlay", "ingress", "none", "a b", ""] {
+        for name in ["host", "overlay", "ingress", "none", "a b", "", "a..b", &"x".repeat(64)] {
             let found = found(NetworkSpec { name: name.into(), ..NetworkSpec::default() });
             assert!(found.len() == 1 && found[0].starts_with("name: "), "{name}: {found:?}");
         }
@@ -281,6 +291,8 @@ mod tests {
         assert!(found(NetworkSpec { subnets, ..spec(NetworkDriver::Macvlan, Some("eth0")) }).is_empty());
         let encrypted = |driver| found(NetworkSpec { encrypted: true, mtu: Some(1), ..spec(driver, None) });
         assert_eq!(encrypted(NetworkDriver::Overlay), ["mtu: 1 is not between 68 and 65535"]);
+        let narrow = NetworkSpec { ipv6: true, mtu: Some(1279), ..spec(NetworkDriver::Overlay, None) };
+        assert_eq!(found(narrow), ["mtu: 1279 is less than 1280, the least of IPv6"]);
         let expected = "encrypted: only an overlay can be encrypted, not the driver bridge";
         assert_eq!(encrypted(NetworkDriver::Bridge)[0], expected);
     }

@@ -8,6 +8,7 @@ use flota_api::model::{Attachment, EndpointMode, INGRESS, Network, Node, Pending
 use flota_api::object::Object;
 use flota_raft_store::{Event, Tables};
 
+use super::gives_back_subnets;
 use super::space::{Receiver, Spaces};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
@@ -26,12 +27,18 @@ impl ControlLoop for Addresses {
     }
 
     fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key> {
-        match event {
+        let mut dirtied = Vec::new();
+        if gives_back_subnets(event) {
+            // For a network that was full.
+            dirtied.extend(view.services_waiting().map(Key::of));
+        }
+        dirtied.extend(match event {
             Event::Updated { old: Object::Task(old), new: Object::Task(new) } => {
                 if !old.status.state.is_terminal() && new.status.state.is_terminal() {
-                    return helped_by_end_of(new, view);
+                    helped_by_end_of(new, view)
+                } else {
+                    lacking(new, view)
                 }
-                lacking(new, view)
             }
             Event::Created(Object::Task(task)) => lacking(task, view),
             Event::Removed(Object::Task(task)) if !task.status.state.is_terminal() => helped_by_end_of(task, view),
@@ -52,7 +59,8 @@ impl ControlLoop for Addresses {
                 (node.attachments.is_empty() != node.has_left()).then(|| Key::of(&node.id)).into_iter().collect()
             }
             _ => Vec::new(),
-        }
+        });
+        dirtied
     }
 
     fn plan(&mut self, key: &Key, view: &Tables, cx: &mut PlanContext) -> Plan {
@@ -147,7 +155,7 @@ fn attachments(task: &Task, view: &Tables, spaces: &mut Spaces<'_>) -> Result<Ve
 }
 
 /// Whether the service should have a virtual IP in the network and got none.
-fn lacks_virtual_ip(service: &Service, network: &Network) -> bool {
+pub(super) fn lacks_virtual_ip(service: &Service, network: &Network) -> bool {
     service.spec.endpoint_mode == EndpointMode::Vip
         && network.spec.driver.has_addresses()
         && service.spec.networks.iter().any(|it| it.network == network.id)

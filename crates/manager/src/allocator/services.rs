@@ -8,6 +8,8 @@ use flota_api::model::{EndpointMode, INGRESS, Network, NodePort, PublishMode, Pu
 use flota_api::object::Object;
 use flota_raft_store::{Event, Tables};
 
+use super::addresses::lacks_virtual_ip;
+use super::gives_back_subnets;
 use super::space::{Receiver, Spaces};
 use crate::control_loop::{ControlLoop, Key};
 use crate::plan::{Plan, PlanContext};
@@ -44,6 +46,14 @@ impl ControlLoop for Services {
             }
             Event::Updated { old: Object::Network(old), new: Object::Network(new) } if old.subnets != new.subnets => {
                 view.services_of_network(&new.id).map(|service| Key::of(&service.id)).collect()
+            }
+            // A subnet may be free for a network that is full.
+            event if gives_back_subnets(event) => {
+                let lacks = |service: &&Arc<Service>| {
+                    let networks = service.spec.networks.iter().filter_map(|it| view.network(it.network.as_str()));
+                    networks.into_iter().any(|network| lacks_virtual_ip(service, network))
+                };
+                view.services().filter(lacks).map(|it| Key::of(&it.id)).collect()
             }
             Event::Removed(Object::Service(service)) => {
                 let networks = service.virtual_ips.iter().flat_map(|it| view.services_of_network(&it.network));
@@ -102,7 +112,12 @@ fn set_ports(service: &mut Service, view: &Tables) -> Option<u16> {
     for port in wanted {
         let is_given = |ports: &[PublishedPort], it: &PublishedPort| ports.contains(it);
         let same = |it: &&PublishedPort| PublishedPort { published: None, ..**it } == *port && !is_given(&ports, it);
-        let known = service.ports.iter().find(same).and_then(|it| it.published);
+        // One that was chosen is given up if the user names it for another port.
+        let is_named = |number: &u16| {
+            let mut others = service.spec.ports.iter().filter(|it| it.protocol == port.protocol);
+            others.any(|it| it.published == Some(*number))
+        };
+        let known = service.ports.iter().find(same).and_then(|it| it.published).filter(|it| !is_named(it));
         let is_free = |number: &u16| {
             let mine = ports.iter().chain(&service.spec.ports);
             let taken = NodePort { protocol: port.protocol, number: *number };

@@ -220,6 +220,48 @@ fn ports_are_chosen_from_30000_up_and_kept_and_none_is_chosen_twice() {
 }
 
 #[test]
+fn a_port_that_was_chosen_is_given_up_if_the_user_names_it_for_another() {
+    let mut view = cluster("10.0.0.0/8", 24);
+    view.put(service("web", &[], &[None]).into_object());
+    settle(&mut view);
+    let old = Service::clone(view.service("web").expect("it is there"));
+    assert_eq!(old.ports[0].published, Some(30_000));
+    let named = PublishedPort { target: 443, published: Some(30_000), ..old.spec.ports[0] };
+    let ports = vec![old.spec.ports[0], named];
+    let spec = ServiceSpec { ports, ..old.spec.as_ref().clone() };
+    view.put(Service { spec: Arc::new(spec), ..old }.into_object());
+    settle(&mut view);
+    let ports: Vec<_> =
+        view.service("web").expect("it is there").ports.iter().map(|it| (it.target, it.published)).collect();
+    assert_eq!((ports[0].1, ports[1]), (Some(30_001), (443, Some(30_000))));
+}
+
+#[test]
+fn a_subnet_that_comes_back_wakes_those_for_whom_a_network_was_full() {
+    let mut view = cluster("198.18.0.0/24", 24);
+    view.put(network("a", false).into_object());
+    settle(&mut view);
+    view.put(network("b", false).into_object());
+    view.put(service("web", &["b"], &[]).into_object());
+    view.put(task("t", "web").into_object());
+    settle(&mut view);
+    assert!(view.service("web").expect("it is there").virtual_ips.is_empty(), "the pool has one subnet");
+    let network = Network::clone(view.network("a").expect("it is there"));
+    let removed = Event::Removed(network.into_object());
+    assert_eq!(Services.dirtied_by(&removed, &view), [Key::of("web")]);
+    assert_eq!(Addresses.dirtied_by(&removed, &view), [Key::of("web")]);
+    let with_route = |routes: &[&str]| {
+        let routes = routes.iter().map(|it| it.parse().expect("a route")).collect();
+        let description = NodeDescription { routes, ..NodeDescription::default() };
+        Node { id: "w".into(), description, ..Node::default() }.into_object()
+    };
+    let unrouted = Event::Updated { old: with_route(&["198.18.9.0/24"]), new: with_route(&[]) };
+    assert!(Services.dirtied_by(&unrouted, &view).contains(&Key::of("web")));
+    let same = Event::Updated { old: with_route(&["198.18.9.0/24"]), new: with_route(&["198.18.9.0/24"]) };
+    assert!(Services.dirtied_by(&same, &view).is_empty());
+}
+
+#[test]
 fn a_virtual_ip_stays_as_long_as_a_task_of_an_older_spec_lives() {
     let mut view = cluster("10.0.0.0/8", 24);
     view.put(network("a", false).into_object());

@@ -62,6 +62,9 @@ impl State {
     }
 }
 
+/// Largest number of updates that a node has not confirmed and that are counted one by one.
+const SENT: usize = 1_000;
+
 /// Whether a task may be stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Withdrawal {
@@ -163,6 +166,13 @@ impl Programmed {
             state.change(node, |it| {
                 let news = std::mem::replace(&mut it.news, News::Only(BTreeSet::new()));
                 it.sent.extend(it.news_since.take().map(|since| (version, since)));
+                // For a node that never confirms anything, the newest ones count as one.
+                if it.sent.len() > SENT
+                    && let Some((newest, _)) = it.sent.pop_back()
+                    && let Some((joined, _)) = it.sent.back_mut()
+                {
+                    *joined = newest;
+                }
                 taken = Some((news, version));
             });
             taken

@@ -20,8 +20,8 @@ use super::message::Reply;
 const ATTEMPTS: usize = 3;
 /// How long a resolver that did not answer is asked last.
 const SILENCE: Duration = Duration::from_secs(10);
-/// How many questions are asked at a time.
-const MOST_IN_FLIGHT: usize = 512;
+/// How many questions are asked at a time: more than a few clients can have, which are bounded themselves.
+const MOST_IN_FLIGHT: usize = 2048;
 /// How many resolvers are remembered as silent.
 const MOST_SILENT: usize = 1024;
 

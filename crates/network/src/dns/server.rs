@@ -27,6 +27,8 @@ pub struct Client {
     pub networks: Vec<String>,
     /// Resolvers for all other names; without any, those of the machine.
     pub resolvers: Vec<SocketAddr>,
+    /// Whether resolvers are asked. A client that can't reach the outside must not do so by questions either.
+    pub forwards: bool,
 }
 
 enum Command {
@@ -101,7 +103,7 @@ async fn run(shared: Rc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>)
             previous.abort();
         }
         if let Some((client, sockets)) = served {
-            let view = View::new(shared.clone(), client.networks, client.resolvers);
+            let view = View::new(shared.clone(), client);
             let name = key.clone();
             let serving = tokio::task::spawn_local(async move {
                 let error = serve(view, sockets).await;

@@ -61,7 +61,7 @@ impl Machine {
         let server = within(&namespace, move || DnsServer::start(names, resolvers));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let machine = Self { folder, namespace, client, directory, server, runtime };
-        machine.serve(Client { networks: vec![NETWORK.to_owned()], resolvers: Vec::new() });
+        machine.serve(Client { networks: vec![NETWORK.to_owned()], resolvers: Vec::new(), forwards: true });
         machine
     }
 

@@ -18,6 +18,7 @@ use super::forwarder::Forwarder;
 use super::message::{self, Question, Received, Transport};
 use super::records::Rotation;
 use super::resolvers::Resolvers;
+use super::server::Client;
 
 /// The state that all clients share.
 #[derive(Debug)]
@@ -53,12 +54,14 @@ pub(super) struct View {
     networks: Vec<String>,
     /// The client's own resolvers; if it has none, the machine's count.
     resolvers: Option<Arc<[SocketAddr]>>,
+    forwards: bool,
 }
 
 impl View {
-    pub(super) fn new(shared: Rc<Shared>, networks: Vec<String>, resolvers: Vec<SocketAddr>) -> Self {
+    pub(super) fn new(shared: Rc<Shared>, client: Client) -> Self {
+        let Client { networks, resolvers, forwards } = client;
         let resolvers = (!resolvers.is_empty()).then(|| resolvers.into());
-        Self { shared, networks, resolvers }
+        Self { shared, networks, resolvers, forwards }
     }
 
     /// Answers a message.
@@ -76,6 +79,9 @@ impl View {
         let (name, kind) = (&question.query.name, question.query.query_type);
         if let Some(found) = directory.find(&self.networks, name, kind, rotation) {
             return Answer::Now(question.encode_found(&found));
+        }
+        if !self.forwards {
+            return Answer::Now(question.encode_error(ResponseCode::NXDomain));
         }
         let machine = || resolvers.borrow_mut().current(Instant::now());
         let servers = self.resolvers.clone().unwrap_or_else(machine);

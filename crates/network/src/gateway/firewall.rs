@@ -71,7 +71,7 @@ pub(super) fn tables(settings: &GatewaySettings) -> Ruleset {
         ("publish", HookKind::Nat, Point::Prerouting, -100, publish()),
         ("publish-here", HookKind::Nat, Point::Output, -100, publish()),
         ("input", HookKind::Filter, Point::Input, 0, input(settings.vxlan_port)),
-        ("forward", HookKind::Filter, Point::Forward, 0, forward()),
+        ("forward", HookKind::Filter, Point::Forward, 0, forward(settings.vxlan_port)),
         ("source", HookKind::Nat, Point::Postrouting, 100, source()),
     ];
     for (name, kind, point, priority, rules) in chains {
@@ -159,8 +159,12 @@ fn input(vxlan_port: u16) -> Vec<Rule> {
     rules
 }
 
-fn forward() -> Vec<Rule> {
-    let mut rules = vec![rule([from_networks(), source_is_elsewhere(), verdict(Verdict::Drop)])];
+fn forward(vxlan_port: u16) -> Vec<Rule> {
+    let mut rules = vec![
+        rule([from_networks(), source_is_elsewhere(), verdict(Verdict::Drop)]),
+        // Other machines take what comes from this one for frames of its own networks.
+        rule([from_networks(), protocol(UDP), destination_port(vxlan_port), verdict(Verdict::Drop)]),
+    ];
     rules.extend(IpVersion::ALL.map(|ip| {
         rule([from_networks(), protocol(TCP), destination_port_in(GUARDED), destination_in(ip, machines(ip)), reset()])
     }));

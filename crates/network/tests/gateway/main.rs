@@ -199,6 +199,8 @@ fn a_task_reaches_nobody_under_the_address_of_someone_else() {
     let receiver = lab.listen_udp(CLIENT, 7002);
     assert!(lab.reaches_as(A, "10.9.0.2", &receiver, V4[2], 7002), "its own address");
     assert!(!lab.reaches_as(A, "10.8.0.5", &receiver, V4[2], 7002), "an address of no network");
+    let vxlan = lab.listen_udp(CLIENT, 4790);
+    assert!(!lab.reaches_as(A, "10.9.0.2", &vxlan, V4[2], 4790), "frames, as if its machine had sent them");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! first waits for the leader, because its record may be older than what the kernel has.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -70,6 +71,8 @@ pub(super) enum Command {
     Forget(TaskId),
     /// Every node that shares an encrypted network with this one knows this public key of this node.
     KeyKnown([u8; 32]),
+    /// The managers have these addresses.
+    Managers(BTreeSet<IpAddr>),
     /// The node leaves its cluster, and no task is left. Nothing is made afterwards.
     Leave(oneshot::Sender<Result<(), KernelError>>),
 }
@@ -100,6 +103,8 @@ pub(super) struct Actor<K> {
     has_begun: bool,
     /// Whether an update was not confirmed yet.
     is_news: bool,
+    /// Whether the kernel was told something that [`Kernel::program`] carries out.
+    is_changed: bool,
     /// What may differ from the view.
     todo: Touched,
     /// Tasks of this node.
@@ -139,6 +144,7 @@ impl<K: Kernel> Actor<K> {
             is_known,
             has_begun: false,
             is_news: false,
+            is_changed: false,
             todo: Touched::default(),
             tasks: BTreeMap::new(),
             waiting: Vec::new(),
@@ -184,6 +190,10 @@ impl<K: Kernel> Actor<K> {
     fn handle(&mut self, command: Command, now: Instant) {
         match command {
             Command::Begin => self.has_begun = true,
+            Command::Managers(managers) => {
+                self.kernel.set_managers(managers);
+                self.is_changed = true;
+            }
             Command::Update(update) => self.update(update, now),
             Command::Accept(task) => drop(self.tasks.insert(task.task_id.clone(), *task)),
             Command::Attach(task, answer) => {
@@ -243,7 +253,8 @@ impl<K: Kernel> Actor<K> {
         if self.is_known && self.retry_at.is_none_or(|at| at <= now) {
             self.program(now);
         }
-        if self.adopt_orphaned() | self.attach_waiting(now) {
+        let is_changed = self.is_known && std::mem::take(&mut self.is_changed);
+        if self.adopt_orphaned() | self.attach_waiting(now) | is_changed {
             self.program(now);
         }
         if self.look_at <= now {

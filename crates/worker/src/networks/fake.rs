@@ -1,6 +1,7 @@
 //! The networks of a simulated node: what the leader describes is programmed at once.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
@@ -61,6 +62,8 @@ impl NodeNetworks for FakeNetworks {
     fn programmed(&self) -> watch::Receiver<Version> {
         self.programmed.subscribe()
     }
+
+    fn set_managers(&self, _: BTreeSet<IpAddr>) {}
 
     fn key_known(&self, public: [u8; 32]) {
         self.facts.send_if_modified(|facts| {

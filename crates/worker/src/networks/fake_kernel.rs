@@ -1,6 +1,7 @@
 //! A kernel in memory, for tests of the code that changes kernels.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use flota_api::id::{NetworkId, TaskId};
@@ -93,6 +94,8 @@ impl Kernel for FakeKernel {
     fn settle_key(&mut self, public: [u8; 32]) {
         self.machine().facts.tunnel_keys.retain(|it| it.public == public);
     }
+
+    fn set_managers(&mut self, _: BTreeSet<IpAddr>) {}
 
     fn leave_ports(&mut self, ports: &BTreeSet<NodePort>) {
         self.machine().left = ports.clone();

@@ -133,6 +133,9 @@ pub(crate) trait Kernel: Send + 'static {
     /// Uses this key of the node's own, by its public part, instead of the one before, because every node knows it.
     fn settle_key(&mut self, public: [u8; 32]);
 
+    /// Keeps tasks from these addresses of managers, from the next call of [`Kernel::program`] on.
+    fn set_managers(&mut self, managers: BTreeSet<IpAddr>);
+
     /// Leaves these ports to programs of the node itself, from the next call of [`Kernel::program`] on.
     fn leave_ports(&mut self, ports: &BTreeSet<NodePort>);
 

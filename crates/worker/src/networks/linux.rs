@@ -95,6 +95,10 @@ pub(crate) struct LinuxKernel {
     dns: DnsServer,
     gate: Gate,
     tunnels: TunnelState,
+    /// The addresses of the managers, which tasks can't reach.
+    managers: BTreeSet<IpAddr>,
+    /// What has to be made in networks that a task got, and was not.
+    unfinished: Touched,
 }
 
 impl LinuxKernel {
@@ -132,6 +136,8 @@ impl LinuxKernel {
             dns,
             gate: Gate::default(),
             tunnels: TunnelState::new(ring),
+            managers: BTreeSet::new(),
+            unfinished: Touched::default(),
         })
     }
 
@@ -161,8 +167,18 @@ impl LinuxKernel {
     fn set_members(&mut self, view: &View, todo: &mut Touched) -> Result<(), KernelError> {
         let mut steps = Steps::default();
         todo.services.retain(|(id, service)| !steps.done(self.set_service(view, id, service)));
-        todo.endpoints.retain(|(id, task)| !steps.done(self.set_endpoint(view, id, task)));
-        todo.nodes.retain(|(id, node)| !steps.done(self.set_remotes(view, id, vec![Member::Node(node.clone())])));
+        // Those that are gone come first, because others may have their addresses.
+        for is_gone in [true, false] {
+            let has_turn = |is_there: bool| is_there != is_gone;
+            todo.endpoints.retain(|(id, task)| {
+                let is_there = view.network(id).is_some_and(|it| it.endpoints.contains_key(task));
+                !has_turn(is_there) || !steps.done(self.set_endpoint(view, id, task))
+            });
+            todo.nodes.retain(|(id, node)| {
+                let is_there = view.network(id).is_some_and(|it| it.nodes.contains_key(node));
+                !has_turn(is_there) || !steps.done(self.set_remotes(view, id, vec![Member::Node(node.clone())]))
+            });
+        }
         steps.result()
     }
 }
@@ -203,6 +219,7 @@ impl Kernel for LinuxKernel {
 
     fn program(&mut self, view: &View, tasks: &[&Assignment], todo: &mut Touched) -> Result<(), KernelError> {
         let mut steps = Steps::default();
+        todo.extend(std::mem::take(&mut self.unfinished));
         self.gate.outdated.add(view, todo);
         for id in std::mem::take(&mut todo.networks) {
             let in_use = tasks.iter().flat_map(|it| &it.attachments).any(|it| it.network == id);
@@ -250,6 +267,11 @@ impl Kernel for LinuxKernel {
 
     fn settle_key(&mut self, public: [u8; 32]) {
         self.settle_tunnel_key(public);
+    }
+
+    fn set_managers(&mut self, managers: BTreeSet<IpAddr>) {
+        self.gate.outdated.everything |= self.managers != managers;
+        self.managers = managers;
     }
 
     fn leave_ports(&mut self, ports: &BTreeSet<NodePort>) {

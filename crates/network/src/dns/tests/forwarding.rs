@@ -41,9 +41,23 @@ fn a_client_with_resolvers_of_its_own_asks_those() {
     let machines = Resolver::start(&machine, FIRST, answering("192.0.2.1", 60));
     Resolver::start(&machine, SECOND, answering("192.0.2.2", 60));
     assert_eq!(machine.addresses("example.com"), ["192.0.2.1"]);
-    machine.serve(Client { networks: Vec::new(), resolvers: vec![SECOND.parse().unwrap()] });
+    machine.serve(Client { networks: Vec::new(), resolvers: vec![SECOND.parse().unwrap()], forwards: true });
     assert_eq!(machine.addresses("example.com"), ["192.0.2.2"], "what others have said is not its reply");
     assert_eq!(machines.asked(), 1);
+}
+
+#[test]
+fn nothing_is_asked_for_a_client_that_can_not_reach_the_outside() {
+    let machine = Machine::start();
+    machine.set_resolvers(&["127.0.0.53"]);
+    let resolver = Resolver::start(&machine, FIRST, answering("192.0.2.1", 60));
+    machine.name("web", &["10.0.0.2"]);
+    let resolvers = vec![SECOND.parse().unwrap()];
+    let own = Resolver::start(&machine, SECOND, answering("192.0.2.2", 60));
+    machine.serve(Client { networks: vec![NETWORK.to_owned()], resolvers, forwards: false });
+    assert_eq!(machine.look_up("example.com", RecordType::A).response_code, ResponseCode::NXDomain);
+    assert_eq!(machine.addresses("web"), ["10.0.0.2"]);
+    assert_eq!((resolver.asked(), own.asked()), (0, 0));
 }
 
 #[test]
@@ -139,7 +153,7 @@ fn questions_that_come_while_no_server_reads_are_answered_by_the_next_one() {
     };
     let socket = machine.socket();
     socket.send(&question("web", RecordType::A).to_vec().unwrap()).unwrap();
-    let client = Client { networks: vec![NETWORK.to_owned()], resolvers: Vec::new() };
+    let client = Client { networks: vec![NETWORK.to_owned()], resolvers: Vec::new(), forwards: true };
     machine.server.serve("client", client.clone(), held.try_clone().unwrap());
     assert_eq!(shown(&recv(&socket)), ["10.0.0.2"]);
     machine.server.serve("client", client, held.try_clone().unwrap());

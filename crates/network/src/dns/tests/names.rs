@@ -60,7 +60,8 @@ fn the_first_network_of_a_client_that_knows_a_name_answers() {
     assert_eq!(machine.addresses("db"), ["10.0.0.2"]);
     assert_eq!(machine.look_up("cache", RecordType::A).response_code, UNKNOWN, "a network that was not joined");
     assert_eq!(machine.look_up("db.back", RecordType::A).response_code, UNKNOWN);
-    let both = |keys: [&str; 2]| Client { networks: keys.map(str::to_owned).to_vec(), resolvers: Vec::new() };
+    let both =
+        |keys: [&str; 2]| Client { networks: keys.map(str::to_owned).to_vec(), resolvers: Vec::new(), forwards: true };
     machine.serve(both([BACK, NETWORK]));
     assert_eq!(machine.addresses("db"), ["10.0.1.2"]);
     machine.serve(both([NETWORK, BACK]));

@@ -1,6 +1,6 @@
 //! Differences that a crash, another program or an earlier process leaves are repaired or removed.
 
-use super::world::{Host, World, assert_reached, overlay_spec};
+use super::world::{Host, World, assert_lost, assert_reached, overlay_spec};
 use super::*;
 use crate::netlink::cut;
 
@@ -139,6 +139,45 @@ fn an_address_moves_to_another_namespace_while_the_old_one_remains() {
     network.attach(successor.attachment.clone()).expect("attached");
     assert_eq!(links(a.namespace()), ["lo"]);
     assert_reached(&successor, &b, true);
+    network.detach(&a.attachment).expect("nothing of it is left");
+    assert_reached(&successor, &b, true);
+    assert!(network.audit().mended.is_empty());
+    network.detach(&successor.attachment).expect("detached");
+    assert_eq!(links(successor.namespace()), ["lo"]);
+}
+
+#[test]
+fn an_address_that_another_machine_has_by_now_is_not_removed_with_its_former_owner() {
+    let world = World::new(VERSION_4, 1500);
+    let ([mut network, _second], [a, b]) = world.two_hosts();
+    let here = world.remote(1, &b);
+    let elsewhere = Remote { vtep: "198.18.7.99".parse().expect("an address"), ..here.clone() };
+    network.change_remotes(vec![elsewhere], Vec::new()).expect("changed");
+    assert_reached(&a, &b, true);
+    network.change_remotes(vec![here], Vec::new()).expect("changed");
+    assert_lost(&a.udp(a.attachment.addresses[0]), &b.udp(b.attachment.addresses[0]));
+}
+
+#[test]
+fn a_daemon_that_restarts_keeps_what_its_tasks_need_until_it_has_taken_them_over() {
+    let world = World::new(VERSION_4, 1500);
+    let ([network, _second], [a, b]) = world.two_hosts();
+    drop(network);
+    let mut adopted = world.overlay(0);
+    adopted.change_remotes(Vec::new(), vec![world.remote(1, &b)]).expect("remotes");
+    assert_reached(&a, &b, true);
+    adopted.attach(a.attachment.clone()).expect("attached");
+    assert!(adopted.audit().failed.is_empty());
+    assert_reached(&a, &b, true);
+}
+
+#[test]
+fn a_path_that_is_narrower_than_ipv6_allows_carries_networks_with_ipv6() {
+    let world = World::new(VERSION_4, 1280);
+    let ([network, _second], [a, b]) = world.two_hosts();
+    assert_eq!(network.mtu(), Some(1280));
+    assert_reached(&a, &b, true);
+    assert_reached(&a, &b, false);
 }
 
 #[test]

@@ -219,6 +219,7 @@ impl LinuxKernel {
                 wanted.mesh = Some(spec).filter(|it| !it.own_addresses.is_empty());
             }
         }
+        wanted.machines.extend(&self.managers);
         wanted.uplinks.extend(self.bridge.iter().map(|it| (bridge::UPLINK.into(), it.uplink())));
         wanted
     }

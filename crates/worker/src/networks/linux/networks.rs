@@ -11,6 +11,7 @@ use flota_network::{Driver, LocalNetwork, LocalNetworkSpec, Namespace, Remote, S
 use super::reach::{Known, Member, known, remotes};
 use super::services::key;
 use super::{LinuxKernel, VXLAN_PORT};
+use crate::networks::Chain;
 use crate::networks::kernel::KernelError;
 use crate::networks::view::{KnownNetwork, Touched, View};
 
@@ -20,6 +21,10 @@ pub(super) struct MadeNetwork {
     pub(super) local: LocalNetwork,
     /// What other nodes have in it.
     pub(super) remotes: BTreeMap<Member, Remote>,
+    /// Whether the last change of the remotes has failed, so that the kernel may lack any of them.
+    pub(super) has_failed: bool,
+    /// Whether the last change of the spec has failed.
+    pub(super) has_old_spec: bool,
     /// Whether it uses the tunnels.
     pub(super) is_encrypted: bool,
     /// The virtual IPs of each service.
@@ -72,8 +77,13 @@ impl LinuxKernel {
         let id = &network.config.id;
         let Some(spec) = self.spec(view, network)? else { return Ok(false) };
         match self.networks.get_mut(id) {
-            Some(made) if *made.local.spec() == spec => Ok(false),
-            Some(made) => Ok(made.local.update(spec).map(|()| false)?),
+            Some(made) if *made.local.spec() == spec && !made.has_old_spec => Ok(false),
+            Some(made) => {
+                made.has_old_spec = true;
+                made.local.update(spec)?;
+                made.has_old_spec = false;
+                Ok(false)
+            }
             None => {
                 let is_encrypted = network.config.encrypted;
                 let tunnels = Namespace::at(&self.options.folder.tunnels());
@@ -84,12 +94,22 @@ impl LinuxKernel {
                     self.tunnels.admit()?;
                 }
                 let remotes = remotes(&self.options.node, network);
-                local.set_remotes(remotes.values().cloned().collect())?;
+                // What an earlier daemon has made goes with the next audit: the tasks of this node are not adopted yet.
+                local.change_remotes(Vec::new(), remotes.values().cloned().collect())?;
                 self.tunnels.release()?;
-                let made = MadeNetwork { local, remotes, is_encrypted, virtual_ips: BTreeMap::new() };
+                let made = MadeNetwork {
+                    local,
+                    remotes,
+                    is_encrypted,
+                    virtual_ips: BTreeMap::new(),
+                    has_failed: false,
+                    has_old_spec: false,
+                };
                 self.networks.insert(id.clone(), made);
-                if !network.is_ingress() {
-                    self.directory.set_network(id.as_str(), &network.config.name)?;
+                if !network.is_ingress()
+                    && let Err(error) = self.directory.set_network(id.as_str(), &network.config.name)
+                {
+                    tracing::warn!(network.id = %id, %error, "a network has no names");
                 }
                 Ok(true)
             }
@@ -140,14 +160,23 @@ impl LinuxKernel {
             self.gate.outdated.add_senders(&removed, false);
             self.gate.outdated.add_senders(&added, true);
         }
-        let changed = made.local.change_remotes(removed, added);
+        let changed = if made.has_failed {
+            made.local.set_remotes(made.remotes.values().cloned().collect())
+        } else {
+            made.local.change_remotes(removed, added)
+        };
+        made.has_failed = changed.is_err();
         let released = self.tunnels.release();
         admitted?;
         changed?;
         released?;
         // A task that has ended on another node may not have closed its connections, which would hang for minutes.
         let mut clients = self.tasks.values_mut().filter(|task| !gone.is_empty() && task.is_in(&key(id)));
-        clients.try_for_each(|task| task.abort_to(&mut self.balancer, &gone))
+        let aborted = clients.try_for_each(|task| task.abort_to(&mut self.balancer, &gone));
+        if let Err(error) = aborted {
+            tracing::warn!(error = %Chain(&error), "connections to tasks that are gone were not ended");
+        }
+        Ok(())
     }
 
     /// Makes a network what it is in the view, and adds to `todo` what has to be made in a new one.

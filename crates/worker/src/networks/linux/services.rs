@@ -52,15 +52,23 @@ impl LinuxKernel {
         } else {
             names::service_keys(service).iter().for_each(|key| self.directory.remove(id.as_str(), key));
         }
-        let Some(made) = self.networks.get_mut(id) else { return Ok(()) };
+        let Some(made) = self.networks.get(id) else { return Ok(()) };
         let wanted = known.map(|it| it.virtual_ips.clone()).unwrap_or_default();
-        let old = made.virtual_ips.insert(service.clone(), wanted.clone()).unwrap_or_default();
-        if wanted.is_empty() {
-            made.virtual_ips.remove(service);
-        }
+        let old = made.virtual_ips.get(service).cloned().unwrap_or_default();
         let backends = network.map(|it| it.backends(service)).unwrap_or_default();
-        let gone: Vec<IpAddr> = old.into_iter().filter(|it| !wanted.contains(it)).collect();
-        self.set_pools(id, &wanted, &gone, &backends)
+        let gone: Vec<IpAddr> = old.iter().filter(|it| !wanted.contains(it)).copied().collect();
+        let set = self.set_pools(id, &wanted, &gone, &backends);
+        if let Some(made) = self.networks.get_mut(id) {
+            // What could not be removed is removed at the next try.
+            let left = if set.is_err() { gone } else { Vec::new() };
+            let kept: Vec<IpAddr> = wanted.into_iter().chain(left).collect();
+            if kept.is_empty() {
+                made.virtual_ips.remove(service);
+            } else {
+                made.virtual_ips.insert(service.clone(), kept);
+            }
+        }
+        set
     }
 
     pub(super) fn set_pools(

@@ -11,7 +11,7 @@ use flota_network::{Attachment, Balancer, Namespace, NamespaceCookie, NetworkKey
 use super::services::key;
 use super::{LinuxKernel, RESOLV_CONF};
 use crate::networks::kernel::{AttachError, Attached, KernelError, TaskNetwork, TaskSockets};
-use crate::networks::view::{KnownNetwork, Touched, View};
+use crate::networks::view::{KnownNetwork, View};
 
 /// The port of DNS servers.
 const DNS_PORT: u16 = 53;
@@ -73,14 +73,24 @@ impl LinuxKernel {
     /// Connects the namespace of a task to its networks and to the balancer.
     fn connect(&mut self, view: &View, task: &Assignment, namespace: &Namespace) -> Result<(), AttachError> {
         let made = (self.networks.len(), self.bridge.is_some());
+        let joined = self.join_networks(view, task, namespace);
+        // What is made stays there, whether the rest has succeeded or not.
+        let has_ports = task.spec.host_ports().next().is_some();
+        self.gate.outdated.everything |= has_ports || made != (self.networks.len(), self.bridge.is_some());
+        joined
+    }
+
+    fn join_networks(&mut self, view: &View, task: &Assignment, namespace: &Namespace) -> Result<(), AttachError> {
         if task.attachments.is_empty() {
             self.ensure_bridge(view)?.attach(&task.task_id, namespace)?;
         }
         let gateway = way_out(view, task).map(|it| it.network.clone());
         for (index, attachment) in task.attachments.iter().enumerate() {
-            let mut new = Touched::default();
-            self.set_network(view, true, &attachment.network, &mut new)?;
-            self.set_members(view, &mut new)?;
+            let mut new = std::mem::take(&mut self.unfinished);
+            let set = self.set_network(view, true, &attachment.network, &mut new);
+            let set = set.and_then(|()| self.set_members(view, &mut new));
+            self.unfinished = new;
+            set?;
             if let Some(made) = self.networks.get_mut(&attachment.network) {
                 let default_route = gateway.as_ref() == Some(&attachment.network);
                 let addresses = attachment.addresses.clone();
@@ -91,8 +101,6 @@ impl LinuxKernel {
         let keys: Vec<NetworkKey> = task.attachments.iter().map(|it| key(&it.network)).collect();
         self.balancer.join(connections.cookie(), namespace, &keys)?;
         self.tasks.insert(task.task_id.clone(), JoinedTask { connections, keys });
-        let has_ports = task.spec.host_ports().next().is_some();
-        self.gate.outdated.everything |= has_ports || made != (self.networks.len(), self.bridge.is_some());
         Ok(())
     }
 
@@ -101,7 +109,9 @@ impl LinuxKernel {
         let has_names = |it: &&NetworkId| view.network(it).is_none_or(|network| !network.is_ingress());
         let networks = task.attachments.iter().map(|it| &it.network).filter(has_names).map(ToString::to_string);
         let resolvers = task.spec.dns.servers.iter().map(|it| SocketAddr::new(*it, DNS_PORT));
-        let client = Client { networks: networks.collect(), resolvers: resolvers.collect() };
+        // The daemon would ask from the node's own network.
+        let forwards = task.attachments.is_empty() || way_out(view, task).is_some();
+        let client = Client { networks: networks.collect(), resolvers: resolvers.collect(), forwards };
         self.dns.serve(task.task_id.as_str(), client, sockets);
     }
 

@@ -266,6 +266,32 @@ fn tasks_on_two_nodes_reach_each_other_by_name_and_nothing_is_left_of_them() {
 }
 
 #[test]
+fn an_address_that_a_task_has_given_back_belongs_to_the_next_one_whatever_the_order_of_their_ids() {
+    for next in ["AAAAAAAAAAAAAAAAAAAAAAAA1", "cccccccccccccccccccccccc1"] {
+        let mut pair = Pair::start();
+        let mut view = view();
+        for number in 0..2 {
+            pair.program(number, &view);
+            pair.node(number).attach(&view, &task(number)).unwrap();
+        }
+        let old = view.network(&NETWORK.into()).unwrap().endpoints[&TASKS[1].into()].clone();
+        let endpoint = Endpoint { task: next.into(), ..old };
+        let removed_endpoints = vec![(NETWORK.into(), TASKS[1].into())];
+        let update = NetworkUpdate { endpoints: vec![endpoint], removed_endpoints, ..NetworkUpdate::default() };
+        let todo = view.apply(update);
+        for number in 0..2 {
+            pair.node(number).program(&view, &[], &mut todo.clone()).unwrap();
+        }
+        let successor = Assignment { task_id: next.into(), ..task(1) };
+        pair.node(1).attach(&view, &successor).unwrap();
+        // The former task is stopped at last.
+        pair.node(1).detach(&TASKS[1].into(), Some(&task(1))).unwrap();
+        let [client, server] = [pair.namespace(0, TASKS[0]), pair.namespace(1, next)];
+        assert!(reaches(&client, &server, host_address(1)), "{next}");
+    }
+}
+
+#[test]
 fn questions_that_come_while_no_daemon_runs_are_answered_by_the_next() {
     let mut pair = Pair::start();
     let view = view();

@@ -198,7 +198,9 @@ impl LinuxKernel {
     pub(super) fn settle_tunnel_key(&mut self, public: [u8; 32]) {
         let Some(ring) = &mut self.tunnels.ring else { return };
         let settled = ring.settle(public).map_err(KernelError::from);
-        match settled.and_then(|is_new| if is_new { self.tunnels.set_keys().map(|()| true) } else { Ok(false) }) {
+        // If only the file could not be written, the others take this node to use the new key all the same.
+        let used = if matches!(settled, Ok(false)) { Ok(()) } else { self.tunnels.set_keys() };
+        match settled.and_then(|is_new| used.map(|()| is_new)) {
             Ok(true) => tracing::info!("this node sends with its new key in encrypted networks"),
             Ok(false) => {}
             Err(error) => {

@@ -39,6 +39,13 @@ fn a_task_without_networks_reaches_the_outside_but_neither_a_guarded_port_nor_an
     let _manager = listen(&second, 2377);
     let guarded = connect(address(1).into(), 2377).unwrap_err();
     assert_eq!(guarded.kind(), std::io::ErrorKind::ConnectionRefused);
+    // No network tells this node of a manager without tasks.
+    let _elsewhere = listen(&outside, 2377);
+    connect([198, 18, 77, 9].into(), 2377).unwrap();
+    pair.node(0).set_managers(BTreeSet::from([[198, 18, 77, 9].into()]));
+    pair.node(0).program(&view, &[&joined, &plain], &mut Touched::default()).unwrap();
+    let guarded = connect([198, 18, 77, 9].into(), 2377).unwrap_err();
+    assert_eq!(guarded.kind(), std::io::ErrorKind::ConnectionRefused);
     let _neighbour = listen(&neighbour, 80);
     let quick = |to: IpAddr| {
         let patience = Duration::from_millis(300);
