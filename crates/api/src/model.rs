@@ -81,7 +81,7 @@ pub use stack::{Stack, StackSpec};
 pub use stream::{
     LogLine, LogRange, Output, Program, StreamKind, StreamRequest, TaskFrame, TaskPort, TerminalSize, UserFrame,
 };
-pub use task::{Task, TaskStatus};
+pub use task::{ANOTHER_TASK, Task, TaskStatus, preempting};
 pub use tunnel::TunnelKey;
 pub use update::{FailureAction, Ratio, Revision, UpdateOrder, UpdatePhase, UpdatePolicy, UpdateStatus};
 pub use user::{AUDITED_OBJECTS, Audit, AuditedObject, PREFIXES_BOUND, PrefixError, User, UserRole, check_prefixes};

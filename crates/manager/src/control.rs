@@ -197,7 +197,7 @@ impl<M: Member> Control<M> {
 
     /// Returns what the caller sees of a view. Every read goes through here, and no write: who is limited changes a part of
     /// a whole, and rules such as that nothing in use is removed are about the whole.
-    fn seen(&self, view: View) -> View {
+    pub(super) fn seen(&self, view: View) -> View {
         if self.caller.is_limited() { Arc::new(view.limited(|name| self.caller.sees(name))) } else { view }
     }
 

@@ -6,7 +6,7 @@ use crate::digest::Digest;
 use crate::level::{self, NewerLevel};
 use flota_api::Malformed;
 use flota_api::id::{Id, NodeId, TaskId};
-use flota_api::model::TaskStatus;
+use flota_api::model::{Cluster, TaskStatus};
 use flota_api::object::{Kind, Object};
 use flota_api::proto::raft as pr;
 use flota_api::version::{Timestamp, Version};
@@ -168,7 +168,11 @@ impl Entry {
     /// # Errors
     /// The bytes are damaged, or the entry was written by a newer build.
     pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
-        let entry = Self::decode_any(bytes)?;
+        // A newer build may have written what is not known here, together with the level that it needs.
+        let entry = Self::decode_any(bytes).map_err(|malformed| {
+            let newer = clusters(bytes).find_map(|cluster| level::check(&cluster).err());
+            newer.map_or(EntryError::Malformed(malformed), EntryError::Newer)
+        })?;
         for action in entry.actions() {
             if let Action::Create(Object::Cluster(cluster)) | Action::Update(Object::Cluster(cluster)) = action {
                 level::check(cluster)?;
@@ -191,6 +195,20 @@ impl Entry {
         let forget_answers = Some(entry.forget_answers).filter(|index| *index != 0);
         Ok(Self { at: Timestamp(entry.at), transactions, forget_answers, check: check.transpose()?, rules })
     }
+}
+
+/// Returns the cluster objects in an entry that can't be decoded as a whole.
+fn clusters(bytes: &[u8]) -> impl Iterator<Item = Cluster> {
+    use pr::action::Action as Wire;
+    let transactions = pr::Entry::decode(bytes).map(|entry| entry.transactions).unwrap_or_default();
+    let actions = transactions.into_iter().flat_map(|it| it.actions);
+    actions.filter_map(|action| match action.action? {
+        Wire::Create(object) | Wire::Update(object) => match Object::try_from(object).ok()? {
+            Object::Cluster(cluster) => Some(Cluster::clone(&cluster)),
+            _ => None,
+        },
+        Wire::Remove(_) | Wire::Status(_) => None,
+    })
 }
 
 fn encode_transaction(transaction: &Transaction) -> pr::Transaction {
@@ -286,7 +304,7 @@ fn decode_kind(kind: i32) -> Result<Kind, Malformed> {
 mod tests {
     use super::*;
     use flota_api::FEATURE_LEVEL;
-    use flota_api::model::{Cluster, Task};
+    use flota_api::model::Task;
     use flota_api::object::StoreObject;
 
     #[test]
@@ -327,5 +345,22 @@ mod tests {
         let refused = Entry::decode(&raised(FEATURE_LEVEL + 1)).expect_err("nothing of it may be applied");
         assert!(matches!(refused, EntryError::Newer(_)), "{refused}");
         assert!(Entry::decode(b"\xff\xff\xff").is_err());
+    }
+
+    #[test]
+    fn an_entry_that_brings_what_is_not_known_names_the_level_that_it_needs() {
+        let raised = |feature_level| {
+            let cluster = Cluster { feature_level, ..Cluster::default() }.into_object();
+            let transaction = Transaction { actions: vec![Action::Update(cluster)], ..Transaction::default() };
+            let entry = Entry { transactions: vec![transaction], ..Entry::default() };
+            let mut wire = pr::Entry::decode(entry.encode().as_slice()).expect("a message");
+            // An object of a kind that this build does not know.
+            let object = flota_api::proto::objects::Object { kind: None };
+            let unknown = pr::Action { action: Some(pr::action::Action::Create(object)) };
+            wire.transactions[0].actions.push(unknown);
+            Entry::decode(&wire.encode_to_vec()).expect_err("it can't be applied")
+        };
+        assert!(matches!(raised(FEATURE_LEVEL + 1), EntryError::Newer(_)));
+        assert!(matches!(raised(FEATURE_LEVEL), EntryError::Malformed(_)));
     }
 }

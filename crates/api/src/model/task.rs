@@ -185,6 +185,18 @@ impl Default for Task {
     }
 }
 
+/// What a user who does not see the name of a task gets instead.
+pub const ANOTHER_TASK: &str = "another task";
+
+/// The text of [`Task::preemption`], before and behind the name.
+const PREEMPTED_BY: &str = "preempted by ";
+const HIGHER_PRIORITY: &str = ", whose priority is higher";
+
+/// Returns the name of the task that took the place of another, from the text of [`Task::preemption`].
+pub fn preempting(text: &str) -> Option<&str> {
+    text.strip_prefix(PREEMPTED_BY)?.strip_suffix(HIGHER_PRIORITY)
+}
+
 impl Task {
     /// Returns whether the task may still run: it has not ended and is not being stopped.
     pub fn is_live(&self) -> bool {
@@ -230,7 +242,7 @@ impl Task {
 
     /// Returns why the task was stopped, for people, if that was for one of higher priority.
     pub fn preemption(&self) -> Option<String> {
-        self.preempted_by.as_ref().map(|task| format!("preempted by {task}, whose priority is higher"))
+        self.preempted_by.as_ref().map(|task| format!("{PREEMPTED_BY}{task}{HIGHER_PRIORITY}"))
     }
 
     /// Returns the digests of the image that it runs and of those that it mounts, as far as they are known.

@@ -279,7 +279,7 @@ impl Api for ControlService {
         let pc::ListTasksRequest { stale, filters: wanted, services, nodes } = request.into_inner();
         let scope = TaskScope { services, nodes };
         let tasks = control.list_tasks(freshness(stale), &scope, &filters(wanted)).await?;
-        let notes = scope.notes(&control.store.view());
+        let notes = scope.notes(&control.seen(control.store.view()));
         Ok(pages(tasks, pc::TaskRow::from, move |header, tasks| {
             let notes = if header.is_some() { notes.clone() } else { Vec::new() };
             pc::Tasks { header, tasks, notes }

@@ -160,7 +160,10 @@ impl<M: Member> Control<M> {
             Event::Committed(_) => false,
             Event::Reset => true,
         };
+        let caller = self.caller.clone();
         let progress = move |view: &Tables| {
+            let limited = caller.is_limited().then(|| view.limited(|name| caller.sees(name)));
+            let view = limited.as_ref().unwrap_or(view);
             let now = service(view, &id);
             if let Ok(mut others) = others.lock() {
                 *others = Watched::of(&id, view);

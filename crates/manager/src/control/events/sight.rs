@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use flota_api::event::ClusterEvent;
-use flota_api::model::UserRole;
+use flota_api::event::{ClusterEvent, EventAttribute};
+use flota_api::model::{ANOTHER_TASK, UserRole, preempting};
 use flota_api::object::Kind;
 
 use crate::caller::Caller;
@@ -29,14 +29,35 @@ pub(super) fn seen(caller: &Caller, event: &Arc<ClusterEvent>) -> Option<Arc<Clu
         event.attributes.retain(|it| NODE_FACTS.contains(&it.key));
         return Some(Arc::new(event));
     }
+    if event.kind == Kind::Task && !whole && is_seen {
+        return Some(without_names(caller, event));
+    }
     is_seen.then(|| Arc::clone(event))
+}
+
+/// Returns the event of a task without the name of the one that took its place, if the reader does not see that.
+fn without_names(caller: &Caller, event: &Arc<ClusterEvent>) -> Arc<ClusterEvent> {
+    let hidden = |text: &str| {
+        let by = preempting(text).filter(|by| !caller.sees(by))?;
+        Some(text.replacen(by, ANOTHER_TASK, 1))
+    };
+    let changed = |it: &EventAttribute| hidden(&it.value).is_some() || it.old.as_deref().and_then(hidden).is_some();
+    if !event.attributes.iter().any(changed) {
+        return Arc::clone(event);
+    }
+    let mut event = event.as_ref().clone();
+    for it in &mut event.attributes {
+        it.value = hidden(&it.value).unwrap_or_else(|| it.value.clone());
+        it.old = it.old.as_deref().map(|old| hidden(old).unwrap_or_else(|| old.to_owned()));
+    }
+    Arc::new(event)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::caller::Who;
-    use flota_api::event::{EventAction, EventAttribute, EventCursor};
+    use flota_api::event::{EventAction, EventCursor};
     use flota_api::model::User;
     use flota_api::version::Timestamp;
 
@@ -79,5 +100,22 @@ mod tests {
         let viewer = Caller { who: Who::User(Arc::new(User::default()), String::new()), method: String::new() };
         let shown = seen(&viewer, &event(Kind::Node, "n1")).expect("it is seen");
         assert_eq!((shown.attribute("state"), shown.attribute("address")), (Some("ready"), None));
+    }
+
+    #[test]
+    fn the_event_of_a_displaced_task_does_not_name_a_task_that_its_reader_does_not_see() {
+        let reason = |by: &str, prefixes: &[&str]| {
+            let prefixes = prefixes.iter().map(ToString::to_string).collect();
+            let user = User { role: UserRole::Operator, prefixes, ..User::default() };
+            let caller = Caller { who: Who::User(Arc::new(user), String::new()), method: String::new() };
+            let mut event = event(Kind::Task, "a-web").as_ref().clone();
+            let value = format!("preempted by {by}, whose priority is higher");
+            event.attributes.push(EventAttribute { key: "reason", value, old: None });
+            let seen = seen(&caller, &Arc::new(event)).expect("the task is seen");
+            seen.attribute("reason").expect("it is there").to_owned()
+        };
+        assert_eq!(reason("a-db.1", &["a-"]), "preempted by a-db.1, whose priority is higher");
+        assert_eq!(reason("b-db.1", &["a-"]), "preempted by another task, whose priority is higher");
+        assert_eq!(reason("b-db.1", &[]), "preempted by b-db.1, whose priority is higher");
     }
 }

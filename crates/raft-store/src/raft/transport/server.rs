@@ -17,6 +17,7 @@ use crate::raft::Raft;
 use crate::raft::digests::Digests;
 use crate::raft::threads::Threads;
 use crate::raft::type_config::{LogId, Snapshot, TypeConfig};
+use crate::store::SnapshotError;
 
 /// Receives Raft's messages for this manager.
 #[derive(Clone)]
@@ -118,8 +119,20 @@ impl TransportService {
         answers.boxed()
     }
 
+    /// Returns the answer to a piece that could not be taken. A snapshot that this build can't apply stops this manager, as an
+    /// entry does: it would be sent again and again.
+    fn refusal(&self, error: &std::io::Error) -> Status {
+        let cause = error.get_ref().and_then(|error| error.downcast_ref::<SnapshotError>());
+        if let Some(SnapshotError::Newer(error)) = cause {
+            tracing::error!(%error, "this manager can't apply the leader's snapshot: it stops");
+            let raft = self.raft.clone();
+            // In a task of its own: the request ends with the core.
+            tokio::spawn(async move { drop(raft.shutdown().await) });
+        }
+        Status::unavailable(format!("failed to receive the snapshot: {error}"))
+    }
+
     async fn take_piece(&self, piece: Piece) -> Result<PieceAnswer, Status> {
-        let refused = |error: std::io::Error| Status::unavailable(format!("failed to receive the snapshot: {error}"));
         let mut receiving = Arc::clone(&self.receiving).lock_owned().await;
         if receiving.is_installing(&piece) {
             return receiving.installed().await;
@@ -130,7 +143,7 @@ impl TransportService {
             let tables = if is_complete { Some(receiving.finish()?) } else { None };
             Ok((next, tables, piece, receiving))
         });
-        let (next, tables, piece, mut receiving) = taken.await.map_err(refused)?;
+        let (next, tables, piece, mut receiving) = taken.await.map_err(|error: std::io::Error| self.refusal(&error))?;
         let Some(tables) = tables else { return Ok(PieceAnswer::Next(next)) };
         let (raft, vote) = (self.raft.clone(), piece.vote);
         let snapshot = Snapshot { meta: piece.meta.clone(), snapshot: tables.into() };

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use flota_api::id::ServiceId;
 use flota_api::model::{
-    Cluster, INGRESS, Image, NetworkDriver, Node, Service, StoredConfig, StoredSecret, StoredValue, ValueData,
+    ANOTHER_TASK, Cluster, INGRESS, Image, NetworkDriver, Node, Service, StoredConfig, StoredSecret, StoredValue, Task,
+    ValueData,
 };
 use flota_api::object::{Object, StoreObject};
 
@@ -23,6 +24,12 @@ impl Tables {
         seen.take(self.all::<Image>());
         for service in self.services().filter(|it| is_seen(&it.spec.name)) {
             self.put_service(&mut seen, service);
+        }
+        // Nor does it tell whose task took the place of one.
+        let foreign = |task: &&Arc<Task>| task.preempted_by.as_ref().is_some_and(|by| !is_seen(by));
+        let preempted: Vec<Task> = seen.all::<Task>().filter(foreign).map(|task| task.as_ref().clone()).collect();
+        for task in preempted {
+            seen.put(Task { preempted_by: Some(ANOTHER_TASK.into()), ..task }.into_object());
         }
         let is_removed = |id: &&_| self.service(*id).is_none();
         for id in self.services_with_tasks().filter(is_removed) {
@@ -69,7 +76,7 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Network, NetworkSpec, ServiceSpec, Stack, StackSpec, Task, User, Volume, VolumeSpec};
+    use flota_api::model::{Network, NetworkSpec, ServiceSpec, Stack, StackSpec, User, Volume, VolumeSpec};
     use flota_api::object::Kind;
 
     #[test]
@@ -124,5 +131,20 @@ mod tests {
         assert_eq!(tasks, [("a-left", true), ("a-t1", true), ("a-t2", true)]);
         assert_eq!((seen.version, seen.count(Kind::Node), seen.count(Kind::ValueData)), (9, 1, 1));
         assert!(seen.object(Kind::StoredConfig, "b-c").is_none() && seen.object(Kind::User, "u").is_none());
+    }
+
+    #[test]
+    fn a_task_that_another_has_displaced_does_not_tell_whose_that_was() {
+        let mut whole = Tables::default();
+        let spec = Arc::new(ServiceSpec { name: "a-web".into(), ..ServiceSpec::default() });
+        whole.put(Service { id: "s".into(), spec, spec_version: 1, ..Service::default() }.into_object());
+        for (id, by) in [("own", "a-db.1"), ("foreign", "b-db.1")] {
+            let preempted_by = Some(by.to_owned());
+            let task = Task { id: id.into(), service_id: "s".into(), spec_version: 1, preempted_by, ..Task::default() };
+            whole.put(task.into_object());
+        }
+        let seen = whole.limited(|name| name.starts_with("a-"));
+        let by = |id: &str| seen.task(id).expect("it is seen").preempted_by.clone();
+        assert_eq!((by("own").as_deref(), by("foreign").as_deref()), (Some("a-db.1"), Some("another task")));
     }
 }
