@@ -41,6 +41,11 @@ pub enum NetworkError {
 }
 
 impl NetworkError {
+    /// Returns whether the kernel lacks what was asked of it, so that it refuses every time.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self.refusal(), Some(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT))
+    }
+
     /// Returns the kernel's error code, if the kernel refused a netlink request.
     pub(crate) fn refusal(&self) -> Option<Errno> {
         match self {

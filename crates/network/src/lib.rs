@@ -13,6 +13,7 @@ pub mod dns;
 mod echo;
 mod error;
 mod gateway;
+mod guard;
 mod links;
 mod local_network;
 mod mac;

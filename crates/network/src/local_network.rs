@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::attachment;
 use crate::bridge;
 use crate::error::{NetworkError, io};
+use crate::guard::Guard;
 use crate::mac::Mac;
 use crate::macvlan;
 use crate::namespace::Namespace;
@@ -40,6 +41,7 @@ struct Bridged {
     inside: Connection,
     tables: StationTables,
     mtu: u32,
+    guard: Guard,
     /// The ports of the attachments, by index.
     ports: BTreeMap<Mac, u32>,
 }
@@ -131,6 +133,7 @@ impl LocalNetwork {
         match &mut self.bridged {
             Some(bridged) => {
                 bridged.ports.remove(&mac);
+                bridged.guard.remove(mac)?;
                 bridged.tables.forget(&mut bridged.inside, mac, &attachment.addresses)?;
                 bridged.inside.remove_link(&mac.port_name())
             }
@@ -237,8 +240,11 @@ impl LocalNetwork {
             }
             _ => None,
         };
-        let ports = self.bridged.take().map(|bridged| bridged.ports).unwrap_or_default();
-        self.bridged = Some(Bridged { inside, tables: StationTables { bridge, vxlan }, mtu, ports });
+        let (ports, guard) = match self.bridged.take() {
+            Some(bridged) => (bridged.ports, bridged.guard),
+            None => (BTreeMap::new(), Guard::open(&self.namespace)?),
+        };
+        self.bridged = Some(Bridged { inside, tables: StationTables { bridge, vxlan }, mtu, guard, ports });
         Ok(())
     }
 
@@ -250,7 +256,10 @@ impl LocalNetwork {
             (Some(bridged), _) => {
                 let Bridged { inside, tables, mtu, .. } = bridged;
                 let port = bridge::connect(inside, tables.bridge, *mtu, &mut outside, &attachment, mac)?;
-                bridged.ports.insert(mac, port);
+                if bridged.ports.insert(mac, port) != Some(port) {
+                    // It was made, or an earlier process has made it.
+                    bridged.guard.set(mac, &attachment.addresses)?;
+                }
                 Some(*mtu)
             }
             (None, Driver::Macvlan { parent }) => {
@@ -287,6 +296,13 @@ impl LocalNetwork {
             failed.extend(self.connect(attachment).err());
         }
         failed.extend(self.set_stations().err());
+        if let Some(bridged) = &mut self.bridged {
+            match bridged.guard.mend() {
+                Ok(true) => self.changes.push("write the guards of the ports".into()),
+                Ok(false) => {}
+                Err(error) => failed.push(error),
+            }
+        }
         failed
     }
 

@@ -1,5 +1,6 @@
 //! Networks between real namespaces.
 
+mod guard;
 mod repair;
 mod world;
 

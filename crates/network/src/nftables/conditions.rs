@@ -151,6 +151,26 @@ pub(crate) fn frame_not_from(address: IpAddr) -> Vec<Expression> {
     [frame_version(ip), vec![load_source(ip), Expression::Unequal { value: octets(address) }]].concat()
 }
 
+/// The frame has a message of ARP.
+pub(crate) fn frame_is_arp() -> Vec<Expression> {
+    vec![load_meta(Meta::LinkProtocol), equal(&[0x08, 0x06])]
+}
+
+/// The IPv4 address of the sender of such a message (RFC 826).
+pub(crate) fn load_arp_sender() -> Expression {
+    load(Layer::Network, 14, 4)
+}
+
+/// The packet advertises a neighbour (ICMPv6 type 136).
+pub(crate) fn advertises_neighbour() -> Vec<Expression> {
+    [protocol(ICMP_6), vec![load(Layer::Transport, 0, 1), equal(&[136])]].concat()
+}
+
+/// The address of the neighbour (RFC 4861 §4.4).
+pub(crate) fn load_neighbour_target() -> Expression {
+    load(Layer::Transport, 8, 16)
+}
+
 /// Sends the connection's packets as if they came from this address.
 pub(crate) fn send_from(address: IpAddr) -> Vec<Expression> {
     let value = Expression::LoadValue { value: octets(address), to: FIRST };

@@ -8,9 +8,6 @@ use super::ruleset::{Chain, ChainHook, Change, Data, Family, HookKind, Kind, Poi
 use super::socket::{Message, NFTABLES};
 use crate::mac::fnv_1a;
 
-/// The name of this crate's tables. Tables of other names are never touched.
-pub(crate) const TABLE: &str = "flota";
-
 pub(crate) const NEW_TABLE: u16 = 0;
 pub(crate) const DELETE_TABLE: u16 = 2;
 pub(crate) const NEW_CHAIN: u16 = 3;
@@ -36,8 +33,10 @@ const MAP: u32 = 1 << 3;
 const ELEMENTS_AT_ONCE: usize = 300;
 
 /// Collects the messages of a transaction.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Transaction {
+    /// The name of the tables that it changes.
+    table: &'static str,
     messages: Vec<Message>,
     lists: u32,
 }
@@ -47,44 +46,62 @@ impl Transaction {
         &self.messages
     }
 
-    /// Puts a ruleset in the place of all tables of this crate.
-    pub(crate) fn rewrite(ruleset: &Ruleset) -> Self {
-        let mut transaction = Self::removal();
-        for (family, table) in ruleset {
-            transaction.push(NEW_TABLE, NLM_F_CREATE, *family, Attributes::new().text(1, TABLE));
-            transaction.add_table(*family, table);
+    fn of(table: &'static str) -> Self {
+        Self { table, messages: Vec::new(), lists: 0 }
+    }
+
+    /// Puts a ruleset in the place of all tables of this name.
+    pub(crate) fn rewrite(table: &'static str, ruleset: &Ruleset) -> Self {
+        let mut transaction = Self::removal(table);
+        for (family, content) in ruleset {
+            transaction.push(NEW_TABLE, NLM_F_CREATE, *family, transaction.of_table());
+            transaction.add_table(*family, content);
         }
         transaction
     }
 
-    /// Removes all tables of this crate.
-    pub(crate) fn removal() -> Self {
-        let mut transaction = Self::default();
+    /// Removes all tables of this name.
+    pub(crate) fn removal(table: &'static str) -> Self {
+        let mut transaction = Self::of(table);
         for family in [Family::Inet, Family::Netdev] {
             // A table that does not exist can't be removed.
-            transaction.push(NEW_TABLE, NLM_F_CREATE, family, Attributes::new().text(1, TABLE));
-            transaction.push(DELETE_TABLE, 0, family, Attributes::new().text(1, TABLE));
+            transaction.push(NEW_TABLE, NLM_F_CREATE, family, transaction.of_table());
+            transaction.push(DELETE_TABLE, 0, family, transaction.of_table());
         }
         transaction
     }
 
     /// Removes chains that nothing leads to.
-    pub(crate) fn chain_removal(chains: &[(Family, String)]) -> Self {
-        let mut transaction = Self::default();
+    pub(crate) fn chain_removal(table: &'static str, chains: &[(Family, String)]) -> Self {
+        let mut transaction = Self::of(table);
         for (family, name) in chains {
-            transaction.push(DELETE_CHAIN, 0, *family, Attributes::new().text(1, TABLE).text(3, name));
+            transaction.push(DELETE_CHAIN, 0, *family, transaction.of_table().text(3, name));
         }
         transaction
     }
 
+    /// Puts a chain in the place of one of this name, if there is one.
+    pub(crate) fn chain(table: &'static str, family: Family, name: &str, chain: &Chain) -> Self {
+        let mut transaction = Self::of(table);
+        transaction.push(NEW_TABLE, NLM_F_CREATE, family, transaction.of_table());
+        transaction.add_chain(family, name, chain);
+        transaction.push(DELETE_RULE, 0, family, transaction.of_table().text(2, name));
+        transaction.add_rules(family, name, chain);
+        transaction
+    }
+
     /// Makes those changes of `changes` that change something in `ruleset`.
-    pub(crate) fn difference(ruleset: &Ruleset, changes: &[Change]) -> Self {
-        let mut transaction = Self::default();
+    pub(crate) fn difference(table: &'static str, ruleset: &Ruleset, changes: &[Change]) -> Self {
+        let mut transaction = Self::of(table);
         // Elements refer to chains: they go before their chains go, and come after their chains have come.
         transaction.remove_elements(ruleset, changes);
         transaction.change_chains(ruleset, changes);
         transaction.add_elements(ruleset, changes);
         transaction
+    }
+
+    fn of_table(&self) -> Attributes {
+        Attributes::new().text(1, self.table)
     }
 
     fn remove_elements(&mut self, ruleset: &Ruleset, changes: &[Change]) {
@@ -104,10 +121,10 @@ impl Transaction {
             match (old, chain) {
                 (Some(old), Some(new)) if old == new => {}
                 (Some(_), Some(new)) => {
-                    self.push(DELETE_RULE, 0, *family, Attributes::new().text(1, TABLE).text(2, name));
+                    self.push(DELETE_RULE, 0, *family, self.of_table().text(2, name));
                     self.add_rules(*family, name, new);
                 }
-                (Some(_), None) => self.push(DELETE_CHAIN, 0, *family, Attributes::new().text(1, TABLE).text(3, name)),
+                (Some(_), None) => self.push(DELETE_CHAIN, 0, *family, self.of_table().text(3, name)),
                 (None, Some(new)) => {
                     self.add_chain(*family, name, new);
                     self.add_rules(*family, name, new);
@@ -144,7 +161,7 @@ impl Transaction {
     }
 
     fn add_chain(&mut self, family: Family, name: &str, chain: &Chain) {
-        let mut attributes = Attributes::new().text(1, TABLE).text(3, name);
+        let mut attributes = self.of_table().text(3, name);
         if let Some(hook) = &chain.hook {
             attributes = attributes.nested(4, &hook.encode()).text(7, hook.kind.name());
         }
@@ -154,7 +171,12 @@ impl Transaction {
     fn add_set(&mut self, family: Family, name: &str, set: &Set) {
         let flags = if set.data.is_some() { MAP } else { 0 };
         self.lists += 1;
-        self.push(NEW_SET, NLM_F_CREATE, family, describe_set(name, flags, set.key, set.data, self.lists));
+        self.push(
+            NEW_SET,
+            NLM_F_CREATE,
+            family,
+            describe_set(self.table, name, flags, (set.key, set.data), self.lists),
+        );
     }
 
     fn add_rules(&mut self, family: Family, chain: &str, new: &Chain) {
@@ -162,11 +184,12 @@ impl Transaction {
             self.lists += 1;
             let list = ListReference { name: LIST_NAME, number: self.lists };
             if let Some((kind, entries)) = &rule.list {
-                let set = describe_set(LIST_NAME, ANONYMOUS | CONSTANT | MAP, Kind::NUMBER, Some(*kind), list.number);
+                let kinds = (Kind::NUMBER, Some(*kind));
+                let set = describe_set(self.table, LIST_NAME, ANONYMOUS | CONSTANT | MAP, kinds, list.number);
                 self.push(NEW_SET, NLM_F_CREATE, family, set);
                 self.list_entries(family, list, entries);
             }
-            let attributes = Attributes::new().text(1, TABLE).text(2, chain).nested(4, &rule.encode(list));
+            let attributes = self.of_table().text(2, chain).nested(4, &rule.encode(list));
             self.push(NEW_RULE, NLM_F_CREATE | APPEND, family, attributes.bytes(7, &comment(rule)));
         }
     }
@@ -177,14 +200,14 @@ impl Transaction {
             let elements = entries.iter().fold(Attributes::new(), |all, (number, entry)| {
                 all.nested(1, &element(number, &Data::Value((*entry).clone())))
             });
-            let attributes = Attributes::new().text(1, TABLE).text(2, list.name).number(4, list.number);
+            let attributes = self.of_table().text(2, list.name).number(4, list.number);
             self.push(NEW_ELEMENT, NLM_F_CREATE, family, attributes.nested(3, &elements));
         }
     }
 
     fn elements(&mut self, kind: u16, flags: u16, family: Family, set: &str, elements: &[(&Vec<u8>, &Data)]) {
         let elements = elements.iter().fold(Attributes::new(), |all, (key, data)| all.nested(1, &element(key, data)));
-        let attributes = Attributes::new().text(1, TABLE).text(2, set).nested(3, &elements);
+        let attributes = self.of_table().text(2, set).nested(3, &elements);
         self.push(kind, flags, family, attributes);
     }
 
@@ -193,8 +216,8 @@ impl Transaction {
     }
 }
 
-fn describe_set(name: &str, flags: u32, key: Kind, data: Option<Kind>, number: u32) -> Attributes {
-    let attributes = Attributes::new().text(1, TABLE).text(2, name).number(3, flags);
+fn describe_set(table: &str, name: &str, flags: u32, (key, data): (Kind, Option<Kind>), number: u32) -> Attributes {
+    let attributes = Attributes::new().text(1, table).text(2, name).number(3, flags);
     let attributes = attributes.number(4, key.code).number(5, key.length).number(10, number);
     match data {
         Some(data) => attributes.number(6, data.code).number(7, data.length),
@@ -236,7 +259,7 @@ impl Chain {
 impl ChainHook {
     fn encode(&self) -> Attributes {
         let number = match self.point {
-            Point::Prerouting => 0,
+            Point::Prerouting | Point::Ingress(_) => 0,
             Point::Input | Point::Egress(_) => 1,
             Point::Forward => 2,
             Point::Output => 3,
@@ -244,7 +267,7 @@ impl ChainHook {
         };
         let hook = Attributes::new().number(1, number).number(2, self.priority.cast_unsigned());
         match &self.point {
-            Point::Egress(interface) => hook.text(3, interface),
+            Point::Ingress(interface) | Point::Egress(interface) => hook.text(3, interface),
             _ => hook,
         }
     }

@@ -57,6 +57,8 @@ pub(crate) enum Point {
     Forward,
     Output,
     Postrouting,
+    /// Frames arrive on an interface.
+    Ingress(String),
     /// Frames leave by an interface.
     Egress(String),
 }

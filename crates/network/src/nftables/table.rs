@@ -11,12 +11,16 @@ use nix::errno::Errno;
 
 use super::attributes::{self, Attributes};
 use super::expression::{Verdict, counted};
-use super::messages::{GET_CHAIN, GET_ELEMENT, GET_GENERATION, GET_RULE, GET_SET, TABLE, Transaction, comment};
-use super::ruleset::{Change, Data, Family, Ruleset, Table};
+use super::messages::{GET_CHAIN, GET_ELEMENT, GET_GENERATION, GET_RULE, GET_SET, Transaction, comment};
+use super::ruleset::{Chain, Change, Data, Family, Ruleset, Table};
 use super::socket::{Message, NFTABLES, Socket};
 use crate::error::NetworkError;
 use crate::namespace::Namespace;
 
+/// The name of this crate's tables, but for those of [`PORTS`]. Tables of other names are never touched.
+const TABLE: &str = "flota";
+/// The name of the tables that guard the ports of bridges, beside other tables of this crate in the same namespace.
+pub(crate) const PORTS: &str = "flota-ports";
 /// How the kernel names the sets that belong to a rule.
 const LIST_PREFIX: &str = "__";
 const GOTO: i32 = -4;
@@ -24,6 +28,8 @@ const GOTO: i32 = -4;
 /// The tables of this crate in a namespace.
 #[derive(Debug)]
 pub(crate) struct Tables {
+    /// Their name.
+    table: &'static str,
     socket: Socket,
     ruleset: Ruleset,
     /// The kernel's count of transactions when its tables were last known to be right.
@@ -37,9 +43,42 @@ impl Tables {
     /// # Errors
     /// There is no such namespace, or the kernel refuses.
     pub(crate) fn open(namespace: &Namespace, ruleset: Ruleset) -> Result<Self, NetworkError> {
-        let mut tables = Self { socket: Socket::open(namespace)?, ruleset, generation: None };
+        let mut tables = Self::unread(namespace, TABLE, ruleset)?;
         tables.mend()?;
         Ok(tables)
+    }
+
+    /// Opens the tables of this name in a namespace, without looking at what is there: `ruleset` is not complete yet.
+    ///
+    /// # Errors
+    /// There is no such namespace.
+    pub(crate) fn unread(namespace: &Namespace, table: &'static str, ruleset: Ruleset) -> Result<Self, NetworkError> {
+        Ok(Self { table, socket: Socket::open(namespace)?, ruleset, generation: None })
+    }
+
+    /// Puts a chain in the place of whatever the kernel has of this name.
+    ///
+    /// # Errors
+    /// The kernel refuses. Then nothing has changed.
+    pub(crate) fn put_chain(&mut self, family: Family, name: String, chain: Chain) -> Result<(), NetworkError> {
+        let transaction = Transaction::chain(self.table, family, &name, &chain);
+        self.socket.transact("change the packet filter", transaction.messages())?;
+        self.ruleset.entry(family).or_default().chains.insert(name, chain);
+        self.count_transaction()
+    }
+
+    /// Removes a chain that nothing leads to, if it is there.
+    ///
+    /// # Errors
+    /// The kernel refuses. Then nothing has changed.
+    pub(crate) fn remove_chain(&mut self, family: Family, name: &str) -> Result<(), NetworkError> {
+        let transaction = Transaction::chain_removal(self.table, &[(family, name.to_owned())]);
+        match self.socket.transact("change the packet filter", transaction.messages()) {
+            Err(error) if error.refusal() == Some(Errno::ENOENT) => {}
+            removed => removed?,
+        }
+        self.ruleset.entry(family).or_default().chains.remove(name);
+        self.count_transaction()
     }
 
     /// Removes the tables of a namespace. Does nothing if there are none.
@@ -47,7 +86,7 @@ impl Tables {
     /// # Errors
     /// There is no such namespace, or the kernel refuses.
     pub(crate) fn remove(namespace: &Namespace) -> Result<(), NetworkError> {
-        Socket::open(namespace)?.transact("remove the packet filter's tables", Transaction::removal().messages())
+        Socket::open(namespace)?.transact("remove the packet filter's tables", Transaction::removal(TABLE).messages())
     }
 
     /// Makes changes, as one transaction.
@@ -55,7 +94,7 @@ impl Tables {
     /// # Errors
     /// The kernel refuses. Then nothing has changed.
     pub(crate) fn apply(&mut self, changes: Vec<Change>) -> Result<(), NetworkError> {
-        let transaction = Transaction::difference(&self.ruleset, &changes);
+        let transaction = Transaction::difference(self.table, &self.ruleset, &changes);
         match self.socket.transact("change the packet filter", transaction.messages()) {
             Ok(()) => {
                 changes.into_iter().for_each(|change| change.apply(&mut self.ruleset));
@@ -79,7 +118,7 @@ impl Tables {
     /// # Errors
     /// The kernel refuses. Then nothing has changed.
     pub(crate) fn replace(&mut self, ruleset: Ruleset) -> Result<(), NetworkError> {
-        let transaction = Transaction::rewrite(&ruleset);
+        let transaction = Transaction::rewrite(self.table, &ruleset);
         self.generation = Some(self.kernel_generation()?);
         self.socket.transact("write the packet filter's tables", transaction.messages())?;
         self.ruleset = ruleset;
@@ -110,7 +149,7 @@ impl Tables {
         } else if left.is_empty() {
             self.generation = Some(generation);
         } else {
-            let removal = Transaction::chain_removal(&left);
+            let removal = Transaction::chain_removal(self.table, &left);
             self.socket.transact("remove chains that nothing leads to", removal.messages())?;
         }
         Ok(differs)
@@ -121,9 +160,9 @@ impl Tables {
     /// # Errors
     /// The kernel refuses to list the rules.
     pub(crate) fn counted(&mut self, family: Family, chain: &str) -> Result<u64, NetworkError> {
-        let rules = self.list(GET_RULE, family, Attributes::new().text(1, TABLE).text(2, chain))?;
+        let rules = self.list(GET_RULE, family, Attributes::new().text(1, self.table).text(2, chain))?;
         // Older kernels list the rules of all chains.
-        let of_chain = rules.iter().filter(|rule| in_table(rule) && text_of(rule, 2) == chain);
+        let of_chain = rules.iter().filter(|rule| self.has(rule) && text_of(rule, 2) == chain);
         Ok(of_chain.filter_map(|rule| counted(attributes::find(rule, 4)?)).sum())
     }
 
@@ -143,21 +182,22 @@ impl Tables {
 
     fn read(&mut self, family: Family) -> Result<Contents, NetworkError> {
         let mut contents = Contents::default();
-        let table = || Attributes::new().text(1, TABLE);
+        let name = self.table;
+        let table = || Attributes::new().text(1, name);
         for chain in self.list(GET_CHAIN, family, table())? {
-            if in_table(&chain) {
+            if self.has(&chain) {
                 let hook = attributes::find(&chain, 4).is_some();
                 contents.chains.insert(text_of(&chain, 3), (hook, Vec::new()));
             }
         }
         for rule in self.list(GET_RULE, family, table())? {
-            if let Some((_, rules)) = contents.chains.get_mut(&text_of(&rule, 2)).filter(|_| in_table(&rule)) {
+            if let Some((_, rules)) = contents.chains.get_mut(&text_of(&rule, 2)).filter(|_| self.has(&rule)) {
                 rules.push(attributes::find(&rule, 7).unwrap_or_default().to_vec());
             }
         }
         for set in self.list(GET_SET, family, table())? {
             let name = text_of(&set, 2);
-            if in_table(&set) && !name.starts_with(LIST_PREFIX) {
+            if self.has(&set) && !name.starts_with(LIST_PREFIX) {
                 contents.sets.insert(name, BTreeMap::new());
             }
         }
@@ -168,6 +208,11 @@ impl Tables {
             }
         }
         Ok(contents)
+    }
+
+    /// Whether an object is in the table. Older kernels list the objects of all tables, whatever is asked for.
+    fn has(&self, object: &[u8]) -> bool {
+        text_of(object, 1) == self.table
     }
 
     /// Lists objects of the table. Returns none if there is no such table.
@@ -183,11 +228,6 @@ const READ: &str = "read the packet filter's tables";
 
 fn request(kind: u16, family: u8, attributes: Attributes) -> Message {
     Message { kind: NFTABLES | kind, flags: 0, family, attributes }
-}
-
-/// Older kernels list the objects of all tables, whatever is asked for.
-fn in_table(object: &[u8]) -> bool {
-    text_of(object, 1) == TABLE
 }
 
 fn text_of(object: &[u8], kind: u16) -> String {

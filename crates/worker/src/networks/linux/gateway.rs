@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use flota_api::id::{NetworkId, NodeId, ServiceId, TaskId};
-use flota_api::model::{Assignment, NetworkDriver, NodePort, Protocol as ApiProtocol};
+use flota_api::model::{Assignment, Endpoint, NetworkDriver, NodePort, Protocol as ApiProtocol};
 use flota_network::{
     Gateway, GatewayChange, GatewaySettings, HostPort, Mac, Mesh, MeshChange, MeshSpec, Protocol, PublishedPort,
     Remote, Sender, Target, Uplink,
@@ -28,6 +28,8 @@ pub(super) struct Gate {
     pub(super) outdated: Outdated,
     /// Ports on which the node's own programs listen. They lead nowhere else.
     left: BTreeSet<HostPort>,
+    /// Whether the kernel can't lead published ports to tasks of other nodes.
+    is_alone: bool,
 }
 
 /// The desired state of gateway and mesh.
@@ -112,7 +114,16 @@ impl Gate {
                     routers: Some(wanted.routers.clone()),
                     addresses: difference(&BTreeMap::new(), &wanted.addresses),
                 };
-                *mesh = Some(Mesh::ensure(spec.clone(), change)?);
+                match Mesh::ensure(spec.clone(), change) {
+                    Ok(made) => *mesh = Some(made),
+                    // Everything else works. The caller calls again, with targets on this node alone.
+                    Err(error) if error.is_unsupported() => {
+                        tracing::warn!(%error, "published ports of this node lead to its own tasks only");
+                        self.is_alone = true;
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         let nothing = Wanted::default();
@@ -185,8 +196,15 @@ impl LinuxKernel {
                 self.gate.change(outdated.senders, services, tasks)
             }
             _ => {
+                let was_alone = self.gate.is_alone;
                 let wanted = self.wanted_gateway(view, tasks);
-                self.gate.set(&self.options, wanted)
+                let set = self.gate.set(&self.options, wanted);
+                if self.gate.is_alone == was_alone {
+                    set
+                } else {
+                    let wanted = self.wanted_gateway(view, tasks);
+                    self.gate.set(&self.options, wanted)
+                }
             }
         };
         self.gate.outdated.everything = done.is_err();
@@ -216,7 +234,7 @@ impl LinuxKernel {
                 self.want_ingress(network, &mut wanted);
                 let own_addresses = made.local.spec().own_addresses.clone();
                 let spec = MeshSpec { network: made.local.namespace().clone(), own_addresses };
-                wanted.mesh = Some(spec).filter(|it| !it.own_addresses.is_empty());
+                wanted.mesh = Some(spec).filter(|it| !it.own_addresses.is_empty() && !self.gate.is_alone);
             }
         }
         wanted.machines.extend(&self.managers);
@@ -254,7 +272,8 @@ impl LinuxKernel {
         let ports = ports.filter_map(|it| Some((it, host_port(it.published?, it.protocol))));
         let free = ports.filter(|(_, key)| !self.gate.left.contains(key) && !host_ports.contains(key));
         let published = free.map(|(port, key)| {
-            let targets = network.endpoints_of(service).flat_map(|it| {
+            let reached = |it: &&Endpoint| it.node == *own || !self.gate.is_alone;
+            let targets = network.endpoints_of(service).filter(reached).flat_map(|it| {
                 let (local, accepts) = (it.node == *own, it.serving);
                 let target = move |address: &IpAddr| SocketAddr::new(*address, port.target);
                 it.addresses.iter().map(move |address| Target { address: target(address), local, accepts })
