@@ -9,6 +9,7 @@
 mod apart;
 mod attached;
 mod console;
+mod container_dir;
 mod events;
 mod exec;
 pub(crate) mod launcher;
@@ -30,7 +31,7 @@ mod user;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -45,6 +46,7 @@ use crate::process::exit_code;
 use crate::state::{self, ExitStatus, OomVictim, Reserved};
 use crate::syscall::process as kernel;
 
+use container_dir::ContainerDir;
 use exec::{ExecSource, Execs};
 pub use launcher::launch;
 pub use message::ContainerEvent;
@@ -103,26 +105,8 @@ struct Place<'a> {
     init: Pid,
 }
 
-/// The folder of a container.
-struct Folder {
-    path: PathBuf,
-    file: File,
-}
-
-impl Folder {
-    fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), file: File::open(path)? })
-    }
-
-    /// Returns whether the daemon has removed the folder, because it has given up on this container. There may be another
-    /// folder at the path by now.
-    fn is_removed(&self) -> bool {
-        nix::sys::stat::fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0)
-    }
-}
-
 struct Supervisor {
-    dir: Folder,
+    dir: ContainerDir,
     order: Order,
     init: Pid,
     process: OwnedFd,
@@ -154,7 +138,7 @@ impl Supervisor {
         kernel::set_name(&std::ffi::CString::new(order.id.as_str()).unwrap_or_default())
             .act(|| "take a name".into())?;
         let signals = signals::Signals::watch().act(|| "watch for signals".into())?;
-        let folder = Folder::open(dir).act(|| format!("open {}", dir.display()))?;
+        let folder = ContainerDir::open(dir).act(|| format!("open {}", dir.display()))?;
         let socket = dir.join(SOCKET);
         let listener = Listener::bind(&socket).act(|| format!("listen at {}", socket.display()))?;
         let log = order.log_bytes.map(|most| LogWriter::open(&order.log, most)).transpose();
@@ -304,13 +288,13 @@ impl Supervisor {
         if !spec.contained && self.execs.of_users() >= USER_EXECS {
             return Err(RunError::new(format!("failed to exec: users have {USER_EXECS} processes in it already")));
         }
-        let place = Place { dir: &self.dir.path, order: &self.order, init: self.init };
+        let place = Place { dir: self.dir.path(), order: &self.order, init: self.init };
         self.execs.start(place, Given { peer, spec, descriptors })
     }
 
     /// Reads the result of starting a process, or its end.
     fn read_exec(&mut self, source: ExecSource) {
-        let place = Place { dir: &self.dir.path, order: &self.order, init: self.init };
+        let place = Place { dir: self.dir.path(), order: &self.order, init: self.init };
         let answers = match source {
             ExecSource::Report(peer) => self.execs.report(peer).into_iter().map(|answer| (peer, answer)).collect(),
             ExecSource::Spawner => Vec::from_iter(self.execs.read_spawner(place)),
@@ -353,11 +337,11 @@ impl Supervisor {
         // What is at its path now may belong to another attempt.
         if !self.dir.is_removed() {
             let _ = self.exit_file.write(&status);
-            let _ = self.dir.file.sync_all();
-            start::delete(&self.dir.path, &self.order);
+            self.dir.sync();
+            start::delete(self.dir.path(), &self.order);
         }
         if !self.dir.is_removed() {
-            let _ = std::fs::remove_file(self.dir.path.join(SOCKET));
+            let _ = std::fs::remove_file(self.dir.path().join(SOCKET));
         }
         self.publish(&ContainerEvent::Exited(status));
         0

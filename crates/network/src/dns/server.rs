@@ -103,7 +103,7 @@ async fn run(shared: Rc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>)
             previous.abort();
         }
         if let Some((client, sockets)) = served {
-            let view = View::new(shared.clone(), client);
+            let view = View::new(shared.clone(), client.networks, client.forwards.then_some(client.resolvers));
             let name = key.clone();
             let serving = tokio::task::spawn_local(async move {
                 let error = serve(view, sockets).await;

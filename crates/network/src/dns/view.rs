@@ -18,7 +18,6 @@ use super::forwarder::Forwarder;
 use super::message::{self, Question, Received, Transport};
 use super::records::Rotation;
 use super::resolvers::Resolvers;
-use super::server::Client;
 
 /// The state that all clients share.
 #[derive(Debug)]
@@ -58,9 +57,10 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(shared: Rc<Shared>, client: Client) -> Self {
-        let Client { networks, resolvers, forwards } = client;
-        let resolvers = (!resolvers.is_empty()).then(|| resolvers.into());
+    /// Returns the names of these networks. `resolvers`: those of the client; `None` if none are asked for it.
+    pub(super) fn new(shared: Rc<Shared>, networks: Vec<String>, resolvers: Option<Vec<SocketAddr>>) -> Self {
+        let forwards = resolvers.is_some();
+        let resolvers = resolvers.filter(|it| !it.is_empty()).map(Into::into);
         Self { shared, networks, resolvers, forwards }
     }
 

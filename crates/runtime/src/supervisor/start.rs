@@ -8,9 +8,10 @@ use std::time::Instant;
 use nix::unistd::Pid;
 
 use super::apart::{apart, deadline};
+use super::container_dir::ContainerDir;
 use super::order::Order;
 use super::output::Streams;
-use super::{Folder, mounts, prepare, runtime};
+use super::{mounts, prepare, runtime};
 use crate::error::{Act, RunError, StepError};
 use crate::process::receive_terminal;
 use crate::state::{self, ContainerState};
@@ -23,8 +24,8 @@ pub(super) struct Started {
     pub(super) streams: Streams,
 }
 
-pub(super) fn start(folder: &Folder, order: &Order) -> Result<Started, RunError> {
-    let (dir, until) = (&folder.path, deadline());
+pub(super) fn start(folder: &ContainerDir, order: &Order) -> Result<Started, RunError> {
+    let (dir, until) = (folder.path(), deadline());
     let rootfs = mounts::mount_all(dir, order, until)?;
     let started = make(dir, order, &rootfs, until);
     // After the time limit, the next attempt may have the path and the control groups.
