@@ -139,7 +139,10 @@ fn users_work_over_the_network_with_contexts_and_only_as_far_as_they_may() {
     assert_eq!(laptop.ok("lim", "service ls -q").lines().count(), 2, "a-web and a-shop_web");
 
     let audit = cluster.ok("events --type audit --since 0 --until now");
-    for line in ["actor=ada, request=CreateService, objects=create service web", "actor=lim, request=DeployStack"] {
+    // The first service that uses an image changes it, so that nobody removes it meanwhile.
+    let created =
+        "actor=ada, request=CreateService, objects=update image docker.io/library/whoami:latest, create service web";
+    for line in [created, "actor=lim, request=DeployStack"] {
         assert!(audit.contains(line), "{line}: {audit}");
     }
     assert!(audit.contains("actor=root@m"), "{audit}");

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use flota_api::id::NodeId;
@@ -12,13 +13,14 @@ use flota_raft_store::{Tables, WriteTx};
 
 use crate::replica::Replica;
 
-/// Shortest time between two writes for one session: longer than a write takes, so that only one is under way.
-const PAUSE: Duration = Duration::from_secs(5);
+/// Shortest time between two writes for one session.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The reports of one session.
 #[derive(Debug, Default)]
 pub(super) struct ClockReports {
-    written: Option<Instant>,
+    /// When the last write began, and the task that does it.
+    written: Option<(Instant, JoinHandle<()>)>,
 }
 
 impl ClockReports {
@@ -27,16 +29,16 @@ impl ClockReports {
     pub(super) fn compare(&mut self, replica: &Replica, node_id: &NodeId, now: Option<u64>) {
         let Some(theirs) = now.map(Timestamp) else { return };
         let own = replica.clock.now();
-        let is_early = self.written.is_some_and(|at| at.elapsed() < PAUSE);
+        // A node that says another time at each heartbeat must not have a write for each.
+        let is_early = self.written.as_ref().is_some_and(|(at, task)| at.elapsed() < PAUSE || !task.is_finished());
         if is_early || changed(&replica.store.view(), node_id, own, theirs).is_none() {
             return;
         }
-        self.written = Some(Instant::now());
-        write(replica.clone(), node_id.clone(), (own, theirs));
+        self.written = Some((Instant::now(), write(replica.clone(), node_id.clone(), (own, theirs))));
     }
 }
 
-fn write(replica: Replica, node_id: NodeId, (own, theirs): (Timestamp, Timestamp)) {
+fn write(replica: Replica, node_id: NodeId, (own, theirs): (Timestamp, Timestamp)) -> JoinHandle<()> {
     tokio::spawn(async move {
         let written = replica.write_if_needed(|view| {
             let node = changed(&view, &node_id, own, theirs)?;
@@ -55,7 +57,7 @@ fn write(replica: Replica, node_id: NodeId, (own, theirs): (Timestamp, Timestamp
             // The next heartbeat tries it again.
             Err(error) => tracing::debug!(node.id = %node_id, %error, "the clock of a node could not be recorded"),
         }
-    });
+    })
 }
 
 /// Returns the node with its new offset, if that has changed.
