@@ -191,6 +191,27 @@ fn nobody_but_a_manager_says_for_whom_a_request_is() {
 }
 
 #[test]
+fn a_leader_that_leads_no_more_refuses_no_user_whom_it_does_not_know_yet() {
+    script(1, |it| {
+        let old = it.leader();
+        let hosts: Vec<_> = (0..3).map(|number| it.cluster().managers[number].host).collect();
+        for other in (0..3).filter(|number| *number != old) {
+            it.cluster().world.network.block(hosts[other], hosts[old]);
+            it.cluster().world.network.block(hosts[old], hosts[other]);
+        }
+        it.wait("another manager leads", 2_000, another_leads(old));
+        let new = it.leader();
+        let ada = add(it, new, "ada", UserRole::Operator, &[]);
+        // At once: it still thinks that it leads.
+        let code = services(it, &ada, old, false).err().map(|status| status.code());
+        assert_eq!(code, Some(Code::Unavailable));
+        it.cluster().world.network.heal_all();
+        it.converge();
+        assert!(services(it, &ada, old, true).is_ok());
+    });
+}
+
+#[test]
 fn a_limited_user_finds_nothing_of_others_and_can_not_tell_that_it_is_there() {
     script(1, |it| {
         let (leader, root) = (it.leader(), Peer::Local);
