@@ -149,6 +149,44 @@ async fn an_image_that_a_task_uses_is_not_removed_before_its_task() {
 }
 
 #[tokio::test]
+async fn an_image_whose_removal_has_begun_is_not_used_before_that_has_ended() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (images, digest) = packed(dir.path());
+    let removing = images.changing.clone().write_owned().await;
+    let task = Assignment { task_id: "t".into(), ..Assignment::default() };
+    let wanted = WantedImage::own(&task, Some(&digest));
+    let ensured = images.ensure(&task, &wanted);
+    tokio::pin!(ensured);
+    assert!(futures::poll!(&mut ensured).is_pending(), "its blobs are still there");
+    images.store.remove(&digest).expect("removed");
+    drop(removing);
+    ensured.await.expect_err("nobody has it any more");
+}
+
+#[tokio::test]
+async fn only_the_newest_list_of_images_to_hold_is_fetched() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (images, digest) = packed(dir.path());
+    let source = |digest: &str| ImageSource { digest: digest.to_owned(), holders: Vec::new(), grant: None };
+    let absent = || source(&format!("sha256:{}", "1".repeat(64)));
+    let reported = || images.reporter.has_report_of(&digest);
+    let removing = images.changing.clone().write_owned().await;
+    let first = images.clone().keep(vec![absent(), source(&digest)]);
+    tokio::pin!(first);
+    assert!(futures::poll!(&mut first).is_pending(), "it is fetching");
+    let second = images.clone().keep(vec![absent()]);
+    tokio::time::timeout(DROP_RETRY, second).await.expect("the first one carries it out");
+    drop(removing);
+    first.await;
+    assert!(!reported(), "it is not on the newest list");
+    images.clone().keep(vec![source(&digest)]).await;
+    assert!(reported());
+    drop(images.clone().keep(vec![source(&digest)]));
+    drop(images.clone().drop_unused(vec![digest.clone()]));
+    assert!(images.to_keep().is_empty(), "the leader has no use for it any more");
+}
+
+#[tokio::test]
 async fn an_image_that_this_node_is_to_hold_and_has_already_is_reported() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (images, digest) = packed(dir.path());
