@@ -74,9 +74,10 @@ impl Slot {
         may_run.max_by_key(|task| (self.rank(task), task.status.state, order(task)))
     }
 
-    /// Whether a task was started beside this one to take its place.
+    /// Whether a task of the same spec was started beside this one to take its place on another node. One with another spec
+    /// comes before it only by that: a rollback may have brought back the spec of this one.
     fn is_replaced(&self, task: &Task) -> bool {
-        self.live().any(|it| it.replaces.as_ref() == Some(&task.id))
+        self.live().any(|it| it.replaces.as_ref() == Some(&task.id) && it.spec_version == task.spec_version)
     }
 
     /// The task that serves until the current one does: that of another spec in a start-first update, or that on the node
@@ -141,5 +142,32 @@ impl Slot {
     /// Whether a task that was told to stop has not ended yet.
     pub(super) fn is_stopping(&self) -> bool {
         self.stopping().next().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flota_api::model::TaskStatus;
+    use flota_api::state::TaskState;
+
+    use super::*;
+
+    #[test]
+    fn a_task_whose_place_one_of_another_spec_was_to_take_fills_the_slot_again_after_a_rollback() {
+        let task = |id: &str, created, spec_version, replaces: Option<&str>| {
+            let status = TaskStatus { state: TaskState::Running, ..TaskStatus::default() };
+            let mut task = Task { id: id.into(), slot: 1, spec_version, status, ..Task::default() };
+            (task.meta.created, task.replaces) = (created, replaces.map(Into::into));
+            Arc::new(task)
+        };
+        let current = |tasks: &[Arc<Task>], present| {
+            let slot = Slot::new(tasks.iter(), present);
+            slot.current().expect("both may run").id.to_string()
+        };
+        // The node of the first one was drained while the service was updated.
+        let updated = [task("old", 1, 6, None), task("new", 2, 7, Some("old"))];
+        assert_eq!((current(&updated, 7).as_str(), current(&updated, 6).as_str()), ("new", "old"));
+        let moved = [task("old", 1, 6, None), task("new", 2, 6, Some("old"))];
+        assert_eq!(current(&moved, 6), "new");
     }
 }
