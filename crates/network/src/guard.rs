@@ -3,7 +3,7 @@
 //! target of a neighbour advertisement (RFC 4861 §4.4). Otherwise a container could take the connections of another one of its
 //! network, or answer as the gateway.
 //!
-//! Each port has a chain at its ingress hook, in a table of its own.
+//! Each port has a chain at its ingress hook. The chains of a bridge are in a table beside those of a mesh.
 
 use std::net::IpAddr;
 
@@ -11,8 +11,8 @@ use crate::error::NetworkError;
 use crate::mac::Mac;
 use crate::namespace::Namespace;
 use crate::nftables::conditions::{
-    advertises_neighbour, frame_is_arp, frame_version, load_arp_sender, load_neighbour_target, load_source, octets,
-    rule, verdict,
+    advertises_neighbour, frame_is_arp, frame_is_foreign, frame_version, load_arp_sender, load_neighbour_target,
+    load_source, octets, rule, verdict,
 };
 use crate::nftables::expression::{Expression, IpVersion, Verdict};
 use crate::nftables::ruleset::{Chain, ChainHook, Family, HookKind, Point, Rule, Ruleset};
@@ -36,7 +36,7 @@ impl Guard {
     pub(crate) fn set(&mut self, mac: Mac, addresses: &[IpAddr]) -> Result<(), NetworkError> {
         let port = mac.port_name();
         let hook = ChainHook { kind: HookKind::Filter, point: Point::Ingress(port.clone()), priority: 0 };
-        let rules = rules(addresses);
+        let rules = rules(&[addresses, &[mac.link_local().into()]].concat());
         match self.tables.put_chain(Family::Netdev, port, Chain { hook: Some(hook), rules }) {
             Err(error) if error.is_unsupported() => {
                 if !std::mem::replace(&mut self.is_unsupported, true) {
@@ -67,7 +67,10 @@ fn rules(addresses: &[IpAddr]) -> Vec<Rule> {
         own(ip).chain([ip.everything().addr()]).flat_map(|it| unequal(octets(it))).collect::<Vec<_>>()
     };
     let drop = || verdict(Verdict::Drop);
-    let mut rules = vec![rule([frame_is_arp(), none_of(IpVersion::V4, &load_arp_sender), drop()])];
+    let mut rules = vec![
+        rule([frame_is_foreign(), drop()]),
+        rule([frame_is_arp(), none_of(IpVersion::V4, &load_arp_sender), drop()]),
+    ];
     rules.extend(IpVersion::ALL.map(|ip| rule([frame_version(ip), none_of(ip, &|| load_source(ip)), drop()])));
     let target = none_of(IpVersion::V6, &load_neighbour_target);
     rules.push(rule([frame_version(IpVersion::V6), advertises_neighbour(), target, drop()]));

@@ -37,6 +37,12 @@ impl Mac {
         Self(mac)
     }
 
+    /// The link-local address that an interface with this MAC address gives itself (RFC 4291, appendix A).
+    pub(crate) fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    }
+
     /// The name of the port that connects the interface with this MAC address to its bridge.
     pub(crate) fn port_name(self) -> String {
         let [a, b, c, d, e, f] = self.0;

@@ -91,7 +91,7 @@ enum Timer {
     /// All out-of-memory kills so far either have hit the init or have hit other processes.
     OomSettled,
     /// The container ended a while ago, and there is still output.
-    Drained,
+    DrainEnds,
     /// Somebody may have opened the terminal again.
     Terminal,
 }
@@ -220,7 +220,7 @@ impl Supervisor {
             let Some(pid) = status.pid() else { continue };
             if pid == self.init {
                 self.ended = Some(status);
-                self.timers.set(Timer::Drained, Instant::now() + DRAIN_PATIENCE);
+                self.timers.set(Timer::DrainEnds, Instant::now() + DRAIN_PATIENCE);
             } else if let Some(peer) = self.execs.reaped(pid, code) {
                 self.send(peer, &FromSupervisor::ExecExited(code));
             }
@@ -321,7 +321,7 @@ impl Supervisor {
                     self.oom_spared = kills;
                 }
             }
-            Timer::Drained => self.output.close(),
+            Timer::DrainEnds => self.output.close(),
             Timer::Terminal => self.output.read_terminal_again(),
         }
     }

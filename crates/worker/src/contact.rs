@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use flota_api::clock::Clock;
 use flota_api::version::Timestamp;
 
-use crate::worker_state::{LOST, WorkerState};
+use crate::worker_state::{LOST, NEWEST, WorkerState};
 
 /// The contact with a manager as the tasks see it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +30,11 @@ pub(crate) struct ContactSender {
 impl ContactSender {
     /// Begins without contact.
     pub(crate) fn load(state: Arc<dyn WorkerState>, clock: Clock) -> Self {
-        let lost: Option<Timestamp> = state.read(LOST).and_then(|text| text.trim().parse().ok()).map(Timestamp);
+        let noted = state.read(LOST).unwrap_or_default();
+        let (at, newest) = noted.split_once('\n').unwrap_or_default();
+        // If there was a session since, it was that of a build that does not know the note.
+        let is_last = newest.trim() == known(&*state).trim();
+        let lost: Option<Timestamp> = at.parse().ok().filter(|_| is_last).map(Timestamp);
         // Only the wall clock tells how long there was no daemon.
         let age = lost.map_or(Duration::ZERO, |lost| lost.until(clock.now()));
         let now = Instant::now();
@@ -65,8 +69,13 @@ impl ContactSender {
     }
 
     fn note_loss(&self) {
-        self.state.write(LOST, format!("{}\n", self.clock.now().0));
+        self.state.write(LOST, format!("{}\n{}", self.clock.now().0, known(&*self.state)));
     }
+}
+
+/// Returns the newest assignments that are here, as they are written.
+fn known(state: &dyn WorkerState) -> String {
+    state.read(NEWEST).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -99,6 +108,8 @@ mod tests {
         time.fetch_add(5_000, Ordering::SeqCst);
         first.lost();
         assert_eq!(age(&load()), Some(Duration::from_secs(5)));
+        state.write(NEWEST, "1 7\n".into());
+        assert_eq!(age(&load()), Some(Duration::ZERO), "an older build had a session");
         time.fetch_sub(60_000, Ordering::SeqCst);
         assert_eq!(age(&load()), Some(Duration::ZERO), "the clock was set back");
     }

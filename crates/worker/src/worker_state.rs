@@ -1,7 +1,8 @@
-//! The state that a worker keeps across boots besides its tasks: the addresses of its managers, and the version of the
-//! newest assignments. Files are replaced by rename, so each is complete; they are not synced, because the cluster
-//! sends both again. Only a new epoch is on disk before the worker acts on it, so that a worker that has followed a cluster
-//! that has begun anew never follows the managers of the old one again.
+//! The state that a worker keeps across boots besides its tasks: the addresses of its managers, the newest assignments and
+//! their epoch, the epoch whose grace is over, and when it lost its contact with the managers. Files are replaced by rename,
+//! so each is complete. Only a new epoch is synced, before the worker acts on it, so that a worker that has followed a cluster
+//! that has begun anew never follows the managers of the old one again. If another file is lost in a power failure, the
+//! cluster sends its content again, the grace begins anew, or the time without contact does.
 
 use std::collections::BTreeMap;
 use std::fmt;

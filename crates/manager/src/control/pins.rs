@@ -77,7 +77,8 @@ impl<'a> Wish<'a> {
     }
 }
 
-/// Makes the transaction fail if one of these images is removed meanwhile, and the other way round: nothing used it before.
+/// Makes the transaction fail if one of these images is removed meanwhile. If nothing uses an image yet, a removal that was
+/// planned before fails as well.
 pub(super) fn claim(tx: &mut WriteTx, images: &SpecImages) {
     let view = Arc::clone(tx.view());
     for image in images.digests().filter_map(|digest| view.image_by_digest(digest)) {

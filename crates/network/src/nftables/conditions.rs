@@ -151,6 +151,12 @@ pub(crate) fn frame_not_from(address: IpAddr) -> Vec<Expression> {
     [frame_version(ip), vec![load_source(ip), Expression::Unequal { value: octets(address) }]].concat()
 }
 
+/// The frame has something else than ARP and IP, such as another tag of a VLAN.
+pub(crate) fn frame_is_foreign() -> Vec<Expression> {
+    let unequal = |value: [u8; 2]| Expression::Unequal { value: value.to_vec() };
+    vec![load_meta(Meta::LinkProtocol), unequal([0x08, 0x00]), unequal([0x08, 0x06]), unequal([0x86, 0xdd])]
+}
+
 /// The frame has a message of ARP.
 pub(crate) fn frame_is_arp() -> Vec<Expression> {
     vec![load_meta(Meta::LinkProtocol), equal(&[0x08, 0x06])]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
 
 use flota_api::clock::Clock;
 use flota_api::id::{NetworkId, TaskId};
@@ -55,6 +56,8 @@ const IMAGE_TRIES: u32 = 3;
 const IMAGE_PAUSE: Duration = Duration::from_millis(500);
 /// Longest time in which the sources of mounts are found.
 const SOURCES_WAIT: Duration = Duration::from_secs(55);
+/// Number of tasks whose sources are looked for at once.
+const LOOKUPS: usize = 32;
 
 /// Why a container can't be created.
 #[derive(Debug, thiserror::Error)]
@@ -182,6 +185,8 @@ pub(crate) struct ContainerExecutor {
     layer: WritableLayer,
     values: ValueStep,
     steps: Vec<Arc<dyn PrepareStep>>,
+    /// Bounds how many threads look for the sources of mounts at once.
+    lookups: Arc<Semaphore>,
     known: Mutex<HashMap<TaskId, KnownTask>>,
 }
 
@@ -243,6 +248,7 @@ impl ContainerExecutor {
             layer,
             values,
             steps,
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
             known,
         }
     }
@@ -266,15 +272,16 @@ impl ContainerExecutor {
     /// Reads an image of this node; `None` if it is not there.
     async fn image(&self, digest: Option<&str>) -> Option<Image> {
         let digest = digest?;
-        for _ in 0..IMAGE_TRIES {
+        for tries in 0..IMAGE_TRIES {
+            if tries > 0 {
+                // Descriptors may have been short.
+                tokio::time::sleep(IMAGE_PAUSE).await;
+            }
             let (store, wanted) = (self.images.store.clone(), digest.to_owned());
-            match tokio::task::spawn_blocking(move || store.image(&wanted)).await.map_err(io::Error::other) {
-                Ok(Ok(image)) => return Some(image),
-                Ok(Err(error)) => tracing::warn!(image = digest, %error, "failed to read the image of a task"),
+            match tokio::task::spawn_blocking(move || store.image(&wanted)).await.ok()? {
+                Ok(image) => return Some(image),
                 Err(error) => tracing::warn!(image = digest, %error, "failed to read the image of a task"),
             }
-            // Descriptors may have been short.
-            tokio::time::sleep(IMAGE_PAUSE).await;
         }
         None
     }
@@ -294,13 +301,21 @@ impl ContainerExecutor {
         // signal.
         self.values.renew(assignment, None).map_err(ContainerError::Values)?;
         let (wanted, offers) = (assignment.clone(), Arc::clone(&self.offers));
-        let found = tokio::task::spawn_blocking(move || {
-            let binds = BindSources::find(&wanted.mounts(), &offers.bind_roots)?;
-            Ok::<_, ContainerError>((binds, cdi::of_task(&wanted, &offers.cdi_folders)?))
-        });
+        let lookups = Arc::clone(&self.lookups);
+        let found = async move {
+            // One that hangs keeps its thread, and must not take those of everything else.
+            let permit = lookups.acquire_owned().await.map_err(io::Error::other)?;
+            tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                let binds = BindSources::find(&wanted.mounts(), &offers.bind_roots)?;
+                Ok::<_, ContainerError>((binds, cdi::of_task(&wanted, &offers.cdi_folders)?))
+            })
+            .await
+            .map_err(io::Error::other)
+        };
         // A server that does not answer holds up whoever looks for its files.
         let found = tokio::time::timeout(SOURCES_WAIT, found).await.map_err(|_| ContainerError::Sources)?;
-        let (binds, cdi) = found.map_err(io::Error::other)??;
+        let (binds, cdi) = found??;
         let places = Places {
             root: self.layer.root(task, &draft.layers),
             groups: self.paths.cgroups(task),

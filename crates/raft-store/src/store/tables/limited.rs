@@ -25,18 +25,18 @@ impl Tables {
         for service in self.services().filter(|it| is_seen(&it.spec.name)) {
             self.put_service(&mut seen, service);
         }
-        // Nor does it tell whose task took the place of one.
-        let foreign = |task: &&Arc<Task>| task.preempted_by.as_ref().is_some_and(|by| !is_seen(by));
-        let preempted: Vec<Task> = seen.all::<Task>().filter(foreign).map(|task| task.as_ref().clone()).collect();
-        for task in preempted {
-            seen.put(Task { preempted_by: Some(ANOTHER_TASK.into()), ..task }.into_object());
-        }
         let is_removed = |id: &&_| self.service(*id).is_none();
         for id in self.services_with_tasks().filter(is_removed) {
             let mut tasks = self.tasks_of_service(id);
             if tasks.next().and_then(|task| self.spec_of(task)).is_some_and(|spec| is_seen(&spec.name)) {
                 self.put_tasks(&mut seen, id);
             }
+        }
+        // Not even the name of the task that took the place of another one is told, if it is not seen.
+        let foreign = |task: &&Arc<Task>| task.preempted_by.as_ref().is_some_and(|by| !is_seen(by));
+        let preempted: Vec<Task> = seen.all::<Task>().filter(foreign).map(|task| task.as_ref().clone()).collect();
+        for task in preempted {
+            seen.put(Task { preempted_by: Some(ANOTHER_TASK.into()), ..task }.into_object());
         }
         let is_everyones = |name: &str, driver| name == INGRESS || driver == NetworkDriver::None;
         seen.take(self.stacks().filter(|it| is_seen(&it.spec.name)));
