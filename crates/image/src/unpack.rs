@@ -147,6 +147,11 @@ impl<'a> Layer<'a> {
             // Files of AUFS that old versions of Docker packed.
             return Ok(());
         }
+        // Whoever copies the layer would take the folder for a whiteout, and what it hides may be above the root.
+        let is_whiteout = |part: &OsStr| part.as_bytes().starts_with(b".wh.");
+        if path.parent().is_some_and(|above| above.iter().any(is_whiteout)) {
+            return Err(refused(&path, "is in a folder with the name of a whiteout"));
+        }
         let (parent, _) = self.place(&path)?;
         if let Some(hidden) = name.as_bytes().strip_prefix(b".wh.") {
             return self.whiteout(&path, &parent, OsStr::from_bytes(hidden));

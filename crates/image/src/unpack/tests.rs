@@ -192,6 +192,11 @@ fn what_leads_out_is_refused_or_stays_inside() {
     // The whiteout names the parent folder.
     assert!(Tar::new().file(".wh...").unpack().1.is_err());
     assert!(Tar::new().file("a/.wh...").unpack().1.is_err());
+    // Where layers are copied, a folder with this name would hide the folder above the root.
+    for path in [".wh.../x", ".wh../x", "a/.wh.b/x"] {
+        let error = Tar::new().file(path).unpack().1.expect_err("no folder has such a name");
+        assert!(error.to_string().contains("the name of a whiteout"), "{path}: {error}");
+    }
     // A link that the layer itself created is resolved inside the layer.
     let (outside, result) = Tar::new().put(EntryType::Symlink, "out", "/..", b"").file("out/x").unpack();
     result.expect("legal, and inside");
