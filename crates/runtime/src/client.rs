@@ -167,7 +167,7 @@ impl ContainerClient {
     fn request(&self, request: &ToSupervisor, descriptors: Vec<OwnedFd>) -> Result<(), RunError> {
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         self.connection.set_receive_timeout(ANSWER_WAIT).map_err(unreached)?;
-        // The connection is new, or everything before was answered, so it has room.
+        // Few requests go over one connection, so it has room.
         self.connection.send(request, &borrowed, Wait::Fail).map_err(unreached)?;
         drop(descriptors);
         match self.connection.recv(Wait::Block).map_err(unreached)? {
@@ -179,6 +179,9 @@ impl ContainerClient {
 }
 
 fn unreached(error: io::Error) -> RunError {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return RunError::new("the container's supervisor does not answer");
+    }
     RunError::new(format!("failed to reach the container's supervisor: {error}"))
 }
 

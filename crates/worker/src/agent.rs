@@ -146,16 +146,16 @@ impl Agent {
                 end = self.session(&address, &mut search) => end,
                 () = shutdown.cancelled() => return,
             };
-            if matches!(end, End::Over) {
-                return;
+            if !matches!(end, End::Over) {
+                self.contact.lost();
             }
-            self.contact.lost();
             match end {
+                End::Over => return,
                 End::Redirect(Some(leader)) if leader != address && search.follows_redirect(managers.len()) => {
                     named = Some(leader);
                     continue;
                 }
-                End::Redirect(_) | End::Over => {}
+                End::Redirect(_) => {}
                 End::Broken(why) => tracing::info!(manager = address, why, "the session ended"),
             }
             // The pause is random, because after a change of leader every worker reconnects at the same time.

@@ -217,11 +217,10 @@ impl Images {
 
     /// Fetches these images, one after the other, instead of those of the last call. Reports those that are here already,
     /// too: the leader removed such an image, and has it again before this node got to removing its copy.
-    pub(crate) fn keep(self, sources: Vec<ImageSource>) -> impl Future<Output = ()> + Send + 'static {
+    pub(crate) fn keep(self, mut sources: Vec<ImageSource>) -> impl Future<Output = ()> + Send + 'static {
         {
             let mut to_keep = self.to_keep();
             // Those that still wait have their turn before those that were tried, so that one that nobody gives holds up none.
-            let mut sources = sources;
             sources.sort_by_key(|source| !to_keep.iter().any(|it| it.digest == source.digest));
             *to_keep = sources.into();
         }

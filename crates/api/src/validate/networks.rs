@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn names_of_drivers_and_options_that_do_not_belong_to_them_are_refused() {
-        for name in ["host", "overlay", "ingress", "none", "a b", "", "a..b", &"x".repeat(64)] {
+        for name in ["host", "overlay", "ingress", "none", "a b", "", "a..b"] {
             let found = found(NetworkSpec { name: name.into(), ..NetworkSpec::default() });
             assert!(found.len() == 1 && found[0].starts_with("name: "), "{name}: {found:?}");
         }

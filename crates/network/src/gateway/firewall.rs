@@ -162,7 +162,7 @@ fn input(vxlan_port: u16) -> Vec<Rule> {
 fn forward(vxlan_port: u16) -> Vec<Rule> {
     let mut rules = vec![
         rule([from_networks(), source_is_elsewhere(), verdict(Verdict::Drop)]),
-        // Other machines take what comes from this one for frames of its own networks.
+        // It leaves with this machine's address, so the machine that gets it would take it for a frame of a network here.
         rule([from_networks(), protocol(UDP), destination_port(vxlan_port), verdict(Verdict::Drop)]),
     ];
     rules.extend(IpVersion::ALL.map(|ip| {

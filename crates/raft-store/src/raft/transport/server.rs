@@ -126,7 +126,7 @@ impl TransportService {
         if let Some(SnapshotError::Newer(error)) = cause {
             tracing::error!(%error, "this manager can't apply the leader's snapshot: it stops");
             let raft = self.raft.clone();
-            // In a task of its own: the request ends with the core.
+            // Stopping the core ends this request, so another task does it.
             tokio::spawn(async move { drop(raft.shutdown().await) });
         }
         Status::unavailable(format!("failed to receive the snapshot: {error}"))
