@@ -81,7 +81,12 @@ impl Credentials {
 
     /// Writes a file that only its owner can read, in one step.
     pub(crate) fn write(&self, path: &Path) -> anyhow::Result<()> {
-        replace(path, serde_json::to_string_pretty(self)?.as_bytes())
+        replace(path, self.to_text()?.as_bytes())
+    }
+
+    /// Returns what is in a file.
+    pub(crate) fn to_text(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string_pretty(self)?)
     }
 
     /// Returns the identity with which to connect.

@@ -7,6 +7,7 @@ mod client;
 mod commands;
 mod context;
 mod error;
+mod new_file;
 mod parse;
 mod printer;
 mod progress;
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return error::print(&anyhow::anyhow!("failed to start: {error}")),
     };
@@ -34,5 +35,25 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => error::print(&error),
+    }
+}
+
+/// Returns the runtime. The command runs on the main thread, which waits for the reader of what it prints. Connections are
+/// answered on another one, because the other side closes those that it hears nothing from.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    #[test]
+    fn connections_are_answered_while_a_command_waits_for_the_reader_of_its_output() {
+        let (answered, waits) = std::sync::mpsc::channel();
+        super::runtime().expect("it starts").block_on(async {
+            tokio::spawn(async move { answered.send(()) });
+            waits.recv_timeout(Duration::from_secs(20)).expect("another task runs while this thread is blocked");
+        });
     }
 }

@@ -1,12 +1,15 @@
-//! Prints results to standard output and messages to standard error. A closed pipe ends the program quietly.
+//! Prints results to standard output and messages to standard error. The program ends when nothing more can be printed:
+//! quietly if the reader, such as `head`, has closed the pipe.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
 use flota_api::proto::control::{Filter, ListHeader, ListRequest};
 use flota_api::text::{printable, printable_lines};
+
+use crate::terminal;
 
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -20,16 +23,25 @@ pub(crate) enum Format {
 
 /// Prints a line of results.
 pub(crate) fn line(text: &str) {
-    if writeln!(std::io::stdout(), "{}", printable_lines(text)).is_err() {
-        // The reader, such as `head`, has closed the pipe.
-        #[expect(clippy::exit, reason = "nothing is left to do")]
-        std::process::exit(0);
+    if let Err(error) = writeln!(io::stdout(), "{}", printable_lines(text)) {
+        end(&error);
     }
+}
+
+/// Ends the program, because its output can't be written. That also ends a program at the other end of a stream.
+fn end(error: &io::Error) -> ! {
+    terminal::restore();
+    let is_closed = error.kind() == io::ErrorKind::BrokenPipe;
+    if !is_closed {
+        message(&format!("error: failed to write the output: {error}"));
+    }
+    #[expect(clippy::exit, reason = "nothing is left to do")]
+    std::process::exit(i32::from(!is_closed));
 }
 
 /// Prints a message that is not a result.
 pub(crate) fn message(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", printable_lines(text));
+    let _ = writeln!(io::stderr(), "{}", printable_lines(text));
 }
 
 /// Prints what a user should know about a change that was made.
@@ -50,14 +62,12 @@ pub(crate) fn age(header: Option<ListHeader>) {
 /// Prints output of another program, unchanged.
 pub(crate) fn bytes(stream: u32, bytes: &[u8]) {
     let result = if stream == 2 {
-        std::io::stderr().write_all(bytes).and_then(|()| std::io::stderr().flush())
+        io::stderr().write_all(bytes).and_then(|()| io::stderr().flush())
     } else {
-        std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush())
+        io::stdout().write_all(bytes).and_then(|()| io::stdout().flush())
     };
-    if result.is_err() {
-        // The reader has closed the pipe. Exiting also ends the program at the other end.
-        #[expect(clippy::exit, reason = "nothing is left to do")]
-        std::process::exit(0);
+    if let Err(error) = result {
+        end(&error);
     }
 }
 

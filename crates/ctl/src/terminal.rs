@@ -1,46 +1,47 @@
 //! The user's terminal: its size, its raw mode while a remote program uses it, and input that is not shown.
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 
 use nix::sys::termios::{LocalFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-/// Keeps the terminal in raw mode until dropped.
-pub(crate) struct Raw(Termios);
+/// The settings to which the terminal returns, while they are changed.
+static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
-impl Raw {
-    /// Enters raw mode. Returns `None` if standard input is not a terminal.
-    pub(crate) fn enter() -> Option<Self> {
+/// Keeps the settings of the terminal changed until dropped.
+pub(crate) struct Changed(());
+
+impl Changed {
+    /// Passes every key on to a remote program. Returns `None` if standard input is not a terminal.
+    pub(crate) fn raw() -> Option<Self> {
+        Self::with(SetArg::TCSANOW, cfmakeraw)
+    }
+
+    /// Stops showing what is typed. Returns `None` if standard input is not a terminal.
+    pub(crate) fn without_echo() -> Option<Self> {
+        Self::with(SetArg::TCSAFLUSH, |settings| settings.local_flags.remove(LocalFlags::ECHO))
+    }
+
+    fn with(when: SetArg, change: impl FnOnce(&mut Termios)) -> Option<Self> {
         let before = tcgetattr(std::io::stdin()).ok()?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw).ok()?;
-        Some(Self(before))
+        let mut settings = before.clone();
+        change(&mut settings);
+        tcsetattr(std::io::stdin(), when, &settings).ok()?;
+        *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+        Some(Self(()))
     }
 }
 
-impl Drop for Raw {
+impl Drop for Changed {
     fn drop(&mut self) {
-        let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.0);
+        restore();
     }
 }
 
-/// Keeps the terminal from showing what is typed, until dropped.
-pub(crate) struct NoEcho(Termios);
-
-impl NoEcho {
-    /// Stops the echo. Returns `None` if standard input is not a terminal.
-    pub(crate) fn enter() -> Option<Self> {
-        let before = tcgetattr(std::io::stdin()).ok()?;
-        let mut hidden = before.clone();
-        hidden.local_flags.remove(LocalFlags::ECHO);
-        tcsetattr(std::io::stdin(), SetArg::TCSAFLUSH, &hidden).ok()?;
-        Some(Self(before))
-    }
-}
-
-impl Drop for NoEcho {
-    fn drop(&mut self) {
-        let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &self.0);
+/// Undoes what [`Changed`] did, for an exit that drops nothing.
+pub(crate) fn restore() {
+    if let Some(before) = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &before);
     }
 }
 

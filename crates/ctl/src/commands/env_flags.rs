@@ -1,4 +1,4 @@
-//! The flags of `ctl service create` and `update` for the variables of tasks. As in Docker, a name without a value stands
+//! The flags for the variables of tasks. As in Docker, a name without a value stands
 //! for the variable of the shell.
 
 use std::path::PathBuf;
@@ -31,11 +31,7 @@ impl EnvFlags {
         for path in &self.env_file {
             variables.extend(env_file::read(path, shell)?);
         }
-        variables.extend(self.env.iter().map(|variable| match variable.contains('=') {
-            true => variable.clone(),
-            // Without a value, the worker removes what the image has.
-            false => shell(variable).map_or_else(|| variable.clone(), |value| format!("{variable}={value}")),
-        }));
+        variables.extend(self.env.iter().map(|variable| with_value(variable.clone(), shell)));
         for variable in variables {
             let name = variable.split('=').next().unwrap_or_default();
             spec.env.retain(|it| it.split('=').next() != Some(name));
@@ -43,6 +39,12 @@ impl EnvFlags {
         }
         Ok(())
     }
+}
+
+/// Returns the variable with the shell's value if it is a name alone. Without a value, a node removes what is there.
+pub(super) fn with_value(variable: String, shell: &dyn Fn(&str) -> Option<String>) -> String {
+    let value = if variable.contains('=') { None } else { shell(&variable) };
+    value.map_or_else(|| variable.clone(), |value| format!("{variable}={value}"))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use flota_api::proto::streams::frame::Frame as F;
 use flota_api::proto::streams::{ExecRequest, Frame, Resize};
 
 use crate::client::{Client, failure};
+use crate::commands::env_flags;
 use crate::{printer, terminal};
 
 /// Exit code if the command was not started and the node does not say why, as in Docker.
@@ -29,7 +30,8 @@ pub(crate) struct Exec {
     /// Folder to run in
     #[arg(short, long, default_value = "")]
     workdir: String,
-    /// Variable to set, NAME=value; may be repeated
+    /// Variable to set, NAME=value; NAME alone takes the shell's, or removes the task's if the shell has none; may be
+    /// repeated
     #[arg(short, long)]
     env: Vec<String>,
     /// Command with its arguments
@@ -49,12 +51,12 @@ pub(crate) async fn run(exec: Exec, client: &Client) -> anyhow::Result<u8> {
         stdin: exec.interactive,
         user: exec.user,
         working_dir: exec.workdir,
-        env: exec.env,
+        env: exec.env.into_iter().map(|it| env_flags::with_value(it, &|name| std::env::var(name).ok())).collect(),
         rows,
         columns,
     };
     let (sender, mut answers) = client.stream(F::Exec(request)).await?;
-    let raw = if exec.tty && exec.interactive { terminal::Raw::enter() } else { None };
+    let raw = if exec.tty && exec.interactive { terminal::Changed::raw() } else { None };
     if exec.interactive {
         tokio::spawn(send_input(sender.clone()));
     }

@@ -281,29 +281,39 @@ async fn change(
     replacing: Replacing,
     change: impl FnOnce(&mut ServiceSpec) -> anyhow::Result<()>,
 ) -> anyhow::Result<Awaited> {
-    let mut service = get(client, name).await?;
+    let service = get(client, name).await?;
     let mut spec = service.spec.as_ref().clone();
     change(&mut spec)?;
+    let target = replace(client, service, &spec, replacing).await?;
+    printer::line(name);
+    Ok(target)
+}
+
+/// Gives the service another spec, unless another user has changed its spec since it was read.
+async fn replace(
+    client: &Client,
+    mut service: model::Service,
+    spec: &ServiceSpec,
+    replacing: Replacing,
+) -> anyhow::Result<Awaited> {
     let mut tries = 1;
-    let target = loop {
-        match replace(client, &service, &spec, replacing).await {
+    loop {
+        match try_replace(client, &service, spec, replacing).await {
             Err(error) if tries < TRIES && reason(&error) == Some(Reason::ChangedMeanwhile) => {
-                let now = get(client, name).await?;
+                let now = get(client, service.id.as_str()).await?;
                 // The system writes beside the spec, such as how far an update is. A user's change is another matter.
                 if now.spec != service.spec {
                     return Err(error);
                 }
                 (service, tries) = (now, tries + 1);
             }
-            replaced => break replaced?,
+            replaced => return replaced,
         }
-    };
-    printer::line(name);
-    Ok(target)
+    }
 }
 
-/// Gives the service another spec, unless somebody else has changed it since it was read.
-async fn replace(
+/// Gives the service another spec, unless anything has changed it since it was read.
+async fn try_replace(
     client: &Client,
     service: &model::Service,
     spec: &ServiceSpec,

@@ -5,6 +5,7 @@ mod ca;
 mod recovery;
 mod user;
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -246,7 +247,11 @@ pub(crate) async fn run(verb: Swarm, client: &Client) -> anyhow::Result<()> {
     }
 }
 
+/// Returns the address with a port: its own, or the usual one.
 fn with_port(manager: &str) -> String {
+    if let Ok(bare) = manager.parse::<Ipv6Addr>() {
+        return format!("[{bare}]:{}", flota_api::defaults::PORT);
+    }
     let has_port = manager.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     if has_port { manager.to_owned() } else { format!("{manager}:{}", flota_api::defaults::PORT) }
 }
@@ -309,4 +314,23 @@ async fn join_token(client: &Client, role: JoinAs, cluster: ClusterInfo, quiet: 
         line(&format!("\nThe token is valid until {at}."));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_port;
+
+    #[test]
+    fn a_manager_has_the_usual_port_unless_another_is_given() {
+        for (given, whole) in [
+            ("m1", "m1:2377"),
+            ("m1:1", "m1:1"),
+            ("198.18.0.1", "198.18.0.1:2377"),
+            ("fd00::1", "[fd00::1]:2377"),
+            ("[fd00::1]", "[fd00::1]:2377"),
+            ("[fd00::1]:1", "[fd00::1]:1"),
+        ] {
+            assert_eq!(with_port(given), whole);
+        }
+    }
 }

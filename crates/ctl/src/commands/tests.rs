@@ -103,11 +103,16 @@ async fn a_change_of_a_service_is_made_again_if_only_the_system_has_changed_some
     let changed = || Act::Refuse(Reason::ChangedMeanwhile.attach(Status::aborted("it has changed meanwhile")));
     let again = || [Act::Service(service()), changed()];
     let acts = again().into_iter().chain([Act::Service(service()), Act::Update(service())]);
-    let twice = ["GetService web", "UpdateService s1", "GetService web", "UpdateService s1"];
+    let twice = ["GetService web", "UpdateService s1", "GetService s1", "UpdateService s1"];
     assert_eq!(asked("service scale --detach web=3", acts).await, twice);
     let stopped = service_of(true, model::UpdateStatus::default());
-    let (code, asked) = run("service scale --detach web=3", again().into_iter().chain([Act::Service(stopped)])).await;
-    assert_eq!((code, asked.len()), (4, 3), "a user has changed the spec");
+    let (code, calls) = run("service scale --detach web=3", again().into_iter().chain([Act::Service(stopped)])).await;
+    assert_eq!((code, calls.len()), (4, 3), "a user has changed the spec");
+    let update = model::UpdateStatus { reason: Some("one task has failed".into()), ..Default::default() };
+    let updating = Act::Service(service_of(false, update));
+    let acts = again().into_iter().chain([updating, Act::Update(service_of(true, model::UpdateStatus::default()))]);
+    let stops = ["GetService web", "UpdateService s1 stopped", "GetService s1", "UpdateService s1 stopped"];
+    assert_eq!(asked("service stop --detach web", acts).await, stops);
 }
 
 #[tokio::test]

@@ -159,10 +159,30 @@ pub struct CpuAffinity {
 
 impl Process {
     /// Sets a variable, given as `NAME=value`, and replaces one of the same name, because some programs read the first
-    /// of two.
+    /// of two. A name alone removes the variable.
     pub fn set_variable(&mut self, variable: &str) {
         let name = variable.split('=').next().unwrap_or_default();
         self.env.retain(|it| it.split('=').next() != Some(name));
-        self.env.push(variable.to_owned());
+        if name != variable || name.is_empty() {
+            self.env.push(variable.to_owned());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_is_set_once_and_a_name_alone_removes_it() {
+        let mut process = Process { env: vec!["A=1".into(), "B=2".into(), "A=3".into()], ..Process::default() };
+        for (variable, left) in
+            [("A=4", vec!["B=2", "A=4"]), ("B", vec!["A=4"]), ("C", vec!["A=4"]), ("A=", vec!["A="])]
+        {
+            process.set_variable(variable);
+            assert_eq!(process.env, left, "{variable}");
+        }
+        process.set_variable("");
+        assert_eq!(process.env, ["A=", ""], "what is no variable stays for the check of the whole process");
     }
 }

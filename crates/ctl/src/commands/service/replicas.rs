@@ -98,7 +98,7 @@ pub(super) async fn set_stopped(
             targets.push(Awaited { id: service.id.to_string(), name: spec.name, begins_update: false });
         } else {
             spec.stopped = stopped;
-            targets.push(replace(client, &service, &spec, ResolveImage::Never.into()).await?);
+            targets.push(replace(client, service, &spec, ResolveImage::Never.into()).await?);
         }
         printer::line(&name);
     }

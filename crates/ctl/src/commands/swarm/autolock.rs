@@ -41,7 +41,7 @@ pub(super) async fn unlock(client: &Client) -> anyhow::Result<()> {
 
 /// Reads one line. What is typed at a terminal is not shown, and shown again after Ctrl-C.
 async fn read_key() -> anyhow::Result<String> {
-    let hidden = terminal::NoEcho::enter();
+    let hidden = terminal::Changed::without_echo();
     if hidden.is_some() {
         let mut prompt = std::io::stderr();
         prompt.write_all(b"Unlock key: ").and_then(|()| prompt.flush())?;

@@ -1,7 +1,6 @@
 //! `ctl swarm backup`, `restore` and `init --force-new-cluster`.
 
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -11,11 +10,11 @@ use futures::stream;
 use flota_api::proto::node::{
     BackupRequest, BackupSummary, ForceNewClusterRequest, ObjectCounts, RecoveryReport, RestorePart, RestoreSettings,
 };
-use flota_api::reason::Reason;
 use flota_api::version::Timestamp;
 
-use crate::client::{Client, failure, request_id};
-use crate::error::{Refused, Usage};
+use crate::client::{Client, failure};
+use crate::error::Usage;
+use crate::new_file::NewFile;
 use crate::printer::{line, message};
 
 /// Bytes of a backup in one message.
@@ -65,7 +64,7 @@ pub(crate) async fn force_new_cluster(client: &Client, dry_run: bool) -> anyhow:
 
 pub(crate) async fn backup(client: &Client, flags: BackupFlags) -> anyhow::Result<()> {
     let passphrase = passphrase(flags.passphrase_file.as_deref())?;
-    let mut file = NewFile::create(&flags.file)?;
+    let (mut file, mut written) = (NewFile::create(&flags.file)?, 0);
     let parts = client.node().await?.backup(BackupRequest { passphrase }).await;
     let mut parts = parts.map_err(failure).context("failed to make a backup")?.into_inner();
     let summary = loop {
@@ -75,9 +74,13 @@ pub(crate) async fn backup(client: &Client, flags: BackupFlags) -> anyhow::Resul
             break summary;
         }
         file.write(&part.data)?;
+        written += u64::try_from(part.data.len())?;
     };
-    file.finish(summary.bytes)?;
     let BackupSummary { cluster_id, index, bytes, is_newest, objects, .. } = summary;
+    if written != bytes {
+        bail!("failed to make a backup: it has {written} bytes, and {bytes} were announced");
+    }
+    file.finish()?;
     if !is_newest {
         message(&format!(
             "warning: no majority of managers answers: changes after entry {index} may be missing in the backup"
@@ -165,102 +168,10 @@ fn passphrase(file: Option<&Path>) -> anyhow::Result<String> {
     }
 }
 
-/// A file that gets its name only when it is whole.
-#[derive(Debug)]
-struct NewFile {
-    file: std::fs::File,
-    temporary: PathBuf,
-    path: PathBuf,
-    bytes: u64,
-}
-
-impl NewFile {
-    /// Creates the file beside `path`, readable only by its owner.
-    fn create(path: &Path) -> anyhow::Result<Self> {
-        let exists = || Refused {
-            reason: Reason::AlreadyExists,
-            text: format!("failed to write the backup {}: the file exists already", path.display()),
-        };
-        if path.symlink_metadata().is_ok() {
-            return Err(exists().into());
-        }
-        let name = path.file_name().with_context(|| format!("`{}` names no file", path.display()))?;
-        let temporary = path.with_file_name(format!(".{}.{}", name.to_string_lossy(), request_id()));
-        let options = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
-        let file = options.with_context(|| format!("failed to write the backup {}", path.display()))?;
-        Ok(Self { file, temporary, path: path.to_owned(), bytes: 0 })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        self.bytes += u64::try_from(bytes.len())?;
-        self.file.write_all(bytes).with_context(|| format!("failed to write the backup {}", self.path.display()))
-    }
-
-    /// Gives the file its name, if it has this many bytes and nothing else has the name by now.
-    fn finish(self, bytes: u64) -> anyhow::Result<()> {
-        if self.bytes != bytes {
-            bail!("failed to make a backup: it has {} bytes, and {bytes} were announced", self.bytes);
-        }
-        let named = self.file.sync_all().and_then(|()| std::fs::hard_link(&self.temporary, &self.path));
-        named.with_context(|| format!("failed to write the backup {}", self.path.display()))?;
-        let folder = self.path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::File::open(folder)?.sync_all()?;
-        Ok(())
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        // A file that is whole has its other name by now.
-        let _ = std::fs::remove_file(&self.temporary);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
     use flota_api::proto::node::LostManager;
-
-    fn names(dir: &Path) -> Vec<String> {
-        fs_err::read_dir(dir).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect()
-    }
-
-    #[test]
-    fn a_backup_has_its_name_only_when_it_is_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("b");
-        let mut file = NewFile::create(&path).unwrap();
-        file.write(b"half").unwrap();
-        assert!(!path.exists());
-        assert_eq!(file.file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        drop(file);
-        assert_eq!(names(dir.path()), [] as [&str; 0], "an attempt that is given up leaves nothing");
-        let mut file = NewFile::create(&path).unwrap();
-        file.write(b"half").unwrap();
-        assert!(file.finish(8).unwrap_err().to_string().contains("it has 4 bytes, and 8 were announced"));
-        assert_eq!(names(dir.path()), [] as [&str; 0]);
-        let mut file = NewFile::create(&path).unwrap();
-        file.write(b"whole").unwrap();
-        file.finish(5).unwrap();
-        assert_eq!(names(dir.path()), ["b"]);
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs_err::read(&path).unwrap(), b"whole");
-    }
-
-    #[test]
-    fn a_file_that_exists_is_not_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("b");
-        let late = NewFile::create(&path).unwrap();
-        fs_err::write(&path, "other").unwrap();
-        let refused = NewFile::create(&path).unwrap_err();
-        assert!(refused.to_string().ends_with("the file exists already"), "{refused}");
-        assert_eq!(crate::error::code(&refused), 4);
-        late.finish(0).unwrap_err();
-        assert_eq!((fs_err::read(&path).unwrap().as_slice(), names(dir.path()).len()), (b"other".as_slice(), 1));
-    }
 
     #[test]
     fn a_passphrase_is_the_first_line_of_its_file() {

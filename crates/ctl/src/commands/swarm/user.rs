@@ -1,10 +1,10 @@
 //! `ctl swarm user …` manages who may use the cluster from outside. The key of a user is made here, and never leaves the file
 //! that this writes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
@@ -18,6 +18,7 @@ use super::millis;
 use crate::client::{Client, request_id};
 use crate::context::Credentials;
 use crate::error::{Usage, named};
+use crate::new_file::NewFile;
 use crate::parse;
 use crate::printer::{self, ListOptions, line};
 
@@ -80,7 +81,7 @@ pub(crate) enum User {
 pub(super) async fn run(client: &Client, verb: User) -> anyhow::Result<()> {
     match verb {
         User::Add { name, role, prefixes, expiry, out } => {
-            let (out, key) = (new_file(&name, out)?, KeyPair::generate()?);
+            let (out, key) = (UserFile::create(&name, out)?, KeyPair::generate()?);
             let request = CreateUserRequest {
                 request_id: request_id(),
                 name,
@@ -92,12 +93,12 @@ pub(super) async fn run(client: &Client, verb: User) -> anyhow::Result<()> {
             let grant = client
                 .change(request, |mut control, request| async move { control.create_user(request).await })
                 .await?;
-            write(&out, &grant, &key)
+            out.finish(&grant, &key)
         }
         User::Renew { name: Some(name), expiry, out } => {
-            let (out, key) = (new_file(&name, out)?, KeyPair::generate()?);
+            let (out, key) = (UserFile::create(&name, out)?, KeyPair::generate()?);
             let grant = renew(client, name, expiry, &key).await?;
-            write(&out, &grant, &key)
+            out.finish(&grant, &key)
         }
         User::Renew { name: None, expiry, .. } => {
             let (path, _) = client.context()?.ok_or_else(|| Usage("no context is in use: name the user".into()))?;
@@ -129,33 +130,42 @@ async fn renew(client: &Client, name: String, expiry: Option<Duration>, key: &Ke
     client.change(request, |mut control, request| async move { control.renew_user(request).await }).await
 }
 
-/// Returns the file to write, which must not exist: it may have a key that is in use.
-fn new_file(name: &str, out: Option<PathBuf>) -> anyhow::Result<PathBuf> {
-    flota_api::naming::check(name).map_err(|error| Usage(format!("name: {error}")))?;
-    let out = out.unwrap_or_else(|| PathBuf::from(format!("{name}.context.json")));
-    if out.exists() {
-        bail!("`{}` exists already: --out names another file", out.display());
-    }
-    Ok(out)
-}
-
 fn expires_at(grant: &UserGrant) -> anyhow::Result<Timestamp> {
     let certificates = grant.user.as_ref().map(|user| &user.certificates);
     let newest = certificates.and_then(|it| it.last()).context("the manager's answer names no certificate")?;
     Ok(Timestamp(newest.expires_at))
 }
 
-fn write(out: &Path, grant: &UserGrant, key: &KeyPair) -> anyhow::Result<()> {
-    let credentials = Credentials::granted(grant, &key.to_der())?;
-    credentials.write(out)?;
-    line(&format!(
-        "User {}, until {}. To use the cluster from another machine, run there:\n",
-        credentials.user,
-        expires_at(grant)?
-    ));
-    line(&format!("    ctl context create NAME --from {}\n    ctl context use NAME\n", out.display()));
-    line("The file has the user's key: whoever has it is the user.");
-    Ok(())
+/// The file for a user's credentials. It is created before the manager is asked, because the certificate that the user had ends
+/// with the request.
+struct UserFile {
+    file: NewFile,
+    path: PathBuf,
+}
+
+impl UserFile {
+    fn create(name: &str, path: Option<PathBuf>) -> anyhow::Result<Self> {
+        flota_api::naming::check(name).map_err(|error| Usage(format!("name: {error}")))?;
+        let path = path.unwrap_or_else(|| PathBuf::from(format!("{name}.context.json")));
+        Ok(Self { file: NewFile::create(&path)?, path })
+    }
+
+    fn finish(mut self, grant: &UserGrant, key: &KeyPair) -> anyhow::Result<()> {
+        let credentials = Credentials::granted(grant, &key.to_der())?;
+        let user = &credentials.user;
+        let written =
+            credentials.to_text().and_then(|text| self.file.write(text.as_bytes())).and_then(|()| self.file.finish());
+        written.with_context(|| {
+            format!("user {user} has a certificate and no file with it (`ctl swarm user renew {user}` makes another)")
+        })?;
+        line(&format!(
+            "User {user}, until {}. To use the cluster from another machine, run there:\n",
+            expires_at(grant)?
+        ));
+        line(&format!("    ctl context create NAME --from {}\n    ctl context use NAME\n", self.path.display()));
+        line("The file has the user's key: whoever has it is the user.");
+        Ok(())
+    }
 }
 
 async fn ls(client: &Client, options: &ListOptions) -> anyhow::Result<()> {
