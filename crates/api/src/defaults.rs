@@ -26,6 +26,8 @@ pub const STARTS_BEFORE_GIVING_UP: u32 = 3;
 pub const TASK_IDS: u32 = 65_536;
 /// Time between SIGTERM and SIGKILL, as in Docker.
 pub const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Largest password of a registry in bytes. Those of cloud providers are signed tokens of some kilobytes, or files of keys.
+pub const REGISTRY_PASSWORD: usize = 16 << 10;
 /// Interval of health checks, as in Docker.
 pub const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 /// Time that a health check has, as in Docker.

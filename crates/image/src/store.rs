@@ -315,8 +315,8 @@ impl ImageStore {
     /// # Errors
     /// An I/O error.
     pub fn record(&self, image: &Image) -> Result<(), ImageError> {
-        let path = self.dir.join("images").join(image.digest.trim_start_matches("sha256:"));
-        fs_err::write(path, b"").map_err(|source| ImageError::Io { act: "record the image", source })
+        fs_err::write(self.record_path(&image.digest), b"")
+            .map_err(|source| ImageError::Io { act: "record the image", source })
     }
 
     /// Returns all images that are recorded and complete.
@@ -330,8 +330,9 @@ impl ImageStore {
         entries.map(|entry| Ok(format!("sha256:{}", entry?.file_name().to_string_lossy()))).collect()
     }
 
-    /// Removes the blobs and layers that no recorded image needs, such as those of failed imports and transfers. Must
-    /// not run during an import or a transfer, because it also removes the blobs that have already arrived.
+    /// Removes the blobs and layers that no recorded image needs, such as those of failed imports and transfers. Forgets
+    /// images whose documents are gone, which nothing can use any more. Must not run during an import or a transfer, because
+    /// it also removes the blobs that have already arrived.
     ///
     /// # Errors
     /// It is unknown what a recorded image needs, and nothing was removed; or a blob or layer could not be removed, and
@@ -339,7 +340,14 @@ impl ImageStore {
     pub fn sweep(&self) -> Result<(), ImageError> {
         let (mut blobs, mut names) = (BTreeSet::new(), BTreeSet::new());
         for digest in self.recorded().map_err(unreadable)? {
-            let image = self.image(&digest)?;
+            let image = match self.image(&digest) {
+                Err(ImageError::Blob(BlobError::Missing(blob))) => {
+                    tracing::warn!(image = digest, blob, "forgetting an image: a document of it is gone");
+                    self.forget(&digest)?;
+                    continue;
+                }
+                image => image?,
+            };
             names.extend(layer_names(&image));
             blobs.extend(image.blobs());
         }
@@ -363,14 +371,22 @@ impl ImageStore {
     /// # Errors
     /// The image's record can't be removed, or [`ImageStore::sweep`] fails.
     pub fn remove(&self, digest: &str) -> Result<(), ImageError> {
-        let path = self.dir.join("images").join(digest.trim_start_matches("sha256:"));
-        match fs_err::remove_file(path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(ImageError::Io { act: "remove the image", source });
-            }
-            _ => {}
-        }
+        self.forget(digest)?;
         self.sweep()
+    }
+
+    /// Removes the record of an image.
+    fn forget(&self, digest: &str) -> Result<(), ImageError> {
+        match fs_err::remove_file(self.record_path(digest)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(ImageError::Io { act: "remove the image", source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn record_path(&self, digest: &str) -> PathBuf {
+        self.dir.join("images").join(digest.trim_start_matches("sha256:"))
     }
 }
 

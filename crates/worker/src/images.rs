@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::RwLock;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use flota_api::clock::Clock;
 use flota_api::image_ref::{ImageRef, ImageRefError};
@@ -62,6 +62,13 @@ pub(crate) enum FetchError {
     /// The received data is not a valid image.
     #[error(transparent)]
     Image(#[from] ImageError),
+}
+
+/// What was added to the store. Nothing is removed while this lives, so that it can be reported before.
+#[derive(Debug)]
+pub(crate) struct Added<T> {
+    pub(crate) value: T,
+    pub(crate) _adds: OwnedRwLockReadGuard<()>,
 }
 
 /// This node's images, and the means to fetch more. Clones share them.
@@ -196,15 +203,27 @@ impl Images {
                 self.fetch_blob(source, &blob, size).await?;
             }
         }
-        let (store, digest) = (self.store.clone(), source.digest.clone());
-        let recorded = blocking(move || {
+        let digest = source.digest.clone();
+        let recorded = self.add(move |store| {
             let image = store.image(&digest)?;
             store.record(&image)?;
-            Ok::<_, ImageError>(image)
+            Ok(image)
         });
-        let image = recorded.await??;
+        let Added { value: image, _adds } = recorded.await?;
         self.added(&image);
         Ok(image)
+    }
+
+    /// Runs work that adds to the store, outside the async threads. Nothing is removed until it has ended, also if nobody
+    /// waits for it any more.
+    pub(crate) async fn add<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&ImageStore) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<Added<T>, ImageError> {
+        let (store, adds) = (self.store.clone(), Arc::clone(&self.changing).read_owned().await);
+        let work = move || Ok(Added { value: work(&store)?, _adds: adds });
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| ImageError::Io { act: "add to the images", source: io::Error::other(error) })?
     }
 
     /// Returns the image if all of it is on this node. It then stays as long as a use is recorded.

@@ -29,7 +29,7 @@ use crate::disk_thread::DiskThread;
 use crate::executor::{ContainerExecutor, ContainerOptions, TaskPaths};
 use crate::gpus;
 use crate::health::HealthBoard;
-use crate::images::{Images, ImagesService};
+use crate::images::{Added, Images, ImagesService};
 use crate::networks::{LinuxKernel, LinuxOptions, NamespaceFolder, NetworkRecord, Networks};
 use crate::offers::NodeOffers;
 use crate::records::{FileRecords, QueuedRecords};
@@ -208,11 +208,13 @@ impl Worker {
         archive: impl io::Read + Send + 'static,
         reference: &str,
     ) -> Result<(Image, Vec<String>), ImageError> {
-        let _adds = self.images.changing.read().await;
-        self.images.sweep();
-        let store = self.images.store.clone();
-        let imported = tokio::task::spawn_blocking(move || flota_image::import(&store, archive));
-        let (image, mut names) = imported.await.map_err(join)??;
+        let images = self.images.clone();
+        let import = move |store: &ImageStore| {
+            // Once nothing is added any more, what a refused archive has left goes.
+            images.sweep();
+            flota_image::import(store, archive)
+        };
+        let Added { value: (image, mut names), _adds } = self.images.add(import).await?;
         if !reference.is_empty() {
             names = vec![reference.to_owned()];
         }
@@ -232,10 +234,9 @@ impl Worker {
     /// # Errors
     /// The program is not static, or the image can't be stored.
     pub async fn pack(&self, name: &str, program: Vec<u8>) -> Result<Image, ImageError> {
-        let _adds = self.images.changing.read().await;
-        let (store, name) = (self.images.store.clone(), name.to_owned());
-        let packed = tokio::task::spawn_blocking(move || flota_image::pack(&store, &name, &program));
-        let image = packed.await.map_err(join)??;
+        let name = name.to_owned();
+        let Added { value: image, _adds } =
+            self.images.add(move |store| flota_image::pack(store, &name, &program)).await?;
         self.images.added(&image);
         Ok(image)
     }

@@ -4,12 +4,15 @@ mod docker;
 
 use std::io::Read;
 
+use anyhow::Context as _;
 use clap::Subcommand;
 use serde_json::json;
 
+use flota_api::defaults::REGISTRY_PASSWORD;
 use flota_api::proto::control::{PutRegistryRequest, RemoveRequest};
 
 use crate::client::{Client, request_id};
+use crate::error::Usage;
 use crate::printer::{self, ListOptions};
 use docker::Login;
 
@@ -39,11 +42,22 @@ pub(crate) enum Registry {
     Ls(ListOptions),
 }
 
-/// Reads the password from standard input and strips the end of the line.
+/// Reads the password from standard input.
 pub(super) fn password() -> anyhow::Result<String> {
-    let mut password = String::new();
-    std::io::stdin().take(4096).read_to_string(&mut password)?;
-    Ok(password.trim_end_matches(['\n', '\r']).to_owned())
+    password_from(std::io::stdin())
+}
+
+/// Reads a password to the end and strips the end of its last line.
+fn password_from(input: impl Read) -> anyhow::Result<String> {
+    // The ends of lines after it do not count.
+    const BOUND: usize = REGISTRY_PASSWORD + 2;
+    let mut text = String::new();
+    input.take(BOUND as u64 + 1).read_to_string(&mut text).context("failed to read the password")?;
+    let password = text.trim_end_matches(['\n', '\r']);
+    if password.len() > REGISTRY_PASSWORD || text.len() > BOUND {
+        anyhow::bail!(Usage(format!("the password has more than {REGISTRY_PASSWORD} bytes")));
+    }
+    Ok(password.to_owned())
 }
 
 /// Stores a login in the cluster.
@@ -64,7 +78,7 @@ pub(crate) async fn run(verb: Registry, client: &Client) -> anyhow::Result<()> {
         }
         Registry::Login { username, password_stdin, host, .. } => {
             if !password_stdin {
-                anyhow::bail!(crate::error::Usage("give the password on standard input, with --password-stdin".into()));
+                anyhow::bail!(Usage("give the password on standard input, with --password-stdin".into()));
             }
             let (host, username) = (host.unwrap_or_default(), username.unwrap_or_default());
             put(client, Login { host, username, password: password()? }).await?;
@@ -95,4 +109,20 @@ pub(crate) async fn run(verb: Registry, client: &Client) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_all_of_the_input_without_the_end_of_its_last_line() {
+        let read = |text: &str| password_from(text.as_bytes()).map_err(|error| error.to_string());
+        assert_eq!(read("secret\r\n"), Ok("secret".into()));
+        assert_eq!(read("{\n  \"key\": 1\n}\n"), Ok("{\n  \"key\": 1\n}".into()), "a file of keys has many lines");
+        let longest = "x".repeat(REGISTRY_PASSWORD);
+        assert_eq!(read(&format!("{longest}\r\n")), Ok(longest.clone()));
+        let refused = password_from(format!("{longest}x").as_bytes()).expect_err("it is too long");
+        assert_eq!(crate::error::code(&refused), 2, "{refused}");
+    }
 }

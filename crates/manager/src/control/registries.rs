@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use flota_api::Violation;
+use flota_api::defaults::REGISTRY_PASSWORD;
 use flota_api::id::RegistryId;
 use flota_api::image_ref::registry_host;
 use flota_api::model::{Registry, Secret};
@@ -14,7 +15,7 @@ use super::filter::{self, Field, Filter};
 use super::reference::resolve;
 use super::{Control, Freshness, Listing, Member};
 
-/// Largest length of a host, user name or password, in bytes.
+/// Largest length of a host or user name, in bytes.
 const TEXT_BOUND: usize = 1024;
 
 /// A registry and the user name for it.
@@ -35,13 +36,16 @@ fn summary(registry: &Arc<Registry>) -> RegistrySummary {
 
 fn check(host: &str, username: &str, password: &str) -> Result<(), ControlError> {
     let is_bad = |text: &str| text.is_empty() || text.len() > TEXT_BOUND || text.chars().any(char::is_control);
-    let fields =
-        [("host", is_bad(host) || host.contains('/')), ("username", is_bad(username)), ("password", is_bad(password))];
-    let found = fields.into_iter().filter(|(_, bad)| *bad).map(|(field, _)| Violation {
-        field: field.into(),
-        why: format!("it has 1 to {TEXT_BOUND} printable characters, a host no `/`"),
-    });
-    let found: Vec<_> = found.collect();
+    // A password may be a file of several lines.
+    let is_bad_password = password.is_empty() || password.len() > REGISTRY_PASSWORD || password.contains('\0');
+    let printable = format!("it has 1 to {TEXT_BOUND} printable characters");
+    let rules = [
+        ("host", is_bad(host) || host.contains('/'), format!("{printable}, and no `/`")),
+        ("username", is_bad(username), printable),
+        ("password", is_bad_password, format!("it has 1 to {REGISTRY_PASSWORD} bytes, and no zero byte")),
+    ];
+    let broken = rules.into_iter().filter(|(_, is_bad, _)| *is_bad);
+    let found: Vec<_> = broken.map(|(field, _, why)| Violation { field: field.into(), why }).collect();
     if found.is_empty() { Ok(()) } else { Err(ControlError::Invalid(found)) }
 }
 
@@ -97,5 +101,27 @@ impl<M: Member> Control<M> {
             Ok((tx.finish(), ()))
         });
         removed.await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_may_be_a_file_and_a_name_is_one_printable_line() {
+        let broken = |host: &str, username: &str, password: &str| match check(host, username, password) {
+            Err(ControlError::Invalid(found)) => found.into_iter().map(|it| it.field).collect(),
+            _ => Vec::new(),
+        };
+        let longest = "x\n".repeat(REGISTRY_PASSWORD / 2);
+        for (host, username, password, fields) in [
+            ("registry.local:5000", "_json_key", longest.as_str(), vec![]),
+            ("registry.local:5000", "u", &format!("{longest}x"), vec!["password"]),
+            ("a/b", "a\nb", "", vec!["host", "username", "password"]),
+            ("a", &"u".repeat(TEXT_BOUND + 1), "a\0", vec!["username", "password"]),
+        ] {
+            assert_eq!(broken(host, username, password), fields, "{host} {username}");
+        }
     }
 }

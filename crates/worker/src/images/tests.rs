@@ -240,3 +240,28 @@ async fn tasks_of_one_spec_run_the_image_that_the_first_one_resolved() {
     assert_eq!(second.digest, digest);
     assert_eq!(images.uses.of_spec(&task("other", 2), &ImageRole::Root), None, "another spec is resolved again");
 }
+
+#[tokio::test]
+async fn nothing_is_removed_while_an_image_is_added_that_nobody_waits_for_any_more() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (images, _) = packed(dir.path());
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+    let adding = tokio::spawn({
+        let images = images.clone();
+        let work = move |_: &ImageStore| {
+            let _ = begun.send(());
+            let _ = goes_on.recv();
+            Ok(())
+        };
+        async move { images.add(work).await.map(drop) }
+    });
+    begins.await.expect("the work has begun");
+    adding.abort();
+    assert!(adding.await.expect_err("it was cancelled").is_cancelled());
+    assert!(images.changing.try_write().is_err(), "the work goes on");
+    drop(go_on);
+    // Tokio's locks have a queue, so this waits until the work has ended.
+    let ended = tokio::time::timeout(Duration::from_secs(20), images.changing.write());
+    drop(ended.await.expect("nothing is removed for ever"));
+}

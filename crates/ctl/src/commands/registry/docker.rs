@@ -1,6 +1,6 @@
 //! The logins of `docker login` on this machine: in docker's config.json, or with the credential helpers that it names.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -35,29 +35,53 @@ pub(super) fn logins(path: &Path, host: Option<&str>) -> anyhow::Result<Vec<Logi
     let config: Value =
         serde_json::from_slice(&text).with_context(|| format!("failed to parse `{}`", path.display()))?;
     let named = ["auths", "credHelpers"].iter().filter_map(|key| config[key].as_object()).flat_map(|it| it.keys());
-    let mut addresses: BTreeSet<&str> = named.map(String::as_str).collect();
-    if let Some(host) = host.map(registry_host) {
-        addresses.retain(|address| registry_host(address) == host);
-        if addresses.is_empty() {
-            // A credential store knows more than the file names.
-            addresses.insert(if host == "docker.io" { HUB } else { host });
+    let mut addresses: BTreeMap<&str, &str> = BTreeMap::new();
+    for address in named.map(String::as_str) {
+        let of = registry_host(address);
+        // Docker also keeps tokens of the account there, under addresses below that of Docker Hub.
+        let is_token = address.starts_with(HUB) && address != HUB;
+        if !is_token && host.is_none_or(|host| registry_host(host) == of) {
+            let usual = addresses.entry(of).or_insert(address);
+            if address == usual_address(of) {
+                *usual = address;
+            }
         }
     }
+    if let Some(host) = host.map(registry_host) {
+        // A credential store knows more than the file names.
+        addresses.entry(host).or_insert(usual_address(host));
+    }
     let mut logins = Vec::new();
-    for address in addresses {
+    for (of, address) in addresses {
         let login = match get_credential_from_reader(text.as_slice(), address) {
             Ok(DockerCredential::UsernamePassword(username, password)) => (username, password),
             Ok(DockerCredential::IdentityToken(token)) => (TOKEN_USER.to_owned(), token),
             // After a logout, docker leaves an entry without a login.
-            Err(CredentialRetrievalError::NoCredentialConfigured) if host.is_none() => continue,
+            Err(error) if host.is_none() && is_none(&error) => continue,
             Err(error) => return Err(error).with_context(|| format!("failed to get the login to {address}")),
         };
-        logins.push(Login { host: registry_host(address).to_owned(), username: login.0, password: login.1 });
+        logins.push(Login { host: of.to_owned(), username: login.0, password: login.1 });
     }
     if logins.is_empty() {
         bail!("`{}` has no login to a registry", path.display());
     }
     Ok(logins)
+}
+
+/// Returns the address under which docker keeps the login to a registry.
+fn usual_address(host: &str) -> &str {
+    if host == "docker.io" { HUB } else { host }
+}
+
+/// Returns whether there is no login, in the file or in the words of a helper (docker-credential-helpers, `errors.go`).
+fn is_none(error: &CredentialRetrievalError) -> bool {
+    match error {
+        CredentialRetrievalError::NoCredentialConfigured => true,
+        CredentialRetrievalError::HelperFailure { stdout, .. } => {
+            stdout.trim() == "credentials not found in native keychain"
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -68,6 +92,9 @@ mod tests {
     const CONFIG: &str = r#"{
         "auths": {
             "https://index.docker.io/v1/": { "auth": "dXNlcjpwYXNz" },
+            "https://index.docker.io/v1/access-token": { "auth": "dXNlcjphY2Nlc3M=" },
+            "https://index.docker.io/v1/refresh-token": { "auth": "dXNlcjpyZWZyZXNo" },
+            "index.docker.io": { "auth": "dXNlcjpvbGQ=" },
             "registry.local:5000": { "auth": "dXNlcjpwYXNz" },
             "azure.example": { "auth": "", "identitytoken": "abc" },
             "left.example": {}
@@ -99,7 +126,8 @@ mod tests {
         const NAME: &str = "commands::registry::docker::tests::a_credential_helper_gives_the_login";
         const INSIDE: &str = "FLOTA_TEST_CREDENTIAL_HELPER";
         if std::env::var_os(INSIDE).is_some() {
-            let config = r#"{ "credHelpers": { "ecr.example": "flota-test" } }"#;
+            let config = r#"{ "credHelpers": { "ecr.example": "flota-test", "left.example": "flota-test" } }"#;
+            assert!(found(config, Some("left.example")).expect_err("it has none").contains("credentials not found"));
             let login = ("ecr.example".to_owned(), "AWS:the secret of ecr.example".to_owned());
             assert_eq!(found(config, None), Ok(vec![login]));
             return;
@@ -108,6 +136,7 @@ mod tests {
         let helper = dir.path().join("docker-credential-flota-test");
         let script = r#"#!/bin/sh
 [ "$1" = get ] && read -r address
+[ "$address" = left.example ] && echo credentials not found in native keychain && exit 1
 printf '{"ServerURL":"%s","Username":"AWS","Secret":"the secret of %s"}' "$address" "$address"
 "#;
         std::fs::write(&helper, script).expect("written");
