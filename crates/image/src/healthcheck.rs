@@ -22,6 +22,9 @@ pub struct Healthcheck {
     pub start_interval: u64,
     /// Number of failures in a row that are too many.
     pub retries: u32,
+    /// The image's `Shell`: the words that run a command line. Empty if it names none, which stands for `/bin/sh -c`.
+    #[serde(skip)]
+    pub shell: Vec<String>,
 }
 
 fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
@@ -34,6 +37,8 @@ pub(crate) fn parse(config: &[u8]) -> Result<Healthcheck, ManifestError> {
     struct Config {
         #[serde(default, rename = "Healthcheck", deserialize_with = "or_default")]
         healthcheck: Healthcheck,
+        #[serde(default, rename = "Shell", deserialize_with = "or_default")]
+        shell: Vec<String>,
     }
     #[derive(Deserialize)]
     struct File {
@@ -42,7 +47,8 @@ pub(crate) fn parse(config: &[u8]) -> Result<Healthcheck, ManifestError> {
     }
     let parsed: Result<File, _> = serde_json::from_slice(config);
     let malformed = |error: serde_json::Error| ManifestError::Malformed { what: "config", why: error.to_string() };
-    Ok(parsed.map_err(malformed)?.config.healthcheck)
+    let Config { healthcheck, shell } = parsed.map_err(malformed)?.config;
+    Ok(Healthcheck { shell, ..healthcheck })
 }
 
 #[cfg(test)]
@@ -54,12 +60,13 @@ mod tests {
         let full = r#"{ "config": { "Cmd": ["a"], "Healthcheck": {
             "Test": ["CMD-SHELL", "true"], "Interval": 1000000000, "Timeout": 2, "StartPeriod": 3, "StartInterval": 4,
             "Retries": 5
-        } } }"#;
+        }, "Shell": ["/bin/bash", "-c"] } }"#;
         let test = vec!["CMD-SHELL".to_owned(), "true".to_owned()];
-        let expected =
-            Healthcheck { test, interval: 1_000_000_000, timeout: 2, start_period: 3, start_interval: 4, retries: 5 };
+        let shell = vec!["/bin/bash".to_owned(), "-c".to_owned()];
+        let timing = Healthcheck { interval: 1_000_000_000, timeout: 2, ..Healthcheck::default() };
+        let expected = Healthcheck { test, start_period: 3, start_interval: 4, retries: 5, shell, ..timing };
         assert_eq!(parse(full.as_bytes()), Ok(expected));
-        for absent in ["{}", r#"{ "config": null }"#, r#"{ "config": { "Healthcheck": null } }"#] {
+        for absent in ["{}", r#"{ "config": null }"#, r#"{ "config": { "Healthcheck": null, "Shell": null } }"#] {
             assert_eq!(parse(absent.as_bytes()), Ok(Healthcheck::default()), "{absent}");
         }
         let none = r#"{ "config": { "Healthcheck": { "Test": null } } }"#;

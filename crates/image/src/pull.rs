@@ -122,16 +122,17 @@ impl Pull<'_> {
         let mut errors = Vec::new();
         for endpoint in &self.endpoints {
             match self.document_from(endpoint, version).await {
-                Ok(bytes) => {
-                    let expected = Some(version.to_owned()).filter(|it| it.starts_with("sha256:"));
-                    let document = manifest::parse(&bytes).map_err(ImageError::from)?;
-                    let store = self.store.clone();
-                    let stored = blocking(move || store.blobs.put(bytes.as_slice(), expected.as_deref())).await?;
-                    match stored {
-                        Ok((digest, _)) => return Ok((digest, document)),
-                        Err(error) => errors.push(error.into()),
+                Ok(bytes) => match manifest::parse(&bytes) {
+                    Ok(document) => {
+                        let expected = Some(version.to_owned()).filter(|it| it.starts_with("sha256:"));
+                        let store = self.store.clone();
+                        match blocking(move || store.blobs.put(bytes.as_slice(), expected.as_deref())).await? {
+                            Ok((digest, _)) => return Ok((digest, document)),
+                            Err(error) => errors.push(error.into()),
+                        }
                     }
-                }
+                    Err(error) => errors.push(ImageError::from(error).into()),
+                },
                 Err(error) => errors.push(error),
             }
             if endpoint.is_registry && errors.last().is_some_and(is_answer) {

@@ -1,6 +1,7 @@
 //! Asks a registry for which digest a tag stands, and for which platforms an image is, without pulling it. Managers do so,
 //! once for all nodes.
 
+use oci_spec::image::Sha256Digest;
 use reqwest::{Method, Response};
 use sha2::{Digest, Sha256};
 
@@ -22,13 +23,15 @@ pub enum ResolveError {
         #[source]
         source: RequestError,
     },
-    /// The registry gives neither a digest nor a manifest of legal size.
-    #[error("failed to resolve {name}: {url} gives no manifest of at most {BOUND} bytes for it")]
+    /// The registry gives neither a digest nor a manifest.
+    #[error("failed to resolve {name}: {url} gives no manifest for it: {why}")]
     Content {
         /// The image.
         name: String,
         /// The address of the endpoint.
         url: String,
+        /// What is wrong with what it gives.
+        why: String,
     },
     /// The registry sends another document than the one with the digest.
     #[error("failed to resolve {name}: {url} sends something else than {digest}")]
@@ -61,14 +64,13 @@ pub async fn resolve(
     name: &ImageName,
     credentials: Option<&Credentials>,
 ) -> Result<String, ResolveError> {
-    let fail = |source| ResolveError::Registry { name: name.to_string(), source };
-    let endpoints = registries.endpoints(name, credentials).map_err(fail)?;
+    let endpoints = registries.endpoints(name, credentials);
+    let endpoints = endpoints.map_err(|source| ResolveError::Registry { name: name.to_string(), source })?;
     let mut errors = Vec::new();
     for endpoint in &endpoints {
-        match digest_at(endpoint, &name.version).await {
-            Ok(Some(digest)) => return Ok(digest),
-            Ok(None) => errors.push(ResolveError::Content { name: name.to_string(), url: endpoint.to_string() }),
-            Err(source) => errors.push(fail(source)),
+        match digest_at(endpoint, name).await {
+            Ok(digest) => return Ok(digest),
+            Err(error) => errors.push(error),
         }
         if endpoint.is_registry && errors.last().is_some_and(ResolveError::is_answer) {
             break;
@@ -79,15 +81,29 @@ pub async fn resolve(
 }
 
 /// A HEAD does not count against the limits of Docker Hub. A registry need not send the digest with it; then it is that
-/// of the manifest.
-async fn digest_at(endpoint: &Endpoint, version: &str) -> Result<Option<String>, RequestError> {
-    let head = endpoint.manifest(Method::HEAD, version).await?;
+/// of the manifest. What answers may be no registry at all, such as the login page of a network.
+async fn digest_at(endpoint: &Endpoint, name: &ImageName) -> Result<String, ResolveError> {
+    let fail = |source| ResolveError::Registry { name: name.to_string(), source };
+    let head = endpoint.manifest(Method::HEAD, &name.version).await.map_err(fail)?;
     let sent = head.headers().get(DIGEST).and_then(|value| value.to_str().ok());
-    if let Some(digest) = sent.filter(|it| it.starts_with("sha256:")) {
-        return Ok(Some(digest.to_owned()));
+    let is_digest = |it: &&str| it.strip_prefix("sha256:").is_some_and(|hex| hex.parse::<Sha256Digest>().is_ok());
+    if let Some(digest) = sent.filter(is_digest) {
+        return Ok(digest.to_owned());
     }
-    let manifest = endpoint.manifest(Method::GET, version).await?;
-    Ok(body(endpoint, manifest).await?.map(|bytes| digest_of(&bytes)))
+    let response = endpoint.manifest(Method::GET, &name.version).await.map_err(fail)?;
+    let bytes = body(endpoint, response).await.map_err(fail)?.ok_or_else(|| too_large(endpoint, name))?;
+    match manifest::platforms(&bytes) {
+        Ok(_) => Ok(digest_of(&bytes)),
+        Err(error) => Err(no_manifest(endpoint, name, error.to_string())),
+    }
+}
+
+fn no_manifest(endpoint: &Endpoint, name: &ImageName, why: String) -> ResolveError {
+    ResolveError::Content { name: name.to_string(), url: endpoint.to_string(), why }
+}
+
+fn too_large(endpoint: &Endpoint, name: &ImageName) -> ResolveError {
+    no_manifest(endpoint, name, format!("it has more than {BOUND} bytes"))
 }
 
 /// Returns the body; `None` if it is too large for a document of an image.
@@ -127,7 +143,7 @@ pub async fn platforms(
             Err(error) => told = told.filter(ResolveError::is_answer).or(Some(error)),
         }
     }
-    Err(told.unwrap_or_else(|| ResolveError::Content { name: name.to_string(), url: name.registry.clone() }))
+    Err(told.expect("there is at least one endpoint, and none has succeeded"))
 }
 
 async fn platforms_at(endpoint: &Endpoint, name: &ImageName) -> Result<Vec<ImagePlatform>, ResolveError> {
@@ -154,7 +170,7 @@ async fn document(
     match body(endpoint, response).await {
         Ok(Some(bytes)) if digest_of(&bytes) == digest => Ok(bytes),
         Ok(Some(_)) => Err(ResolveError::Digest { name: image, url, digest: digest.to_owned() }),
-        Ok(None) => Err(ResolveError::Content { name: image, url }),
+        Ok(None) => Err(too_large(endpoint, name)),
         Err(source) => Err(ResolveError::Registry { name: image, source }),
     }
 }

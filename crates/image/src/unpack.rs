@@ -34,7 +34,8 @@ pub(crate) use stack::Stack;
 
 /// Bytes that every layer may unpack to. A larger layer is refused if it exceeds [`RATIO`] times its packed size.
 const FREE_BYTES: u64 = 256 << 20;
-const RATIO: u64 = 200;
+/// What gzip packs at most (1032 to 1, RFC 1951), so that an image with large files of zeros is no bomb, whatever packed it.
+const RATIO: u64 = 1_100;
 const ENTRIES: u64 = 2_000_000;
 /// Bytes of paths that are kept until the last entry.
 const PATHS: usize = 64 << 20;
@@ -316,7 +317,8 @@ impl<'a> Layer<'a> {
         if self.whiteouts == Whiteouts::Overlay {
             self.mark_hidden()?;
         }
-        for (path, mtime) in self.times.iter().rev() {
+        // In the order of the archive, because the last entry of a folder counts.
+        for (path, mtime) in &self.times {
             let is_root = path.as_os_str().is_empty();
             let folder = if is_root { self.root.try_clone().map_err(|error| errno(&error)) } else { self.open(path) };
             // A later entry may have replaced the folder.

@@ -10,7 +10,7 @@ use super::{Credentials, Endpoint, ImageName, RequestError, client};
 /// The registry of Docker Hub, whose images have the name `docker.io`.
 const HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
 
-/// How registries are reached, by host. Others are reached over HTTPS, and those on this machine also over HTTP, as
+/// How registries are reached, by host. Others are reached over HTTPS, and those on this machine as insecure ones, as
 /// Docker does.
 #[derive(Clone, Debug, Default)]
 pub struct Registries(BTreeMap<String, RegistryOptions>);
@@ -80,7 +80,8 @@ impl Registries {
         let mut endpoints = Vec::new();
         let own = options(&name.registry);
         for base in &own.mirrors {
-            let options = options(base.rsplit('/').next().unwrap_or_default());
+            // After the scheme and two slashes, and before a path.
+            let options = options(base.split('/').nth(2).unwrap_or_default());
             endpoints.push(Endpoint::mirror(base, &name.repository, client(base, options, !options.insecure)?));
         }
         let host = if name.registry == HUB.0 { HUB.1 } else { &name.registry };
@@ -93,16 +94,14 @@ impl Registries {
     }
 }
 
-/// Returns how a registry is tried, and whether its certificate is verified.
+/// Returns how a registry is tried, and whether its certificate is verified. HTTPS comes first: a server that expects it
+/// refuses HTTP with an answer, which counts, and one that does not fails to connect.
 fn schemes(host: &str, options: &RegistryOptions) -> Vec<(&'static str, bool)> {
     let name = host.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok()).map_or(host, |(name, _)| name);
     let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     let is_local = name == "localhost" || address.is_ok_and(|it| it.is_loopback());
-    match (options.insecure, is_local) {
-        (true, _) => vec![("https", false), ("http", false)],
-        (false, true) if options.authorities.is_empty() => vec![("http", true), ("https", true)],
-        (false, _) => vec![("https", true)],
-    }
+    let is_insecure = options.insecure || is_local && options.authorities.is_empty();
+    if is_insecure { vec![("https", false), ("http", false)] } else { vec![("https", true)] }
 }
 
 #[cfg(test)]
@@ -116,7 +115,7 @@ mod tests {
             schemes(host, options).into_iter().map(|(scheme, verify)| format!("{scheme} {verify}")).collect()
         };
         for host in ["localhost", "localhost:5000", "127.0.0.1:80", "[::1]:5000"] {
-            assert_eq!(tried(host, &RegistryOptions::default()), ["http true", "https true"], "{host}");
+            assert_eq!(tried(host, &RegistryOptions::default()), ["https false", "http false"], "{host}");
         }
         for host in ["docker.io", "localhost.example", "10.0.0.1:5000", "[2001:db8::1]", "127.example"] {
             assert_eq!(tried(host, &RegistryOptions::default()), ["https true"], "{host}");

@@ -104,6 +104,33 @@ fn files_links_owners_modes_and_times_are_as_the_tar_says() {
 }
 
 #[test]
+fn last_entry_of_a_folder_says_when_it_was_changed() {
+    let at = |seconds: &'static [u8]| {
+        move |it: &mut EntryBuilder| {
+            it.path("bin/").entry_type(EntryType::Directory).add_pax("mtime", seconds);
+        }
+    };
+    let (outside, result) = Tar::new().with(at(b"5"), b"").with(at(b"7"), b"").unpack();
+    result.expect("a good layer");
+    assert_eq!(about(&outside, "bin").mtime(), 7);
+}
+
+#[test]
+fn large_file_of_zeros_is_no_bomb() {
+    let mut zeros = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let mut header = EntryBuilder::new_gnu();
+    let size = 300 << 20;
+    header.path("zeros").size(size).expect("it fits");
+    zeros.write_all(&header.finish_bytes()).expect("memory");
+    let zero = vec![0; 1 << 20];
+    (0..300).for_each(|_| zeros.write_all(&zero).expect("memory"));
+    zeros.write_all(&[0; 1024]).expect("memory");
+    let (outside, result) = Tar(zeros.finish().expect("memory")).unpack();
+    result.expect("it is legal");
+    assert_eq!(about(&outside, "zeros").len(), size);
+}
+
+#[test]
 fn file_of_a_lower_layer_gets_another_name() {
     let lower = Tar::new().file("lib/old").folder("lib").put(EntryType::Symlink, "lib/soft", "old", b"");
     let layer = Tar::new()

@@ -60,7 +60,22 @@ async fn error_names_the_image_and_what_the_registry_answers() {
     assert!(error.starts_with(&format!("failed to resolve {image}: ")) && error.contains("404"), "{error}");
     let huge = Server::start(|_, _, _| Answer::new(200, vec![b' '; 5 << 20])).await;
     let error = resolved(&huge, &Registries::default()).await.unwrap_err();
-    assert!(error.contains("gives no manifest of at most"), "{error}");
+    assert!(error.contains("gives no manifest for it: it has more than"), "{error}");
+}
+
+#[tokio::test]
+async fn what_answers_and_is_no_registry_stands_for_no_image() {
+    let page = "<html>Please log in to this network</html>";
+    let portal = Server::start(move |_, _, _| Answer::new(200, page).with("Docker-Content-Digest", "sha256:7")).await;
+    let error = resolved(&portal, &Registries::default()).await.unwrap_err();
+    assert!(error.contains("gives no manifest for it: the image's manifest is malformed"), "{error}");
+    // A mirror behind such a page does not hide the registry.
+    let registry = Server::start(|fixture, asked, _| fixture.answer(asked)).await;
+    let options = RegistryOptions::new(&[format!("http://{}", portal.address)], false, None).unwrap();
+    let registries: Registries = [(registry.address.clone(), options)].into_iter().collect();
+    let digest = sha256(&crate::server::Fixture::new().manifest);
+    assert_eq!(resolved(&registry, &registries).await, Ok(digest.clone()));
+    assert_eq!(Store::new().pull(&registry.image(), &registries, None).await.unwrap().digest, digest);
 }
 
 /// An index with the fixture's manifest for this machine, one for another machine, and an attestation of the latter.

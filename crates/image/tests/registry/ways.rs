@@ -78,6 +78,23 @@ async fn certificate_of_a_private_authority_is_taken_where_the_settings_say_so()
 }
 
 #[tokio::test]
+async fn registry_of_this_machine_may_have_a_certificate_that_nobody_knows() {
+    let (server, _) = with_tls().await;
+    Store::new().pull(&server.image(), &Registries::default(), None).await.unwrap();
+}
+
+#[tokio::test]
+async fn settings_of_a_mirror_are_those_of_its_host_whatever_its_path() {
+    let (mirror, pem) = with_tls().await;
+    let registry = Server::start(|_, _, _| Answer::new(500, "")).await;
+    let own = RegistryOptions::new(&[format!("https://{}/cache", mirror.address)], false, None).unwrap();
+    let of_mirror = RegistryOptions::new(&[], false, Some(pem.as_bytes())).unwrap();
+    let both: Registries = [(registry.address.clone(), own), (mirror.address.clone(), of_mirror)].into_iter().collect();
+    Store::new().pull(&registry.image(), &both, None).await.unwrap();
+    assert!(mirror.asked().iter().all(|it| it.path.starts_with("/cache/v2/")));
+}
+
+#[tokio::test]
 async fn insecure_registry_is_also_asked_without_encryption() {
     let server = Server::start(|fixture, asked, _| fixture.answer(asked)).await;
     let port = server.address.rsplit_once(':').unwrap().1;

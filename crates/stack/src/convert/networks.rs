@@ -48,7 +48,9 @@ impl Declared {
     /// Reads what a service says of networks, ports and names. `key` is the service's own, by which the others know it.
     pub(super) fn service(&mut self, key: &str, keys: &mut Fields<'_>, spec: &mut ServiceSpec) -> Result<(), Fault> {
         let mode = keys.get("network_mode");
-        spec.networks = match (keys.get("networks"), mode) {
+        // As in Docker, an empty list stands for the default network. `network_mode: none` gives none.
+        let named = keys.get("networks").filter(|node| !node.is_empty());
+        spec.networks = match (named, mode) {
             (Some(node), None) => self.joined(key, node)?,
             (None, Some(node)) => vec![node.parsed(shared)?],
             (Some(_), Some(node)) => return Err(node.fault("a service with `networks` has no `network_mode`")),
@@ -235,6 +237,10 @@ mod tests {
         let joined = |index: usize| &stack.services[index].networks;
         assert_eq!((joined(0)[0].network.as_str(), joined(0)[0].aliases.join(" ")), ("shop_default", "db".into()));
         assert_eq!(joined(1)[0].aliases, ["web"]);
+        for empty in ["", "[]", "{}"] {
+            let stack = self::stack(&format!("services:\n  web: {{ image: a, networks: {empty} }}\n"));
+            assert_eq!(stack.expect("a good file").services[0].networks[0].network.as_str(), "shop_default", "{empty}");
+        }
     }
 
     #[test]

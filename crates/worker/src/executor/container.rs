@@ -419,8 +419,9 @@ impl Executor for ContainerExecutor {
         digest: Option<&'a str>,
     ) -> BoxFuture<'a, Option<HealthCheck>> {
         Box::pin(async move {
-            let image = self.image(digest).await.map(|image| check::of_image(&image.healthcheck));
-            spec.healthcheck.check(&image.unwrap_or_default())
+            let image = self.image(digest).await.map(|image| image.healthcheck).unwrap_or_default();
+            let check = spec.healthcheck.check(&check::of_image(&image))?;
+            Some(check::with_shell(check, image.shell))
         })
     }
 

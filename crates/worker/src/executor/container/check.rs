@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::unix::pipe;
 
-use flota_api::model::{HealthSpec, HealthTest};
+use flota_api::model::{HealthCheck, HealthSpec, HealthTest};
 use flota_image::Healthcheck;
 use flota_network::SocketThread;
 use flota_runtime::{ContainerClient, ExecProcess, ExecSpec};
@@ -41,6 +41,16 @@ pub(super) fn of_image(image: &Healthcheck) -> HealthSpec {
         retries: std::num::NonZeroU32::new(image.retries),
     }
     .within_bounds()
+}
+
+/// Returns the check with the image's shell for a command line, if the image names one.
+pub(super) fn with_shell(check: HealthCheck, shell: Vec<String>) -> HealthCheck {
+    match check.test {
+        HealthTest::Shell(line) if !shell.is_empty() => {
+            HealthCheck { test: HealthTest::Command(shell.into_iter().chain([line]).collect()), ..check }
+        }
+        _ => check,
+    }
 }
 
 /// Runs the test once in the container with this folder. A test that can't be run has failed.
@@ -141,4 +151,23 @@ async fn outcome(response: Response<Incoming>) -> CheckEnd {
         output.truncate(OUTPUT_BOUND);
     }
     CheckEnd { exit_code: i32::from(!success), output: String::from_utf8_lossy(&output).into_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_runs_in_the_shell_of_the_image() {
+        let with = |test: HealthTest, shell: &[&str]| {
+            let spec = HealthSpec { test: Some(test), ..HealthSpec::default() };
+            let check = spec.check(&HealthSpec::default()).expect("it has a test");
+            with_shell(check, shell.iter().map(ToString::to_string).collect()).test
+        };
+        let (line, words) = (HealthTest::Shell("up".into()), HealthTest::Command(vec!["up".into()]));
+        let of_image = HealthTest::Command(["/bin/bash", "-c", "up"].map(str::to_owned).to_vec());
+        assert_eq!(with(line.clone(), &["/bin/bash", "-c"]), of_image);
+        assert_eq!(with(line.clone(), &[]), line);
+        assert_eq!(with(words.clone(), &["/bin/bash", "-c"]), words);
+    }
 }
