@@ -87,7 +87,10 @@ impl UpdateSeen {
         let is_lost = |task: &Task| task.node_id.as_ref().is_some_and(|node| lost.contains(node));
         for tasks in slots.values() {
             let Some(old) = tasks.iter().find(|task| self.old.contains(&task.id)) else { continue };
-            if is_lost(old) || old.preempted_by.is_some() {
+            // It has moved to another node with its own spec, which has nothing to do with the update.
+            let moves = |it: &Task| it.replaces.as_ref() == Some(&old.id) && it.spec_version == old.spec_version;
+            let is_moved = tasks.iter().any(|it| moves(it) && it.served_at.is_some());
+            if is_lost(old) || is_moved || old.preempted_by.is_some() {
                 continue;
             }
             let present = tasks.iter().filter(|task| task.spec_version == service.spec_version);
@@ -96,7 +99,7 @@ impl UpdateSeen {
             let has_served = new.clone().any(|it| it.served_at.is_some());
             // With the order start-first, the old task serves until the new one does, which may have failed since.
             if old.desired_state == DesiredState::Shutdown && !has_served {
-                return Err(format!("the update of {} is paused, and stops {old:?}", service.spec.name));
+                return Err(format!("the update of {} is paused, and stops {old:?} of {tasks:?}: {:?}", service.spec.name, service.update));
             }
             // The new task of a slot that was begun with may move to another node, or be lost and replaced.
             if let Some(new) = new.next().filter(|_| old.is_serving() && !is_begun) {
