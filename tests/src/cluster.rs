@@ -163,10 +163,16 @@ impl Cluster {
         output(Command::new(programs().join("ctl")).args(arguments).env("FLOTA_HOST", host))
     }
 
-    /// Runs [`Cluster::ctl`] with `input` as standard input.
-    pub fn ctl_with_input(&self, words: &str, input: &str) -> Output {
+    /// Returns the command of [`Cluster::ctl`], for a test that chooses its standard descriptors.
+    pub fn ctl_command(&self, words: &str) -> Command {
         let mut command = Command::new(programs().join("ctl"));
         command.args(words.split_whitespace()).env("FLOTA_HOST", &self.host);
+        command
+    }
+
+    /// Runs [`Cluster::ctl`] with `input` as standard input.
+    pub fn ctl_with_input(&self, words: &str, input: &str) -> Output {
+        let mut command = self.ctl_command(words);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("ctl exists");
         child.stdin.take().expect("it is piped").write_all(input.as_bytes()).expect("ctl reads its input");

@@ -1,6 +1,11 @@
 //! Wrong input: an error that names what is wrong where the user looks, the right exit code, and nothing half made.
 
+use std::fs::File;
+use std::process::Stdio;
+
 use flota_tests::Cluster;
+use nix::pty::openpty;
+use nix::sys::termios::{LocalFlags, tcgetattr};
 
 #[test]
 fn wrong_input_is_refused_with_the_reason_and_the_exit_code() {
@@ -93,6 +98,31 @@ fn everything_that_is_wrong_is_said_at_once() {
     for text in ["'x' for '--replicas", "priority: 5000", "'1y' for '--stop-grace-period"] {
         assert!(update.stderr.contains(text), "{text}: {}", update.stderr);
     }
+}
+
+#[test]
+fn output_that_can_not_be_written_ends_the_command_and_leaves_the_terminal_as_it_was() {
+    let cluster = Cluster::up(1, 0);
+    cluster.pack_busybox();
+    cluster.ok("service create --name box --entrypoint /busybox busybox sleep 1000000");
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = cluster.ctl_command("node ls").stdout(full).stderr(Stdio::piped()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), stderr.contains("failed to write the output")), (Some(1), true), "{stderr}");
+    // Nobody reads any more, as behind `head`: that is no failure.
+    let closed = || Stdio::from(std::io::pipe().unwrap().1);
+    let output = cluster.ctl_command("node ls").stdout(closed()).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+    let terminal = openpty(None, None).unwrap();
+    let mut command = cluster.ctl_command("exec -it box -- /busybox yes");
+    let stdin = Stdio::from(terminal.slave.try_clone().unwrap());
+    let output = command.stdin(stdin).stdout(closed()).stderr(Stdio::piped()).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+    let modes = tcgetattr(&terminal.slave).unwrap().local_flags;
+    assert!(modes.contains(LocalFlags::ICANON | LocalFlags::ECHO), "what is typed is shown again: {modes:?}");
+    cluster.wait("the program has ended with its reader", |it| {
+        it.ok("exec box -- /busybox ps").matches(" yes").count() == 0
+    });
 }
 
 #[test]

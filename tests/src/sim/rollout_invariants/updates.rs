@@ -99,7 +99,10 @@ impl UpdateSeen {
             let has_served = new.clone().any(|it| it.served_at.is_some());
             // With the order start-first, the old task serves until the new one does, which may have failed since.
             if old.desired_state == DesiredState::Shutdown && !has_served {
-                return Err(format!("the update of {} is paused, and stops {old:?} of {tasks:?}: {:?}", service.spec.name, service.update));
+                return Err(format!(
+                    "the update of {} is paused, and stops {old:?} of {tasks:?}: {:?}",
+                    service.spec.name, service.update
+                ));
             }
             // The new task of a slot that was begun with may move to another node, or be lost and replaced.
             if let Some(new) = new.next().filter(|_| old.is_serving() && !is_begun) {
