@@ -6,16 +6,10 @@ use std::fmt::Display;
 use crate::tree::{Fault, Node, Value};
 
 impl Node {
-    /// Returns a text, a number or a boolean as it is written, with `$$` replaced by a dollar sign. Variables (Compose
-    /// specification, "Interpolation") are not supported yet, and are refused rather than taken literally.
+    /// Returns a text, a number or a boolean, with the values of its variables.
     pub(crate) fn text(&self) -> Result<String, Fault> {
         let Value::Scalar(text) = &self.value else { return Err(self.unexpected("a text")) };
-        let whole: Vec<&str> = text.split("$$").collect();
-        if whole.iter().any(|part| part.contains('$')) {
-            let why = format!("`{text}` uses a variable, which is not supported yet; write `$$` for a dollar sign");
-            return Err(self.fault(why));
-        }
-        Ok(whole.join("$"))
+        text.clone().map_err(|why| self.fault(why))
     }
 
     /// Returns whether this is nothing, or a list or map of nothing.
@@ -118,24 +112,5 @@ impl<'a> Fields<'a> {
         unknown.map_or(Ok(()), |(_, node)| {
             Err(node.unknown_key(format!("this key is not supported; the keys that are supported here: {}", known())))
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::load::parse;
-
-    #[test]
-    fn two_dollar_signs_stand_for_one_and_every_other_character_for_itself() {
-        let command = |text: &str| {
-            let file = format!("services:\n  web: {{ image: a, command: [\"{text}\"] }}\n");
-            parse(&file, "shop", &|_| None).map(|stack| stack.services[0].command.clone()).map_err(|fault| fault.why)
-        };
-        assert_eq!(command("a$$b$$$$"), Ok(vec!["a$b$$".to_owned()]));
-        for variable in ["$A", "${A}", "$$$A"] {
-            assert!(command(variable).expect_err("it is a variable").contains("not supported yet"), "{variable}");
-        }
-        let zero = command("a\\0b");
-        assert!(zero.as_ref().is_ok_and(|it| it == &["a\0b"]) || zero.is_err(), "it is no dollar sign: {zero:?}");
     }
 }

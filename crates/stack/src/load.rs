@@ -8,6 +8,7 @@ use flota_api::model::{StackSpec, StackValue};
 
 use crate::convert::{self, Context};
 use crate::faults::convert_all;
+use crate::interpolate::interpolate;
 use crate::tree::{self, Fault};
 
 const FILE_BOUND: u64 = 16 << 20;
@@ -60,7 +61,7 @@ fn lines(path: &Path, defects: &[Defect]) -> String {
 }
 
 /// Reads a stack from a file; `-` stands for standard input, and the current folder. `name` becomes the stack's name and the
-/// prefix of its services' names. Variables without a value have that of this process's environment, and paths in the file
+/// prefix of its services' names. Variables have the values of this process's environment, and paths in the file
 /// begin at its folder. Also returns the secrets and configs that the file declares.
 ///
 /// # Errors
@@ -79,7 +80,8 @@ pub fn load(path: &Path, name: &str) -> Result<(StackSpec, Vec<StackValue>), Loa
     };
     let folder = path.parent().unwrap_or(Path::new(""));
     let context = Context { environment: &|name| std::env::var(name).ok(), folder };
-    let document = tree::parse(&text).map_err(|fault| content(vec![fault]))?;
+    let mut document = tree::parse(&text).map_err(|fault| content(vec![fault]))?;
+    interpolate(&mut document, context.environment);
     convert_all(document, |document| convert::stack(name, document, &context)).map_err(content)
 }
 
@@ -96,7 +98,9 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 /// Parses a text as if it were a file in the present folder, for tests.
 #[cfg(test)]
 pub(crate) fn parse(text: &str, name: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<StackSpec, Fault> {
-    convert::stack(name, &tree::parse(text)?, &Context { environment, folder: Path::new("") }).map(|(stack, _)| stack)
+    let mut document = tree::parse(text)?;
+    interpolate(&mut document, environment);
+    convert::stack(name, &document, &Context { environment, folder: Path::new("") }).map(|(stack, _)| stack)
 }
 
 #[cfg(test)]
@@ -181,6 +185,18 @@ services:
     }
 
     #[test]
+    fn variables_of_the_environment_are_put_into_values_wherever_they_are_used() {
+        let file = "x-unused: $NONE\nx-env: &env { OWNER: $USER }\n\
+            services:\n  web:\n    image: web:${TAG:-1}\n    environment: { <<: *env, PRICE: 5$$, NAME: \"${USER}-$$USER\" }\n    \
+            command: [\"${USER}\", \"${NONE:-}\"]\n    deploy: { replicas: \"${COUNT-2}\" }\n";
+        let stack = parsed(file).expect("a good file");
+        let web = &stack.services[0];
+        assert_eq!((web.image.as_str(), web.mode.replicas()), ("web:1", Some(2)));
+        assert_eq!(web.env, ["NAME=ada-$USER", "OWNER=ada", "PRICE=5$"]);
+        assert_eq!(web.command, ["ada", ""]);
+    }
+
+    #[test]
     fn an_extension_of_ours_that_is_misspelt_is_an_error() {
         let deploy = |key: &str| format!("services: {{ web: {{ image: a, deploy: {{ {key}: 1 }} }} }}");
         assert!(parsed(&deploy("x-flota-afinity")).is_err_and(|it| it.contains("x-flota-afinity")));
@@ -227,7 +243,11 @@ services:
             (web("init: maybe"), "4: services.web.init: `maybe` is neither true nor false"),
             (web("environment: { FOO: }"), "4: services.web.environment.FOO: `FOO` has no value, and the environment"),
             (web("environment: [ A=1, FOO ]"), "4: services.web.environment[1]: `FOO` has no value, and the environ"),
-            (web("working_dir: /$HOME"), "4: services.web.working_dir: `/$HOME` uses a variable, which is not supp"),
+            (
+                web("working_dir: /$HOME"),
+                "4: services.web.working_dir: `/$HOME`: the environment of ctl has no variable",
+            ),
+            (web("deploy: { replicas: \"${USER}\" }"), "4: services.web.deploy.replicas: `ada` is not a whole number"),
             (
                 web("deploy:\n      resources:\n        limits:\n          memory: x"),
                 "7: services.web.deploy.resources.limits.memory: `x` is not a size",

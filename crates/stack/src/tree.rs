@@ -47,8 +47,8 @@ pub(crate) struct Node {
 #[derive(Debug, Clone)]
 pub(crate) enum Value {
     Null,
-    /// A text, a number or a boolean, as it is written.
-    Scalar(String),
+    /// A text, a number or a boolean, as it is written, and later with the values of its variables; or why it has none.
+    Scalar(Result<String, String>),
     List(Vec<Node>),
     Map(BTreeMap<String, Node>),
 }
@@ -158,7 +158,7 @@ impl<'a> Builder<'a> {
                 let plain = style == ScalarStyle::Plain && tag.is_none();
                 check_tag(tag, place)?;
                 let is_null = plain && matches!(text.as_ref(), "" | "~" | "null" | "Null" | "NULL");
-                (anchor, if is_null { Value::Null } else { Value::Scalar(text.into_owned()) })
+                (anchor, if is_null { Value::Null } else { Value::Scalar(Ok(text.into_owned())) })
             }
             Event::SequenceStart(anchor, tag) => {
                 check_tag(tag, place)?;
@@ -255,7 +255,7 @@ mod tests {
     fn shown(node: &Node) -> String {
         match &node.value {
             Value::Null => "null".into(),
-            Value::Scalar(text) => text.clone(),
+            Value::Scalar(text) => text.clone().expect("nothing looked for variables"),
             Value::List(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(" ")),
             Value::Map(entries) => {
                 let entries = entries.iter().map(|(key, value)| format!("{key}:{}", shown(value)));
