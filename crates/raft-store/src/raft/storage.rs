@@ -44,6 +44,20 @@ pub enum OpenError {
         /// The part that is missing or has changed.
         what: String,
     },
+    /// A newer build has written it in a format that this one does not know. Nothing is wrong with it.
+    #[error(
+        "failed to read the {what} in `{place}`: it has the format {found}, and this build knows formats up to {known}"
+    )]
+    NewerFormat {
+        /// The folder.
+        place: String,
+        /// What has the format.
+        what: &'static str,
+        /// Its format.
+        found: u8,
+        /// The newest format that this build reads.
+        known: u8,
+    },
     /// A newer build has written what this one does not know. Nothing is wrong with it.
     #[error("failed to use the Raft log in `{place}`")]
     Newer {

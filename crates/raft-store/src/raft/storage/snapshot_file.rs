@@ -46,6 +46,7 @@ pub(crate) struct Loaded {
 #[derive(Debug)]
 enum ReadError {
     Newer(NewerLevel),
+    NewerFormat(u8),
     Bad(io::Error),
 }
 
@@ -113,6 +114,7 @@ impl SnapshotFiles {
         let place = self.disk.place();
         self.read(&name).map(Some).map_err(|error| match error {
             ReadError::Newer(source) => OpenError::Newer { place, source },
+            ReadError::NewerFormat(found) => OpenError::NewerFormat { place, what: "snapshot", found, known: FORMAT },
             ReadError::Bad(error) => OpenError::Damaged { place, what: format!("{name}: {error}") },
         })
     }
@@ -122,8 +124,10 @@ impl SnapshotFiles {
         let bytes = file.length()?;
         let mut file = FrameReader::new(file, bytes);
         let format = file.take(1)?;
-        if !(1..=FORMAT).contains(&format[0]) {
-            return Err(io::Error::other(format!("it has the format {}; {FORMAT} is known here", format[0])).into());
+        match format[0] {
+            0 => return Err(io::Error::other("it has no format").into()),
+            1..=FORMAT => {}
+            newer => return Err(ReadError::NewerFormat(newer)),
         }
         let mut records = Vec::new();
         loop {

@@ -10,7 +10,10 @@
 
 use flota_api::seal::{OVERHEAD, Sealer};
 
-const MAGIC: u32 = 0xf107_a109;
+/// What a record begins with: a mark, and the format of the log in the lowest byte.
+const MAGIC: u32 = 0xf107_a100 | FORMAT as u32;
+/// Format of the log. A record of another format is none.
+pub(super) const FORMAT: u8 = 9;
 /// Bytes before the sealed body.
 pub(super) const HEADER: usize = 48;
 /// Records begin at multiples of this.
@@ -100,6 +103,13 @@ pub(super) fn decode_header(at: Position, bytes: &[u8]) -> Option<(Header, usize
     let expected = header_bytes(header, length, at);
     let length = usize::try_from(length).ok()?;
     (bytes.get(..HEADER)? == expected && length >= OVERHEAD).then_some((header, length))
+}
+
+/// Returns the format of these records, if a newer build has written them in the next one. Later ones can't be told from damage
+/// to a single bit.
+pub(super) fn newer_format(bytes: &[u8]) -> Option<u8> {
+    let [format, mark @ ..] = *bytes.first_chunk::<4>()?;
+    (mark == MAGIC.to_le_bytes()[1..] && format == FORMAT + 1).then_some(format)
 }
 
 fn header_bytes(header: Header, length: u32, at: Position) -> [u8; HEADER] {

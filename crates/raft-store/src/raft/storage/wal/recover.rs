@@ -44,6 +44,7 @@ pub(in crate::raft::storage) struct Recovered {
 enum OpenFault {
     Io(io::Error),
     Damage(String),
+    NewerFormat(u8),
 }
 
 impl From<io::Error> for OpenFault {
@@ -83,6 +84,9 @@ impl Wal {
         open(disk, sealer, was_here, segment_bytes).map_err(|fault| match fault {
             OpenFault::Io(source) => OpenError::Io { place, source },
             OpenFault::Damage(what) => OpenError::Damaged { place, what },
+            OpenFault::NewerFormat(found) => {
+                OpenError::NewerFormat { place, what: "Raft log", found, known: record::FORMAT }
+            }
         })
     }
 }
@@ -208,6 +212,9 @@ fn read_segment(
         }
         replay.synced = replay.synced.max(header.synced);
         end += size;
+    }
+    if let Some(format) = record::newer_format(&content[end..]) {
+        return Err(OpenFault::NewerFormat(format));
     }
     let is_torn = check_tail(sealer, number, &content, end)?;
     if end == 0 {

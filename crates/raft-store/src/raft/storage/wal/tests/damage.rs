@@ -174,3 +174,22 @@ fn earlier_copy_of_the_current_segment_is_noticed() {
     replace(&disk, &segment_name(1), &earlier);
     assert!(matches!(open(&disk), Err(OpenError::Damaged { .. })));
 }
+
+#[test]
+fn records_of_a_newer_format_are_no_damage() {
+    let disk = several_segments(sealer());
+    for name in segments(&disk) {
+        let mut changed = content(&disk, &name);
+        changed[0] = record::FORMAT + 1;
+        replace(&disk, &name, &changed);
+    }
+    match open(&disk) {
+        Err(error @ OpenError::NewerFormat { .. }) => {
+            assert!(
+                error.to_string().ends_with("it has the format 10, and this build knows formats up to 9"),
+                "{error}"
+            );
+        }
+        other => panic!("{:?}", other.map(|it| it.1)),
+    }
+}
