@@ -188,6 +188,20 @@ fn a_global_job_runs_once_on_each_node_also_on_one_that_comes_later() {
 }
 
 #[test]
+fn a_global_job_that_a_drain_has_stopped_runs_again_when_its_node_is_back() {
+    script(2, |it| {
+        set_program(it, "job", &runs_for(20));
+        it.create(it.leader(), global_job()).unwrap();
+        it.wait("both nodes work", 10_000, |cluster| seen(running(cluster) == 2, running(cluster)));
+        it.update_node("w1", NodeSpec { availability: Availability::Drain.into(), ..NodeSpec::default() });
+        it.wait("one is stopped", 10_000, |cluster| seen(running(cluster) == 1, running(cluster)));
+        it.update_node("w1", NodeSpec::default());
+        it.wait("both nodes have done it", 60_000, done(2));
+        assert_eq!(starts(it), 3);
+    });
+}
+
+#[test]
 fn a_job_that_would_never_end_is_refused() {
     script(1, |it| {
         let restart = Some(RestartPolicy { condition: RestartCondition::Any.into(), ..RestartPolicy::default() });

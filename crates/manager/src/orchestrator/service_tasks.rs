@@ -213,9 +213,11 @@ fn plan_service(service: &Arc<Service>, view: &Tables, plan: &mut Plan, cx: &mut
         return;
     }
     let surplus = surplus.into_iter().flat_map(|slot| &slot.tasks);
-    match service.spec.stopped {
-        true => stop(&service.id, surplus, view, plan, cx),
-        false => remove(surplus, plan, cx),
+    match (service.spec.stopped, &service.spec.mode) {
+        (true, _) => stop(&service.id, surplus, view, plan, cx),
+        // One that ends its work while the order is on its way has done it: its node is not to do it again later.
+        (false, ServiceMode::GlobalJob {}) => set_desired(surplus, DesiredState::Shutdown, plan, cx),
+        (false, _) => remove(surplus, plan, cx),
     }
     let may_start = dependencies::may_start(service, view, plan);
     // A slot that the service has no more counts until its task has ended, if that can be known.
@@ -302,11 +304,20 @@ fn stop<'a>(
 
 /// Removes these tasks.
 fn remove<'a>(tasks: impl Iterator<Item = &'a Arc<Task>>, plan: &mut Plan, cx: &PlanContext) {
+    set_desired(tasks, DesiredState::Remove, plan, cx);
+}
+
+fn set_desired<'a>(
+    tasks: impl Iterator<Item = &'a Arc<Task>>,
+    desired_state: DesiredState,
+    plan: &mut Plan,
+    cx: &PlanContext,
+) {
     for task in tasks {
         if plan.is_full(cx) {
             return;
         }
-        plan.set_desired(task, DesiredState::Remove);
+        plan.set_desired(task, desired_state);
     }
 }
 

@@ -69,6 +69,32 @@ fn a_node_that_is_drained_or_removed_or_no_longer_meets_the_constraints_loses_it
 }
 
 #[test]
+fn what_a_job_does_on_a_node_that_is_being_drained_is_done() {
+    let job = || {
+        with_spec(|it| {
+            it.mode = ServiceMode::GlobalJob {};
+            it.restart.condition = RestartCondition::OnFailure;
+        })
+    };
+    let told_to_stop = |state| {
+        let status = TaskStatus { state, ..TaskStatus::default() };
+        [Task { status, desired_state: DesiredState::Shutdown, ..on("b", 1) }, on("a", 2)]
+    };
+    let drained = || [available("b", Availability::Drain)];
+    assert_eq!(planned_for(job(), [on("b", 1), on("a", 2)], drained()), ["t1:shutdown"]);
+    for state in [TaskState::Running, TaskState::Complete, TaskState::Shutdown] {
+        assert_eq!(planned_for(job(), told_to_stop(state), drained()), [""; 0], "{state}");
+    }
+    assert_eq!(planned_for(job(), told_to_stop(TaskState::Running), []), [""; 0], "it has not ended yet");
+    assert_eq!(
+        planned_for(job(), told_to_stop(TaskState::Complete), []),
+        [""; 0],
+        "it ended well before it was stopped"
+    );
+    assert_eq!(planned_for(job(), told_to_stop(TaskState::Shutdown), []), ["1 on b"], "the node is back");
+}
+
+#[test]
 fn a_node_on_which_the_image_does_not_run_has_no_task() {
     let platform = |architecture: &str| Platform::new("linux", architecture, None).expect("legal");
     let of = |architecture: &str| Service { image_platforms: vec![platform(architecture)], ..global() };
