@@ -1,6 +1,6 @@
 //! Runs a further process in a running container, in the namespaces of the container's init.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -196,7 +196,12 @@ impl Child<'_> {
         if execution.supervised {
             kernel::die_with_parent().act(|| "tie the process to its supervisor".into())?;
         }
-        files::close_on_exec_from(3 + execution.keep_descriptors).act(|| "close descriptors".into())?;
+        // Every path is the container's own here, and may lead through /proc/self/fd, where no folder of the machine may be
+        // (CVE-2024-21626).
+        let kept =
+            [Some(channel.as_fd()), self.console.as_ref().map(AsFd::as_fd), self.spawns_for.as_ref().map(AsFd::as_fd)];
+        let closed = files::close_all_except(execution.keep_descriptors, kept);
+        closed.act(|| "close descriptors".into())?;
         // The runtime moves the process into the container's control groups and sets its limits. It may lack the
         // rights for this once the process has changed its user.
         channel.await_answer()?;

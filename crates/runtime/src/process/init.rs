@@ -2,7 +2,7 @@
 //! order.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -89,10 +89,14 @@ impl Init<'_> {
         }
         prepared.protect(spec)?;
         prepared.enter(spec, self.plan.no_pivot)?;
+        let has_terminal = match (terminal, self.console.take()) {
+            (Some(terminal), Some(socket)) => terminal.use_here(&socket).map(|()| true)?,
+            _ => false,
+        };
+        self.close_all(channel, &labels)?;
         // From here on every path is the container's own.
-        match (terminal, self.console.take()) {
-            (Some(terminal), Some(socket)) => terminal.use_here(&socket)?,
-            _ => own_null()?,
+        if !has_terminal {
+            own_null()?;
         }
         settings::apply(self.process, spec.linux())?;
         if !self.process.cwd.as_os_str().is_empty() {
@@ -100,6 +104,18 @@ impl Init<'_> {
         }
         labels.apply()?;
         assume_and_find(self.process, self.supervised, self.filter, channel)
+    }
+
+    /// Closes what the program does not inherit and is not needed any more. Until the program runs, its path, that of its
+    /// interpreter and PATH may lead through /proc/self/fd, and no folder of the machine may be there (CVE-2024-21626).
+    fn close_all(&self, channel: &Channel, labels: &labels::Labels) -> Result<(), StepError> {
+        let [exec, other] = labels.files();
+        let [start, started] = match &self.later {
+            Some(Later { start, started }) => [Some(start.as_fd()), Some(started.as_fd())],
+            None => [None, None],
+        };
+        let kept = [Some(channel.as_fd()), exec, other, start, started];
+        files::close_all_except(self.keep_descriptors, kept).act(|| "close descriptors".into())
     }
 
     fn enter_namespaces(&self) -> Result<(), StepError> {

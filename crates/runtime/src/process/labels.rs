@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
@@ -36,6 +37,11 @@ impl Labels {
             labels.push((open("/proc/self/attr/exec")?, process.selinux_label.clone()));
         }
         Ok(Self(labels))
+    }
+
+    /// Returns the open files; there are at most two.
+    pub(crate) fn files(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        [0, 1].map(|place| self.0.get(place).map(|(file, _)| file.as_fd()))
     }
 
     /// Writes the labels, which take effect at exec.

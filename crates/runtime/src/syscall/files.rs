@@ -64,6 +64,28 @@ pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// Closes every descriptor from 3 up except these and the `lent` ones: the next ones from 3 on, if they came with this program,
+/// so that none is closed at exec. Only for a process that never uses a value again that owns another one.
+pub(crate) fn close_all_except<const N: usize>(lent: u32, kept: [Option<BorrowedFd<'_>>; N]) -> Result<(), Errno> {
+    let number = |it: BorrowedFd<'_>| u32::try_from(it.as_raw_fd()).expect("a descriptor is not negative");
+    let mut kept: Vec<u32> = kept.into_iter().flatten().map(number).collect();
+    kept.extend((3..3 + lent).filter(|number| {
+        // SAFETY: it only reads the flags of whatever has this number.
+        let flags = unsafe { libc::fcntl(RawFd::try_from(*number).unwrap_or(RawFd::MAX), libc::F_GETFD) };
+        flags >= 0 && flags & libc::FD_CLOEXEC == 0
+    }));
+    kept.sort_unstable();
+    let mut from = 3;
+    for number in kept.into_iter().chain([u32::MAX]) {
+        if from < number {
+            // SAFETY: whatever owns these descriptors is never used again.
+            Errno::result(unsafe { libc::syscall(libc::SYS_close_range, from, number - 1, 0) })?;
+        }
+        from = number.saturating_add(1).max(from);
+    }
+    Ok(())
+}
+
 /// Closes every descriptor from 3 up, because the caller may have leaked some. Only for the very beginning of the
 /// program.
 pub(crate) fn close_from_3() {

@@ -1,16 +1,18 @@
 //! Attacks by an image, by a container's root or by a caller, each named by the CVE of the runtime that allowed it.
 
-use std::fs::{self, File};
-use std::os::unix::fs::{FileTypeExt, symlink};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use flota_runtime::ExecSpec;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::census::entries;
 use crate::harness::{Bundle, lend, program, read, wait_for};
+use crate::supervised::Supervised;
 
 /// A mount of the machine's programs: whatever the runtime is linked with, it runs in the container, too.
 fn with_libraries(bundle: &mut Bundle) {
@@ -245,6 +247,59 @@ fn cve_2024_21626_no_descriptor_of_the_caller_or_the_runtime_comes_along() {
     lend(&mut command, &outside, 3..=30);
     command.arg("for f in /proc/self/fd/*; do [ -e $f ] && echo ${f##*/}; done; true");
     assert_eq!(bundle.spawn(&mut command).wait().ok(), "0\n1\n2\n");
+}
+
+#[test]
+fn cve_2024_21626_no_program_is_found_through_a_descriptor() {
+    let mut bundle = Bundle::new();
+    fs::copy(bundle.rootfs().join("bin/busybox"), bundle.dir.join("hostname")).unwrap();
+    let outside = File::open(&bundle.dir).unwrap();
+    let through = |number: i32| format!("/proc/self/fd/{number}");
+    fs::write(bundle.rootfs().join("script"), format!("#!{}/hostname\n", through(10))).unwrap();
+    fs::set_permissions(bundle.rootfs().join("script"), Permissions::from_mode(0o755)).unwrap();
+    let path = format!("PATH={}", (3..60).map(through).collect::<Vec<_>>().join(":"));
+    let programs = [format!("{}/hostname", through(10)), "hostname".to_owned(), "/script".to_owned()];
+    for program in &programs {
+        bundle.set("/process/env", json!([path])).args(&[program]);
+        let mut command = bundle.make_command("run", &[]);
+        lend(&mut command, &outside, 3..=20);
+        let ran = bundle.spawn(&mut command).wait();
+        assert!(ran.code != 0 && ran.out.is_empty(), "{program}: {ran:?}");
+    }
+    bundle.set("/process/env", json!(["PATH=/bin"])).idle().start();
+    for program in &programs {
+        let mut command = bundle.command(&["exec", "--env", &path, &bundle.id, program]);
+        lend(&mut command, &outside, 3..=20);
+        let ran = bundle.spawn(&mut command).wait();
+        assert!(ran.code != 0 && ran.out.is_empty(), "exec {program}: {ran:?}");
+    }
+    // One who promises more descriptors than there are lends none of the runtime's.
+    let mut command = bundle.command(&["exec", "--preserve-fds", "50", "--env", &path, &bundle.id, "hostname"]);
+    lend(&mut command, &File::open("/dev/null").unwrap(), 3..=3);
+    assert!(bundle.spawn(&mut command).wait().code != 0);
+}
+
+#[test]
+fn cve_2024_21626_no_program_is_found_through_a_descriptor_of_a_supervisor() {
+    let mut container = Supervised::new("true");
+    // In the container's folder, which its supervisor has open, and above it.
+    for folder in [&container.dir, &container.bundle.dir] {
+        fs::copy(container.bundle.rootfs().join("bin/busybox"), folder.join("hostname")).unwrap();
+    }
+    let through = |number: i32| format!("/proc/self/fd/{number}:/proc/self/fd/{number}/..");
+    let path = format!("PATH={}", (3..60).map(through).collect::<Vec<_>>().join(":"));
+    container.bundle.set("/process/env", json!([path])).args(&["hostname"]);
+    let error = container.try_start().expect_err("it is not in the image").to_string();
+    assert!(error.contains("executable file not found"), "{error}");
+    container.bundle.args(&["/bin/sleep", "1000"]);
+    let container = container.start();
+    for contained in [false, true] {
+        let null = || File::options().read(true).write(true).open("/dev/null").unwrap().into();
+        let (argv, none) = (vec!["hostname".to_owned()], String::new);
+        let exec = ExecSpec { argv, env: Vec::new(), cwd: none(), user: none(), tty: false, contained };
+        let error = container.client().exec(&exec, vec![null(), null(), null()]).expect_err("it is not in the image");
+        assert!(error.to_string().contains("executable file not found"), "contained: {contained}: {error}");
+    }
 }
 
 #[test]
