@@ -76,6 +76,9 @@ pub struct Container {
     pub has_process: bool,
     /// Whether its mounts are in their own namespace and are removed with it.
     pub own_mounts: bool,
+    /// Whether its processes have the session keyring of the caller.
+    #[serde(default)]
+    pub no_new_keyring: bool,
     /// Its folder.
     #[serde(skip)]
     pub(crate) dir: PathBuf,
@@ -310,14 +313,16 @@ impl Container {
         self.groups.thaw()
     }
 
-    /// Changes its limits.
+    /// Changes its limits. Its devices stay as they are, as with runc: callers send the rules of the configuration again, which
+    /// do not have those of the default devices.
     ///
     /// # Errors
     /// The container has stopped, or a limit can't be set; earlier limits stay set.
     pub fn update(&self, resources: &oci::Resources) -> Result<(), StepError> {
         self.require("update", &[Status::Created, Status::Running, Status::Paused])?;
-        self.groups.apply(resources)?;
-        self.scope.as_ref().map_or(Ok(()), |scope| scope.update(resources, self.groups.is_pure_v2()))
+        let resources = oci::Resources { devices: Vec::new(), ..resources.clone() };
+        self.groups.apply(&resources)?;
+        self.scope.as_ref().map_or(Ok(()), |scope| scope.update(&resources, self.groups.is_pure_v2()))
     }
 
     /// Returns the ids of all of its processes in the caller's PID namespace.

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::error::StepError;
 use crate::oci::{Linux, Namespace, NamespaceKind, Process, Spec, read_json};
 use crate::process::{hooks, labels, settings, sysctl};
+use crate::rootfs::options::Options;
 
 fn refuse(field: &str, why: impl Into<String>) -> StepError {
     StepError::refuse(format!("read {field}"), why)
@@ -123,7 +124,7 @@ fn check_namespaces(linux: &Linux) -> Result<(), StepError> {
             return Err(refuse(&format!("linux.namespaces[{index}]"), why));
         }
     }
-    let new = |kind| linux.namespaces.iter().any(|it| it.kind == kind && it.path.as_os_str().is_empty());
+    let new = |kind| linux.namespaces.iter().any(|it| it.kind == kind && it.is_new());
     let mapped = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
     if mapped && !has(linux, NamespaceKind::User) {
         return Err(refuse("linux.uidMappings", "ids can be mapped in a new user namespace only"));
@@ -149,6 +150,10 @@ fn check_mounts(spec: &Spec, linux: &Linux) -> Result<(), StepError> {
         }
         if mount.uid_mappings.is_empty() != mount.gid_mappings.is_empty() {
             return Err(refuse(&format!("mounts[{index}]"), "uidMappings and gidMappings come together or not at all"));
+        }
+        let options = Options::parse(&mount.options);
+        if options.bind.is_none() && (options.idmap.is_some() || !mount.uid_mappings.is_empty()) {
+            return Err(refuse(&format!("mounts[{index}]"), "ids can be mapped for bind mounts alone"));
         }
     }
     if !has(linux, NamespaceKind::Mount) && linux.rootfs_propagation.is_some() {

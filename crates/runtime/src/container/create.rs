@@ -176,7 +176,9 @@ impl Creation {
             poststop: spec.hooks.as_ref().map_or_else(Vec::new, |it| it.poststop.clone()),
             has_process: spec.process.is_some(),
             own_mounts: spec.linux().namespaces.iter().any(|it| it.kind == NamespaceKind::Mount),
-            own_pids: spec.linux().namespaces.iter().any(|it| it.kind == NamespaceKind::Pid),
+            // Processes of a namespace that it joins do not end with its init.
+            own_pids: spec.linux().namespaces.iter().any(|it| it.kind == NamespaceKind::Pid && it.is_new()),
+            no_new_keyring: self.no_new_keyring,
             dir,
         })
     }

@@ -92,8 +92,15 @@ impl Execution {
         let joined_user = namespaces.joins_user();
         let spawns_for = self.spawns_for.as_ref().map(OwnedFd::try_clone).transpose();
         let spawns_for = spawns_for.act(|| "copy a descriptor".into())?;
-        let mut child =
-            Some(Child { execution: self, linux, filter: filter.as_ref(), console, spawns_for, joined_user });
+        let mut child = Some(Child {
+            execution: self,
+            container,
+            linux,
+            filter: filter.as_ref(),
+            console,
+            spawns_for,
+            joined_user,
+        });
         let launch = Launch { namespaces: &namespaces, linux, parent };
         let launched = launch.start(|channel| child.take().expect("called once").run(channel))?;
         let asks = process_asks(&self.process, filter.as_ref());
@@ -174,6 +181,7 @@ fn process_asks(process: &Process, filter: Option<&Filter>) -> bool {
 
 struct Child<'a> {
     execution: &'a Execution,
+    container: &'a Container,
     linux: &'a Linux,
     filter: Option<&'a Filter>,
     console: Option<OwnedFd>,
@@ -209,6 +217,9 @@ impl Child<'_> {
             become_root()?;
         }
         setsid().act(|| "begin a session".into())?;
+        if !self.container.no_new_keyring {
+            init::own_keyring(&self.container.id)?;
+        }
         // /proc is the container's here, but the kernel verifies that it is a real procfs.
         let labels = labels::Labels::open(process)?;
         if let Some(socket) = self.console.take() {

@@ -76,6 +76,13 @@ pub struct Namespace {
     pub path: PathBuf,
 }
 
+impl Namespace {
+    /// Whether it is made for the container, which does not join it.
+    pub fn is_new(&self) -> bool {
+        path_is_empty(&self.path)
+    }
+}
+
 fn path_is_empty(path: &std::path::Path) -> bool {
     path.as_os_str().is_empty()
 }

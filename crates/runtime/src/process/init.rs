@@ -50,6 +50,8 @@ pub(crate) struct Later {
 impl Init<'_> {
     /// Becomes the program; returns only if that fails.
     pub(crate) fn run(mut self, channel: &Channel) -> StepError {
+        // As the container sees it, like the hooks that get it.
+        self.state.pid = nix::unistd::getpid().as_raw();
         let program = match self.prepare(channel) {
             Ok(program) => program,
             Err(error) => return error,
@@ -125,10 +127,7 @@ impl Init<'_> {
         }
         setsid().act(|| "begin a session".into())?;
         if !self.no_new_keyring {
-            match kernel::new_session_keyring(&format!("_ses.{}", self.state.id)) {
-                Ok(()) | Err(Errno::ENOSYS | Errno::EPERM | Errno::EDQUOT) => {}
-                Err(error) => return Err(error).act(|| "make a session keyring".into()),
-            }
+            own_keyring(&self.state.id)?;
         }
         let is_joined = self.namespaces.joins(NamespaceKind::Network);
         if is_joined || self.namespaces.makes(NamespaceKind::Network) {
@@ -180,6 +179,14 @@ impl Init<'_> {
             hooks::run("startContainer", &hooks.start_container, &state, &self.process.env)?;
         }
         program.run()
+    }
+}
+
+/// Joins the session keyring of a container, which the first of its processes makes.
+pub(crate) fn own_keyring(container: &str) -> Result<(), StepError> {
+    match kernel::join_session_keyring(&format!("_ses.{container}")) {
+        Ok(()) | Err(Errno::ENOSYS | Errno::EPERM | Errno::EDQUOT) => Ok(()),
+        Err(error) => Err(error).act(|| "make a session keyring".into()),
     }
 }
 

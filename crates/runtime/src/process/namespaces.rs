@@ -71,7 +71,7 @@ impl Namespaces {
         let mut result = Self::default();
         for kind in ALL {
             let Some(namespace) = linux.namespaces.iter().find(|it| it.kind == kind) else { continue };
-            if namespace.path.as_os_str().is_empty() {
+            if namespace.is_new() {
                 result.new.push(kind);
                 continue;
             }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use crate::error::{Act, StepError};
-use crate::oci::{Linux, NamespaceKind};
+use crate::oci::{Linux, Namespace, NamespaceKind};
 use crate::syscall::files::{NO_LINKS, open_at};
 
 /// Parameters of the IPC namespace, in addition to `fs.mqueue.…`.
@@ -26,7 +26,7 @@ const IPC: [&str; 8] = [
 
 /// Refuses parameters that belong to the machine.
 pub(crate) fn check(linux: &Linux) -> Result<(), StepError> {
-    let has = |kind| linux.namespaces.iter().any(|it| it.kind == kind);
+    let has = |kind| linux.namespaces.iter().any(|it| it.kind == kind && !is_callers(it));
     for name in linux.sysctl.keys() {
         let refuse = |why: &str| Err(StepError::refuse(format!("set linux.sysctl `{name}`"), why));
         let dotted = name.replace('/', ".");
@@ -46,6 +46,13 @@ pub(crate) fn check(linux: &Linux) -> Result<(), StepError> {
         }
     }
     Ok(())
+}
+
+/// Whether the namespace that is joined is that of the runtime itself.
+fn is_callers(namespace: &Namespace) -> bool {
+    let same = |path: &Path| nix::sys::stat::stat(path).map(|it| (it.st_dev, it.st_ino));
+    let own = Path::new("/proc/self/ns").join(namespace.kind.file());
+    !namespace.is_new() && same(&namespace.path).is_ok_and(|it| same(&own) == Ok(it))
 }
 
 /// Writes the parameters to the machine's /proc and not to a file that is mounted over it (CVE-2025-52881). Must be
@@ -71,7 +78,6 @@ pub(super) fn write(parameters: &BTreeMap<String, String>) -> Result<(), StepErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::Namespace;
 
     #[test]
     fn only_parameters_of_own_namespaces_may_be_set() {
@@ -91,6 +97,13 @@ mod tests {
             assert!(check(name, &[kind]), "{name}");
             assert!(!check(name, &[]), "{name} without its namespace");
         }
+        let joined = |path: &str| {
+            let sysctl = BTreeMap::from([("net.ipv4.ip_forward".to_owned(), "1".to_owned())]);
+            let namespaces = vec![Namespace { kind: Network, path: path.into() }];
+            super::check(&Linux { namespaces, sysctl, ..Linux::default() }).is_ok()
+        };
+        assert!(!joined("/proc/self/ns/net"), "that is the machine's");
+        assert!(joined("/proc/self/ns/uts"), "that is another one, whatever it is");
         for name in ["kernel.hostname", "vm.swappiness", "kernel.core_pattern", "net..ipv4", "../etc", ""] {
             assert!(!check(name, &[Ipc, Network, Uts]), "{name}");
         }

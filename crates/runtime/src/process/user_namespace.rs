@@ -28,7 +28,7 @@ pub(crate) fn map(pid: Pid, uids: &[IdMapping], gids: &[IdMapping]) -> Result<()
 /// user only that user.
 pub(crate) fn fill_in(spec: &mut Spec) {
     let Some(linux) = &mut spec.linux else { return };
-    let is_new = |it: &crate::oci::Namespace| it.kind == NamespaceKind::User && it.path.as_os_str().is_empty();
+    let is_new = |it: &crate::oci::Namespace| it.kind == NamespaceKind::User && it.is_new();
     if !linux.namespaces.iter().any(is_new) {
         return;
     }

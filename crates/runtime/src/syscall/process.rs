@@ -65,8 +65,9 @@ pub(crate) fn forbid_new_privileges() -> Result<(), Errno> {
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)
 }
 
-/// Creates a session keyring for this process, because the container must not see the runtime's (keyctl(2)).
-pub(crate) fn new_session_keyring(name: &str) -> Result<(), Errno> {
+/// Gives this process the session keyring of this name, which is made if there is none, because the container must not see the
+/// runtime's (keyctl(2)).
+pub(crate) fn join_session_keyring(name: &str) -> Result<(), Errno> {
     let name = std::ffi::CString::new(name).map_err(|_| Errno::EINVAL)?;
     // SAFETY: `name` lives through the call.
     let result = unsafe {

@@ -50,6 +50,9 @@ fn all_hooks_run_in_order_with_the_state_of_their_time() {
     assert!(lines.iter().all(|it| it.1["id"] == json!(bundle.id) && it.1["ociVersion"].is_string()));
     assert!(lines[0].1["pid"].as_i64().unwrap() > 0, "{text}");
     assert!(read(&inside).contains(r#""status":"created""#), "{}", read(&inside));
+    let of_init = lines[2].1["pid"].as_i64();
+    assert_eq!(of_init, Some(1), "as the container sees it: {text}");
+    assert!(read(&inside).contains(r#""pid":1"#), "{}", read(&inside));
 }
 
 #[test]

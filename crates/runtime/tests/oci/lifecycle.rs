@@ -279,9 +279,12 @@ fn update_changes_limits_that_the_kernel_then_has() {
     assert_eq!(value("cpu", "cpu.cfs_quota_us", "cpu.max"), by_version("25000", "25000 50000"));
     assert_eq!(value("cpu", "cpu.shares", "cpu.weight"), by_version("512", "59"));
     let path = bundle.dir.join("resources.json");
-    fs::write(&path, r#"{"memory": {"limit": 33554432}, "pids": {"limit": 7}}"#).unwrap();
+    let rules = r#"[{"allow": false, "access": "rwm"}]"#;
+    fs::write(&path, format!(r#"{{"memory": {{"limit": 33554432}}, "pids": {{"limit": 7}}, "devices": {rules}}}"#))
+        .unwrap();
     bundle.call(&["update", "--resources", path.to_str().unwrap(), &bundle.id]).ok();
     assert_eq!(memory_and_pids(), ("33554432".into(), "7".into()));
+    bundle.call(&["exec", &bundle.id, "sh", "-c", "echo it is still there >/dev/null"]).ok();
     assert!(bundle.call(&["update", "--memory", "much", &bundle.id]).fails(1).contains("--memory"));
 }
 

@@ -325,6 +325,31 @@ fn the_callers_environment_stays_outside() {
 }
 
 #[test]
+fn cve_2023_25809_control_groups_of_the_machine_can_not_be_written() {
+    let mut bundle = Bundle::new();
+    bundle.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}));
+    bundle.set("/linux/maskedPaths", json!([]));
+    let script = "find /sys/fs/cgroup -name cgroup.procs | while read -r file; do echo $$ >$file && echo won; done; \
+        grep -c ' /sys/fs/cgroup' /proc/self/mountinfo";
+    bundle.privileged().sh(script).write();
+    let mut command = bundle.command(&["--cgroup-manager", "disabled", "run", "--bundle"]);
+    let ran = bundle.spawn(command.arg(bundle.dir.join("bundle")).arg(&bundle.id)).wait();
+    assert!(ran.code == 0 && !ran.out.contains("won") && ran.out.trim().parse::<u32>().unwrap() > 0, "{ran:?}");
+}
+
+#[test]
+fn a_container_in_the_processes_of_another_is_deleted_with_all_of_its_own() {
+    let (mut other, mut bundle) = (Bundle::new(), Bundle::new());
+    other.idle().start();
+    bundle.namespace(json!({"type": "pid", "path": format!("/proc/{}/ns/pid", other.pid())}));
+    bundle.sh("sleep 1000 & exec sleep 1000").start();
+    wait_for("its child runs", || (bundle.census().processes.len() == 2).then_some(()));
+    bundle.call(&["delete", "--force", &bundle.id]).ok();
+    bundle.assert_gone();
+    assert_eq!(other.state()["status"], json!("running"));
+}
+
+#[test]
 fn a_container_has_a_session_keyring_of_its_own() {
     let mut bundle = Bundle::new();
     bundle.set("/linux/maskedPaths", json!([])).sh("cat /proc/keys");
@@ -332,6 +357,9 @@ fn a_container_has_a_session_keyring_of_its_own() {
     // First: the kernel takes its time to forget a keyring.
     assert!(!bundle.make("run", &["--no-new-keyring"]).ok().contains(&name));
     assert!(bundle.output().contains(&name));
+    bundle.idle().start();
+    let keys = bundle.call(&["exec", &bundle.id, "cat", "/proc/keys"]);
+    assert!(keys.out.contains(&name), "a further process has it, too: {keys:?}");
 }
 
 #[test]
