@@ -245,8 +245,27 @@ impl Agent {
                 Ok(()) = usage.changed() => ToLeader::Usage(usage.borrow_and_update().clone()),
                 Some(departure) = departs(&mut departure) => return Ok(departure),
             };
-            session.send(message).await?;
+            if let Err(closed) = session.send(message).await {
+                return Err(self.hear_out(session, link).await.unwrap_or_else(|| closed.into()));
+            }
         }
+    }
+
+    /// Handles what a manager that has closed the session has still said, such as who leads. Returns the reason that it gave;
+    /// `None` if that does not come soon.
+    async fn hear_out(&mut self, session: &mut Session, link: &mut Link<'_>) -> Option<End> {
+        let last = async {
+            loop {
+                let message = match session.recv().await {
+                    Ok(message) => message,
+                    Err(error) => return error.into(),
+                };
+                if let Err(end) = self.handle(message, link) {
+                    return end;
+                }
+            }
+        };
+        tokio::time::timeout(LAST_WAIT, last).await.ok()
     }
 
     /// Tells the leader that this node leaves. If the machine goes down, the last statuses are sent first, because its

@@ -18,7 +18,7 @@ use flota_identity::{GrantKey, new_secret};
 use flota_manager::Manager;
 use flota_raft_store::raft::{LogBounds, ModelDisk};
 use flota_raft_store::{Store, Transaction, View, WriteTx};
-use flota_worker::{FakeMachine, FakeNetworks, MemoryRecords, MemoryState};
+use flota_worker::{FakeMachine, FakeNetworks, MemoryRecords, MemoryState, WorkerState};
 
 use super::clock::WallClock;
 use super::host::{Host, USER};
@@ -376,6 +376,11 @@ impl SimCluster {
             it.machine.reboot();
             it.networks = FakeNetworks::default();
         }
+    }
+
+    /// Makes a worker that does not run know only this manager.
+    pub fn know_only(&self, worker: usize, manager: usize) {
+        self.workers[worker].state.write("managers", self.managers[manager].host.address());
     }
 
     /// Restarts the daemon of a worker, if it runs, with the address of this host for its node.

@@ -28,6 +28,25 @@ fn node_that_asks_a_follower_is_told_who_leads() {
 }
 
 #[test]
+fn worker_that_knows_a_follower_alone_is_led_to_the_leader_by_it() {
+    script(1, |it| {
+        let follower = (it.leader() + 1) % 3;
+        // The follower closes the session while the worker sends its first heartbeat, or before, or after.
+        let took: Vec<u64> = (0..20)
+            .map(|_| {
+                it.cluster().crash_worker(0, false);
+                it.wait("it is missed", 3_000, node_is(0, NodeState::Unknown));
+                it.cluster().know_only(0, follower);
+                it.cluster().start_worker(0);
+                it.wait("it is in session with the leader", 1_000, node_is(0, NodeState::Ready))
+            })
+            .collect();
+        // Without that it asks once more, after a pause.
+        assert!(took.iter().all(|millis| *millis < 100), "it did not hear who leads: {took:?}");
+    });
+}
+
+#[test]
 fn session_in_another_nodes_name_is_refused() {
     script(2, |it| {
         let leader = it.leader();
