@@ -95,6 +95,9 @@ pub const GRANT_LIFE: Duration = Duration::from_secs(3600);
 /// Largest difference between two machines' wall clocks, in either direction, that must not affect decisions. It
 /// covers a board without a battery-backed clock and a wrong time zone.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
+/// How far a leader's wall clock may be ahead for a moment without consequences that stay: what it takes for over is kept for so
+/// long.
+pub const CLOCK_AHEAD: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
 /// Difference between the wall clocks of a node and the leader from which on it is shown: more than a message is
 /// under way, and less than what makes logs hard to compare.
 pub const CLOCK_OFFSET_SHOWN: Duration = Duration::from_secs(5);

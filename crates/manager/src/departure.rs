@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use flota_api::defaults::CERTIFICATE_LIFE;
+use flota_api::defaults::{CERTIFICATE_LIFE, CLOCK_AHEAD};
 use flota_api::id::NodeId;
 use flota_api::model::{Node, NodeState, NodeStateReason, Revoked, Role};
 use flota_api::version::Timestamp;
@@ -104,7 +104,7 @@ pub(crate) fn depart(tx: &mut WriteTx, view: &Tables, node: &Node, now: Timestam
 pub(crate) fn revoke(tx: &mut WriteTx, view: &Tables, node: &NodeId, now: Timestamp) {
     if let Some(cluster) = view.cluster() {
         let mut cluster = cluster.as_ref().clone();
-        cluster.revoked.retain(|it| it.until > now && it.node_id != *node);
+        cluster.revoked.retain(|it| it.until + CLOCK_AHEAD > now && it.node_id != *node);
         let issued = view.node(node).into_iter().flat_map(|it| &it.certificates).map(|it| it.expires_at).max();
         // A build that recorded no certificates has issued none that lives longer than the default.
         let until = issued.unwrap_or(now + CERTIFICATE_LIFE).max(now + CERTIFICATE_LIFE);

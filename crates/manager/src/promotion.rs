@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flota_api::defaults::CLOCK_AHEAD;
 use flota_api::model::{Availability, Node, NodeState, Role, RoleChange};
 use flota_api::version::Timestamp;
 use flota_raft_store::raft::Member;
@@ -91,7 +92,7 @@ pub(crate) fn demote(tx: &mut WriteTx, view: &Tables, node: &Node, now: Timestam
     tx.update(Node { role: Role::Worker, ..node.clone() });
     if let Some(cluster) = view.cluster() {
         let mut cluster = cluster.as_ref().clone();
-        cluster.retired.retain(|it| it.expires_at > now && !node.certificates.contains(it));
+        cluster.retired.retain(|it| it.expires_at + CLOCK_AHEAD > now && !node.certificates.contains(it));
         cluster.retired.extend(node.certificates.iter().filter(|it| !it.is_unknown()).cloned());
         tx.update(cluster);
     }

@@ -275,6 +275,8 @@ impl Node {
             }
             let membership = cluster::Membership::start(parts, store).await?;
             if let Err(error) = membership.wait_until_voter().await {
+                // Its worker may have been given some already.
+                membership.worker.remove_tasks().await;
                 membership.stop().await;
                 return Err(error);
             }

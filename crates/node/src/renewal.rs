@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::Random;
+use flota_api::defaults::CLOCK_SKEW;
 use flota_api::model::Role;
 use flota_api::proto::ca::node_ca_client::NodeCaClient;
 use flota_api::proto::ca::{ConfirmTrustRequest, RenewCertificateRequest, RenewCertificateResponse};
@@ -52,6 +53,8 @@ enum RenewError {
     Refused(String),
     #[error("the manager's answer is for {0}, and not for this node")]
     OtherNode(String),
+    #[error("the manager's certificate was issued at {0}, which is too far ahead: its clock or this node's is wrong")]
+    NotValidYet(Timestamp),
     #[error("{0}")]
     Certificate(#[from] CertificateError),
     #[error("the manager's answer does not belong to the new key: {0}")]
@@ -77,17 +80,24 @@ struct Schedule {
     pause_until: Option<Timestamp>,
     /// Not later than this time, because the leader has told the node to renew.
     told_for: Option<Timestamp>,
+    /// When the certificate was issued, by the clock of the leader.
+    issued_at: Timestamp,
 }
 
 impl Schedule {
     /// Schedules the renewal of a certificate that this node got at `begins`.
     fn new(validity: Validity, begins: Timestamp, rng: &mut impl Rng) -> Self {
         let point = rng.random_range(EARLIEST..=LATEST);
-        Self { begins, life: validity.life(), point, failures: 0, pause_until: None, told_for: None }
+        let Validity { issued_at, .. } = validity;
+        Self { begins, life: validity.life(), point, failures: 0, pause_until: None, told_for: None, issued_at }
     }
 
     /// Returns the time until the renewal is due; zero if it is.
     fn wait(&self, now: Timestamp) -> Duration {
+        // A clock was far ahead when it was issued. Others refuse it until then.
+        if is_ahead(self.issued_at, now) {
+            return self.pause(now);
+        }
         let due = self.begins + self.life.mul_f64(self.point);
         let told = self.told_for.map(|at| now.until(at).min(TOLD_SPREAD));
         told.map_or(now.until(due), |told| told.min(now.until(due))).max(self.pause(now))
@@ -115,6 +125,11 @@ impl Schedule {
         self.failures += 1;
         self.pause_until = Some(now + pause.mul_f64(rng.random_range(0.5..=1.0)));
     }
+}
+
+/// Whether a certificate that was issued then is not valid yet.
+fn is_ahead(issued_at: Timestamp, now: Timestamp) -> bool {
+    now.until(issued_at) > CLOCK_SKEW
 }
 
 /// Where a node asks for its next certificate.
@@ -278,6 +293,10 @@ impl Renewals {
         if (&next.node_id, &next.cluster_id) != (&present.node_id, &present.cluster_id) {
             return Err(RenewError::OtherNode(format!("{next:?}")));
         }
+        // It would take the place of one that the others accept.
+        if is_ahead(next.validity.issued_at, self.credentials.clock().now()) {
+            return Err(RenewError::NotValidYet(next.validity.issued_at));
+        }
         let has_other_cas = next.trusts() != present.trusts();
         // Only a certificate that can be used is written.
         let settings = self.credentials.prepare(next.clone())?;
@@ -401,6 +420,18 @@ mod tests {
             assert_eq!(schedule.wait(off).as_millis(), HOUR.mul_f64(schedule.point).as_millis());
             assert!(!schedule.has_expired(off));
         }
+    }
+
+    #[test]
+    fn a_certificate_from_the_future_is_due_at_once_also_after_a_restart() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut schedule = Schedule::new(validity(HOUR * 24 * 90), ISSUED, &mut rng);
+        let before = |time: Duration| Timestamp(ISSUED.0 - u64::try_from(time.as_millis()).expect("it is small"));
+        assert!(schedule.wait(before(CLOCK_SKEW)) > HOUR, "others take it");
+        let now = before(CLOCK_SKEW * 365);
+        assert_eq!(schedule.wait(now), Duration::ZERO);
+        schedule.failed(now, &mut rng);
+        assert!(!schedule.wait(now).is_zero(), "and after a pause again");
     }
 
     #[test]

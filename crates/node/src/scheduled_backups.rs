@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 
 use flota_api::clock::Clock;
+use flota_api::defaults::CLOCK_SKEW;
 use flota_api::id::ClusterId;
 use flota_api::model::Role;
 use flota_api::version::Timestamp;
@@ -100,7 +101,7 @@ async fn write_if_due(
         let passphrase = schedule.passphrase.as_ref().map(|it| it.as_text());
         let (path, bytes) = folder.write(&source, passphrase)?;
         tracing::info!(path = %path.display(), bytes, entry = source.view.version, "wrote a backup");
-        folder.prune(schedule.keep.get())?;
+        folder.prune(schedule.keep.get(), &path, source.made_at)?;
         anyhow::Ok(schedule.every)
     });
     let every = every.await??;
@@ -185,17 +186,27 @@ impl Folder {
         let mut out = io::BufWriter::new(file);
         let bytes = write_backup(&source.view, source.made_at, passphrase, &mut out)?;
         out.into_inner()?.sync_all()?;
-        let time: String = source.made_at.to_string().chars().filter(char::is_ascii_alphanumeric).collect();
-        let path = self.path.join(format!("{}{time}{ENDING}", self.prefix()));
+        let path = self.path.join(self.name_of(source.made_at));
         fs_err::rename(temporary, &path)?;
         fs_err::File::open(&self.path)?.sync_all()?;
         Ok((path, bytes))
     }
 
-    /// Removes the oldest backups, so that so many are left.
-    fn prune(&self, keep: usize) -> io::Result<()> {
-        let names = self.names()?;
-        names[..names.len().saturating_sub(keep)].iter().try_for_each(|name| fs_err::remove_file(self.path.join(name)))
+    /// Removes the oldest backups, so that so many are left, with the one at `written`. Those of far later than that were made
+    /// while a clock was ahead, and count as the oldest.
+    fn prune(&self, keep: usize, written: &Path, made_at: Timestamp) -> io::Result<()> {
+        let mut names = self.names()?;
+        let count = names.len().saturating_sub(keep);
+        let latest = self.name_of(made_at + CLOCK_SKEW);
+        names.retain(|name| self.path.join(name) != written);
+        names.sort_by_key(|name| *name <= latest);
+        names.iter().take(count).try_for_each(|name| fs_err::remove_file(self.path.join(name)))
+    }
+
+    /// Returns the name of a backup that was made then.
+    fn name_of(&self, made_at: Timestamp) -> String {
+        let time: String = made_at.to_string().chars().filter(char::is_ascii_alphanumeric).collect();
+        format!("{}{time}{ENDING}", self.prefix())
     }
 }
 
@@ -254,10 +265,15 @@ mod tests {
         // As a crash leaves it.
         fs_err::write(path.join(".flota-n.part"), "half").expect("there is room");
         for number in 1..4 {
-            folder.write(&source(number * hour), Some("p")).expect("there is room");
-            folder.prune(2).expect("they can be removed");
+            let (written, _) = folder.write(&source(number * hour), Some("p")).expect("there is room");
+            folder.prune(2, &written, Timestamp(number * hour)).expect("they can be removed");
         }
-        let kept = ["flota-c-19700101T0200", "flota-c-19700101T0300"];
+        // A clock is a year ahead for a while, and right again.
+        for at in [365 * 24 * hour, 4 * hour] {
+            let (written, _) = folder.write(&source(at), None).expect("there is room");
+            folder.prune(2, &written, Timestamp(at)).expect("they can be removed");
+        }
+        let kept = ["flota-c-19700101T0300", "flota-c-19700101T0400"];
         let names = all(&path);
         assert_eq!(names.len(), 5, "{names:?}");
         for name in kept {

@@ -131,6 +131,10 @@ impl StateDir {
         // The identity first: if the rest is left after a crash, it is ignored without it. Then the keys, without which
         // the rest can't be read. A manager's store has the key of the cluster's CA.
         self.keys.forget_all()?;
+        let tunnel_keys = self.root.join("worker/tunnel-keys");
+        if tunnel_keys.exists() {
+            remove(&tunnel_keys)?;
+        }
         self.forget_store()?;
         for path in ["worker/task-db", "worker/tasks"].map(|name| self.root.join(name)) {
             if path.exists() {

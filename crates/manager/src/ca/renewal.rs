@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flota_api::defaults::RENEWAL_GRACE;
 use flota_api::id::NodeId;
-use flota_api::model::{Node, NodeCertificate};
+use flota_api::model::{Node, NodeCertificate, Role};
 use flota_api::version::Timestamp;
 use flota_identity::Renewal;
 use flota_raft_store::Tables;
@@ -49,6 +49,10 @@ pub(super) fn judge(view: &Tables, renewal: &Renewal, now: Timestamp) -> Result<
     let has_expired = shown.expires_at < now;
     if node.certificates.is_empty() && has_expired {
         return Err(RenewalRefusal::UnknownKey);
+    }
+    // The node may have another key by now that makes it a manager again. Whoever has this one does not get there by it.
+    if node.role == Role::Manager && view.cluster().is_some_and(|cluster| cluster.is_retired(&shown.key)) {
+        return Err(RenewalRefusal::OtherKey);
     }
     if !node.certificates.is_empty() && !node.certificates.iter().any(|it| it.key == shown.key || it.is_unknown()) {
         return Err(RenewalRefusal::OtherKey);
@@ -121,6 +125,19 @@ mod tests {
         assert_eq!((judged(&["", "x"], NOW + DAY), judged(&["", "x"], ago(DAY))), (Ok(()), Ok(())));
         assert_eq!(judged(&[], NOW + DAY), Ok(()));
         assert_eq!(judged(&[], ago(DAY)), Err(RenewalRefusal::UnknownKey));
+    }
+
+    #[test]
+    fn a_key_from_before_a_demotion_does_not_make_a_manager() {
+        for (role, expected) in [(Role::Worker, Ok(())), (Role::Manager, Err(RenewalRefusal::OtherKey))] {
+            let mut view = Tables::default();
+            let certificates = ["k", "next"].map(|key| certificate(key, NOW + DAY)).to_vec();
+            view.put(Node { id: "n".into(), role, certificates, ..Node::default() }.into_object());
+            view.put(Cluster { retired: vec![certificate("k", NOW + DAY)], ..Cluster::default() }.into_object());
+            let by = |key: &str| Renewal { node: "n".into(), certificate: certificate(key, NOW + DAY) };
+            assert_eq!(judge(&view, &by("k"), NOW).map(drop), expected, "{role}");
+            assert_eq!(judge(&view, &by("next"), NOW).map(drop), Ok(()), "{role}");
+        }
     }
 
     #[test]

@@ -358,8 +358,27 @@ fn a_container_has_a_session_keyring_of_its_own() {
     assert!(!bundle.make("run", &["--no-new-keyring"]).ok().contains(&name));
     assert!(bundle.output().contains(&name));
     bundle.idle().start();
-    let keys = bundle.call(&["exec", &bundle.id, "cat", "/proc/keys"]);
-    assert!(keys.out.contains(&name), "a further process has it, too: {keys:?}");
+    let key = lend_key(&bundle.id);
+    let seen = |args: &[&str]| bundle.call(&[args, &[&bundle.id, "cat", "/proc/keys"]].concat()).ok().contains(&key);
+    assert!(!seen(&["exec"]), "a further process has the caller's keyring");
+    drop(bundle.call(&["delete", "--force", &bundle.id]));
+    bundle.make("create", &["--no-new-keyring"]).ok();
+    bundle.call(&["start", &bundle.id]).ok();
+    assert!(seen(&["exec"]), "as its init has");
+}
+
+/// Adds a key to the session keyring of this process that only those can see who have it. Returns a part of its name.
+#[expect(unsafe_code, reason = "keys have no safe wrapper")]
+fn lend_key(name: &str) -> String {
+    let name = format!("lent-{name}");
+    let text = std::ffi::CString::new(name.clone()).unwrap();
+    // SAFETY: the texts live through the calls (add_key(2), keyctl(2)). -3 is the session keyring, 5 KEYCTL_SETPERM.
+    unsafe {
+        let key = libc::syscall(libc::SYS_add_key, c"user".as_ptr(), text.as_ptr(), c"x".as_ptr(), 1, -3);
+        assert!(key > 0, "{}", std::io::Error::last_os_error());
+        assert_eq!(libc::syscall(libc::SYS_keyctl, 5, key, 0x3f00_0000), 0);
+    }
+    name
 }
 
 #[test]

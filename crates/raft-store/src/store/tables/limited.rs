@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use flota_api::id::ServiceId;
 use flota_api::model::{
-    ANOTHER_TASK, Cluster, INGRESS, Image, NetworkDriver, Node, Service, StoredConfig, StoredSecret, StoredValue, Task,
-    ValueData,
+    ANOTHER_TASK, Cluster, INGRESS, Image, NetworkDriver, NetworkSpec, Node, Service, StoredConfig, StoredSecret,
+    StoredValue, Task, ValueData,
 };
 use flota_api::object::{Object, StoreObject};
 
@@ -40,7 +40,9 @@ impl Tables {
         }
         let is_everyones = |name: &str, driver| name == INGRESS || driver == NetworkDriver::None;
         seen.take(self.stacks().filter(|it| is_seen(&it.spec.name)));
-        seen.take(self.networks().filter(|it| is_everyones(&it.spec.name, it.spec.driver) || is_seen(&it.spec.name)));
+        // Nor is the network of the nodes theirs whose prefix its name begins with.
+        let is_theirs = |it: &NetworkSpec| it.driver != NetworkDriver::Host && is_seen(&it.name);
+        seen.take(self.networks().filter(|it| is_everyones(&it.spec.name, it.spec.driver) || is_theirs(&it.spec)));
         seen.take(self.volumes().filter(|it| is_seen(&it.spec.name)));
         let secrets: Vec<_> = self.all::<StoredSecret>().filter(|it| is_seen(&it.spec.name)).collect();
         let configs: Vec<_> = self.all::<StoredConfig>().filter(|it| is_seen(&it.spec.name)).collect();
@@ -76,7 +78,7 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Network, NetworkSpec, ServiceSpec, Stack, StackSpec, User, Volume, VolumeSpec};
+    use flota_api::model::{Network, ServiceSpec, Stack, StackSpec, User, Volume, VolumeSpec};
     use flota_api::object::Kind;
 
     #[test]
@@ -131,6 +133,19 @@ mod tests {
         assert_eq!(tasks, [("a-left", true), ("a-t1", true), ("a-t2", true)]);
         assert_eq!((seen.version, seen.count(Kind::Node), seen.count(Kind::ValueData)), (9, 1, 1));
         assert!(seen.object(Kind::StoredConfig, "b-c").is_none() && seen.object(Kind::User, "u").is_none());
+    }
+
+    #[test]
+    fn the_network_of_the_nodes_belongs_to_no_prefix() {
+        let mut whole = Tables::default();
+        let network = |name: &str, driver| {
+            let spec = Arc::new(NetworkSpec { name: name.into(), driver, ..NetworkSpec::default() });
+            Network { id: name.into(), spec, ..Network::default() }.into_object()
+        };
+        whole.put(network("host", NetworkDriver::Host));
+        whole.put(network("hosts", NetworkDriver::Overlay));
+        let seen = whole.limited(|name| name.starts_with("ho"));
+        assert_eq!(seen.networks().map(|it| it.spec.name.as_str()).collect::<Vec<_>>(), ["hosts"]);
     }
 
     #[test]
