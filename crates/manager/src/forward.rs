@@ -8,22 +8,36 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Full};
+use tokio::time::timeout;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
+use flota_api::defaults::MESSAGE_BOUND;
 use flota_api::model::Role;
 use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
 
 use crate::replica::Replica;
 
+/// Bytes before a message of gRPC (gRPC over HTTP2, "Length-Prefixed-Message").
+const GRPC_HEADER: usize = 5;
 /// Header of a request that a follower has forwarded; it is not forwarded again.
 const FORWARDED: &str = "flota-forwarded";
 /// Header of a request that any manager may answer from its own copy of the store.
 pub const STALE: &str = "flota-stale";
+/// Begin of the paths of the methods that callers without a certificate may call.
+const NODE_CA: &str = "/flota.ca.NodeCa/";
+/// Path of the method whose request is a stream.
+const OPEN_STREAM: &str = "/flota.control.Control/OpenStream";
+/// Largest request of [`NODE_CA`], in bytes.
+const NODE_CA_BOUND: usize = 64 << 10;
+/// Longest wait for the next part of a request, and for all of one of [`NODE_CA`].
+const BODY_WAIT: Duration = Duration::from_secs(10);
 /// How long a request waits for a leader.
 const LEADER_WAIT: Duration = Duration::from_secs(4);
 
@@ -150,10 +164,14 @@ where
         remove_forged(&mut request);
         let Self { inner, replica, leader } = self.clone();
         Box::pin(async move {
+            let request = match whole(request).await {
+                Ok(request) => request,
+                Err(refusal) => return Ok(refusal.into_http()),
+            };
             if request.headers().contains_key(STALE) {
                 return inner.oneshot(request).await;
             }
-            match tokio::time::timeout(LEADER_WAIT, find_leader(&replica)).await {
+            match timeout(LEADER_WAIT, find_leader(&replica)).await {
                 Ok(None) => inner.oneshot(request).await,
                 Ok(Some(_)) if request.headers().contains_key(FORWARDED) => Ok(moved_on().into_http()),
                 Ok(Some(address)) => Ok(tokio::select! {
@@ -168,6 +186,33 @@ where
             }
         })
     }
+}
+
+/// Receives all of a request, unless it is a stream. One that is slow takes no place at the leader, whose connection all requests
+/// of this manager share, and none here for ever.
+async fn whole(request: Request<Body>) -> Result<Request<Body>, Status> {
+    let path = request.uri().path();
+    if path == OPEN_STREAM {
+        return Ok(request);
+    }
+    let is_ca = path.starts_with(NODE_CA);
+    let bound = if is_ca { NODE_CA_BOUND } else { MESSAGE_BOUND } + GRPC_HEADER;
+    let (parts, mut body) = request.into_parts();
+    let late = || Status::deadline_exceeded(format!("the request did not arrive within {BODY_WAIT:?}"));
+    let received = async {
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = timeout(BODY_WAIT, body.frame()).await.map_err(|_| late())? {
+            if let Ok(data) = frame?.into_data() {
+                bytes.extend_from_slice(&data);
+            }
+            if bytes.len() > bound {
+                return Err(Status::out_of_range(format!("the request has more than {bound} bytes")));
+            }
+        }
+        Ok(bytes.freeze())
+    };
+    let bytes = if is_ca { timeout(BODY_WAIT, received).await.map_err(|_| late())? } else { received.await };
+    Ok(Request::from_parts(parts, Body::new(Full::new(bytes?))))
 }
 
 fn moved_on() -> Status {
@@ -241,6 +286,10 @@ async fn send(channel: Channel, address: &str, request: Request<Body>) -> Respon
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use futures::StreamExt;
+    use http_body_util::StreamBody;
+
     use super::*;
 
     const ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 1);
@@ -275,6 +324,30 @@ mod tests {
             remove_forged(&mut request);
             assert_eq!(forwarded_for(request.headers()), believed, "{peer:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_received_in_time_and_within_its_bound_before_anything_is_done_for_it() {
+        let asked = async |path: &str, parts: Vec<Vec<u8>>, ends: bool| {
+            let mut frames = Vec::new();
+            for part in parts {
+                frames.push(Ok::<_, Status>(Full::new(Bytes::from(part)).frame().await.expect("one").expect("a part")));
+            }
+            let rest = futures::stream::pending().take(usize::from(!ends));
+            let body = Body::new(StreamBody::new(futures::stream::iter(frames).chain(rest)));
+            whole(Request::builder().uri(path).body(body).expect("a request")).await
+        };
+        let renew = "/flota.ca.NodeCa/RenewCertificate";
+        let list = "/flota.control.Control/ListNodes";
+        for path in [renew, list] {
+            let received = asked(path, vec![b"ab".to_vec(), b"c".to_vec()], true).await.expect("it is whole");
+            assert_eq!(received.into_body().collect().await.expect("it is here").to_bytes().as_ref(), b"abc");
+            let late = asked(path, vec![b"ab".to_vec()], false).await.expect_err("the rest never comes");
+            assert_eq!(late.code(), tonic::Code::DeadlineExceeded);
+        }
+        let large = asked(renew, vec![vec![0; NODE_CA_BOUND], vec![0; GRPC_HEADER + 1]], false).await;
+        assert_eq!(large.expect_err("it is too large").code(), tonic::Code::OutOfRange);
+        asked(OPEN_STREAM, vec![], false).await.expect("it goes on while it is served");
     }
 
     #[test]

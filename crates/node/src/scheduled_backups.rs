@@ -270,7 +270,7 @@ mod tests {
         }
         // A clock is a year ahead for a while, and right again.
         for at in [365 * 24 * hour, 4 * hour] {
-            let (written, _) = folder.write(&source(at), None).expect("there is room");
+            let (written, _) = folder.write(&source(at), Some("p")).expect("there is room");
             folder.prune(2, &written, Timestamp(at)).expect("they can be removed");
         }
         let kept = ["flota-c-19700101T0300", "flota-c-19700101T0400"];
