@@ -247,7 +247,7 @@ impl Supervisor {
             Ok(None) => {}
             Err(_) => {
                 self.peers.remove(index);
-                self.execs.abandon(id);
+                self.execs.abandon(self.dir.path(), id);
             }
         }
     }
@@ -296,7 +296,9 @@ impl Supervisor {
     fn read_exec(&mut self, source: ExecSource) {
         let place = Place { dir: self.dir.path(), order: &self.order, init: self.init };
         let answers = match source {
-            ExecSource::Report(peer) => self.execs.report(peer).into_iter().map(|answer| (peer, answer)).collect(),
+            ExecSource::Report(peer) => {
+                self.execs.report(place.dir, peer).into_iter().map(|answer| (peer, answer)).collect()
+            }
             ExecSource::Spawner => Vec::from_iter(self.execs.read_spawner(place)),
         };
         for (peer, answer) in answers {

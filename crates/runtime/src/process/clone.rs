@@ -109,6 +109,13 @@ pub(crate) fn with_mask(command: &mut std::process::Command, mask: nix::sys::sig
     unsafe { command.pre_exec(move || Ok(mask.thread_set_mask()?)) };
 }
 
+/// Makes a program end with this process.
+pub(crate) fn with_parents_life(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec only prctl(2) is called.
+    unsafe { command.pre_exec(|| Ok(crate::syscall::process::die_with_parent()?)) };
+}
+
 /// Ignores SIGPIPE, so that it becomes an error of the call.
 pub(crate) fn ignore_broken_pipes() {
     // SAFETY: SIG_IGN runs no handler of ours.

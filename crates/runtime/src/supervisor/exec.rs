@@ -189,8 +189,8 @@ impl Execs {
         }
     }
 
-    /// Reads the report on this client's process. Returns the messages to send to the client.
-    pub(super) fn report(&mut self, peer: PeerId) -> Vec<FromSupervisor> {
+    /// Reads the report on this client's process, in the container of this folder. Returns the messages to send to the client.
+    pub(super) fn report(&mut self, dir: &Path, peer: PeerId) -> Vec<FromSupervisor> {
         let Some(index) = self.list.iter().position(|it| it.peer == peer) else { return Vec::new() };
         let ExecState::Starting(starting) = &mut self.list[index].state else { return Vec::new() };
         let answers = match report::read(&starting.report).map(|it| it.map(Pid::from_raw)) {
@@ -209,7 +209,7 @@ impl Execs {
                 None => {
                     self.list[index].state = ExecState::Running(pid);
                     if self.list[index].abandoned {
-                        self.abandon(peer);
+                        self.abandon(dir, peer);
                     }
                     vec![FromSupervisor::Started]
                 }
@@ -238,13 +238,16 @@ impl Execs {
 
     /// Kills the process of a client that has disconnected, as when a terminal is closed. A process that is still
     /// starting is killed once its id is known.
-    pub(super) fn abandon(&mut self, peer: PeerId) {
+    pub(super) fn abandon(&mut self, dir: &Path, peer: PeerId) {
         let Some(index) = self.list.iter().position(|it| it.peer == peer) else { return };
         self.list[index].abandoned = true;
         match self.list[index].state {
             ExecState::Starting(_) => {}
             // The child has not been waited for, so no other process can have its id.
-            ExecState::Running(pid) => drop(kill(pid, Signal::SIGKILL)),
+            ExecState::Running(pid) => {
+                runtime::kill_represented(dir, pid);
+                let _ = kill(pid, Signal::SIGKILL);
+            }
             ExecState::WithSpawner => {
                 self.end_spawner(index);
                 self.remove(index);
@@ -309,11 +312,11 @@ fn help(place: Place<'_>, spec: &ExecSpec, descriptors: Vec<OwnedFd>, pipe: &Fil
             report::write(pipe, &Ok(pid));
             0
         }
-        Ok(StartedExec::Through(mut child, file)) => {
+        Ok(StartedExec::Through(mut child, files)) => {
             report::write(pipe, &Ok(Pid::this().as_raw()));
             // The helper represents the process and ends with its exit code.
             let code = child.wait().map_or(255, code_of);
-            let _ = std::fs::remove_file(file);
+            runtime::remove_all(&files);
             code
         }
         Err(error) => {
@@ -374,6 +377,9 @@ mod tests {
     use crate::syscall::files::set_nonblocking;
     use crate::syscall::process as kernel;
 
+    /// Nothing is there.
+    const DIR: &str = "/nowhere";
+
     /// Returns a helper that does nothing, and the pipe for its report.
     fn starting() -> (Starting, Child, File) {
         let helper = Command::new("sleep").arg("1000").spawn().expect("every machine has it");
@@ -401,11 +407,11 @@ mod tests {
         let (starting, helper, pipe) = starting();
         let mut execs = Execs::default();
         begin(&mut execs, starting);
-        assert_eq!(execs.report(PEER), [], "nothing is reported yet");
+        assert_eq!(execs.report(DIR.as_ref(), PEER), [], "nothing is reported yet");
         assert_eq!(execs.reaped(Pid::from_raw(4_000_001), 3), None);
         assert_eq!(execs.reaped(Pid::from_raw(4_000_002), 0), None, "a stranger");
         report::write(&pipe, &Ok(4_000_001));
-        assert_eq!(execs.report(PEER), [FromSupervisor::Started, FromSupervisor::ExecExited(3)]);
+        assert_eq!(execs.report(DIR.as_ref(), PEER), [FromSupervisor::Started, FromSupervisor::ExecExited(3)]);
         assert!(!execs.contains(PEER) && execs.unclaimed.is_empty());
         end(helper);
     }
@@ -428,10 +434,10 @@ mod tests {
         let mut process = Command::new("sleep").arg("1000").spawn().expect("every machine has it");
         let mut execs = Execs::default();
         begin(&mut execs, starting);
-        execs.abandon(PEER);
+        execs.abandon(DIR.as_ref(), PEER);
         let pid = i32::try_from(process.id()).expect("process ids fit");
         report::write(&pipe, &Ok(pid));
-        execs.report(PEER);
+        execs.report(DIR.as_ref(), PEER);
         assert!(!process.wait().expect("it has been killed").success());
         assert_eq!((execs.reaped(Pid::from_raw(pid), 137), execs.contains(PEER)), (Some(PEER), false));
         end(helper);

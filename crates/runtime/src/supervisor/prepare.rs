@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -16,7 +17,7 @@ use super::order::Order;
 use super::user;
 use crate::error::{Act, StepError};
 use crate::ids::as_root_of;
-use crate::oci::{self, Process, Spec};
+use crate::oci::{self, Mount, Process, Spec};
 use crate::rootfs::RootDir;
 use crate::security::Filter;
 use crate::state;
@@ -25,7 +26,9 @@ use crate::state;
 pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec, StepError> {
     let mut spec: Spec = oci::read_json(&bundle(dir).join("config.json"))?;
     let root = RootDir::open(rootfs)?;
-    as_root_of(order.ids, || write_network_files(&root, order))?;
+    let files = network_files(order)?;
+    as_root_of(order.ids, || write_network_files(&root, &files))?;
+    show_network_files(dir, &mut spec, &files)?;
     if let Some(it) = &mut spec.root {
         it.path = rootfs.to_owned();
     }
@@ -99,9 +102,11 @@ fn machines_resolver() -> Result<Option<Vec<u8>>, StepError> {
     }
 }
 
-/// Writes /etc/hostname, /etc/hosts and /etc/resolv.conf. They replace the image's files, as Docker's mounts hide them.
-fn write_network_files(root: &RootDir, order: &Order) -> Result<(), StepError> {
-    let etc = root.make_folder(Path::new("/etc")).act(|| "make /etc".into())?;
+/// A file in /etc: its name and its content.
+type NetworkFile = (&'static str, Vec<u8>);
+
+/// Returns the content of /etc/hostname, /etc/hosts and /etc/resolv.conf.
+fn network_files(order: &Order) -> Result<Vec<NetworkFile>, StepError> {
     let hostname = format!("{}\n", order.hostname).into_bytes();
     let mut files = vec![("hostname", hostname), ("hosts", order.hosts.clone().into_bytes())];
     let resolver = match &order.resolver {
@@ -109,6 +114,37 @@ fn write_network_files(root: &RootDir, order: &Order) -> Result<(), StepError> {
         None => machines_resolver()?,
     };
     files.extend(resolver.map(|text| ("resolv.conf", text)));
+    Ok(files)
+}
+
+/// Mounts the files over those of a mount that hides /etc, such as a volume, as Docker does. One that is read-only shows only
+/// those for which it has a file.
+fn show_network_files(dir: &Path, spec: &mut Spec, files: &[NetworkFile]) -> Result<(), StepError> {
+    let is_at = |mount: &Mount, path: &str| mount.destination.components().eq(Path::new(path).components());
+    let Some(etc) = spec.mounts.iter().rfind(|mount| is_at(mount, "/etc")).cloned() else { return Ok(()) };
+    let is_read_only = etc.options.iter().any(|option| option == "ro");
+    let own = dir.join("etc");
+    fs::create_dir_all(&own).act(|| format!("make {}", own.display()))?;
+    for (name, text) in files {
+        let (source, destination) = (own.join(name), format!("/etc/{name}"));
+        let is_given = spec.mounts.iter().any(|mount| is_at(mount, &destination));
+        if is_given || is_read_only && !Path::new(&etc.source).join(name).exists() {
+            continue;
+        }
+        let mode = fs::Permissions::from_mode(0o644);
+        let written = fs::write(&source, text).and_then(|()| fs::set_permissions(&source, mode));
+        written.act(|| format!("write {}", source.display()))?;
+        // The file is in memory, which the container must not fill.
+        let options = ["bind", "ro", "nosuid", "nodev", "noexec"].map(str::to_owned).to_vec();
+        let (source, destination) = (source.display().to_string(), destination.into());
+        spec.mounts.push(Mount { destination, kind: "bind".into(), source, options, ..Mount::default() });
+    }
+    Ok(())
+}
+
+/// Writes the files into the root. They replace the image's, as Docker's mounts hide them.
+fn write_network_files(root: &RootDir, files: &[NetworkFile]) -> Result<(), StepError> {
+    let etc = root.make_folder(Path::new("/etc")).act(|| "make /etc".into())?;
     for (name, text) in files {
         let act = || format!("write /etc/{name}");
         // The file is written beside it and renamed, because the image may have a pipe there, which would block the
@@ -121,8 +157,8 @@ fn write_network_files(root: &RootDir, order: &Order) -> Result<(), StepError> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&etc, new.as_str(), flags, Mode::from_bits_truncate(0o644)).act(act)?;
         nix::sys::stat::fchmod(&file, Mode::from_bits_truncate(0o644)).act(act)?;
-        fs::File::from(file).write_all(&text).act(act)?;
-        renameat(&etc, new.as_str(), &etc, name).act(act)?;
+        fs::File::from(file).write_all(text).act(act)?;
+        renameat(&etc, new.as_str(), &etc, *name).act(act)?;
     }
     Ok(())
 }

@@ -2,9 +2,11 @@
 //! called in a separate process, forked by the supervisor, so its memory is freed with that process.
 
 use std::cell::OnceCell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use nix::unistd::Pid;
 
 use super::order::{ExecSpec, Order};
 use super::{console, mounts, prepare};
@@ -12,7 +14,9 @@ use crate::cgroup::Groups;
 use crate::container::{Container, Creation, Execution, GroupChoice};
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{Process, Spec, read_json};
+use crate::process::clone;
 use crate::state;
+use crate::syscall::process as kernel;
 
 /// The operations that a supervisor needs from a runtime.
 pub(super) trait Runtime {
@@ -32,8 +36,45 @@ pub(super) trait Runtime {
 pub(super) enum StartedExec {
     /// The process is the supervisor's child.
     Child(i32),
-    /// This process represents it: it must wait for this child, remove the file and exit with the child's exit code.
-    Through(std::process::Child, PathBuf),
+    /// This process represents it: it must wait for this child, remove the files and exit with the child's exit code.
+    Through(std::process::Child, [PathBuf; 2]),
+}
+
+/// Kills the process that this helper represents, if it represents one and its runtime has started it, and removes the files
+/// of the helper, which is to be killed next. The runtime ends with it.
+pub(super) fn kill_represented(dir: &Path, helper: Pid) {
+    let files = files_of(dir, helper);
+    if let Some(pid) = read_pid(&files[1])
+        && let Ok(process) = kernel::open(pid)
+        // It is a child of the runtime. Whatever else has its id by now is not.
+        && parent(pid).and_then(parent) == Some(helper.as_raw())
+    {
+        let _ = kernel::signal(process.as_fd(), libc::SIGKILL);
+    }
+    remove_all(&files);
+}
+
+/// Returns the files of a helper: the process for the runtime, and the id that the runtime has given it.
+fn files_of(dir: &Path, helper: Pid) -> [PathBuf; 2] {
+    ["json", "pid"].map(|ending| dir.join(format!("exec-{helper}.{ending}")))
+}
+
+/// Removes the files that exist.
+pub(super) fn remove_all(files: &[PathBuf]) {
+    for file in files {
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+fn read_pid(path: &Path) -> Option<i32> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Returns the parent of a process, by field 4 of /proc/PID/stat (proc_pid_stat(5)).
+fn parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is in parentheses and may contain any character.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// Returns the runtime that an order selects.
@@ -206,10 +247,11 @@ impl Runtime for CommandLine {
     }
 
     fn exec(&self, process: Process, _: &ExecSpec, console: Option<OwnedFd>) -> Result<StartedExec, RunError> {
-        let path = self.dir.join(format!("exec-{}.json", std::process::id()));
-        state::write_volatile(&path, &process).act(|| "write the process".into())?;
+        let files = files_of(&self.dir, Pid::this());
+        state::write_volatile(&files[0], &process).act(|| "write the process".into())?;
         let mut command = self.command("exec");
-        command.arg("--process").arg(&path);
+        command.arg("--process").arg(&files[0]).arg("--pid-file").arg(&files[1]);
+        clone::with_parents_life(&mut command);
         let relay = console.map(|it| console::Relay::listen(&self.dir, it)).transpose()?;
         if let Some(relay) = &relay {
             command.arg("--console-socket").arg(relay.path());
@@ -220,7 +262,7 @@ impl Runtime for CommandLine {
             let _ = child.kill();
             return Err(error.into());
         }
-        Ok(StartedExec::Through(child, path))
+        Ok(StartedExec::Through(child, files))
     }
 
     fn process(&self) -> Result<Process, StepError> {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Bundle, only_v2, read, wait_for};
 
@@ -68,6 +68,29 @@ fn a_capability_is_added_to_what_the_container_has_and_to_no_other_process() {
     }
     assert!(more.contains("CapInh:\t0000000000000000"), "{more}");
     assert!(caps(&[]).contains(&format!("CapEff:\t{three}")));
+}
+
+#[test]
+fn a_process_of_a_file_has_the_containers_rights_and_limits_unless_it_names_its_own() {
+    let mut bundle = Bundle::new();
+    bundle.set("/process/rlimits", json!([{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 88}]));
+    bundle.set("/process/capabilities/bounding", json!(["CAP_CHOWN"]));
+    for set in ["effective", "permitted"] {
+        bundle.set(&format!("/process/capabilities/{set}"), json!(["CAP_CHOWN"]));
+    }
+    bundle.idle().start();
+    let path = bundle.dir.join("process.json");
+    let printed = |process: Value| {
+        fs::write(&path, process.to_string()).unwrap();
+        bundle.call(&["exec", "--process", path.to_str().unwrap(), &bundle.id]).ok()
+    };
+    let args = ["sh", "-c", "ulimit -n; grep CapEff /proc/self/status"];
+    let plain = || json!({"args": args, "cwd": "/", "env": ["PATH=/bin"]});
+    assert_eq!(printed(plain()), "77\nCapEff:\t0000000000000001\n");
+    let mut own = plain();
+    own["capabilities"] = json!({});
+    own["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 55, "hard": 55}]);
+    assert_eq!(printed(own), "55\nCapEff:\t0000000000000000\n");
 }
 
 #[test]

@@ -4,8 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use flota_runtime::ExecSpec;
 use serde_json::json;
 
+use crate::census::entries;
 use crate::harness::wait_for;
 use crate::image_mounts;
 use crate::supervised::Supervised;
@@ -44,6 +46,29 @@ fn a_container_runs_to_its_code_under_each() {
         let container = supervised(runtime, "exit 5");
         assert_eq!(container.wait().code, 5, "{runtime}");
         container.assert_gone();
+    }
+}
+
+#[test]
+fn a_process_whose_client_has_gone_is_killed_under_each() {
+    for runtime in ALL {
+        let container = supervised(runtime, "exec sleep 1000");
+        let count = || container.bundle.census().processes.len();
+        let before = count();
+        let null = || fs::File::options().read(true).write(true).open("/dev/null").unwrap().into();
+        // It ignores the polite signals.
+        let script = "trap '' TERM HUP; echo >/begun; while :; do sleep 1000; done";
+        let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        let (env, cwd, user) = Default::default();
+        let spec = ExecSpec { argv, env, cwd, user, tty: false, contained: false };
+        let process = container.client().exec(&spec, vec![null(), null(), null()]).unwrap();
+        wait_for("it has begun", || container.bundle.rootfs().join("begun").exists().then_some(()));
+        drop(process);
+        // What it has started outlives it, as with any shell that is killed.
+        wait_for(&format!("it is gone: {runtime}"), || (count() <= before + 1).then_some(()));
+        wait_for(&format!("its files are gone: {runtime}"), || {
+            entries(&container.dir).iter().all(|it| !it.to_string_lossy().contains("exec-")).then_some(())
+        });
     }
 }
 

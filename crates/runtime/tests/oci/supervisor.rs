@@ -57,6 +57,31 @@ fn container_has_the_name_servers_and_hosts_that_it_was_given() {
 }
 
 #[test]
+fn container_has_its_name_servers_and_hosts_although_a_mount_hides_etc() {
+    let files = "cat /etc/resolv.conf /etc/hostname; grep -c 'box$' /etc/hosts; cat /etc/own";
+    for (options, name) in [(&["rbind"][..], "box"), (&["rbind", "ro"], "kept")] {
+        let mut container = Supervised::new(files);
+        let volume = container.bundle.dir.join("volume");
+        std::fs::create_dir(&volume).unwrap();
+        std::fs::write(volume.join("own"), "of the volume\n").unwrap();
+        std::fs::write(volume.join("hostname"), "of the volume\n").unwrap();
+        container.bundle.mount(json!({"destination": "/etc/", "type": "bind", "source": volume, "options": options}));
+        container.bundle.mount(
+            json!({"destination": "/etc/own", "type": "bind", "source": volume.join("own"), "options": ["bind"]}),
+        );
+        container.order.resolver = Some("nameserver 127.0.0.11\n".into());
+        if name == "kept" {
+            ["resolv.conf", "hosts"].iter().for_each(|it| std::fs::write(volume.join(it), "").unwrap());
+        }
+        let container = container.start();
+        assert_eq!(container.wait().code, 0);
+        let lines: Vec<String> = container.lines().into_iter().map(|it| it.1).collect();
+        assert_eq!(lines, ["nameserver 127.0.0.11", "box", "1", "of the volume"], "{options:?}");
+        assert_eq!(read(volume.join("hostname")), "of the volume", "the volume has what it had");
+    }
+}
+
+#[test]
 fn kept_descriptors_are_handed_back_and_the_container_has_none_of_them() {
     let container = Supervised::new("ls /proc/1/fd; echo ready; exec sleep 1000");
     let sockets = [0, 1].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());

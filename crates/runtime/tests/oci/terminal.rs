@@ -88,6 +88,19 @@ fn run_lends_the_callers_terminal() {
 }
 
 #[test]
+fn input_that_a_terminal_does_not_take_holds_up_neither_output_nor_signals() {
+    let mut bundle = Bundle::new();
+    bundle.idle().start();
+    // The terminal shows what is typed, so it takes no more while its output is not read.
+    let input = bundle.dir.join("input");
+    std::fs::write(&input, "0123456789\n".repeat(20_000)).unwrap();
+    let mut command = bundle.command(&["exec", "-t", &bundle.id, "head", "-n", "20000"]);
+    let ran = bundle.spawn(command.stdin(File::open(&input).unwrap())).wait();
+    // What is typed is shown as well, as far as there is room.
+    assert!(ran.code == 0 && ran.out.matches("0123456789").count() >= 20_000, "{}", ran.code);
+}
+
+#[test]
 fn exec_has_a_terminal_of_its_own() {
     let mut bundle = Bundle::new();
     bundle.idle().start();

@@ -55,6 +55,7 @@ fn process(it: &Exec, spec: &Spec) -> Result<Process, RunError> {
     let mut process = match &it.process {
         Some(path) => {
             let process: Process = read_json(path)?;
+            let process = with_rights_of(process, spec.process.clone().unwrap_or_default());
             flota_runtime::check_process(&process)?;
             return Ok(Process { terminal: process.terminal || it.tty, ..process });
         }
@@ -102,5 +103,17 @@ fn process(it: &Exec, spec: &Spec) -> Result<Process, RunError> {
 fn add_capabilities(capabilities: &mut Capabilities, more: &[String]) {
     for set in [&mut capabilities.bounding, &mut capabilities.effective, &mut capabilities.permitted] {
         set.extend(more.iter().cloned());
+    }
+}
+
+/// Returns the process of a file with what the file leaves out of its rights and limits taken from the container, as with runc.
+fn with_rights_of(process: Process, own: Process) -> Process {
+    let text = |given: String, own: String| if given.is_empty() { own } else { given };
+    Process {
+        capabilities: process.capabilities.or(own.capabilities),
+        rlimits: if process.rlimits.is_empty() { own.rlimits } else { process.rlimits },
+        apparmor_profile: text(process.apparmor_profile, own.apparmor_profile),
+        selinux_label: text(process.selinux_label, own.selinux_label),
+        ..process
     }
 }

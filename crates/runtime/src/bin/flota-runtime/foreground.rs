@@ -2,9 +2,10 @@
 //! the caller's.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -24,7 +25,10 @@ fn failed(error: impl Into<std::io::Error>) -> RunError {
 }
 
 pub(crate) struct Foreground {
+    /// Neither reads nor writes of it block.
     master: Option<File>,
+    /// Input that the terminal has not accepted yet, as it does while nobody reads its output.
+    typed: Vec<u8>,
 }
 
 /// Keeps the caller's terminal in raw mode until dropped.
@@ -60,7 +64,10 @@ impl Foreground {
             attributes.output_flags.remove(OutputFlags::ONLCR);
             let _ = tcsetattr(master, SetArg::TCSANOW, &attributes);
         }
-        let foreground = Self { master };
+        if let Some(master) = &master {
+            let _ = fcntl(master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+        }
+        let foreground = Self { master, typed: Vec::new() };
         foreground.resize();
         foreground
     }
@@ -75,8 +82,9 @@ impl Foreground {
             let stdin = std::io::stdin();
             let mut polled = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
             if let Some(master) = &self.master {
-                polled.push(PollFd::new(master.as_fd(), PollFlags::POLLIN));
-                if input {
+                let out = if self.typed.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+                polled.push(PollFd::new(master.as_fd(), PollFlags::POLLIN | out));
+                if input && self.typed.is_empty() {
                     polled.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
                 }
             }
@@ -88,9 +96,10 @@ impl Foreground {
             drop(polled);
             if ready.get(1) == Some(&true) {
                 self.copy_output();
+                self.pass_input();
             }
             if ready.get(2) == Some(&true) {
-                input = self.copy_input();
+                input = self.read_input();
             }
             if ready[0]
                 && let Some(code) = self.take_signals(&signals, pid)?
@@ -117,18 +126,32 @@ impl Foreground {
                 let mut stdout = std::io::stdout();
                 let _ = stdout.write_all(&buffer[..count]).and_then(|()| stdout.flush());
             }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             // The other end is closed (EIO).
             _ => self.master = None,
         }
     }
 
-    /// Copies input to the terminal; returns false at the end of the input.
-    fn copy_input(&mut self) -> bool {
+    /// Reads input for the terminal; returns false at its end.
+    fn read_input(&mut self) -> bool {
         let mut buffer = [0; 8192];
-        let Some(master) = &mut self.master else { return false };
         match std::io::stdin().read(&mut buffer) {
-            Ok(count) if count > 0 => master.write_all(&buffer[..count]).is_ok(),
+            Ok(count) if count > 0 => {
+                self.typed.extend_from_slice(&buffer[..count]);
+                self.pass_input();
+                true
+            }
             _ => false,
+        }
+    }
+
+    /// Passes input to the terminal, as much as it accepts.
+    fn pass_input(&mut self) {
+        let Some(master) = &mut self.master else { return };
+        match master.write(&self.typed) {
+            Ok(count) => drop(self.typed.drain(..count)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => self.typed.clear(),
         }
     }
 

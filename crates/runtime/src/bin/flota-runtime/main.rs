@@ -132,9 +132,13 @@ fn run(arguments: &Arguments, report: &report::Report) -> Result<i32, flota_runt
         Verb::Events(it) => events::events(&root, it),
         Verb::Spec(it) => listing::spec(it),
         Verb::Features => listing::features(),
-        Verb::Checkpoint(_) | Verb::Restore(_) => {
-            let text = "failed to checkpoint: this runtime leaves checkpoint and restore out".to_owned();
-            Err(flota_runtime::RunError { text, code: None })
-        }
+        Verb::Checkpoint(_) => Err(left_out("checkpoint")),
+        Verb::Restore(_) => Err(left_out("restore")),
     }
+}
+
+/// The error for a verb that this runtime does not have.
+fn left_out(verb: &str) -> flota_runtime::RunError {
+    let text = format!("failed to {verb}: this runtime leaves checkpoint and restore out");
+    flota_runtime::RunError { text, code: None }
 }
