@@ -37,7 +37,7 @@ pub(crate) enum Noun {
     /// Manage what this machine's user talks to clusters with, from outside
     #[command(subcommand)]
     Context(context::Context),
-    /// Manage the machines of the cluster
+    /// Manage the nodes of the cluster
     #[command(subcommand)]
     Node(node::Node),
     /// Manage services

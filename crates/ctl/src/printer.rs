@@ -7,8 +7,10 @@ use comfy_table::{Table, presets};
 use serde_json::Value;
 
 use flota_api::proto::control::{Filter, ListHeader, ListRequest};
+use flota_api::reason::Reason;
 use flota_api::text::{printable, printable_lines};
 
+use crate::error::Refused;
 use crate::terminal;
 
 /// How a list is printed.
@@ -170,6 +172,25 @@ pub(crate) struct RowOptions {
     /// Print whole ids and texts
     #[arg(long)]
     pub(crate) no_trunc: bool,
+}
+
+impl RowOptions {
+    /// Refuses a filter with another key than these. Managers judge the filters of their lists.
+    pub(crate) fn check_filters(&self, keys: &[&str]) -> Result<(), Refused> {
+        let unknown = self.filters.iter().find(|(key, _)| !keys.contains(&key.as_str()));
+        unknown.map_or(Ok(()), |(key, value)| {
+            let text = format!("the filter `{key}={value}` has an unknown key: the keys are {}", keys.join(", "));
+            Err(Refused { reason: Reason::UnknownFilter, text })
+        })
+    }
+
+    /// Whether a row of `ctl`'s own, as JSON, passes the filters.
+    pub(crate) fn passes(&self, row: &Value) -> bool {
+        self.filters.iter().all(|(key, value)| {
+            let shown = row[key].as_str().map_or_else(|| row[key].to_string(), str::to_owned);
+            shown == *value
+        })
+    }
 }
 
 /// The flags of lists that a manager answers.

@@ -16,11 +16,8 @@ mod state;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use flota_api::reason::Reason;
-
-use crate::error::Refused;
 use crate::printer::{self, RowOptions};
 use forwarder::ForwarderSpec;
 use hidden::Hidden;
@@ -209,21 +206,8 @@ pub(crate) async fn run(verb: Sandbox) -> anyhow::Result<u8> {
 /// The fields by which rows can be filtered.
 const FIELDS: [&str; 6] = ["sandbox", "name", "status", "address", "cutOff", "pid"];
 
-fn passes(row: &Value, filters: &[(String, String)]) -> bool {
-    filters.iter().all(|(key, value)| {
-        let shown = match &row[key] {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        shown == *value
-    })
-}
-
 fn ls(only: Option<&str>, options: &RowOptions) -> anyhow::Result<()> {
-    if let Some((key, value)) = options.filters.iter().find(|(key, _)| !FIELDS.contains(&key.as_str())) {
-        let text = format!("the filter `{key}={value}` has an unknown key: the keys are {}", FIELDS.join(", "));
-        anyhow::bail!(Refused { reason: Reason::UnknownFilter, text });
-    }
+    options.check_filters(&FIELDS)?;
     let mut rows = Vec::new();
     let all = only.map_or_else(state::names, |name| vec![name.to_owned()]);
     for name in all {
@@ -235,7 +219,7 @@ fn ls(only: Option<&str>, options: &RowOptions) -> anyhow::Result<()> {
                 "address": node.address, "pid": node.pid(), "cutOff": node.cut_off, "linkBroken": broken,
                 "link": node.link.map(LinkSettings::to_json),
             });
-            if passes(&value, &options.filters) {
+            if options.passes(&value) {
                 let cells = [&name, &node.name, status, &node.address.to_string(), &link(node, broken)];
                 rows.push((value, cells.map(str::to_owned).to_vec()));
             }

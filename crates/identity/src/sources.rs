@@ -15,6 +15,10 @@ use tokio::time::Instant;
 /// Handshakes in progress, open connections without a certificate, and open connections of one node or user, each by itself. A
 /// node needs one connection for its session and a few for transfers of images and streams.
 const CONNECTIONS: usize = 128;
+/// Open connections without a certificate, of all addresses together.
+const STRANGERS: usize = 2_048;
+/// Longest life of a connection without a certificate: it is for a call or two.
+const STRANGER_LIFE: Duration = Duration::from_secs(60);
 /// Calls without a certificate at once, after a pause.
 const CALLS: u32 = 128;
 /// Time after which one more call is allowed.
@@ -85,8 +89,12 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Returns a future that resolves when the connection must end, because its node or user has lost rights.
+    /// Returns a future that resolves when the connection must end, because its node or user has lost rights, or because it
+    /// has no certificate and is old.
     pub(crate) fn ends(&self) -> BoxFuture<'static, ()> {
+        if matches!(self.source, Source::Strangers(_)) {
+            return Box::pin(tokio::time::sleep(STRANGER_LIFE));
+        }
         let Some(mut open) = self.open.clone() else { return Box::pin(std::future::pending()) };
         // Nothing is ever sent.
         Box::pin(async move { while open.changed().await.is_ok() {} })
@@ -119,8 +127,17 @@ impl Sources {
         act(all.entry(source).or_insert(Count { open: 0, even_at: now }), now)
     }
 
+    /// Number of open connections without a certificate.
+    fn strangers(&self) -> usize {
+        let all = self.0.lock().expect("no holder panics");
+        all.iter().filter(|(source, _)| matches!(source, Source::Strangers(_))).map(|(_, count)| count.open).sum()
+    }
+
     /// Takes a place for the source; `None` if it has as many as it may.
     pub(crate) fn take(&self, source: Source) -> Option<Place> {
+        if matches!(source, Source::Strangers(_)) && self.strangers() >= STRANGERS {
+            return None;
+        }
         let taken = self.with(source.clone(), |count, _| {
             let is_free = count.open < CONNECTIONS;
             count.open += usize::from(is_free);
@@ -216,6 +233,21 @@ mod tests {
             places.pop();
             assert!(sources.take(source.clone()).is_some(), "{source:?}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_without_a_certificate_are_bounded_in_number_and_time() {
+        let sources = Sources::default();
+        let take =
+            |number: usize| sources.take(Source::strangers(address(&format!("10.{}.{}.1", number >> 8, number & 255))));
+        let mut places: Vec<_> = (0..STRANGERS).map(|number| take(number).expect("there is room")).collect();
+        assert!(take(STRANGERS).is_none(), "whoever asks");
+        assert!(sources.take(Source::Node("n".into())).is_some(), "nodes have theirs");
+        let ends = places.pop().expect("one of them").ends();
+        assert!(take(STRANGERS).is_some());
+        let begun = Instant::now();
+        ends.await;
+        assert_eq!(begun.elapsed(), STRANGER_LIFE);
     }
 
     #[tokio::test]

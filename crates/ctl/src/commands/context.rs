@@ -61,6 +61,7 @@ pub(crate) fn run(verb: Context) -> anyhow::Result<()> {
 }
 
 fn ls(contexts: &Contexts, options: &printer::RowOptions) -> anyhow::Result<()> {
+    options.check_filters(&["name", "user", "current"])?;
     let current = contexts.current()?;
     let mut rows = Vec::new();
     for name in contexts.names()? {
@@ -78,7 +79,9 @@ fn ls(contexts: &Contexts, options: &printer::RowOptions) -> anyhow::Result<()> 
         let object = json!({
             "id": name, "name": name, "current": is_current, "user": user, "expiresAt": expires, "managers": managers, "error": error,
         });
-        rows.push((object, cells));
+        if options.passes(&object) {
+            rows.push((object, cells));
+        }
     }
     printer::rows(options, &["NAME", "IN USE", "USER", "EXPIRES", "MANAGERS"], rows);
     Ok(())

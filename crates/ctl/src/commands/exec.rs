@@ -24,11 +24,11 @@ pub(crate) struct Exec {
     /// Give the command a terminal
     #[arg(short, long)]
     tty: bool,
-    /// User to run as
-    #[arg(short, long, default_value = "")]
+    /// User to run as (default: the task's)
+    #[arg(short, long, default_value = "", hide_default_value = true)]
     user: String,
-    /// Folder to run in
-    #[arg(short, long, default_value = "")]
+    /// Folder to run in (default: the task's)
+    #[arg(short, long, default_value = "", hide_default_value = true)]
     workdir: String,
     /// Variable to set, NAME=value; NAME alone takes the shell's, or removes the task's if the shell has none; may be
     /// repeated

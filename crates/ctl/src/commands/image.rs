@@ -29,8 +29,8 @@ pub(crate) enum Image {
     Import {
         /// Archive to read, or - for standard input
         file: PathBuf,
-        /// Name of the image in place of the archive's
-        #[arg(short, long, default_value = "")]
+        /// Name of the image (default: the archive's)
+        #[arg(short, long, default_value = "", hide_default_value = true)]
         tag: String,
     },
     /// Fetch an image from a registry; a manager uses the credentials of `ctl registry login`

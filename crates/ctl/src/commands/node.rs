@@ -26,9 +26,9 @@ const TRIES: u32 = 10;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
-    /// List the machines
+    /// List the nodes
     Ls(ListOptions),
-    /// Print everything about machines
+    /// Print everything about nodes
     Inspect {
         /// Nodes: name, id, or beginning of an id
         nodes: Vec<String>,
@@ -87,11 +87,11 @@ pub(crate) enum Node {
         #[command(flatten)]
         wait: WaitOptions,
     },
-    /// Remove machines that are down
+    /// Remove workers that are down
     Rm {
         /// Nodes: name, id, or beginning of an id
         nodes: Vec<String>,
-        /// Remove also a machine that is not down
+        /// Remove also a manager, or a node that is not down
         #[arg(short, long)]
         force: bool,
     },

@@ -52,7 +52,7 @@ pub(crate) struct Defaults {
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     cert_renewal_grace: Option<Duration>,
     /// Time after which a manager that is down is replaced by a node that may be one; 0 for never (default)
-    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse::duration_or_none)]
     dead_manager_after: Option<Duration>,
     /// Number of tasks of each slot that are kept, the one that runs included (default 2)
     #[arg(long, value_name = "NUMBER")]
@@ -89,8 +89,8 @@ impl Defaults {
 pub(crate) enum Swarm {
     /// Make this node the first manager of a new cluster
     Init {
-        /// Address at which other nodes reach this one: IP or IP:PORT
-        #[arg(long, default_value = "")]
+        /// Address at which other nodes reach this one: IP or IP:PORT (default: the machine's)
+        #[arg(long, default_value = "", hide_default_value = true)]
         advertise_addr: String,
         /// Addresses that networks get their subnets from; may be repeated (default: 10.0.0.0/8 and a local IPv6 prefix)
         #[arg(long)]
@@ -124,15 +124,15 @@ pub(crate) enum Swarm {
         /// Token that `ctl swarm join-token` prints on a manager
         #[arg(long)]
         token: String,
-        /// Manager to join: HOST:PORT
+        /// Manager to join: HOST[:PORT], port 2377 by default
         manager: String,
-        /// Address at which other nodes reach this one: IP or IP:PORT
-        #[arg(long, default_value = "")]
+        /// Address at which other nodes reach this one: IP or IP:PORT (default: the machine's)
+        #[arg(long, default_value = "", hide_default_value = true)]
         advertise_addr: String,
     },
     /// Tell this node where managers are now, after the addresses of all managers have changed
     Reconnect {
-        /// Managers: HOST:PORT
+        /// Managers: HOST[:PORT], port 2377 by default
         #[arg(required = true)]
         managers: Vec<String>,
     },

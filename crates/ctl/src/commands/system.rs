@@ -19,7 +19,7 @@ const CLUSTER_WAIT: Duration = Duration::from_secs(1);
 pub(crate) enum System {
     /// Print this node, and statistics of its manager's store
     Info {
-        /// Format to print: table or json
+        /// Format to print: table (lines for people) or json (an object)
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },

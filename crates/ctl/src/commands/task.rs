@@ -36,7 +36,7 @@ pub(crate) enum Task {
     Rm {
         /// Tasks: SERVICE.SLOT, id, or beginning of an id
         tasks: Vec<String>,
-        /// Take one replica from the service instead
+        /// Reduce the service by one task instead
         #[arg(long)]
         shrink: bool,
         #[command(flatten)]

@@ -49,11 +49,13 @@ impl<M: Member> Control<M> {
         let view = Arc::clone(tx.view());
         let known = before.map(|it| it.spec.as_ref());
         let mut faults = Faults::default();
-        let spec_with_ids = faults.note("networks", with_ids(spec, &view, &BTreeMap::<String, NetworkId>::new()));
+        // A name or the beginning of an id stands for what the caller sees, whatever else there is.
+        let seen = if spec.networks.is_empty() { Arc::clone(&view) } else { self.seen(Arc::clone(&view)) };
+        let spec_with_ids = faults.note("networks", with_ids(spec, &seen, &BTreeMap::<String, NetworkId>::new()));
         faults.note("spec", level::claim(tx, spec.feature_level()));
         let claimed = spec_with_ids.as_ref().unwrap_or(spec);
         faults.note("ports", networks::claim(tx, &spec.name, claimed, &self.caller));
-        faults.note("depends_on", dependencies::claim(tx, spec));
+        faults.note("depends_on", dependencies::claim(tx, spec, &|name| self.caller.sees(name)));
         let declared: Option<&BTreeMap<String, Volume>> = None;
         faults.note("mounts", volumes::claim(tx, spec, known, declared, &self.random));
         let values = faults.note("values", values::claim(tx, spec, before, &Declared::default()));

@@ -17,15 +17,21 @@ fn field(index: usize) -> String {
 }
 
 /// Returns the rules that the new specs break together with each other and with the services of the view, each with the
-/// name of the service. Those of a spec by itself are not repeated.
-pub(super) fn among<'a>(new: &'a [ServiceSpec], view: &'a Tables) -> Vec<(&'a str, Violation)> {
+/// name of the service. Those of a spec by itself are not repeated. The names of other services are told as far as the caller
+/// `sees` them.
+pub(super) fn among<'a>(
+    new: &'a [ServiceSpec],
+    view: &'a Tables,
+    sees: &dyn Fn(&str) -> bool,
+) -> Vec<(&'a str, Violation)> {
+    let shown = |name: &str| if sees(name) { format!("`{name}`") } else { "a service of others".to_owned() };
     let specs: BTreeMap<&str, &ServiceSpec> = new.iter().map(|spec| (spec.name.as_str(), spec)).collect();
     let spec_of = |name: &str| specs.get(name).copied().or_else(|| Some(view.service_by_name(name)?.spec.as_ref()));
     let mut found = Vec::new();
     for spec in new {
         for (index, dependency) in spec.depends_on.iter().enumerate().filter(|(_, it)| it.service != spec.name) {
             if let Some(on) = spec_of(&dependency.service).filter(|on| !can_be(dependency, on)) {
-                let why = format!("`{}` never completes: {}", on.name, never(on));
+                let why = format!("{} never completes: {}", shown(&on.name), never(on));
                 found.push((spec.name.as_str(), Violation { field: field(index), why }));
             }
         }
@@ -33,7 +39,7 @@ pub(super) fn among<'a>(new: &'a [ServiceSpec], view: &'a Tables) -> Vec<(&'a st
             // A circle is told once, for the first of the new specs in it.
             let is_first = way.iter().all(|name| !specs.contains_key(name) || *name >= spec.name.as_str());
             if way.len() > 1 && is_first {
-                let names: Vec<String> = way.iter().map(|name| format!("`{name}`")).collect();
+                let names: Vec<String> = way.iter().map(|name| shown(name)).collect();
                 let why =
                     format!("it closes a circle: `{}` depends on {}", spec.name, names.join(", which depends on "));
                 found.push((spec.name.as_str(), Violation { field: field(index), why }));
@@ -44,7 +50,7 @@ pub(super) fn among<'a>(new: &'a [ServiceSpec], view: &'a Tables) -> Vec<(&'a st
             let waits = |it: &ServiceSpec| it.depends_on.iter().any(|it| it.service == spec.name && !can_be(it, spec));
             let others = present.filter(|it| !specs.contains_key(it.spec.name.as_str()) && waits(&it.spec));
             for other in others {
-                let why = format!("service `{}` waits until `{}` has completed", other.spec.name, spec.name);
+                let why = format!("{} waits until `{}` has completed", shown(&other.spec.name), spec.name);
                 found.push((spec.name.as_str(), Violation { field: "restart.condition".into(), why }));
             }
         }
@@ -67,9 +73,9 @@ fn never(on: &ServiceSpec) -> &'static str {
 
 /// Refuses a service's new spec that breaks a rule together with the services that exist. The transaction fails if one of
 /// those on which it depends, directly or through others, changes meanwhile.
-pub(super) fn claim(tx: &mut WriteTx, spec: &ServiceSpec) -> Result<(), ControlError> {
+pub(super) fn claim(tx: &mut WriteTx, spec: &ServiceSpec, sees: &dyn Fn(&str) -> bool) -> Result<(), ControlError> {
     let view = Arc::clone(tx.view());
-    let found: Vec<Violation> = among(std::slice::from_ref(spec), &view).into_iter().map(|(_, it)| it).collect();
+    let found: Vec<Violation> = among(std::slice::from_ref(spec), &view, sees).into_iter().map(|(_, it)| it).collect();
     if !found.is_empty() {
         return Err(ControlError::Invalid(found));
     }
@@ -140,7 +146,19 @@ mod tests {
     fn found(new: &[&str], present: &[&str]) -> Vec<String> {
         let specs: Vec<ServiceSpec> = new.iter().map(|text| spec(text)).collect();
         let view = view(present);
-        among(&specs, &view).into_iter().map(|(name, it)| format!("{name} {}: {}", it.field, it.why)).collect()
+        let all = among(&specs, &view, &|_| true).into_iter();
+        all.map(|(name, it)| format!("{name} {}: {}", it.field, it.why)).collect()
+    }
+
+    #[test]
+    fn names_that_the_caller_does_not_see_are_not_told() {
+        let why = |new: &str, present: &[&str]| {
+            let (specs, view) = ([spec(new)], view(present));
+            among(&specs, &view, &|name| name.starts_with('a')).pop().map(|(_, it)| it.why)
+        };
+        let circle = "it closes a circle: `a` depends on a service of others, which depends on `a`";
+        assert_eq!(why("a: b", &["b: a"]).as_deref(), Some(circle));
+        assert_eq!(why("a:", &["b: a*"]).as_deref(), Some("a service of others waits until `a` has completed"));
     }
 
     #[test]
@@ -174,7 +192,7 @@ mod tests {
         assert_eq!(found(&["web: db*", "db:"], &[]), [format!("web depends_on[0]: {why}")]);
         assert_eq!(found(&["web: db*"], &["db:"]), [format!("web depends_on[0]: {why}")]);
         assert_eq!(found(&["web: db*"], &[]), <[String; 0]>::default());
-        let expected = ["db restart.condition: service `web` waits until `db` has completed"];
+        let expected = ["db restart.condition: `web` waits until `db` has completed"];
         assert_eq!(found(&["db:"], &["web: db*"]), expected);
         let mut once = spec("db:");
         once.restart.condition = RestartCondition::OnFailure;
@@ -182,7 +200,7 @@ mod tests {
             [(ServiceMode::Replicated { replicas: 2 }, 0), (ServiceMode::Global {}, 1), (ServiceMode::GlobalJob {}, 0)]
         {
             let specs = [spec("web: db*"), ServiceSpec { mode: mode.clone(), ..once.clone() }];
-            assert_eq!(among(&specs, &Tables::default()).len(), count, "{mode:?}");
+            assert_eq!(among(&specs, &Tables::default(), &|_| true).len(), count, "{mode:?}");
         }
     }
 }

@@ -293,7 +293,7 @@ impl<M: Member> Control<M> {
                 values::claim_restored(&mut tx, &new)?;
             }
             if new.spec != service.spec {
-                dependencies::claim(&mut tx, &new.spec)?;
+                dependencies::claim(&mut tx, &new.spec, &|name| self.caller.sees(name))?;
             }
             volumes::claim(&mut tx, &new.spec, Some(&service.spec), None, &self.random)?;
             tx.update(new);

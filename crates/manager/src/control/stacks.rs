@@ -76,7 +76,7 @@ pub(super) fn violations(spec: &StackSpec) -> Vec<Violation> {
             }
         }
     }
-    found.extend(between(&spec.services, &Tables::default()));
+    found.extend(between(&spec.services, &Tables::default(), &|_| true));
     for network in &spec.networks {
         let within = |it: Violation| it.within(format_args!("networks.{}", network.name));
         found.extend(validate::network_violations(network).into_iter().map(within));
@@ -116,9 +116,9 @@ fn absent_services<'a>(spec: &'a StackSpec, view: &'a Tables) -> impl Iterator<I
 }
 
 /// Returns what is wrong with the dependencies of services between each other and those of the view.
-fn between(services: &[ServiceSpec], view: &Tables) -> Vec<Violation> {
+fn between(services: &[ServiceSpec], view: &Tables, sees: &dyn Fn(&str) -> bool) -> Vec<Violation> {
     let within = |(name, it): (&str, Violation)| it.within(format_args!("services.{name}"));
-    dependencies::among(services, view).into_iter().map(within).collect()
+    dependencies::among(services, view, sees).into_iter().map(within).collect()
 }
 
 /// What a stack has declared, by its name, in the transaction that deploys it.
@@ -213,7 +213,7 @@ impl<M: Member> Control<M> {
         new_id: &StackId,
     ) -> Result<WriteTx, ControlError> {
         let mut faults = Faults::default();
-        faults.extend(between(&spec.services, view));
+        faults.extend(between(&spec.services, view, &|name| self.caller.sees(name)));
         let mut tx = WriteTx::new(view.clone(), request_id);
         let known = view.stack_by_name(&spec.name);
         let id = known.map_or(new_id, |stack| &stack.id);
@@ -267,7 +267,8 @@ impl<M: Member> Control<M> {
             service.mode = before.spec.mode.clone();
         }
         let mut faults = Faults::default();
-        if let Some(with_ids) = faults.note("networks", with_ids(&service, &view, &stack.networks)) {
+        let seen = if service.networks.is_empty() { Arc::clone(&view) } else { self.seen(Arc::clone(&view)) };
+        if let Some(with_ids) = faults.note("networks", with_ids(&service, &seen, &stack.networks)) {
             service = with_ids;
         }
         let known = before.map(|it| it.spec.as_ref());

@@ -38,8 +38,8 @@ pub(crate) struct RestoreFlags {
     /// File with the passphrase of the backup (`-`: standard input)
     #[arg(long, value_name = "FILE")]
     passphrase_file: Option<PathBuf>,
-    /// Address at which other nodes reach this one: IP or IP:PORT
-    #[arg(long, default_value = "")]
+    /// Address at which other nodes reach this one: IP or IP:PORT (default: the machine's)
+    #[arg(long, default_value = "", hide_default_value = true)]
     advertise_addr: String,
     /// Check the backup and say what would be kept and lost, and change nothing
     #[arg(long)]

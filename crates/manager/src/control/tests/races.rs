@@ -49,7 +49,7 @@ async fn two_services_that_are_created_at_once_do_not_wait_for_each_other() {
             vec![Dependency { service: on.into(), condition: DependencyCondition::Started, required: true }];
         let spec = ServiceSpec { depends_on, ..spec(name) };
         let mut tx = WriteTx::new(view.clone(), None);
-        dependencies::claim(&mut tx, &spec).expect("the other is not there");
+        dependencies::claim(&mut tx, &spec, &|_| true).expect("the other is not there");
         tx.create(Service { spec: Arc::new(spec), ..service(name, name) });
         tx
     };
