@@ -2,7 +2,7 @@
 
 use crate::cgroup::{self, Groups, Scope};
 use crate::error::{Act, StepError};
-use crate::oci::{Resources, Spec};
+use crate::oci::{DeviceRule, Resources, Spec};
 
 /// How a container's control groups are chosen.
 #[derive(Clone, Debug)]
@@ -34,15 +34,24 @@ impl GroupChoice {
     }
 
     /// Returns the container's limits. The default devices are always allowed, because a container can't work without
-    /// them.
+    /// them. Without rules of its own it has no others, unless a user runs it, who can't set any and reaches no device by it.
     pub(super) fn resources(&self, spec: &Spec) -> Resources {
         if matches!(self, Self::None) {
             return Resources::default();
         }
         let mut resources = spec.linux().resources.clone().unwrap_or_default();
+        if resources.devices.is_empty() && is_machines_root() {
+            resources.devices.push(DeviceRule { access: "rwm".into(), ..DeviceRule::default() });
+        }
         if !resources.devices.is_empty() {
             resources.devices.extend(cgroup::default_device_rules());
         }
         resources
     }
+}
+
+/// Whether this process is root, and not that of a user namespace.
+fn is_machines_root() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    nix::unistd::geteuid().is_root() && map.split_whitespace().eq(["0", "0", "4294967295"])
 }

@@ -9,10 +9,12 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use super::message::FromSupervisor;
@@ -245,8 +247,8 @@ impl Execs {
             ExecState::Starting(_) => {}
             // The child has not been waited for, so no other process can have its id.
             ExecState::Running(pid) => {
-                runtime::kill_represented(dir, pid);
-                let _ = kill(pid, Signal::SIGKILL);
+                let signal = if runtime::is_helper(dir, pid) { Signal::SIGTERM } else { Signal::SIGKILL };
+                let _ = kill(pid, signal);
             }
             ExecState::WithSpawner => {
                 self.end_spawner(index);
@@ -312,16 +314,33 @@ fn help(place: Place<'_>, spec: &ExecSpec, descriptors: Vec<OwnedFd>, pipe: &Fil
             report::write(pipe, &Ok(pid));
             0
         }
-        Ok(StartedExec::Through(mut child, files)) => {
-            report::write(pipe, &Ok(Pid::this().as_raw()));
-            // The helper represents the process and ends with its exit code.
-            let code = child.wait().map_or(255, code_of);
+        Ok(StartedExec::Through(child, files)) => {
+            let code = represent(child, &files, pipe).unwrap_or(255);
             runtime::remove_all(&files);
             code
         }
         Err(error) => {
             report::write(pipe, &Err(error));
             1
+        }
+    }
+}
+
+/// Represents a process that a runtime has started: returns its exit code when the runtime ends, and kills it if the supervisor
+/// asks for that with SIGTERM.
+fn represent(mut runtime: Child, files: &[PathBuf; 2], pipe: &File) -> std::io::Result<i32> {
+    let mut signals = SigSet::empty();
+    [Signal::SIGTERM, Signal::SIGCHLD].into_iter().for_each(|signal| signals.add(signal));
+    signals.thread_block()?;
+    let watch = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
+    // The supervisor sends the signal only to what it knows.
+    report::write(pipe, &Ok(Pid::this().as_raw()));
+    loop {
+        if let Some(status) = runtime.try_wait()? {
+            return Ok(code_of(status));
+        }
+        if watch.read_signal()?.is_some_and(|it| it.ssi_signo == libc::SIGTERM.cast_unsigned()) {
+            runtime::end_represented(&mut runtime, files);
         }
     }
 }
@@ -371,7 +390,7 @@ fn process(mut process: Process, place: Place<'_>, exec: &ExecSpec) -> Result<Pr
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Child, Command};
+    use std::process::Command;
 
     use super::*;
     use crate::syscall::files::set_nonblocking;

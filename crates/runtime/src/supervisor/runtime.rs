@@ -2,9 +2,10 @@
 //! called in a separate process, forked by the supervisor, so its memory is freed with that process.
 
 use std::cell::OnceCell;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
@@ -14,9 +15,14 @@ use crate::cgroup::Groups;
 use crate::container::{Container, Creation, Execution, GroupChoice};
 use crate::error::{Act, RunError, StepError};
 use crate::oci::{Process, Spec, read_json};
-use crate::process::clone;
+use crate::process::{clone, wait_readable};
 use crate::state;
 use crate::syscall::process as kernel;
+
+/// Longest wait for a runtime to say which process it has started.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause between two looks for that.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// The operations that a supervisor needs from a runtime.
 pub(super) trait Runtime {
@@ -40,18 +46,31 @@ pub(super) enum StartedExec {
     Through(std::process::Child, [PathBuf; 2]),
 }
 
-/// Kills the process that this helper represents, if it represents one and its runtime has started it, and removes the files
-/// of the helper, which is to be killed next. The runtime ends with it.
-pub(super) fn kill_represented(dir: &Path, helper: Pid) {
-    let files = files_of(dir, helper);
-    if let Some(pid) = read_pid(&files[1])
-        && let Ok(process) = kernel::open(pid)
-        // It is a child of the runtime. Whatever else has its id by now is not.
-        && parent(pid).and_then(parent) == Some(helper.as_raw())
-    {
-        let _ = kernel::signal(process.as_fd(), libc::SIGKILL);
+/// Returns whether this child of the supervisor is a helper that represents a process of another runtime.
+pub(super) fn is_helper(dir: &Path, child: Pid) -> bool {
+    files_of(dir, child)[0].exists()
+}
+
+/// Kills the process that a runtime has started, or is about to start, and then the runtime.
+pub(super) fn end_represented(runtime: &mut std::process::Child, files: &[PathBuf; 2]) {
+    let until = Instant::now() + PATIENCE;
+    let id = i32::try_from(runtime.id()).expect("process ids fit");
+    let process = kernel::open(id);
+    let has_ended = || process.as_ref().map_or(true, |it| wait_readable(it, LOOK_AGAIN).unwrap_or(true));
+    // The program may run before the runtime has written its id.
+    while Instant::now() < until {
+        if let Some(pid) = read_pid(&files[1]) {
+            // Whatever else has its id by now is no child of the runtime.
+            if parent(pid) == Some(id) {
+                let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+            break;
+        }
+        if has_ended() {
+            break;
+        }
     }
-    remove_all(&files);
+    let _ = runtime.kill();
 }
 
 /// Returns the files of a helper: the process for the runtime, and the id that the runtime has given it.

@@ -172,6 +172,14 @@ fn a_device_without_a_rule_can_be_made_and_not_opened() {
     bundle.sh("head -c1 /dev/kmsg >/dev/null && echo read; true >/dev/kmsg");
     let ran = bundle.run();
     assert_eq!((ran.out.as_str(), ran.err.contains("not permitted")), ("read\n", true), "{ran:?}");
+    // Without any rules it is as with none that allow something.
+    for none in [json!({}), json!({"devices": []})] {
+        bundle
+            .set("/linux/resources", none)
+            .sh("head -c1 /dev/kmsg >/dev/null && echo read; head -c1 /dev/zero | wc -c");
+        let ran = bundle.run();
+        assert_eq!((ran.out.as_str(), ran.err.contains("not permitted")), ("1\n", true), "{ran:?}");
+    }
 }
 
 #[test]
