@@ -95,8 +95,8 @@ pub const GRANT_LIFE: Duration = Duration::from_secs(3600);
 /// Largest difference between two machines' wall clocks, in either direction, that must not affect decisions. It
 /// covers a board without a battery-backed clock and a wrong time zone.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(24 * 3600);
-/// How far a leader's wall clock may be ahead for a moment without consequences that stay: what it takes for over is kept for so
-/// long.
+/// How far ahead a leader's wall clock may be for a moment without lasting harm: what has expired by it is kept for this much
+/// longer.
 pub const CLOCK_AHEAD: Duration = Duration::from_secs(2 * 365 * 24 * 3600);
 /// Difference between the wall clocks of a node and the leader from which on it is shown: more than a message is
 /// under way, and less than what makes logs hard to compare.
@@ -115,6 +115,8 @@ pub const RENEWAL_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
 pub const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 /// Largest message, in bytes, that any of our connections accepts.
 pub const MESSAGE_BOUND: usize = 16 << 20;
+/// Largest request of NodeCa, in bytes: a signing request and a few small fields. Anyone may send one.
+pub const NODE_CA_BOUND: usize = 64 << 10;
 /// Format version of the messages between worker and leader.
 pub const SESSION_FORMAT: u32 = 1;
 /// Port of all cluster traffic.

@@ -39,11 +39,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest number of concurrent handshakes. One more ends the oldest: who means it well is done within a few round trips.
 const HANDSHAKES: usize = 1_024;
 
-/// A TLS connection with the identity of its peer. It breaks when its node or user loses rights ([`Sources::end`]).
+/// A TLS connection with the identity of its peer. It breaks when its node or user loses rights ([`Sources::end`]), and without
+/// a certificate after a minute.
 pub struct PeerStream {
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    ends: BoxFuture<'static, ()>,
+    ends: BoxFuture<'static, &'static str>,
     /// The place of the connection among those of its node or address.
     _place: Place,
 }
@@ -70,11 +71,8 @@ impl Connected for PeerStream {
 impl AsyncRead for PeerStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         // The server always reads, so it is woken here.
-        if self.ends.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "the node or user has lost rights",
-            )));
+        if let Poll::Ready(why) = self.ends.as_mut().poll(cx) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, why)));
         }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }

@@ -83,7 +83,7 @@ pub fn check_renewal(
     now: Timestamp,
 ) -> Result<Renewal, RenewalError> {
     let subject = Subject::read(&request.certificate_der)?;
-    // It is checked for the moment closest to now at which it is valid.
+    // It is checked for a moment of its validity: now, if possible.
     let at = now.max(subject.validity.issued_at).min(subject.validity.expires_at);
     let at = UnixTime::since_unix_epoch(std::time::Duration::from_millis(at.0));
     let refused = |error: &rustls::Error| RenewalError::Certificate(refusal(error));

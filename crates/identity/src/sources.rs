@@ -2,7 +2,7 @@
 //! certificate, so that neither a stranger nor a faulty node keeps the others from being heard. An IPv6 address counts as
 //! its /64 network, which one machine usually has to itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 /// Handshakes in progress, open connections without a certificate, and open connections of one node or user, each by itself. A
 /// node needs one connection for its session and a few for transfers of images and streams.
 const CONNECTIONS: usize = 128;
-/// Open connections without a certificate, of all addresses together.
+/// Open connections without a certificate, of all addresses together. One more ends the oldest, so that none has to wait.
 const STRANGERS: usize = 2_048;
 /// Longest life of a connection without a certificate: it is for a call or two.
 const STRANGER_LIFE: Duration = Duration::from_secs(60);
@@ -74,30 +74,40 @@ impl Count {
 
 /// The sources that hold something open or have made calls. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Sources(Arc<Mutex<HashMap<Source, Count>>>, Open);
+pub struct Sources(Arc<Mutex<HashMap<Source, Count>>>, Open, Strangers);
 
 /// For each node and user that has connected, what tells its open connections to end by being dropped.
 type Open = Arc<Mutex<HashMap<Source, watch::Sender<()>>>>;
+
+/// For each open connection without a certificate, the oldest first, what tells it to end by being dropped.
+type Strangers = Arc<Mutex<VecDeque<watch::Sender<()>>>>;
 
 /// A place that a source takes up; dropping it frees the place.
 #[derive(Debug)]
 pub(crate) struct Place {
     sources: Sources,
     source: Source,
-    /// `None` unless the source is a node or a user.
+    /// `None` for handshakes and tokens.
     open: Option<watch::Receiver<()>>,
 }
 
 impl Place {
-    /// Returns a future that resolves when the connection must end, because its node or user has lost rights, or because it
-    /// has no certificate and is old.
-    pub(crate) fn ends(&self) -> BoxFuture<'static, ()> {
-        if matches!(self.source, Source::Strangers(_)) {
-            return Box::pin(tokio::time::sleep(STRANGER_LIFE));
-        }
+    /// Returns a future that resolves when the connection must end, and says why: its node or user has lost rights, or it has no
+    /// certificate and is old.
+    pub(crate) fn ends(&self) -> BoxFuture<'static, &'static str> {
         let Some(mut open) = self.open.clone() else { return Box::pin(std::future::pending()) };
         // Nothing is ever sent.
-        Box::pin(async move { while open.changed().await.is_ok() {} })
+        let told = async move { while open.changed().await.is_ok() {} };
+        if !matches!(self.source, Source::Strangers(_)) {
+            return Box::pin(async move {
+                told.await;
+                "the node or user has lost rights"
+            });
+        }
+        Box::pin(async move {
+            let _ = tokio::time::timeout(STRANGER_LIFE, told).await;
+            "a connection without a certificate ends after a minute, or for others"
+        })
     }
 }
 
@@ -127,17 +137,22 @@ impl Sources {
         act(all.entry(source).or_insert(Count { open: 0, even_at: now }), now)
     }
 
-    /// Number of open connections without a certificate.
-    fn strangers(&self) -> usize {
-        let all = self.0.lock().expect("no holder panics");
-        all.iter().filter(|(source, _)| matches!(source, Source::Strangers(_))).map(|(_, count)| count.open).sum()
+    /// Adds a connection without a certificate, and ends the oldest if there are too many.
+    fn add_stranger(&self) -> watch::Receiver<()> {
+        let (sender, receiver) = watch::channel(());
+        let mut strangers = self.2.lock().expect("no holder panics");
+        strangers.push_back(sender);
+        if strangers.len() > STRANGERS {
+            strangers.retain(|it| !it.is_closed());
+        }
+        while strangers.len() > STRANGERS {
+            strangers.pop_front();
+        }
+        receiver
     }
 
     /// Takes a place for the source; `None` if it has as many as it may.
     pub(crate) fn take(&self, source: Source) -> Option<Place> {
-        if matches!(source, Source::Strangers(_)) && self.strangers() >= STRANGERS {
-            return None;
-        }
         let taken = self.with(source.clone(), |count, _| {
             let is_free = count.open < CONNECTIONS;
             count.open += usize::from(is_free);
@@ -149,7 +164,8 @@ impl Sources {
                     let mut open = self.1.lock().expect("no holder panics");
                     Some(open.entry(source.clone()).or_insert_with(|| watch::Sender::new(())).subscribe())
                 }
-                _ => None,
+                Source::Strangers(_) => Some(self.add_stranger()),
+                Source::Handshakes(_) | Source::Tokens(_) => None,
             };
             Place { sources: self.clone(), source, open }
         })
@@ -240,13 +256,16 @@ mod tests {
         let sources = Sources::default();
         let take =
             |number: usize| sources.take(Source::strangers(address(&format!("10.{}.{}.1", number >> 8, number & 255))));
+        let is_open = |place: &Place| futures::FutureExt::now_or_never(place.ends()).is_none();
         let mut places: Vec<_> = (0..STRANGERS).map(|number| take(number).expect("there is room")).collect();
-        assert!(take(STRANGERS).is_none(), "whoever asks");
-        assert!(sources.take(Source::Node("n".into())).is_some(), "nodes have theirs");
-        let ends = places.pop().expect("one of them").ends();
-        assert!(take(STRANGERS).is_some());
+        assert!(places.iter().all(is_open));
+        drop(places.pop());
+        places.push(take(STRANGERS).expect("one has ended"));
+        assert!(places.iter().all(is_open));
+        places.push(take(STRANGERS + 1).expect("nobody waits"));
+        assert_eq!(places.iter().position(is_open), Some(1), "the oldest has ended, and no other one");
         let begun = Instant::now();
-        ends.await;
+        places[1].ends().await;
         assert_eq!(begun.elapsed(), STRANGER_LIFE);
     }
 

@@ -330,9 +330,8 @@ impl ImageStore {
         entries.map(|entry| Ok(format!("sha256:{}", entry?.file_name().to_string_lossy()))).collect()
     }
 
-    /// Removes the blobs and layers that no recorded image needs, such as those of failed imports and transfers. Forgets
-    /// images whose documents are gone, which nothing can use any more. Must not run during an import or a transfer, because
-    /// it also removes the blobs that have already arrived.
+    /// Removes the blobs and layers that no recorded image needs, such as those of failed imports and transfers. Must
+    /// not run during an import or a transfer, because it also removes the blobs that have already arrived.
     ///
     /// # Errors
     /// It is unknown what a recorded image needs, and nothing was removed; or a blob or layer could not be removed, and
@@ -340,14 +339,7 @@ impl ImageStore {
     pub fn sweep(&self) -> Result<(), ImageError> {
         let (mut blobs, mut names) = (BTreeSet::new(), BTreeSet::new());
         for digest in self.recorded().map_err(unreadable)? {
-            let image = match self.image(&digest) {
-                Err(ImageError::Blob(BlobError::Missing(blob))) => {
-                    tracing::warn!(image = digest, blob, "forgetting an image: a document of it is gone");
-                    self.forget(&digest)?;
-                    continue;
-                }
-                image => image?,
-            };
+            let image = self.image(&digest)?;
             names.extend(layer_names(&image));
             blobs.extend(image.blobs());
         }

@@ -34,7 +34,7 @@ pub(crate) use stack::Stack;
 
 /// Bytes that every layer may unpack to. A larger layer is refused if it exceeds [`RATIO`] times its packed size.
 const FREE_BYTES: u64 = 256 << 20;
-/// What gzip packs at most (1032 to 1, RFC 1951), so that an image with large files of zeros is no bomb, whatever packed it.
+/// More than gzip can pack (1032 to 1, RFC 1951), so that no layer of gzip is refused. One of zstd can exceed this.
 const RATIO: u64 = 1_100;
 const ENTRIES: u64 = 2_000_000;
 /// Bytes of paths that are kept until the last entry.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tonic::{Code, Request, Response, Status};
 
 use flota_api::LEVEL_OF_KEYS;
+use flota_api::defaults::NODE_CA_BOUND;
 use flota_api::id::NodeId;
 use flota_api::model::{Cluster, Node, NodeDescription, NodeState, NodeStateReason, Role};
 use flota_api::naming;
@@ -35,10 +36,6 @@ use crate::replica::Replica;
 use crate::trust;
 use renewal::{RenewalRefusal, WITHOUT_LEADER, judge, known_after};
 
-/// Largest request in bytes: a signing request and a few small fields. Anyone may send requests, so their size is
-/// bounded.
-const REQUEST_BOUND: usize = 64 << 10;
-
 /// Serves NodeCa.
 #[derive(Clone, Debug)]
 pub struct CaService {
@@ -49,7 +46,7 @@ pub struct CaService {
 impl CaService {
     /// Creates the service. The session of a node that leaves is ended in `sessions`.
     pub(crate) fn server(replica: Replica, sessions: Sessions) -> NodeCaServer<Self> {
-        NodeCaServer::new(Self { replica, sessions }).max_decoding_message_size(REQUEST_BOUND)
+        NodeCaServer::new(Self { replica, sessions }).max_decoding_message_size(NODE_CA_BOUND)
     }
 
     /// Returns the node that calls, or that another manager forwards the call for.

@@ -195,8 +195,8 @@ impl<M: Member> Control<M> {
         Self { caller, ..self.clone() }
     }
 
-    /// Returns what the caller sees of a view. Every read goes through here, and no write: who is limited changes a part of
-    /// a whole, and rules such as that nothing in use is removed are about the whole.
+    /// Returns what the caller sees of a view. Every read goes through here. Writes use it only to find what a name stands for:
+    /// who is limited changes a part of a whole, and rules such as that nothing in use is removed are about the whole.
     pub(super) fn seen(&self, view: View) -> View {
         if self.caller.is_limited() { Arc::new(view.limited(|name| self.caller.sees(name))) } else { view }
     }

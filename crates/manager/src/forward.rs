@@ -17,7 +17,7 @@ use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
-use flota_api::defaults::MESSAGE_BOUND;
+use flota_api::defaults::{MESSAGE_BOUND, NODE_CA_BOUND};
 use flota_api::model::Role;
 use flota_api::reason::Reason;
 use flota_identity::{Dialer, Peer};
@@ -34,10 +34,10 @@ pub const STALE: &str = "flota-stale";
 const NODE_CA: &str = "/flota.ca.NodeCa/";
 /// Path of the method whose request is a stream.
 const OPEN_STREAM: &str = "/flota.control.Control/OpenStream";
-/// Largest request of [`NODE_CA`], in bytes.
-const NODE_CA_BOUND: usize = 64 << 10;
 /// Longest wait for the next part of a request, and for all of one of [`NODE_CA`].
 const BODY_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait for all of another request.
+const LONGEST_BODY_WAIT: Duration = Duration::from_secs(120);
 /// How long a request waits for a leader.
 const LEADER_WAIT: Duration = Duration::from_secs(4);
 
@@ -164,7 +164,15 @@ where
         remove_forged(&mut request);
         let Self { inner, replica, leader } = self.clone();
         Box::pin(async move {
-            let request = match whole(request).await {
+            // A user whom this manager does not know may be new, and is judged where its request is carried out, unread.
+            let is_known = match request.extensions().get::<Peer>() {
+                Some(Peer::User { name, key, .. }) => {
+                    replica.store.view().user_by_name(name).is_some_and(|user| user.certificate(key).is_some())
+                }
+                _ => true,
+            };
+            let request = if is_known { whole(request).await } else { Ok(request) };
+            let request = match request {
                 Ok(request) => request,
                 Err(refusal) => return Ok(refusal.into_http()),
             };
@@ -196,9 +204,12 @@ async fn whole(request: Request<Body>) -> Result<Request<Body>, Status> {
         return Ok(request);
     }
     let is_ca = path.starts_with(NODE_CA);
-    let bound = if is_ca { NODE_CA_BOUND } else { MESSAGE_BOUND } + GRPC_HEADER;
+    let (bound, most) = match is_ca {
+        true => (NODE_CA_BOUND + GRPC_HEADER, BODY_WAIT),
+        false => (MESSAGE_BOUND + GRPC_HEADER, LONGEST_BODY_WAIT),
+    };
     let (parts, mut body) = request.into_parts();
-    let late = || Status::deadline_exceeded(format!("the request did not arrive within {BODY_WAIT:?}"));
+    let late = || Reason::Busy.attach(Status::deadline_exceeded("the request did not arrive in time"));
     let received = async {
         let mut bytes = BytesMut::new();
         while let Some(frame) = timeout(BODY_WAIT, body.frame()).await.map_err(|_| late())? {
@@ -206,13 +217,14 @@ async fn whole(request: Request<Body>) -> Result<Request<Body>, Status> {
                 bytes.extend_from_slice(&data);
             }
             if bytes.len() > bound {
-                return Err(Status::out_of_range(format!("the request has more than {bound} bytes")));
+                let text = format!("the request has more than {bound} bytes");
+                return Err(Reason::TooLarge.attach(Status::out_of_range(text)));
             }
         }
         Ok(bytes.freeze())
     };
-    let bytes = if is_ca { timeout(BODY_WAIT, received).await.map_err(|_| late())? } else { received.await };
-    Ok(Request::from_parts(parts, Body::new(Full::new(bytes?))))
+    let bytes = timeout(most, received).await.map_err(|_| late())??;
+    Ok(Request::from_parts(parts, Body::new(Full::new(bytes))))
 }
 
 fn moved_on() -> Status {
@@ -345,8 +357,28 @@ mod tests {
             let late = asked(path, vec![b"ab".to_vec()], false).await.expect_err("the rest never comes");
             assert_eq!(late.code(), tonic::Code::DeadlineExceeded);
         }
-        let large = asked(renew, vec![vec![0; NODE_CA_BOUND], vec![0; GRPC_HEADER + 1]], false).await;
-        assert_eq!(large.expect_err("it is too large").code(), tonic::Code::OutOfRange);
+        for (path, bound) in [(renew, NODE_CA_BOUND), (list, MESSAGE_BOUND)] {
+            let large = asked(path, vec![vec![0; bound], vec![0; GRPC_HEADER + 1]], false).await;
+            assert_eq!(large.expect_err("it is too large").code(), tonic::Code::OutOfRange);
+        }
+        // One that comes slowly, for a minute.
+        let slow = async |path: &str| {
+            let byte = Full::new(Bytes::from_static(b"x")).frame().await.expect("one").expect("a part");
+            let bytes = byte.into_data().expect("a byte");
+            let parts = futures::stream::iter(0..12).then(move |_| {
+                let part = bytes.clone();
+                async move {
+                    tokio::time::sleep(Duration::from_secs(5)).await;
+                    Full::new(part).frame().await.expect("one").map_err(|never| match never {})
+                }
+            });
+            let body = Body::new(StreamBody::new(Box::pin(
+                parts.map(|it: Result<_, Infallible>| it.map_err(|never| -> Status { match never {} })),
+            )));
+            whole(Request::builder().uri(path).body(body).expect("a request")).await
+        };
+        assert_eq!(slow(renew).await.expect_err("it takes too long").code(), tonic::Code::DeadlineExceeded);
+        slow(list).await.expect("users may have slow networks");
         asked(OPEN_STREAM, vec![], false).await.expect("it goes on while it is served");
     }
 

@@ -53,7 +53,9 @@ enum RenewError {
     Refused(String),
     #[error("the manager's answer is for {0}, and not for this node")]
     OtherNode(String),
-    #[error("the manager's certificate was issued at {0}, which is too far ahead: its clock or this node's is wrong")]
+    #[error(
+        "the certificate that the manager sent was issued at {0}, more than a day ahead of this node's clock: one of the two clocks is wrong"
+    )]
     NotValidYet(Timestamp),
     #[error("{0}")]
     Certificate(#[from] CertificateError),

@@ -192,8 +192,8 @@ impl Folder {
         Ok((path, bytes))
     }
 
-    /// Removes the oldest backups, so that so many are left, with the one at `written`. Those of far later than that were made
-    /// while a clock was ahead, and count as the oldest.
+    /// Removes the oldest backups, so that so many are left, with the one at `written`. Those whose time is far later than that
+    /// count as the oldest: some clock was ahead when they were made.
     fn prune(&self, keep: usize, written: &Path, made_at: Timestamp) -> io::Result<()> {
         let mut names = self.names()?;
         let count = names.len().saturating_sub(keep);

@@ -1,9 +1,9 @@
 //! Stack files: from the YAML of the Compose specification to service specs. Called by `ctl stack deploy`.
 //!
-//! `tree.rs` parses the YAML, `interpolate.rs` puts in the values of variables, `fields.rs` reads values out of the tree, `convert.rs` makes specs of them, and `parse.rs`
-//! reads sizes and durations, `publish.rs` ports and networks, `mount.rs` mounts, `setting.rs` settings of tasks, `words.rs`
-//! command lines, and `env_file.rs` files of variables. A key or value that is not understood is an error that names its
-//! line and key; it is never ignored.
+//! `tree.rs` parses the YAML, `interpolate.rs` puts in the values of variables, `fields.rs` reads values out of the
+//! tree, and `convert.rs` makes specs of them. `parse.rs` reads sizes and durations, `publish.rs` ports and networks,
+//! `mount.rs` mounts, `setting.rs` settings of tasks, `words.rs` command lines, and `env_file.rs` files of variables. A
+//! key or value that is not understood is an error that names its line and key; it is never ignored.
 
 mod convert;
 pub mod env_file;

@@ -246,13 +246,18 @@ impl Agent {
                 Some(departure) = departs(&mut departure) => return Ok(departure),
             };
             if let Err(closed) = session.send(message).await {
-                return Err(self.hear_out(session, link).await.unwrap_or_else(|| closed.into()));
+                let held = link.held();
+                let end = self.hear_out(session, link).await.unwrap_or_else(|| closed.into());
+                if !held {
+                    link.established = None;
+                }
+                return Err(end);
             }
         }
     }
 
-    /// Handles what a manager that has closed the session has still said, such as who leads. Returns the reason that it gave;
-    /// `None` if that does not come soon.
+    /// Handles what the manager sent before it closed the session, such as who leads. Returns its reason; `None` if the session
+    /// does not end soon.
     async fn hear_out(&mut self, session: &mut Session, link: &mut Link<'_>) -> Option<End> {
         let last = async {
             loop {

@@ -64,7 +64,7 @@ pub(crate) enum FetchError {
     Image(#[from] ImageError),
 }
 
-/// What was added to the store. Nothing is removed while this lives, so that it can be reported before.
+/// The result of an addition to the store. Nothing is removed while this lives, so that the addition can be reported first.
 #[derive(Debug)]
 pub(crate) struct Added<T> {
     pub(crate) value: T,

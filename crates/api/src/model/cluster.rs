@@ -83,7 +83,7 @@ pub struct Cluster {
     pub manager_token_expires_at: Option<Timestamp>,
     /// Private key that signs image grants, Ed25519 in PKCS#8.
     pub grant_key: Secret,
-    /// Nodes that were removed, until their certificates expire.
+    /// Nodes that were removed, until their certificates expire, and [`CLOCK_AHEAD`](crate::defaults::CLOCK_AHEAD) longer.
     pub revoked: Vec<Revoked>,
     /// Where networks get their subnets from; empty before the allocator has chosen the default.
     pub address_pools: Vec<AddressPool>,
@@ -105,7 +105,8 @@ pub struct Cluster {
     /// How long a node can renew its certificate after that has expired; the default if `None`.
     #[serde(serialize_with = "seconds_or_zero")]
     pub renewal_grace: Option<Duration>,
-    /// Certificates that made managers of nodes which were demoted since, until these expire. Their holders are workers.
+    /// Certificates that made managers of nodes which were demoted since, until these expire, and
+    /// [`CLOCK_AHEAD`](crate::defaults::CLOCK_AHEAD) longer. Their holders are workers.
     pub retired: Vec<NodeCertificate>,
     /// How long a manager may be down before another node replaces it; for ever if `None`.
     #[serde(serialize_with = "seconds_or_zero")]

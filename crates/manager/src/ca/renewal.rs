@@ -24,6 +24,9 @@ pub(super) enum RenewalRefusal {
          copy of its data folder"
     )]
     OtherKey,
+    /// Its key is from before its demotion, and it is to be a manager again.
+    #[error("the key of the certificate is from before the node's demotion; demote the node, and promote it again")]
+    Retired,
     /// The store knows no key of the node, and its certificate alone is not enough once it has expired.
     #[error("the certificate has expired, and the cluster knows no key of this node")]
     UnknownKey,
@@ -52,7 +55,7 @@ pub(super) fn judge(view: &Tables, renewal: &Renewal, now: Timestamp) -> Result<
     }
     // The node may have another key by now that makes it a manager again. Whoever has this one does not get there by it.
     if node.role == Role::Manager && view.cluster().is_some_and(|cluster| cluster.is_retired(&shown.key)) {
-        return Err(RenewalRefusal::OtherKey);
+        return Err(RenewalRefusal::Retired);
     }
     if !node.certificates.is_empty() && !node.certificates.iter().any(|it| it.key == shown.key || it.is_unknown()) {
         return Err(RenewalRefusal::OtherKey);
@@ -129,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_key_from_before_a_demotion_does_not_make_a_manager() {
-        for (role, expected) in [(Role::Worker, Ok(())), (Role::Manager, Err(RenewalRefusal::OtherKey))] {
+        for (role, expected) in [(Role::Worker, Ok(())), (Role::Manager, Err(RenewalRefusal::Retired))] {
             let mut view = Tables::default();
             let certificates = ["k", "next"].map(|key| certificate(key, NOW + DAY)).to_vec();
             view.put(Node { id: "n".into(), role, certificates, ..Node::default() }.into_object());

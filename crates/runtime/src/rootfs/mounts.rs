@@ -214,11 +214,11 @@ impl One<'_> {
         if plan.cgroups.is_empty() {
             let tree = kernel::open_tree(nix::fcntl::AT_FDCWD, Path::new("/sys/fs/cgroup"), true);
             let tree = tree.act(|| "open /sys/fs/cgroup".into())?;
-            // All of it is the machine's (CVE-2023-25809).
+            self.attach(&tree)?;
+            // All of it is the machine's, whatever the options are (CVE-2023-25809).
             let fixed = kernel::RDONLY | kernel::NOSUID | kernel::NODEV | kernel::NOEXEC;
             let change = Change { set: fixed, ..Change::default() };
-            kernel::set_attributes(tree.as_fd(), change, true, None).act(|| "make it read-only".into())?;
-            return self.attach(&tree);
+            return kernel::set_attributes(tree.as_fd(), change, true, None).act(|| "make it read-only".into());
         }
         let system = FileSystem::open("tmpfs").act(|| "use the file system `tmpfs`".into())?;
         system.set("source", "cgroup").act(|| "name it".into())?;

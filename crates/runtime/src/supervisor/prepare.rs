@@ -28,7 +28,6 @@ pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec,
     let root = RootDir::open(rootfs)?;
     let files = network_files(order)?;
     as_root_of(order.ids, || write_network_files(&root, &files))?;
-    show_network_files(dir, &mut spec, &files)?;
     if let Some(it) = &mut spec.root {
         it.path = rootfs.to_owned();
     }
@@ -49,6 +48,7 @@ pub(super) fn complete(dir: &Path, order: &Order, rootfs: &Path) -> Result<Spec,
             mount.source = source.display().to_string();
         }
     }
+    show_network_files(dir, &mut spec, &files)?;
     let user = user::find(&root, &order.user, &order.extra_groups)?;
     take_user(spec.process.get_or_insert_default(), &user);
     // A device for which no owner is given belongs to the container's user, as the Container Device Interface has it.

@@ -2,7 +2,7 @@
 //! called in a separate process, forked by the supervisor, so its memory is freed with that process.
 
 use std::cell::OnceCell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -59,11 +59,12 @@ pub(super) fn end_represented(runtime: &mut std::process::Child, files: &[PathBu
     let has_ended = || process.as_ref().map_or(true, |it| wait_readable(it, LOOK_AGAIN).unwrap_or(true));
     // The program may run before the runtime has written its id.
     while Instant::now() < until {
-        if let Some(pid) = read_pid(&files[1]) {
+        if let Some(pid) = read_pid(&files[1])
+            && let Ok(represented) = kernel::open(pid)
             // Whatever else has its id by now is no child of the runtime.
-            if parent(pid) == Some(id) {
-                let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
-            }
+            && parent(pid) == Some(id)
+        {
+            let _ = kernel::signal(represented.as_fd(), libc::SIGKILL);
             break;
         }
         if has_ended() {
@@ -267,6 +268,8 @@ impl Runtime for CommandLine {
 
     fn exec(&self, process: Process, _: &ExecSpec, console: Option<OwnedFd>) -> Result<StartedExec, RunError> {
         let files = files_of(&self.dir, Pid::this());
+        // Left by an earlier helper with this id, if by any.
+        remove_all(&files);
         state::write_volatile(&files[0], &process).act(|| "write the process".into())?;
         let mut command = self.command("exec");
         command.arg("--process").arg(&files[0]).arg("--pid-file").arg(&files[1]);

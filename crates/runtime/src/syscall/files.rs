@@ -64,8 +64,8 @@ pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
-/// Closes every descriptor from 3 up except these and the `lent` ones: the next ones from 3 on, if they came with this program,
-/// so that none is closed at exec. Only for a process that never uses a value again that owns another one.
+/// Closes every descriptor from 3 up, except those in `kept` and those of the first `lent` numbers from 3 on that the caller of
+/// this program left open for the container. Only for a process that never again uses a value that owns another descriptor.
 pub(crate) fn close_all_except<const N: usize>(lent: u32, kept: [Option<BorrowedFd<'_>>; N]) -> Result<(), Errno> {
     let number = |it: BorrowedFd<'_>| u32::try_from(it.as_raw_fd()).expect("a descriptor is not negative");
     let mut kept: Vec<u32> = kept.into_iter().flatten().map(number).collect();

@@ -326,15 +326,19 @@ fn the_callers_environment_stays_outside() {
 
 #[test]
 fn cve_2023_25809_control_groups_of_the_machine_can_not_be_written() {
-    let mut bundle = Bundle::new();
-    bundle.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro"]}));
-    bundle.set("/linux/maskedPaths", json!([]));
-    let script = "find /sys/fs/cgroup -name cgroup.procs | while read -r file; do echo $$ >$file && echo won; done; \
-        grep -c ' /sys/fs/cgroup' /proc/self/mountinfo";
-    bundle.privileged().sh(script).write();
-    let mut command = bundle.command(&["--cgroup-manager", "disabled", "run", "--bundle"]);
-    let ran = bundle.spawn(command.arg(bundle.dir.join("bundle")).arg(&bundle.id)).wait();
-    assert!(ran.code == 0 && !ran.out.contains("won") && ran.out.trim().parse::<u32>().unwrap() > 0, "{ran:?}");
+    for options in [["ro"], ["rw"]] {
+        let mut bundle = Bundle::new();
+        bundle
+            .mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}));
+        bundle.set("/linux/maskedPaths", json!([]));
+        let script = "find /sys/fs/cgroup -name cgroup.procs | while read -r file; do echo $$ >$file && echo won; done; \
+            grep -c ' /sys/fs/cgroup' /proc/self/mountinfo";
+        bundle.privileged().sh(script).write();
+        let mut command = bundle.command(&["--cgroup-manager", "disabled", "run", "--bundle"]);
+        let ran = bundle.spawn(command.arg(bundle.dir.join("bundle")).arg(&bundle.id)).wait();
+        let mounts = ran.out.trim().parse::<u32>();
+        assert!(ran.code == 0 && mounts.is_ok_and(|it| it > 0), "{options:?}: {ran:?}");
+    }
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn run_lends_the_callers_terminal() {
 }
 
 #[test]
-fn input_that_a_terminal_does_not_take_holds_up_neither_output_nor_signals() {
+fn input_that_a_terminal_does_not_take_does_not_hold_up_the_output() {
     let mut bundle = Bundle::new();
     bundle.idle().start();
     // The terminal shows what is typed, so it takes no more while its output is not read.

@@ -90,7 +90,11 @@ impl UpdateSeen {
             // It has moved to another node with its own spec, which has nothing to do with the update.
             let moves = |it: &Task| it.replaces.as_ref() == Some(&old.id) && it.spec_version == old.spec_version;
             let is_moved = tasks.iter().any(|it| moves(it) && it.served_at.is_some());
-            if is_lost(old) || is_moved || old.preempted_by.is_some() {
+            // The update before this one had begun with the slot, and its task has come to serve.
+            let came_before = |it: &Task| it.spec_version != service.spec_version && self.known.contains(&it.id);
+            let is_overtaken =
+                tasks.iter().any(|it| it.id != old.id && came_before(it) && it.is_live() && it.served_at.is_some());
+            if is_lost(old) || is_moved || is_overtaken || old.preempted_by.is_some() {
                 continue;
             }
             let present = tasks.iter().filter(|task| task.spec_version == service.spec_version);

@@ -156,7 +156,7 @@ impl UserFile {
         let written =
             credentials.to_text().and_then(|text| self.file.write(text.as_bytes())).and_then(|()| self.file.finish());
         written.with_context(|| {
-            format!("user {user} has a certificate and no file with it (`ctl swarm user renew {user}` makes another)")
+            format!("failed to write the file of user {user}, whose new certificate is in use already; if it is missing, `ctl swarm user renew {user}` makes another")
         })?;
         line(&format!(
             "User {user}, until {}. To use the cluster from another machine, run there:\n",

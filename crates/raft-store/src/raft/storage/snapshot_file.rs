@@ -125,9 +125,10 @@ impl SnapshotFiles {
         let mut file = FrameReader::new(file, bytes);
         let format = file.take(1)?;
         match format[0] {
-            0 => return Err(io::Error::other("it has no format").into()),
             1..=FORMAT => {}
-            newer => return Err(ReadError::NewerFormat(newer)),
+            // Others are more likely to be damage.
+            newer if newer == FORMAT + 1 => return Err(ReadError::NewerFormat(newer)),
+            other => return Err(io::Error::other(format!("it has the format {other}")).into()),
         }
         let mut records = Vec::new();
         loop {

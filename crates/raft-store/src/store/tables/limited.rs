@@ -40,7 +40,7 @@ impl Tables {
         }
         let is_everyones = |name: &str, driver| name == INGRESS || driver == NetworkDriver::None;
         seen.take(self.stacks().filter(|it| is_seen(&it.spec.name)));
-        // Nor is the network of the nodes theirs whose prefix its name begins with.
+        // The nodes' own network belongs to no user, even if its name begins with a prefix.
         let is_theirs = |it: &NetworkSpec| it.driver != NetworkDriver::Host && is_seen(&it.name);
         seen.take(self.networks().filter(|it| is_everyones(&it.spec.name, it.spec.driver) || is_theirs(&it.spec)));
         seen.take(self.volumes().filter(|it| is_seen(&it.spec.name)));

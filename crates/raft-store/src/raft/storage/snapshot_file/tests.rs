@@ -39,7 +39,9 @@ fn refusal(change: impl Fn(&mut Vec<u8>)) -> String {
 
 #[test]
 fn format_of_a_newer_build_is_no_damage() {
-    assert_eq!(refusal(|bytes| bytes[0] = 0), format!("{NAME}: it has no format"));
+    for damaged in [0, 0x82] {
+        assert_eq!(refusal(|bytes| bytes[0] = damaged), format!("{NAME}: it has the format {damaged}"));
+    }
     let disk = ModelDisk::new(Random::seeded(1));
     disk.create(NAME).and_then(|file| file.write_at(0, &[3, 0, 0])).expect("written");
     let error = files(&disk, 3).load().expect_err("it is not known").to_string();

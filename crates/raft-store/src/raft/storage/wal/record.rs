@@ -105,8 +105,10 @@ pub(super) fn decode_header(at: Position, bytes: &[u8]) -> Option<(Header, usize
     (bytes.get(..HEADER)? == expected && length >= OVERHEAD).then_some((header, length))
 }
 
-/// Returns the format of these records, if a newer build has written them in the next one. Later ones can't be told from damage
-/// to a single bit.
+// A single damaged bit must not turn this format into the next one.
+const _: () = assert!((FORMAT ^ (FORMAT + 1)).count_ones() > 1);
+
+/// Returns the format of these records, if it is the one after this build's. No other is recognised.
 pub(super) fn newer_format(bytes: &[u8]) -> Option<u8> {
     let [format, mark @ ..] = *bytes.first_chunk::<4>()?;
     (mark == MAGIC.to_le_bytes()[1..] && format == FORMAT + 1).then_some(format)
