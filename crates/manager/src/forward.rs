@@ -217,7 +217,7 @@ async fn whole(request: Request<Body>) -> Result<Request<Body>, Status> {
                 bytes.extend_from_slice(&data);
             }
             if bytes.len() > bound {
-                let text = format!("the request has more than {bound} bytes");
+                let text = format!("the request is over the bound of {} bytes", bound - GRPC_HEADER);
                 return Err(Reason::TooLarge.attach(Status::out_of_range(text)));
             }
         }

@@ -223,12 +223,18 @@ mod tests {
         for name in ["raft", "raft.damaged.1", "raft.damaged.2", "worker/images"] {
             fs_err::create_dir_all(dir.path().join(name)).expect("a folder");
         }
+        state.write("worker/tunnel-keys", "private keys of WireGuard").expect("it is written");
         state.forget_cluster().expect("everything can be removed");
         let mut left: Vec<_> =
             fs_err::read_dir(dir.path()).expect("it is there").flatten().map(|it| it.file_name()).collect();
         left.sort();
         assert_eq!(left, ["identity", "lock", "worker"]);
-        assert!(dir.path().join("worker/images").exists(), "images belong to no cluster");
+        let kept: Vec<_> = fs_err::read_dir(dir.path().join("worker"))
+            .expect("it is there")
+            .flatten()
+            .map(|it| it.file_name())
+            .collect();
+        assert_eq!(kept, ["images"], "they belong to no cluster");
         assert!(state.sealer().expect("another key is made").open(b"place", &sealed).is_err());
         state.forget_cluster().expect("twice is as good as once");
     }

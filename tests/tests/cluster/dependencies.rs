@@ -335,6 +335,6 @@ fn what_can_never_start_is_refused_and_says_why() {
         let refused = it.create(it.leader(), ServiceSpec { depends_on: on_app, ..spec("shop_db", 1) });
         let text = refused.expect_err("a circle").message().to_owned();
         assert!(text.contains("depends_on[0]: it closes a circle"), "{text}");
-        assert!(text.contains("restart.condition: service `shop_app` waits until `shop_db` has completed"), "{text}");
+        assert!(text.contains("restart.condition: `shop_app` waits until `shop_db` has completed"), "{text}");
     });
 }

@@ -119,7 +119,9 @@ fn a_leader_that_dies_makes_no_job_run_again_and_no_event_get_lost() {
         seen => Err(format!("{} of {}", seen.len(), all.len())),
     });
     assert_eq!(watch.versions(), all);
-    let (before, after) = all.split_at(all.len() / 2);
+    // A change for which several words hold is several events with the same version.
+    let middle = all.iter().rposition(|it| *it == all[all.len() / 2]).unwrap();
+    let (before, after) = all.split_at(middle + 1);
     let last = &before[before.len() - 1];
     let part = |range: &str| -> Vec<String> {
         let text = cluster.ok(&format!("events {range} --filter type=task --format json"));
