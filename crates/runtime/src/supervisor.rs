@@ -72,6 +72,9 @@ const USER_EXECS: usize = 64;
 /// Time after the end of the container in which its last output is read, although others go on writing.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Time after the end of the container in which processes that were being started are reported.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Pause before a terminal that nobody has open is read again.
 const TERMINAL_PAUSE: Duration = Duration::from_millis(100);
 
@@ -328,8 +331,25 @@ impl Supervisor {
         }
     }
 
+    /// Answers the clients whose processes were being started when the container ended: such a process may have run,
+    /// and may have ended the container.
+    fn settle_execs(&mut self) {
+        let until = Instant::now() + SETTLE_PATIENCE;
+        while Instant::now() < until
+            && let Some(peer) = self.execs.next_report(until)
+        {
+            let answers = self.execs.report(self.dir.path(), peer);
+            // One that could not be started any more is told that the container has ended.
+            if answers.first() == Some(&FromSupervisor::Started) {
+                answers.iter().for_each(|answer| self.send(peer, answer));
+            }
+        }
+        self.reap();
+    }
+
     fn finish(mut self) -> i32 {
         self.output.finish();
+        self.settle_execs();
         self.execs.end();
         // An init that has not ended was killed with this supervisor's last error.
         let code = self.ended.and_then(exit_code).unwrap_or(137);

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -27,7 +27,7 @@ use super::{Place, prepare, report, user};
 use crate::cgroup::Nested;
 use crate::error::{Act, RunError, StepError};
 use crate::oci::Process;
-use crate::process::exit_code;
+use crate::process::{exit_code, wait_readable};
 use crate::rootfs::RootDir;
 use crate::validate::check_process;
 
@@ -145,6 +145,13 @@ impl Execs {
             ExecState::Starting(starting) => Some((exec.peer, starting.report.as_fd())),
             ExecState::Running(_) | ExecState::WithSpawner => None,
         })
+    }
+
+    /// Waits for a report on a process that starts without the spawner. Returns its client; `None` if there is no such
+    /// process, or none has reported by then.
+    pub(super) fn next_report(&self, until: Instant) -> Option<PeerId> {
+        let (peer, report) = self.reports().next()?;
+        wait_readable(&report, until.saturating_duration_since(Instant::now())).ok()?.then_some(peer)
     }
 
     /// Reads what the spawner says. Returns the client that it concerns, and the messages to send to it.

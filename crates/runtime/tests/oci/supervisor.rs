@@ -493,6 +493,17 @@ fn nonsense_at_the_socket_does_no_harm() {
     assert_eq!(container.exec("echo here").1, "here\n");
 }
 
+/// It is likely to be gone before the helper that starts it says that it runs.
+#[test]
+fn a_process_that_ends_the_container_at_once_has_started() {
+    for _ in 0..20 {
+        let container = Supervised::new("until [ -e /end ]; do :; done").start();
+        let (code, _) = container.exec("exec touch /end");
+        assert!([0, 137].contains(&code), "{code}");
+        assert_eq!(container.wait().code, 0);
+    }
+}
+
 #[test]
 fn a_supervisor_does_not_grow() {
     let container = Supervised::new("exec sleep 1000").start();
