@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use flota_runtime::process::receive_terminal;
 use flota_runtime::state::ContainerState;
@@ -493,15 +494,29 @@ fn nonsense_at_the_socket_does_no_harm() {
     assert_eq!(container.exec("echo here").1, "here\n");
 }
 
-/// It is likely to be gone before the helper that starts it says that it runs.
 #[test]
 fn a_process_that_ends_the_container_at_once_has_started() {
-    for _ in 0..20 {
-        let container = Supervised::new("until [ -e /end ]; do :; done").start();
-        let (code, _) = container.exec("exec touch /end");
-        assert!([0, 137].contains(&code), "{code}");
-        assert_eq!(container.wait().code, 0);
-    }
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // On a busy machine it is gone before the helper that starts it says that it runs.
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop()
+                }
+            });
+        }
+        let ended = std::panic::catch_unwind(|| {
+            for _ in 0..10 {
+                let container = Supervised::new("until [ -e /end ]; do :; done").start();
+                let (code, _) = container.exec("exec touch /end");
+                assert!([0, 137].contains(&code), "{code}");
+                assert_eq!(container.wait().code, 0);
+            }
+        });
+        is_over.store(true, Ordering::Relaxed);
+        ended.unwrap_or_else(|why| std::panic::resume_unwind(why));
+    });
 }
 
 #[test]
