@@ -507,7 +507,7 @@ fn a_process_that_ends_the_container_at_once_has_started() {
             });
         }
         let ended = std::panic::catch_unwind(|| {
-            for _ in 0..10 {
+            for _ in 0..30 {
                 let container = Supervised::new("until [ -e /end ]; do :; done").start();
                 let (code, _) = container.exec("exec touch /end");
                 assert!([0, 137].contains(&code), "{code}");
