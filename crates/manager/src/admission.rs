@@ -29,11 +29,11 @@ use crate::replica::Replica;
 /// Shortest time between two log lines about refused requests.
 const LOG_EVERY: Duration = Duration::from_secs(1);
 
-/// Passes on the requests of callers who may make them, each with its [`Caller`].
+/// Passes on the requests of callers who may make them, each with its [`Caller`]. It is cloned for each request.
 #[derive(Clone, Debug)]
 pub struct Admission<S> {
     inner: S,
-    replica: Replica,
+    replica: Arc<Replica>,
     refusals: Arc<Mutex<Refusals>>,
 }
 
@@ -47,7 +47,7 @@ struct Refusals {
 impl<S> Admission<S> {
     /// Wraps `inner`.
     pub(crate) fn new(inner: S, replica: Replica) -> Self {
-        Self { inner, replica, refusals: Arc::default() }
+        Self { inner, replica: Arc::new(replica), refusals: Arc::default() }
     }
 
     /// Returns the caller, by what this manager knows.
@@ -189,12 +189,12 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let judged = self.judge(&request);
-        let (admission, replica) = (self.clone(), self.replica.clone());
+        let admission = self.clone();
         Box::pin(async move {
             let caller = match judged {
                 Err(refused) if refused.may_change() => {
                     let is_stale = request.headers().contains_key(STALE);
-                    if let Err(status) = learn(&replica, is_stale).await {
+                    if let Err(status) = learn(&admission.replica, is_stale).await {
                         return Ok(status.into_http());
                     }
                     admission.judge(&request)

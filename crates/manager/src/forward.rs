@@ -100,17 +100,17 @@ fn named(peer: Option<&Peer>) -> Option<HeaderValue> {
     Some(HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(ANONYMOUS)))
 }
 
-/// The channel to the leader, which followers keep. Clones share it.
-#[derive(Clone, Debug)]
+/// The channel to the leader, which followers keep.
+#[derive(Debug)]
 pub(crate) struct LeaderChannel {
     dialer: Dialer,
-    known: Arc<Mutex<Option<(String, Channel)>>>,
+    known: Mutex<Option<(String, Channel)>>,
 }
 
 impl LeaderChannel {
     /// Creates a channel that connects through `dialer` when it is first used.
     pub(crate) fn new(dialer: Dialer) -> Self {
-        Self { dialer, known: Arc::default() }
+        Self { dialer, known: Mutex::default() }
     }
 
     /// Returns the channel to the leader at `address`.
@@ -125,18 +125,18 @@ impl LeaderChannel {
     }
 }
 
-/// Serves requests here while this manager leads, and sends them to the leader otherwise.
+/// Serves requests here while this manager leads, and sends them to the leader otherwise. It is cloned for each request.
 #[derive(Clone, Debug)]
 pub struct Forward<S> {
     inner: S,
-    replica: Replica,
-    leader: LeaderChannel,
+    replica: Arc<Replica>,
+    leader: Arc<LeaderChannel>,
 }
 
 impl<S> Forward<S> {
     /// Wraps `inner`. The leader is reached through `leader`.
-    pub(crate) fn new(inner: S, replica: Replica, leader: LeaderChannel) -> Self {
-        Self { inner, replica, leader }
+    pub(crate) fn new(inner: S, replica: Replica, leader: Arc<LeaderChannel>) -> Self {
+        Self { inner, replica: Arc::new(replica), leader }
     }
 }
 

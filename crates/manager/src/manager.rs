@@ -56,7 +56,7 @@ pub struct ManagerOptions {
 #[derive(Clone, Debug)]
 pub struct Manager {
     replica: Replica,
-    leader: LeaderChannel,
+    leader: Arc<LeaderChannel>,
     dispatcher: Dispatcher,
     streams: StreamBroker,
     control: Admission<ControlServer<ControlService>>,
@@ -79,7 +79,7 @@ impl Manager {
         // One for all callers, who share its bounds.
         let control = ControlService::server(&replica, resolver, programmed, streams.clone());
         let control = Admission::new(control, replica.clone());
-        Self { replica, leader: LeaderChannel::new(dialer), dispatcher, streams, control, loops }
+        Self { replica, leader: Arc::new(LeaderChannel::new(dialer)), dispatcher, streams, control, loops }
     }
 
     /// Returns the manager's copy of the store.
@@ -166,7 +166,7 @@ impl Manager {
     }
 
     fn forward<S>(&self, service: S) -> Forward<S> {
-        Forward::new(service, self.replica.clone(), self.leader.clone())
+        Forward::new(service, self.replica.clone(), Arc::clone(&self.leader))
     }
 }
 

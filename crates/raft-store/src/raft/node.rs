@@ -70,17 +70,16 @@ pub struct Leadership {
     pub is_self: bool,
 }
 
-/// A running manager's handle to consensus.
+/// A running manager's handle to consensus. It is cloned for each request.
 #[derive(Clone)]
 pub struct RaftNode {
-    opened: Opened,
+    opened: Arc<Opened>,
     proposals: GroupCommit,
     /// Dropped last, because everything else runs on its runtime.
     core: Arc<Core>,
 }
 
 /// The parts that exist once the folder is open.
-#[derive(Clone)]
 struct Opened {
     id: u64,
     raft: Raft,
@@ -152,7 +151,7 @@ impl RaftNode {
         let started = core.handle.spawn(Self::open(options));
         let (opened, duties) = started.await.map_err(|error| StartError::Raft(error.to_string()))??;
         core.handle.spawn(duties.run(core.stop.clone()));
-        Ok(Self { opened, proposals: GroupCommit::default(), core })
+        Ok(Self { opened: Arc::new(opened), proposals: GroupCommit::default(), core })
     }
 
     async fn open(options: RaftOptions) -> Result<(Opened, Duties), StartError> {
@@ -370,7 +369,7 @@ impl Opened {
 /// What writes groups. It does not keep the core's runtime, on which they are written.
 #[derive(Clone)]
 struct Log {
-    opened: Opened,
+    opened: Arc<Opened>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -394,7 +393,7 @@ impl WriteEntry for Log {
 
 impl Proposer for RaftNode {
     fn propose_entry(&self, transactions: Vec<Transaction>) -> BoxFuture<'_, Result<Vec<Outcome>, ProposeError>> {
-        let log = Log { opened: self.opened.clone(), runtime: self.core.handle.clone() };
+        let log = Log { opened: Arc::clone(&self.opened), runtime: self.core.handle.clone() };
         Box::pin(async move { self.proposals.commit(&log, transactions).await })
     }
 }
