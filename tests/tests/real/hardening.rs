@@ -76,6 +76,14 @@ fn a_program_in_a_task_finds_no_way_out() {
     // The managers' port, over the network that it has.
     let port = inside(&cluster, "/busybox nc -w 3 198.18.0.10 2377 < /dev/null && echo reached");
     assert!(!port.contains("reached"), "{port}");
+    // What a cloud tells a machine about itself, which the machine reaches.
+    cluster.sandbox_ok("exec w1 -- busybox ip address add 169.254.169.254/32 dev lo");
+    let _metadata =
+        cluster.background("w1", &["busybox", "nc", "-ll", "-p", "80", "-e", "busybox", "echo", "metadata"]);
+    let ask = "busybox nc -w 3 169.254.169.254 80";
+    cluster.wait("the machine reaches it", |it| it.sandbox(&format!("exec w1 -- {ask}")).stdout.contains("metadata"));
+    let metadata = inside(&cluster, &format!("/{ask} < /dev/null"));
+    assert!(metadata.contains("refused"), "{metadata}");
     let open = inside(&cluster, "/busybox nslookup hard");
     assert!(open.contains("Address"), "its own network works: {open}");
 }

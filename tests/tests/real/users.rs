@@ -1,6 +1,6 @@
 //! Users, who talk to the managers of a cluster over its network, with contexts.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -58,6 +58,19 @@ impl<'a> Laptop<'a> {
         let mut command = self.command(context, words);
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         Follower(child)
+    }
+
+    /// Opens a connection from the machine, says a line and leaves it open. Returns also the file with what comes back.
+    fn say(&self, address: &str, line: &str) -> (Follower, PathBuf) {
+        let heard = self.file("heard");
+        let mut command = Command::new(programs().join("ctl"));
+        command.args(["sandbox", "exec", "--name", self.cluster.name(), "w1", "--", "busybox", "nc"]);
+        command.args(address.split_whitespace()).stdout(std::fs::File::create(&heard).unwrap());
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        writeln!(input, "{line}").unwrap();
+        child.stdin = Some(input);
+        (Follower(child), heard)
     }
 }
 
@@ -155,9 +168,11 @@ fn users_work_over_the_network_with_contexts_and_only_as_far_as_they_may() {
 #[test]
 fn what_a_removed_user_has_open_ends_within_a_moment() {
     let cluster = Cluster::up(1, 1);
+    cluster.pack_busybox();
     let laptop = Laptop::new(&cluster);
     laptop.add("ada", "--role operator");
     laptop.ok("ada", "service create --name web whoami");
+    laptop.ok("ada", "service create --name box --stop-grace-period 1s busybox busybox nc -ll -p 80 -e /busybox cat");
     laptop.ok("ada", "swarm user renew");
     laptop.ok("ada", "service ls");
     // Once the CA was replaced, ctl says what to do.
@@ -172,17 +187,31 @@ fn what_a_removed_user_has_open_ends_within_a_moment() {
     laptop.ok("", &format!("context create ada --from {}", file.display()));
     let logs = laptop.follow("ada", "service logs -f web");
     let events = laptop.follow("ada", "events");
-    cluster.wait("both are open", |_| {
+    let exec = laptop.follow("ada", "exec box -- /busybox sleep 1000");
+    let _forward = laptop.follow("ada", "port-forward box 8000:80");
+    cluster.wait("all are open", |_| {
         let sockets = cluster.sandbox_ok("exec m1 -- busybox netstat -tn");
-        sockets.lines().filter(|line| line.contains(":2377") && line.contains("ESTABLISHED")).count() >= 3
+        sockets.lines().filter(|line| line.contains(":2377") && line.contains("ESTABLISHED")).count() >= 4
+    });
+    cluster.wait("the program runs", |it| it.ok("exec box -- /busybox ps").contains("sleep 1000"));
+    cluster.wait("it listens", |it| it.sandbox_ok("exec w1 -- busybox netstat -tln").contains(":8000 "));
+    let (connection, echoed) = laptop.say("127.0.0.1 8000", "hello");
+    cluster.wait("the task answers", |_| {
+        std::fs::read_to_string(&echoed).unwrap()
+            == "hello
+"
     });
     cluster.ok("swarm user rm ada");
     let begun = Instant::now();
-    for follower in [logs, events] {
+    // A command that reads tries again with the next connection; a program is not started twice.
+    let refused = "the cluster has no user `ada`";
+    for (follower, why) in [(logs, refused), (events, refused), (exec, "the connection broke")] {
         let text = follower.end(Duration::from_secs(10));
-        assert!(text.contains("the cluster has no user `ada`"), "{text}");
+        assert!(text.contains(why), "{text}");
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    connection.end(Duration::from_secs(10));
+    cluster.wait("the program has ended", |it| !it.ok("exec box -- /busybox ps").contains("sleep 1000"));
     let refused = laptop.ctl("ada", "service ls");
     assert!(refused.code == 1 && refused.stderr.contains("the cluster has no user `ada`"), "{}", refused.stderr);
 }
