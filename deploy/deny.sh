@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks the dependencies with cargo-deny, by deny.toml. Only to install cargo-deny, it needs the registry of crates.
+# Checks the dependencies with cargo-deny, by deny.toml. The first time, it takes cargo-deny and the dependencies for other
+# systems from the registry of crates.
 # `deny.sh update CLONE` takes the advisories for our dependencies from a clone of github.com/rustsec/advisory-db.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +19,8 @@ fi
 deny=target/tools/bin/cargo-deny
 [ "$("$deny" --version 2>/dev/null)" = "cargo-deny $version" ] ||
   cargo install --quiet --locked --debug --root target/tools --version "$version" cargo-deny
+# What no build here has needed is looked at as well.
+cargo fetch --quiet --locked
 # cargo-deny finds the database in a folder whose name has a hash of its address, and looks when it was fetched.
 database=target/advisories/advisory-db-3157b0e258782691
 rm -rf "$database"
