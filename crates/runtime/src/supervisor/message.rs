@@ -64,3 +64,52 @@ pub enum ContainerEvent {
     /// It has ended. This is always the last event.
     Exited(ExitStatus),
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+    use crate::state::OomVictim;
+
+    fn means<M: Serialize + DeserializeOwned + PartialEq + Debug>(message: &M, landed: &str) {
+        assert_eq!(serde_json::to_string(message).expect("it is plain data"), landed);
+        assert_eq!(&serde_json::from_str::<M>(landed).expect(landed), message);
+    }
+
+    /// A supervisor is of the build that started its container. A later field therefore needs a default, and is left out of
+    /// the text while it has that.
+    #[test]
+    fn supervisors_of_earlier_builds_and_daemons_understand_each_other() {
+        means(&ToSupervisor::Watch, r#""Watch""#);
+        means(&ToSupervisor::Kill(15), r#"{"Kill":15}"#);
+        means(&ToSupervisor::Attach, r#""Attach""#);
+        means(&ToSupervisor::Resize { rows: 24, columns: 80 }, r#"{"Resize":{"rows":24,"columns":80}}"#);
+        means(&ToSupervisor::Kept, r#""Kept""#);
+        let exec = ExecSpec {
+            argv: vec!["sh".into()],
+            env: vec!["A=b".into()],
+            cwd: "/".into(),
+            user: "7:8".into(),
+            tty: true,
+            contained: false,
+        };
+        means(
+            &ToSupervisor::Exec(exec),
+            r#"{"Exec":{"argv":["sh"],"env":["A=b"],"cwd":"/","user":"7:8","tty":true,"contained":false}}"#,
+        );
+        means(&FromSupervisor::Started, r#""Started""#);
+        let error = RunError { text: "no such file".into(), code: Some(127) };
+        means(&FromSupervisor::Failed(error), r#"{"Failed":{"text":"no such file","code":127}}"#);
+        means(&FromSupervisor::Kept, r#""Kept""#);
+        means(&FromSupervisor::ExecExited(42), r#"{"ExecExited":42}"#);
+        means(&FromSupervisor::Event(ContainerEvent::OutOfMemory), r#"{"Event":"OutOfMemory"}"#);
+        let status = ExitStatus { code: 137, out_of_memory: Some(OomVictim::Init), at: 5 };
+        means(
+            &FromSupervisor::Event(ContainerEvent::Exited(status)),
+            r#"{"Event":{"Exited":{"code":137,"out_of_memory":"Init","at":5}}}"#,
+        );
+    }
+}
