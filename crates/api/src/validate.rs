@@ -165,9 +165,12 @@ fn times(spec: &ServiceSpec, check: &mut impl FnMut(&str, Result<(), String>)) {
         ("on_partition", on_partition),
         ("start_deadline", spec.mode.start_deadline().unwrap_or_default()),
     ] {
-        let [time, most] = [time, TIME_BOUND].map(|it| it.as_secs() / 3600);
-        let why = || format!("{time} h are over the bound of {most} h");
-        check(field, (time <= most).then_some(()).ok_or_else(why));
+        // In seconds, and never less than it is.
+        let asked = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        let why = || {
+            format!("{asked} s are over the bound of {} s ({} h)", TIME_BOUND.as_secs(), TIME_BOUND.as_secs() / 3600)
+        };
+        check(field, (time <= TIME_BOUND).then_some(()).ok_or_else(why));
     }
     if spec.mode.start_deadline().is_some_and(|it| it < LEAST_DEADLINE) {
         check("start_deadline", Err("it is less than 1 s, which a change of the leader alone can take".into()));
@@ -195,7 +198,10 @@ mod tests {
         assert_eq!(why(TIME_BOUND), [""; 0]);
         let short = "start_deadline: it is less than 1 s, which a change of the leader alone can take";
         assert_eq!(why(Duration::from_millis(999)), [short]);
-        assert_eq!(why(Duration::from_secs(721 * 3600)), ["start_deadline: 721 h are over the bound of 720 h"]);
+        let long = "start_deadline: 2592001 s are over the bound of 2592000 s (720 h)";
+        for over in [Duration::from_nanos(1), Duration::from_secs(1)] {
+            assert_eq!(why(TIME_BOUND + over), [long], "{over:?}");
+        }
     }
 
     #[test]

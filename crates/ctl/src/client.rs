@@ -133,7 +133,7 @@ impl Client {
         let found = match Contexts::of_user() {
             Ok(contexts) => contexts.choose(asked)?,
             Err(error) if asked.is_some() => return Err(error),
-            // Who has no home has no contexts.
+            // A user without a home directory has no contexts.
             Err(_) => None,
         };
         let Some((path, credentials)) = found else { return Self::new(hosts) };

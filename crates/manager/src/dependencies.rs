@@ -12,9 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use flota_api::id::{NodeId, ServiceId};
-use flota_api::model::{
-    Dependency, DependencyCondition, NodeState, RestartCondition, Service, ServiceSpec, Task, UpdatePhase,
-};
+use flota_api::model::{Dependency, DependencyCondition, RestartCondition, Service, ServiceSpec, Task, UpdatePhase};
 use flota_api::object::{Kind, Object};
 use flota_api::state::{DesiredState, TaskState};
 use flota_raft_store::faults::{self, Fault};
@@ -114,8 +112,8 @@ fn expect_dependencies(service: &Service, view: &Tables, plan: &mut Plan) {
 }
 
 /// Whether the task may be told to stop, because its service was removed or stopped. `is_held`: tasks of services that stop
-/// first may still run. A task that has no node runs nothing. One that has ended stays, and with it what is known of the
-/// order: of a job between two services, nothing else may be left. A service that never had a node says nothing.
+/// first may still run. A task that has no node runs nothing. One that has ended is kept, because it may be the only trace of the
+/// order, as that of a job between two services is. A task that never had a node imposes no order.
 pub(crate) fn may_stop(task: &Task, is_held: bool) -> bool {
     !is_held || task.node_id.is_none()
 }
@@ -246,19 +244,13 @@ fn counted(on: &Service, condition: DependencyCondition, view: &Tables) -> (u64,
 /// Whether the node of the task is there, and one on which its service should run.
 fn has_place(service: &Service, eligible: &Eligibility, task: &Task, view: &Tables) -> bool {
     let is_right = |node| !service.spec.mode.is_global() || eligible.keeps(node);
-    !is_lost(task, view) && view.node_of(task).is_some_and(|node| is_right(node))
-}
-
-/// Whether nobody can tell whether the task runs: its node is down or was removed.
-fn is_lost(task: &Task, view: &Tables) -> bool {
-    view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
+    !view.is_lost(task) && view.node_of(task).is_some_and(|node| is_right(node))
 }
 
 /// Returns what the tasks of a service that was removed or stopped wait for before they stop: those of the services that
 /// depend on it and were removed or stopped, too.
 pub(crate) fn stop_waits(id: &ServiceId, view: &Tables) -> Vec<Wait> {
-    let may_run =
-        |task: &&Arc<Task>| task.node_id.is_some() && !task.status.state.is_terminal() && !is_lost(task, view);
+    let may_run = |task: &&Arc<Task>| task.node_id.is_some() && !task.status.state.is_terminal() && !view.is_lost(task);
     let wait = |first: ServiceId| {
         let left = view.tasks_of_service(&first).filter(may_run).count();
         // Specs that were set at the same moment can form a circle, in which nobody may wait.

@@ -108,7 +108,7 @@ async fn follow_terms(parts: &Parts, leading: &watch::Sender<Option<Cancellation
         while let Some(ended) = work.join_next().await {
             report(Some(ended));
         }
-        tracing::info!(raft.term = term, "this manager leads no more");
+        tracing::info!(raft.term = term, "this manager no longer leads");
     }
 }
 

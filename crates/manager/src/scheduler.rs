@@ -63,7 +63,7 @@ impl ControlLoop for Scheduler {
             Event::Updated { old: Object::Node(old), new: Object::Node(new) } if offers_the_same(old, new) => {
                 Vec::new()
             }
-            // What it reserves may be within reach of more important tasks, or out of its own.
+            // Its tasks may now take the room of others, or lose theirs to others.
             Event::Updated { old: Object::Service(old), new: Object::Service(new) }
                 if (old.spec.priority, old.spec.keep_on_node_loss)
                     != (new.spec.priority, new.spec.keep_on_node_loss) =>

@@ -187,9 +187,9 @@ impl Node {
             (Role::Worker, Role::Manager) => {
                 self.manager.send_replace(ManagerState::Absent);
                 membership.end_managing(&self.config, &self.state, &self.fatal).await?;
-                tracing::info!("this node is a manager no more, and has erased its copy of the store");
+                tracing::info!("this node is no longer a manager, and has erased its copy of the store");
             }
-            // A manager that could not be started is wanted no more.
+            // A manager that could not be started is no longer wanted.
             (Role::Worker, Role::Worker) => drop(self.manager.send_replace(ManagerState::Absent)),
             (Role::Manager, Role::Manager) => {}
         }

@@ -14,12 +14,9 @@ use crate::error::RunError;
 use crate::oci::Spec;
 use crate::process::wait_readable;
 use crate::program::Program;
-use crate::state;
+use crate::state::{self, KILLED};
 use crate::supervisor::message::{FromSupervisor, ToSupervisor};
 use crate::supervisor::{ContainerEvent, ExecSpec, Order, SOCKET};
-
-/// Exit code of a process that SIGKILL has ended.
-const KILLED: i32 = 137;
 
 /// Largest number of descriptors that a supervisor keeps.
 pub const KEPT: usize = crate::syscall::messages::DESCRIPTORS - 1;

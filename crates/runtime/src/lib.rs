@@ -51,6 +51,6 @@ pub use ids::IdRange;
 pub use log::{LogLine, LogReader};
 pub use program::Program;
 pub use protected_binary::protect as protect_binary;
-pub use state::{ContainerState, ExitStatus, OomVictim};
+pub use state::{ContainerState, ExitStatus, KILLED, OomVictim};
 pub use supervisor::{ContainerEvent, ExecSpec, FileSystemMount, ImageFiles, ImageMount, Order, Part, RootSource};
 pub use validate::{check_process, validate};

@@ -18,6 +18,9 @@ pub struct ContainerState {
     pub supervisor: i32,
 }
 
+/// Exit code of a process that SIGKILL has ended: 128 and the signal's number.
+pub const KILLED: i32 = 137;
+
 /// How a container ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {

@@ -43,7 +43,7 @@ use crate::connection::{Connection, Listener, Wait};
 use crate::error::{Act, RunError};
 use crate::log::LogWriter;
 use crate::process::exit_code;
-use crate::state::{self, ExitStatus, OomVictim, Reserved};
+use crate::state::{self, ExitStatus, KILLED, OomVictim, Reserved};
 use crate::syscall::process as kernel;
 
 use container_dir::ContainerDir;
@@ -352,7 +352,7 @@ impl Supervisor {
         self.settle_execs();
         self.execs.end();
         // An init that has not ended was killed with this supervisor's last error.
-        let code = self.ended.and_then(exit_code).unwrap_or(137);
+        let code = self.ended.and_then(exit_code).unwrap_or(KILLED);
         let unexplained = matches!(self.ended, Some(WaitStatus::Signaled(_, Signal::SIGKILL, _))) && !self.kill_sent;
         let out_of_memory = oom_victim(self.order.groups.out_of_memory(), self.oom_spared, unexplained);
         let status = ExitStatus { code, out_of_memory, at: crate::log::now() };

@@ -146,7 +146,7 @@ pub fn file_system(options: &[(String, String)]) -> Result<Option<FileSystem>, S
 }
 
 /// Returns whether file systems that are mounted in the source of a bind mount stay out.
-pub(crate) fn recursive(text: &str) -> Result<bool, String> {
+pub(crate) fn non_recursive(text: &str) -> Result<bool, String> {
     match text {
         "enabled" => Ok(false),
         "disabled" => Ok(true),
@@ -233,7 +233,7 @@ pub fn mount(text: &str) -> Result<Mount, String> {
             "readonly" | "ro" => fields.read_only = Some(flag(key, value)?),
             "bind-propagation" => fields.propagation = Some(texts(value)?),
             "bind-nonrecursive" => fields.non_recursive = Some(flag(key, value)?),
-            "bind-recursive" => fields.non_recursive = Some(recursive(&texts(value)?)?),
+            "bind-recursive" => fields.non_recursive = Some(non_recursive(&texts(value)?)?),
             "bind-create-src" => fields.create_source = Some(flag(key, value)?),
             "consistency" => consistency(&texts(value)?)?,
             "volume-nocopy" => fields.no_copy = Some(flag(key, value)?),

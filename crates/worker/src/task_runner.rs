@@ -19,7 +19,7 @@ use flota_api::model::{Assignment, OnPartition, RestartCondition, RestartHistory
 use flota_api::state::{DesiredState, TaskState};
 use flota_api::text::with_causes;
 use flota_api::version::Timestamp;
-use flota_runtime::ExitStatus;
+use flota_runtime::{ExitStatus, KILLED};
 
 use crate::contact::Contact;
 use crate::executor::{Executor, ExecutorError, Found, Prepared, log_leftovers, remove_task};
@@ -43,8 +43,6 @@ const PREPARE_TRIES: u32 = 3;
 const PREPARE_DELAY: Duration = Duration::from_millis(500);
 /// Exit code that stands for a failure without one.
 const FAILED: i32 = 1;
-/// Exit code of a program that SIGKILL has ended.
-const KILLED: i32 = 137;
 /// Largest number of characters of an error that are kept.
 const ERROR_BOUND: usize = 1_000;
 /// Delay after the first start that failed because something was short; it doubles.
@@ -210,7 +208,7 @@ impl TaskRunner {
                 }
                 Step::Suspend => {
                     self.stop_container().await;
-                    self.begin_attempt(Duration::ZERO, "stopped: no manager was heard").await;
+                    self.begin_attempt(Duration::ZERO, "stopped: the node has lost contact with all managers").await;
                     tear_down(&self.task, prepared).await;
                 }
                 Step::Finish => self.set(TaskState::Shutdown, "stopped").await,

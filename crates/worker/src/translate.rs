@@ -331,7 +331,6 @@ pub(crate) fn stop_signal(spec: &ServiceSpec, config: &ImageConfig) -> i32 {
     given.and_then(|name| signal::number(name)).unwrap_or(nix::libc::SIGTERM)
 }
 
-/// Returns what a template stands for.
 /// Fills in the templates in the text of a secret or config of a task.
 ///
 /// # Errors
@@ -346,6 +345,7 @@ pub(crate) fn fill_file(text: &str, assignment: &Assignment, node: &NodeNames) -
     template::fill_file(text, VALUE_BOUND, |field| value(field, assignment, node), variable)
 }
 
+/// Returns what a template stands for.
 fn value(field: Field, assignment: &Assignment, node: &NodeNames) -> String {
     match field {
         Field::NodeId => node.id.clone(),

@@ -346,7 +346,7 @@ fn held_up(service: &model::Service, task: &model::Task, is_prepared: bool) -> O
         }
         (true, update) if update.is_active() => Some(format!("the update of {name} has not come to it yet")),
         (false, _) if is_prepared => {
-            Some(format!("{name} may have only so many tasks down at once, and others do not run"))
+            Some(format!("the update policy of {name} lets no further task stop until others run"))
         }
         _ => None,
     }
@@ -418,7 +418,7 @@ mod tests {
         assert_eq!(held_up(&service(paused), &task(1), false).as_deref(), Some(resume));
         let turn = "the update of web has not come to it yet";
         assert_eq!(held_up(&service(begun), &task(1), false).as_deref(), Some(turn));
-        let most = "web may have only so many tasks down at once, and others do not run";
+        let most = "the update policy of web lets no further task stop until others run";
         assert_eq!(held_up(&service(completed.clone()), &task(2), true).as_deref(), Some(most));
         assert_eq!(held_up(&service(completed), &task(2), false), None);
     }

@@ -53,7 +53,7 @@ pub(super) fn judge(view: &Tables, renewal: &Renewal, now: Timestamp) -> Result<
     if node.certificates.is_empty() && has_expired {
         return Err(RenewalRefusal::UnknownKey);
     }
-    // The node may have another key by now that makes it a manager again. Whoever has this one does not get there by it.
+    // The node may have a newer key as a manager. A key that was retired must not become that of a manager again.
     if node.role == Role::Manager && view.cluster().is_some_and(|cluster| cluster.is_retired(&shown.key)) {
         return Err(RenewalRefusal::Retired);
     }

@@ -257,7 +257,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
     let running = tasks.iter().filter(is_current).filter(|task| task.is_serving()).count() as u64;
     let stopping = tasks
         .iter()
-        .any(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal() && !is_node_lost(view, task));
+        .any(|task| task.desired_state.is_stopping() && !task.status.state.is_terminal() && !view.is_lost(task));
     let outdated = tasks.iter().copied();
     let outdated = outdated.filter(|task| task.is_live() && task.spec_version != service.spec_version);
     // A task on a node that takes none now keeps its spec until the node does.
@@ -267,7 +267,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
         task.pinned_to.as_ref().is_some_and(|id| !view.node(id).is_some_and(takes))
     });
     let outdated = outdated.len();
-    let waiting = waiting.iter().filter(|task| !is_node_lost(view, task)).count() as u64;
+    let waiting = waiting.iter().filter(|task| !view.is_lost(task)).count() as u64;
     let desired = wanted::tasks(service, view).saturating_sub(waiting);
     let has_no_node = service.spec.mode.is_global() && !service.spec.stopped && desired == 0;
     let done = service.spec.mode.is_job().then(|| wanted::done(service, view).count() as u64);
@@ -295,7 +295,7 @@ fn service(view: &Tables, id: &ServiceId) -> ServiceProgress {
 fn of_runs(service: &Service, tasks: &[&Arc<Task>], view: &Tables) -> ServiceProgress {
     let live: Vec<_> =
         tasks.iter().copied().filter(|task| service.cron.run_of(task).is_some_and(CronRun::is_live)).collect();
-    let has_ended = |task: &&&Arc<Task>| task.status.state.is_terminal() || is_node_lost(view, task);
+    let has_ended = |task: &&&Arc<Task>| task.status.state.is_terminal() || view.is_lost(task);
     ServiceProgress {
         running: live.iter().filter(|task| task.is_serving()).count() as u64,
         desired: wanted::tasks(service, view),
@@ -321,14 +321,9 @@ fn has_failed(service: &Service, tasks: &[&Arc<Task>], desired: u64) -> bool {
         && newest.values().any(|task| is_given_up(service, task))
 }
 
-/// Whether the task's node is down or removed. Such a node reports nothing; its tasks go when it returns or is removed.
-fn is_node_lost(view: &Tables, task: &Task) -> bool {
-    view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
-}
-
 fn removal(view: &Tables, id: &ServiceId, tasks: &[&Arc<Task>]) -> ServiceProgress {
     let waits = sentence(&stop_waits(id, view));
-    let left: Vec<_> = tasks.iter().filter(|task| !is_node_lost(view, task)).collect();
+    let left: Vec<_> = tasks.iter().filter(|task| !view.is_lost(task)).collect();
     let hanging = left.iter().filter(|task| !task.status.state.is_terminal()).map(|task| {
         let spec = view.spec_of(task);
         let name = spec.map_or_else(|| task.id.to_string(), |spec| task_name(&spec.name, task.slot));

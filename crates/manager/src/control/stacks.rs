@@ -226,7 +226,7 @@ impl<M: Member> Control<M> {
         let networks = faults.note("networks", self.add_networks(&mut tx, spec, id));
         let volumes = faults.note("volumes", volumes::add_declared(&mut tx, spec, id, &self.random));
         let values = faults.note("values", values::add_declared(&mut tx, (spec, stack_values), id, &self.random));
-        // What the services need of the file can't be judged if that can't be had.
+        // Without the file's own networks, volumes and values, its services can't be checked.
         if let (Some(networks), Some(volumes), Some(values)) = (networks, volumes, values) {
             let declared = OfStack { id, networks, volumes, values };
             for service in &spec.services {

@@ -20,8 +20,8 @@ type ObjectKey = (Kind, Id);
 pub(crate) struct Planned {
     pub(crate) groups: Vec<(Transaction, Vec<Work>)>,
     pub(crate) timers: Vec<(Timestamp, Work)>,
-    /// Work for which there was nothing to do while the pass had changes already. If one of these does not come about, there may
-    /// be.
+    /// Work that needed no change on top of the changes that this pass had planned. It is planned again if one of these is not
+    /// committed.
     pub(crate) idle: Vec<Work>,
 }
 

@@ -2,7 +2,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::*;
-use flota_api::model::{Health, HealthState, Node, RestartPolicy, ServiceMode, TaskStatus, UpdateStatus};
+use flota_api::model::{Health, HealthState, Node, NodeState, RestartPolicy, ServiceMode, TaskStatus, UpdateStatus};
 use flota_api::object::StoreObject;
 use flota_api::version::Timestamp;
 

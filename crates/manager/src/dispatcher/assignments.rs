@@ -130,7 +130,7 @@ impl Told {
             };
             if self.known(&task.id).is_none_or(|known| **known != now) {
                 let before = self.known(&task.id).map(|known| &*known.values).unwrap_or_default();
-                // What the worker has of a task, it keeps.
+                // A worker keeps the values of a task that it has received, so only new ones are sent.
                 let new = now.values.iter().filter(|pin| !before.contains(pin));
                 data.extend(new.filter_map(|pin| Some((pin.data.clone(), bytes_of(pin, view)?))));
                 let task = assignment(task, spec, &now, registry, view);

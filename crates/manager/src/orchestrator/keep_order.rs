@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use flota_api::id::NodeId;
-use flota_api::model::{NodeState, PlacementStrategy, ServiceSpec};
+use flota_api::model::{PlacementStrategy, ServiceSpec};
 use flota_api::state::TaskState;
 use flota_raft_store::Tables;
 
@@ -59,8 +59,7 @@ fn entry<'a>(spec: &ServiceSpec, number: u64, slot: &'a Slot, view: &Tables) -> 
     let known = node.as_ref().and_then(|node| view.node(node));
     let value = |key| known.and_then(|node| node.property(key)).unwrap_or_default().to_owned();
     let groups = spec.spread_over.iter().map(value).collect();
-    let is_lost = known.is_none_or(|node| node.state == NodeState::Down);
-    let is_running = !is_lost && current.is_some_and(|task| task.status.state == TaskState::Running);
+    let is_running = current.is_some_and(|task| task.status.state == TaskState::Running && !view.is_lost(task));
     Entry { number, slot, needless: (node.is_none(), !is_running), node, groups }
 }
 
@@ -85,7 +84,7 @@ mod tests {
 
     use super::*;
     use flota_api::constraint::NodeProperty;
-    use flota_api::model::{Node, NodeSpec, Service, Task, TaskStatus};
+    use flota_api::model::{Node, NodeSpec, NodeState, Service, Task, TaskStatus};
     use flota_api::object::StoreObject;
 
     /// The slots of a service whose tasks run on these nodes, in the order in which they are kept.

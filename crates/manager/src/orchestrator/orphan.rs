@@ -27,7 +27,7 @@ impl ControlLoop for Orphan {
 
     fn dirtied_by(&self, event: &Event, view: &Tables) -> Vec<Key> {
         let no_longer_waits = match event {
-            // What its tasks waited for their nodes for may be gone.
+            // The reason for which its tasks waited for their nodes may no longer hold.
             Event::Removed(Object::Service(service)) => Some(&service.id),
             Event::Updated { old: Object::Service(old), new: Object::Service(new) } if old.spec != new.spec => {
                 Some(&new.id)

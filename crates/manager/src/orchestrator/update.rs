@@ -97,7 +97,7 @@ pub(super) fn outlook(service: &Service, slots: &BTreeMap<u64, &Slot>, view: &Ta
     survey.end()
 }
 
-/// What an update that has not begun with a slot finds there; it goes on with the first of these first.
+/// The state of a slot that an update has not touched yet. Slots in the first of these states are updated first.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Turn {
     /// Its task does not serve: nothing is lost with it.

@@ -14,7 +14,7 @@ use super::table::{Held, Key, Table};
 use crate::digest::{Digest, ObjectDigest};
 use flota_api::id::{Id, NodeId, ServiceId, TaskId, VolumeId};
 use flota_api::model::{
-    Cluster, INGRESS, Image, Network, Node, Registry, Service, ServiceSpec, Stack, Task, User, Volume,
+    Cluster, INGRESS, Image, Network, Node, NodeState, Registry, Service, ServiceSpec, Stack, Task, User, Volume,
 };
 use flota_api::object::{Kind, Object, StoreObject};
 use flota_api::version::{Timestamp, Version};
@@ -224,6 +224,11 @@ impl Tables {
     /// The node that a task was given to; `None` if it has no node yet or the node was removed.
     pub fn node_of(&self, task: &Task) -> Option<&Arc<Node>> {
         self.node(task.node_id.as_ref()?)
+    }
+
+    /// Whether no node reports the end of the task: it has none, or its node is down or was removed.
+    pub fn is_lost(&self, task: &Task) -> bool {
+        self.node_of(task).is_none_or(|node| node.state == NodeState::Down)
     }
 
     /// The spec that a task was made from.

@@ -29,13 +29,11 @@ use crate::error::{Act, RunError, StepError};
 use crate::oci::Process;
 use crate::process::{exit_code, wait_readable};
 use crate::rootfs::RootDir;
+use crate::state::KILLED;
 use crate::validate::check_process;
 
 /// Longest wait for a process to start.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Exit code of a process that was killed.
-const KILLED: i32 = 128 + libc::SIGKILL;
 
 /// Number of exit codes that are remembered while a process starts.
 const UNCLAIMED: usize = 1024;

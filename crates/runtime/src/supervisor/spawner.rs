@@ -156,7 +156,7 @@ impl Spawner {
         self.given.take().map_or(Ok(()), |given| self.give(given))
     }
 
-    /// Ends what makes it. What it is and has started is to be killed in its group.
+    /// Kills the helper that starts the spawner. The caller kills the spawner and what it has started, by their control group.
     pub(super) fn kill_helper(&self) {
         if let Stage::Starting(starting) = &self.stage {
             starting.kill();

@@ -141,7 +141,7 @@ fn long(node: &Node) -> Result<MountFields, Fault> {
     if let Some(node) = keys.get("bind") {
         let mut keys = node.fields()?;
         fields.propagation = keys.text("propagation")?;
-        fields.non_recursive = keys.read("recursive", |it| it.parsed(mount::recursive))?;
+        fields.non_recursive = keys.read("recursive", |it| it.parsed(mount::non_recursive))?;
         fields.create_source = keys.read("create_host_path", Node::flag)?;
         keys.finish()?;
     }

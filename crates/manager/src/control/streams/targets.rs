@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flota_api::model::{NodeState, Service, Task};
+use flota_api::model::{Service, Task};
 use flota_raft_store::Tables;
 
 use super::super::error::ControlError;
@@ -19,7 +19,7 @@ pub(super) fn connected<'a>(view: &'a Tables, reference: &str, turn: u64) -> Res
         Place::Service(service) => service,
     };
     let all = view.tasks_of_service(&service.id);
-    let mut tasks: Vec<_> = all.filter(|task| task.is_serving() && !is_node_lost(view, task)).collect();
+    let mut tasks: Vec<_> = all.filter(|task| task.is_serving() && !view.is_lost(task)).collect();
     let Some(first) = usize::try_from(turn).unwrap_or_default().checked_rem(tasks.len()) else {
         return Err(ControlError::NoRunningTask { service: service.spec.name.clone() });
     };
@@ -45,19 +45,14 @@ pub(super) fn logged<'a>(view: &'a Tables, source: &LogSource) -> Result<Vec<&'a
         LogSource::Service(reference) => resolve(view, reference)?,
     };
     // A replaced task on a node that is down has no logs to offer, so its node is not waited for.
-    let has_logs = |task: &&Arc<Task>| task.node_id.is_some() && (task.is_live() || !is_node_lost(view, task));
+    let has_logs = |task: &&Arc<Task>| task.node_id.is_some() && (task.is_live() || !view.is_lost(task));
     Ok(view.tasks_of_service(&service.id).filter(has_logs).collect())
-}
-
-/// Returns whether the task's node is down or removed.
-fn is_node_lost(view: &Tables, task: &Task) -> bool {
-    view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Node, Service, ServiceSpec, TaskStatus};
+    use flota_api::model::{Node, NodeState, Service, ServiceSpec, TaskStatus};
     use flota_api::object::StoreObject;
     use flota_api::state::{DesiredState, TaskState};
 

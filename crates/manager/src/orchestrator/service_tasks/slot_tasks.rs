@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rand::Rng;
 
 use flota_api::id::TaskId;
-use flota_api::model::{NodeState, Service, Task, UpdateOrder};
+use flota_api::model::{Service, Task, UpdateOrder};
 use flota_api::state::DesiredState;
 use flota_raft_store::Tables;
 use flota_raft_store::faults::{self, Fault};
@@ -54,11 +54,7 @@ fn stop_doubles(service: &Service, number: u64, slot: &Slot, plan: &mut Plan, cx
 
 /// Gives the slot a task that may run if it should have one.
 fn fill(service: &Service, number: u64, slot: &Slot, view: &Tables, plan: &mut Plan, cx: &mut PlanContext) {
-    let lost = |task: &Arc<Task>| {
-        let node = view.node_of(task);
-        let gone = node.is_none_or(|node| node.state == NodeState::Down);
-        task.node_id.is_some() && gone && !home::waits_for_node(task, view)
-    };
+    let lost = |task: &Arc<Task>| task.node_id.is_some() && view.is_lost(task) && !home::waits_for_node(task, view);
     if after_end::is_done(service, slot) {
         // A task that was prepared to take its place has nothing left to do.
         slot.live().for_each(|task| plan.set_desired(task, DesiredState::Shutdown));
@@ -129,10 +125,5 @@ pub(super) fn put_new(task: Task, plan: &mut Plan, cx: &mut PlanContext) {
 /// Whether every task that is stopping is on a node that can't report its end. Such tasks are not waited for, unless the
 /// task belongs to that node: the container may still run there.
 pub(super) fn stopping_is_lost(slot: &Slot, view: &Tables) -> bool {
-    slot.stopping().all(|task| unreachable(task, view) && !home::waits_for_node(task, view))
-}
-
-/// Whether no node can report the end of the task.
-fn unreachable(task: &Task, view: &Tables) -> bool {
-    view.node_of(task).is_none_or(|node| node.state == NodeState::Down)
+    slot.stopping().all(|task| view.is_lost(task) && !home::waits_for_node(task, view))
 }

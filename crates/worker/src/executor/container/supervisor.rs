@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use flota_api::clock::Clock;
 use flota_api::id::TaskId;
-use flota_runtime::{ContainerClient, ContainerEvent, ContainerEvents, ContainerState, ExitStatus};
+use flota_runtime::{ContainerClient, ContainerEvent, ContainerEvents, ContainerState, ExitStatus, KILLED};
 
 use crate::executor::{Control, TaskPaths};
 
@@ -71,7 +71,7 @@ impl Place {
     }
 
     fn killed(&self) -> ExitStatus {
-        ExitStatus { code: 137, out_of_memory: None, at: self.clock.now().0 }
+        ExitStatus { code: KILLED, out_of_memory: None, at: self.clock.now().0 }
     }
 }
 
