@@ -92,6 +92,16 @@ pub(crate) struct Parts<'a> {
     pub(crate) fatal: CancellationToken,
 }
 
+/// Erases what only managers have. Does nothing if nothing is left.
+///
+/// # Errors
+/// The files can't be removed.
+pub(crate) fn erase_store(state: &StateDir) -> anyhow::Result<()> {
+    // A worker does not know the unlock key.
+    let erased = state.forget_store().and_then(|()| state.keys().protect(None, || true).map(drop));
+    erased.context("failed to erase the store")
+}
+
 impl Membership {
     /// Starts listener, manager and worker.
     pub(crate) async fn start(parts: Parts<'_>, store: Begin) -> anyhow::Result<Self> {
@@ -215,10 +225,9 @@ impl Membership {
         fatal: &CancellationToken,
     ) -> anyhow::Result<()> {
         self.serving.end().await;
-        // A worker does not know the unlock key, and has nothing that only managers have.
-        let forgotten = state.forget_store().and_then(|()| state.keys().protect(None, || true).map(drop));
+        let erased = erase_store(state);
         self.serve(config, None, self.shutdown.child_token(), fatal).await?;
-        forgotten.context("failed to erase the store")
+        erased
     }
 
     /// Stops the manager and closes the port. The worker and its containers go on.

@@ -27,7 +27,7 @@ use flota_manager::Manager;
 use flota_raft_store::raft::RaftNode;
 
 use crate::address::{self, address_again, own_address};
-use crate::cluster::{Begin, Membership, Parts};
+use crate::cluster::{Begin, Membership, Parts, erase_store};
 use crate::config::Config;
 use crate::observed::{Observed, ObservedManager, ObservedWorker};
 use crate::rpc::ManagerState;
@@ -189,8 +189,11 @@ impl Node {
                 membership.end_managing(&self.config, &self.state, &self.fatal).await?;
                 tracing::info!("this node is no longer a manager, and has erased its copy of the store");
             }
-            // A manager that could not be started is no longer wanted.
-            (Role::Worker, Role::Worker) => drop(self.manager.send_replace(ManagerState::Absent)),
+            // A manager that could not be started is no longer wanted, and one that has ended may not have been erased.
+            (Role::Worker, Role::Worker) => {
+                self.manager.send_replace(ManagerState::Absent);
+                erase_store(&self.state)?;
+            }
             (Role::Manager, Role::Manager) => {}
         }
         Ok(())

@@ -96,8 +96,10 @@ impl Schedule {
 
     /// Returns the time until the renewal is due; zero if it is.
     fn wait(&self, now: Timestamp) -> Duration {
-        // A clock was far ahead when it was issued. Others refuse it until then.
-        if is_ahead(self.issued_at, now) {
+        // A clock was far ahead when it was issued. Others refuse it until then. If this node's own clock was not set yet, as
+        // after a start without a battery, the certificate is kept: a manager that is alone would sign one that has expired
+        // as soon as the clock is right.
+        if now >= SOONEST && is_ahead(self.issued_at, now) {
             return self.pause(now);
         }
         let due = self.begins + self.life.mul_f64(self.point);
@@ -130,6 +132,9 @@ impl Schedule {
 }
 
 /// Whether a certificate that was issued then is not valid yet.
+/// 2026-01-01: a clock that is before it is wrong, because no cluster is that old.
+const SOONEST: Timestamp = Timestamp(1_767_225_600_000);
+
 fn is_ahead(issued_at: Timestamp, now: Timestamp) -> bool {
     now.until(issued_at) > CLOCK_SKEW
 }
@@ -434,6 +439,15 @@ mod tests {
         assert_eq!(schedule.wait(now), Duration::ZERO);
         schedule.failed(now, &mut rng);
         assert!(!schedule.wait(now).is_zero(), "and after a pause again");
+    }
+
+    #[test]
+    fn a_clock_that_was_not_set_yet_makes_no_certificate_due() {
+        let schedule = Schedule::new(validity(HOUR * 24 * 90), ISSUED, &mut StdRng::seed_from_u64(1));
+        for boot in [Timestamp(0), Timestamp(SOONEST.0 - 1)] {
+            assert!(schedule.wait(boot) > HOUR, "{boot}");
+        }
+        assert_eq!(schedule.wait(SOONEST), Duration::ZERO, "one that is set is believed");
     }
 
     #[test]

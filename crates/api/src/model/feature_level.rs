@@ -1,8 +1,8 @@
-//! The feature levels that specs need.
+//! The feature levels that specs and descriptions of nodes need.
 
 use crate::{LEVEL_OF_FILE_SYSTEMS, LEVEL_OF_TMPFS_OWNERS, LEVEL_OF_USER_NAMESPACES};
 
-use super::{LogSpec, Mount, MountSource, ServiceSpec, StackSpec, VolumeSpec};
+use super::{LogSpec, Mount, MountSource, NodeDescription, ServiceSpec, StackSpec, VolumeSpec};
 
 impl ServiceSpec {
     /// The lowest feature level of a node that knows all of the spec. An older one would start the task without the rest.
@@ -40,6 +40,21 @@ impl ServiceSpec {
             () if has_settings || !self.mounts.is_empty() => 2,
             () => 0,
         }
+    }
+}
+
+impl NodeDescription {
+    /// The lowest feature level of managers that store all of the description.
+    pub fn needed_level(&self) -> u32 {
+        if self.allow.file_systems.is_empty() { 0 } else { LEVEL_OF_FILE_SYSTEMS }
+    }
+
+    /// Returns the description without what managers of this level do not store.
+    pub fn at_level(mut self, level: u32) -> Self {
+        if level < LEVEL_OF_FILE_SYSTEMS {
+            self.allow.file_systems.clear();
+        }
+        self
     }
 }
 

@@ -11,7 +11,7 @@ use flota_api::Malformed;
 use flota_api::defaults::FIRST_EPOCH;
 use flota_api::id::NodeId;
 use flota_api::image_ref::is_digest;
-use flota_api::model::{Image, Node, NodeCertificate, NodeDescription, NodeState, Role};
+use flota_api::model::{Cluster, Image, Node, NodeCertificate, NodeDescription, NodeState, Role};
 use flota_api::naming;
 use flota_api::proto::dispatcher::{Register, Registered};
 use flota_api::proto::types::NodeDescription as WireDescription;
@@ -72,8 +72,9 @@ pub(super) async fn register(
             return Err(RegisterError::NotMember);
         }
         let was_ready = node.state == NodeState::Ready;
+        let mut tx = WriteTx::new(view.clone(), None);
         let new = Node {
-            description: description.clone(),
+            description: storable(&description, node_id, &mut tx),
             address: if register.listen.is_empty() { node.address.clone() } else { register.listen.clone() },
             state: NodeState::Ready,
             state_reason: None,
@@ -88,7 +89,6 @@ pub(super) async fn register(
             raft_id: node.raft_id.unwrap_or_default(),
             node_name: description.hostname.clone(),
         };
-        let mut tx = WriteTx::new(view.clone(), None);
         // While disconnected, the node may have stored or lost images.
         for image in view.images() {
             let changed = match held.contains(image.digest.as_str()) {
@@ -137,12 +137,29 @@ pub(super) async fn describe(
     let written = replica.write(|view| {
         let node = view.node(node_id).ok_or(RegisterError::NotMember)?;
         let mut tx = WriteTx::new(view.clone(), None);
-        if node.description != description {
-            tx.update(Node { description: description.clone(), ..node.as_ref().clone() });
+        let new = Node { description: storable(&description, node_id, &mut tx), ..node.as_ref().clone() };
+        if new.description != node.description {
+            tx.update(new);
         }
         Ok((tx.finish(), ()))
     });
     written.await
+}
+
+/// Returns what of the description every manager stores. Raises the feature level if all know a level that has more of it: a
+/// manager of an older build would leave out the rest, and its tables would differ for ever.
+fn storable(description: &NodeDescription, id: &NodeId, tx: &mut WriteTx) -> NodeDescription {
+    let needed = description.needed_level();
+    let Some(cluster) = tx.view().cluster().filter(|it| it.feature_level < needed).cloned() else {
+        return description.clone();
+    };
+    // The node itself may be a manager of a newer build than the tables know.
+    let known = |node: &Node| if node.id == *id { description.feature_level } else { node.description.feature_level };
+    if tx.view().managers().any(|node| known(node) < needed) {
+        return description.clone().at_level(cluster.feature_level);
+    }
+    tx.update(Cluster { feature_level: needed, ..cluster.as_ref().clone() });
+    description.clone()
 }
 
 /// Returns the description if it keeps the bounds, with texts that can be shown.
@@ -174,9 +191,11 @@ fn without_confirmation(image: &Image, node: &NodeId) -> Option<Image> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flota_api::model::{Cluster, ImageHolder, Revoked};
+    use flota_api::LEVEL_OF_FILE_SYSTEMS;
+    use flota_api::model::{ImageHolder, Revoked};
     use flota_api::object::StoreObject;
     use flota_api::proto::types::{Allowance, NodeDescription as Wire, Platform};
+    use flota_raft_store::Action;
 
     fn description() -> Wire {
         Wire { hostname: "n1".into(), ..Wire::default() }
@@ -194,6 +213,39 @@ mod tests {
         assert!(large.to_string().starts_with("description: it has 4"), "{large}");
         assert!(check(Some(Wire { hostname: "\u{1b}".into(), ..description() })).is_err());
         assert!(check(None).is_err(), "a node has a hostname");
+    }
+
+    #[test]
+    fn a_description_is_stored_as_far_as_every_manager_knows_it() {
+        let (old, new) = (LEVEL_OF_FILE_SYSTEMS - 1, LEVEL_OF_FILE_SYSTEMS);
+        let described = |feature_level, entry: &str| {
+            let mut it = NodeDescription { feature_level, ..NodeDescription::default() };
+            it.allow.file_systems = vec![entry.to_owned()];
+            it
+        };
+        // Of m1, the tables have what its build before has said.
+        for (id, second, used, expected) in [
+            ("w", old, old, (false, None)),
+            ("m1", old, old, (false, None)),
+            ("m1", new, old, (true, Some(new))),
+            ("w", old, new, (true, None)),
+        ] {
+            let mut view = Tables::default();
+            view.put(Cluster { id: "c".into(), feature_level: used, ..Cluster::default() }.into_object());
+            for (manager, feature_level) in [("m1", old), ("m2", second)] {
+                let description = NodeDescription { feature_level, ..NodeDescription::default() };
+                view.put(
+                    Node { id: manager.into(), role: Role::Manager, description, ..Node::default() }.into_object(),
+                );
+            }
+            let mut tx = WriteTx::new(Arc::new(view), None);
+            let stored = storable(&described(new, "nfs:nas:/srv/*"), &id.into(), &mut tx);
+            let raised = tx.finish().actions.into_iter().find_map(|action| match action {
+                Action::Update(object) => Cluster::from_object(&object).map(|it| it.feature_level),
+                _ => None,
+            });
+            assert_eq!((!stored.allow.file_systems.is_empty(), raised), expected, "{id} {second} {used}");
+        }
     }
 
     #[test]
