@@ -18,7 +18,7 @@ demo: dev           ## a cluster, a service, a dead machine
 format: tools
 	$(CARGO) fmt --all --check
 
-lint: format deny   ## what `make test` checks while it compiles, without the tests
+lint: format deny   ## what `make test` checks while it compiles, without the tests; and the dependencies
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 deny: tools         ## the dependencies: advisories, licences, duplicates, sources (deny.toml)
