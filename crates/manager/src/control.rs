@@ -18,7 +18,6 @@ mod faults;
 mod filter;
 mod grpc;
 mod images;
-mod level;
 mod limits;
 mod networks;
 mod nodes;

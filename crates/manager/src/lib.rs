@@ -36,6 +36,7 @@ pub mod forward;
 mod home;
 mod images;
 mod leader;
+mod level;
 mod manager;
 #[cfg(feature = "measure")]
 mod measure;

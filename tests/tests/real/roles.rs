@@ -82,3 +82,20 @@ fn managers_change_while_their_containers_run_on_and_a_demoted_one_erases_its_st
     cluster.kill("w2");
     cluster.ok("service create --detach --name later --replicas 0 whoami");
 }
+
+#[test]
+fn a_store_that_could_not_be_erased_is_erased_later() {
+    let cluster = Cluster::up(3, 0);
+    let demoted = ["m1", "m2", "m3"].into_iter().find(|it| *it != cluster.leader()).unwrap();
+    let at = if demoted == "m1" { "m2" } else { "m1" };
+    // A folder in which something is mounted can't be removed.
+    let stuck = cluster.data(demoted).join("raft/stuck").display().to_string();
+    cluster.sandbox_ok(&format!("exec {demoted} -- busybox mkdir {stuck}"));
+    cluster.sandbox_ok(&format!("exec {demoted} -- busybox mount -t tmpfs none {stuck}"));
+    let done = cluster.ctl_on(at, &format!("node demote {demoted}"));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    cluster.wait("it serves as a worker", |it| roles(it, at)[demoted] == "worker  ready");
+    cluster.wait("only the folder is left", |it| of_managers(it, demoted) == ["raft"]);
+    cluster.sandbox_ok(&format!("exec {demoted} -- busybox umount {stuck}"));
+    cluster.wait("the rest is erased, too", |it| of_managers(it, demoted).is_empty());
+}

@@ -196,11 +196,7 @@ fn what_a_removed_user_has_open_ends_within_a_moment() {
     cluster.wait("the program runs", |it| it.ok("exec box -- /busybox ps").contains("sleep 1000"));
     cluster.wait("it listens", |it| it.sandbox_ok("exec w1 -- busybox netstat -tln").contains(":8000 "));
     let (connection, echoed) = laptop.say("127.0.0.1 8000", "hello");
-    cluster.wait("the task answers", |_| {
-        std::fs::read_to_string(&echoed).unwrap()
-            == "hello
-"
-    });
+    cluster.wait("the task answers", |_| std::fs::read_to_string(&echoed).unwrap().trim_end() == "hello");
     cluster.ok("swarm user rm ada");
     let begun = Instant::now();
     // A command that reads tries again with the next connection; a program is not started twice.

@@ -9,7 +9,8 @@ use flota_identity::{GrantKey, RootCa};
 use flota_raft_store::{Tables, WriteTx};
 
 use super::error::ControlError;
-use super::{Control, Member, level};
+use super::{Control, Member};
+use crate::level;
 use crate::trust::{self, NextKeys};
 
 /// Most nodes that an answer names.

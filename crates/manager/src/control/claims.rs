@@ -13,7 +13,8 @@ use super::faults::Faults;
 use super::networks::{self, with_ids};
 use super::reference::resolve;
 use super::values::Declared;
-use super::{Control, Member, dependencies, level, values, volumes};
+use super::{Control, Member, dependencies, values, volumes};
+use crate::level;
 
 /// Most entries of a list of a spec that are looked up. A longer one breaks a rule anyway.
 pub(super) const LOOKED_UP: usize = 128;
@@ -52,7 +53,7 @@ impl<M: Member> Control<M> {
         // A name or the beginning of an id stands for what the caller sees, whatever else there is.
         let seen = if spec.networks.is_empty() { Arc::clone(&view) } else { self.seen(Arc::clone(&view)) };
         let spec_with_ids = faults.note("networks", with_ids(spec, &seen, &BTreeMap::<String, NetworkId>::new()));
-        faults.note("spec", level::claim(tx, spec.feature_level()));
+        faults.note("spec", level::claim(tx, spec.feature_level()).map_err(Into::into));
         let claimed = spec_with_ids.as_ref().unwrap_or(spec);
         faults.note("ports", networks::claim(tx, &spec.name, claimed, &self.caller));
         faults.note("depends_on", dependencies::claim(tx, spec, &|name| self.caller.sees(name)));

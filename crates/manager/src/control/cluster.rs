@@ -11,7 +11,8 @@ use flota_identity::{JoinToken, UnlockKey, new_secret};
 use flota_raft_store::{Tables, WriteTx};
 
 use super::error::ControlError;
-use super::{Control, Member, level};
+use super::{Control, Member};
+use crate::level;
 use crate::promotion::LEAST_DEAD_MANAGER_AFTER;
 
 /// The cluster with its join tokens.

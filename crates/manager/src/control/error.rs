@@ -9,6 +9,7 @@ use flota_api::{Malformed, Violation};
 use flota_raft_store::ProposeError;
 
 use crate::departure::DepartureError;
+use crate::level::OldBuild;
 use crate::promotion::PromotionError;
 use crate::streams::{BrokenStream, OpenError};
 
@@ -219,6 +220,12 @@ pub(crate) enum ControlError {
     /// The change could not be committed, or this manager could not prove that it leads.
     #[error(transparent)]
     Propose(#[from] ProposeError),
+}
+
+impl From<OldBuild> for ControlError {
+    fn from(error: OldBuild) -> Self {
+        Self::WrongState(error.to_string())
+    }
 }
 
 impl ControlError {

@@ -20,7 +20,8 @@ use super::pins::{self, Pins, ResolveImage, Warned};
 use super::reference::resolve;
 use super::services::{keeps_mode, new_service};
 use super::values::Declared;
-use super::{Control, Freshness, Listing, Member, dependencies, level, values, volumes};
+use super::{Control, Freshness, Listing, Member, dependencies, values, volumes};
+use crate::level;
 use crate::pin::SpecImages;
 use crate::revisions::with_spec;
 
@@ -222,7 +223,7 @@ impl<M: Member> Control<M> {
             Some(stack) => tx.update(Stack { spec: spec.clone(), ..stack.as_ref().clone() }),
             None => tx.create(Stack { id: id.clone(), spec: spec.clone(), ..Stack::default() }),
         }
-        faults.note("spec", level::claim(&mut tx, spec.feature_level()));
+        faults.note("spec", level::claim(&mut tx, spec.feature_level()).map_err(Into::into));
         let networks = faults.note("networks", self.add_networks(&mut tx, spec, id));
         let volumes = faults.note("volumes", volumes::add_declared(&mut tx, spec, id, &self.random));
         let values = faults.note("values", values::add_declared(&mut tx, (spec, stack_values), id, &self.random));

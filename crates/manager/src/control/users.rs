@@ -17,7 +17,8 @@ use flota_raft_store::{Tables, WriteTx};
 
 use super::error::ControlError;
 use super::filter::{self, Field, Filter};
-use super::{Control, Freshness, Listing, Member, level};
+use super::{Control, Freshness, Listing, Member};
+use crate::level;
 use crate::trust;
 
 /// Largest number of users.

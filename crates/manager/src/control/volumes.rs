@@ -14,7 +14,8 @@ use flota_raft_store::{Tables, WriteTx};
 use super::error::ControlError;
 use super::filter::{self, Field, Filter};
 use super::reference::resolve;
-use super::{Control, Freshness, Listing, Member, level};
+use super::{Control, Freshness, Listing, Member};
+use crate::level;
 
 /// A volume with what uses it.
 #[derive(Clone, Debug)]

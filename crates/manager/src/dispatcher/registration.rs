@@ -11,8 +11,9 @@ use flota_api::Malformed;
 use flota_api::defaults::FIRST_EPOCH;
 use flota_api::id::NodeId;
 use flota_api::image_ref::is_digest;
-use flota_api::model::{Cluster, Image, Node, NodeCertificate, NodeDescription, NodeState, Role};
+use flota_api::model::{Image, Node, NodeCertificate, NodeDescription, NodeState, Role};
 use flota_api::naming;
+use flota_api::object::StoreObject;
 use flota_api::proto::dispatcher::{Register, Registered};
 use flota_api::proto::types::NodeDescription as WireDescription;
 use flota_api::text::printable_within;
@@ -22,6 +23,7 @@ use flota_raft_store::{ProposeError, Tables, WriteTx};
 
 use super::image_report::with_holder;
 use super::liveness::period;
+use crate::level;
 use crate::replica::Replica;
 
 /// Largest description of a node in bytes, so that the store and each message with all nodes stay small.
@@ -72,15 +74,16 @@ pub(super) async fn register(
             return Err(RegisterError::NotMember);
         }
         let was_ready = node.state == NodeState::Ready;
-        let mut tx = WriteTx::new(view.clone(), None);
         let new = Node {
-            description: storable(&description, node_id, &mut tx),
+            description: description.clone(),
             address: if register.listen.is_empty() { node.address.clone() } else { register.listen.clone() },
             state: NodeState::Ready,
             state_reason: None,
             state_since: if was_ready { node.state_since } else { replica.clock.now() },
             ..node.as_ref().clone()
         };
+        let mut tx = WriteTx::new(view.clone(), None);
+        let new = storable(new, &mut tx);
         let cluster = view.cluster().ok_or(RegisterError::NotMember)?;
         let key = GrantKey::from_der(&cluster.grant_key.0);
         let registered = Registered {
@@ -137,7 +140,7 @@ pub(super) async fn describe(
     let written = replica.write(|view| {
         let node = view.node(node_id).ok_or(RegisterError::NotMember)?;
         let mut tx = WriteTx::new(view.clone(), None);
-        let new = Node { description: storable(&description, node_id, &mut tx), ..node.as_ref().clone() };
+        let new = storable(Node { description: description.clone(), ..node.as_ref().clone() }, &mut tx);
         if new.description != node.description {
             tx.update(new);
         }
@@ -146,20 +149,24 @@ pub(super) async fn describe(
     written.await
 }
 
-/// Returns what of the description every manager stores. Raises the feature level if all know a level that has more of it: a
-/// manager of an older build would leave out the rest, and its tables would differ for ever.
-fn storable(description: &NodeDescription, id: &NodeId, tx: &mut WriteTx) -> NodeDescription {
-    let needed = description.needed_level();
-    let Some(cluster) = tx.view().cluster().filter(|it| it.feature_level < needed).cloned() else {
-        return description.clone();
-    };
-    // The node itself may be a manager of a newer build than the tables know.
-    let known = |node: &Node| if node.id == *id { description.feature_level } else { node.description.feature_level };
-    if tx.view().managers().any(|node| known(node) < needed) {
-        return description.clone().at_level(cluster.feature_level);
+/// Returns the node with what of its description every manager stores. Raises the feature level if all know the one that has all
+/// of it: a manager of an older build would leave out the rest, and its tables would differ from then on.
+fn storable(node: Node, tx: &mut WriteTx) -> Node {
+    let needed = node.description.needed_level();
+    let Some(cluster) = tx.view().cluster().filter(|it| it.feature_level < needed).cloned() else { return node };
+    // The node itself may be a manager, of a newer build than the tables know.
+    let mut next = tx.view().as_ref().clone();
+    next.put(node.clone().into_object());
+    match level::raised(&next, needed) {
+        Ok(level) => {
+            level::risen(&cluster, level).into_iter().for_each(|risen| tx.update(risen));
+            node
+        }
+        Err(error) => {
+            tracing::info!(node.id = %node.id, %error, "left out of a node's description what not all managers know");
+            Node { description: node.description.at_level(cluster.feature_level), ..node }
+        }
     }
-    tx.update(Cluster { feature_level: needed, ..cluster.as_ref().clone() });
-    description.clone()
 }
 
 /// Returns the description if it keeps the bounds, with texts that can be shown.
@@ -192,8 +199,7 @@ fn without_confirmation(image: &Image, node: &NodeId) -> Option<Image> {
 mod tests {
     use super::*;
     use flota_api::LEVEL_OF_FILE_SYSTEMS;
-    use flota_api::model::{ImageHolder, Revoked};
-    use flota_api::object::StoreObject;
+    use flota_api::model::{Cluster, ImageHolder, Revoked};
     use flota_api::proto::types::{Allowance, NodeDescription as Wire, Platform};
     use flota_raft_store::Action;
 
@@ -218,8 +224,8 @@ mod tests {
     #[test]
     fn a_description_is_stored_as_far_as_every_manager_knows_it() {
         let (old, new) = (LEVEL_OF_FILE_SYSTEMS - 1, LEVEL_OF_FILE_SYSTEMS);
-        let described = |feature_level, entry: &str| {
-            let mut it = NodeDescription { feature_level, ..NodeDescription::default() };
+        let described = |entry: &str| {
+            let mut it = NodeDescription { feature_level: new, ..NodeDescription::default() };
             it.allow.file_systems = vec![entry.to_owned()];
             it
         };
@@ -239,12 +245,14 @@ mod tests {
                 );
             }
             let mut tx = WriteTx::new(Arc::new(view), None);
-            let stored = storable(&described(new, "nfs:nas:/srv/*"), &id.into(), &mut tx);
+            let role = if id == "w" { Role::Worker } else { Role::Manager };
+            let description = described("nfs:nas:/srv/*");
+            let node = storable(Node { id: id.into(), role, description, ..Node::default() }, &mut tx);
             let raised = tx.finish().actions.into_iter().find_map(|action| match action {
                 Action::Update(object) => Cluster::from_object(&object).map(|it| it.feature_level),
                 _ => None,
             });
-            assert_eq!((!stored.allow.file_systems.is_empty(), raised), expected, "{id} {second} {used}");
+            assert_eq!((!node.description.allow.file_systems.is_empty(), raised), expected, "{id} {second} {used}");
         }
     }
 

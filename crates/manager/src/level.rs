@@ -1,32 +1,42 @@
 //! The feature level in use. It rises with the first change that needs it, and only if every manager knows that level: one
-//! of an older build would apply the change without what it does not know.
+//! of an older build would apply the change without what it does not know. [`crate::control`] and the registration of nodes call
+//! it.
 
 use flota_api::LEVEL_OF_USER_NAMESPACES;
 use flota_api::model::Cluster;
 use flota_raft_store::{Tables, WriteTx};
 
-use super::error::ControlError;
+/// A manager is of a build that does not support the level which a change needs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the build of manager `{manager}` is too old for this: upgrade it first (it has feature level {known}, and {needed} is needed)"
+)]
+pub(crate) struct OldBuild {
+    manager: String,
+    known: u32,
+    needed: u32,
+}
 
 /// Returns the level that the cluster has with a change that needs `needed`.
 ///
 /// # Errors
 /// A manager is of an older build, which does not support this level.
-pub(super) fn raised(view: &Tables, needed: u32) -> Result<u32, ControlError> {
+pub(crate) fn raised(view: &Tables, needed: u32) -> Result<u32, OldBuild> {
     let used = view.cluster().map_or(0, |cluster| cluster.feature_level);
     if used >= needed {
         return Ok(used);
     }
     match view.managers().find(|node| node.description.feature_level < needed) {
         None => Ok(needed),
-        Some(node) => Err(ControlError::WrongState(format!(
-            "the build of manager `{}` is too old for this: upgrade it first (it has feature level {}, and {needed} is needed)",
-            node.description.hostname, node.description.feature_level
-        ))),
+        Some(node) => {
+            let description = &node.description;
+            Err(OldBuild { manager: description.hostname.clone(), known: description.feature_level, needed })
+        }
     }
 }
 
 /// Returns the cluster at the level that [`raised`] has returned; `None` if it is there already.
-pub(super) fn risen(cluster: &Cluster, level: u32) -> Option<Cluster> {
+pub(crate) fn risen(cluster: &Cluster, level: u32) -> Option<Cluster> {
     (cluster.feature_level < level).then(|| Cluster { feature_level: level, ..cluster.clone() })
 }
 
@@ -34,7 +44,7 @@ pub(super) fn risen(cluster: &Cluster, level: u32) -> Option<Cluster> {
 ///
 /// # Errors
 /// A manager is of an older build, which does not support this level.
-pub(super) fn claim(tx: &mut WriteTx, needed: u32) -> Result<(), ControlError> {
+pub(crate) fn claim(tx: &mut WriteTx, needed: u32) -> Result<(), OldBuild> {
     // Managers store what a spec of a lower level has, whatever level is in use.
     if needed < LEVEL_OF_USER_NAMESPACES {
         return Ok(());
