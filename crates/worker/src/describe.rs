@@ -35,8 +35,14 @@ pub fn describe() -> NodeDescription {
     }
 }
 
-/// Largest size of the names of CDI devices in a description, in bytes. A leader takes descriptions of 64 KiB.
+// Together these leave room for the rest of a description, of which a leader takes [`NodeDescription::BYTES_BOUND`] bytes.
+
+/// Largest size of the names of CDI devices in a description, in bytes.
 const CDI_BOUND: usize = 16 << 10;
+/// Largest number of listening ports in a description. Each takes 8 bytes.
+const LISTENERS_BOUND: usize = 2_048;
+/// Largest number of listening ports in a description of which it says the task. Each takes 37 bytes.
+const LISTENING_TASKS_BOUND: usize = 512;
 
 /// Returns the description of this machine together with what it offers to tasks, what is known of its network, and the CDI
 /// devices that it has.
@@ -50,13 +56,12 @@ pub(crate) fn registration(
     NodeDescription {
         routes: machine.routes.iter().copied().chain(facts.subnet).collect(),
         balancer: facts.balancer,
-        // A leader takes no more of them.
-        listeners: facts.ports.iter().copied().take(NodeDescription::ENTRIES_BOUND).collect(),
+        listeners: facts.ports.iter().copied().take(LISTENERS_BOUND).collect(),
         listening_tasks: facts
             .tasks
             .iter()
             .map(|(port, task)| (*port, task.clone()).into())
-            .take(NodeDescription::ENTRIES_BOUND)
+            .take(LISTENING_TASKS_BOUND)
             .collect(),
         tunnel_keys: facts.tunnel_keys.clone(),
         runtimes: offers.runtime_names(),
@@ -97,7 +102,10 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
+    use flota_api::id::{ID_LENGTH, TaskId};
     use flota_api::model::{Allowance, Balancer, NodeDevice, NodePort, Protocol, TunnelKey};
+    use flota_api::proto::types::NodeDescription as WireDescription;
+    use prost::Message;
 
     #[test]
     fn a_node_registers_with_all_that_it_gives() {
@@ -133,10 +141,18 @@ mod tests {
 
     #[test]
     fn a_node_with_very_many_listening_programs_can_register() {
-        let ports = (1..=u16::MAX).map(|number| NodePort { protocol: Protocol::Udp, number }).collect();
-        let facts = NetworkFacts { ports, ..NetworkFacts::default() };
-        let description = registration(&describe(), &NodeOffers::default(), &facts, &[]);
+        let ports = || (20_000..=u16::MAX).map(|number| NodePort { protocol: Protocol::Udp, number });
+        let task = TaskId::from("x".repeat(ID_LENGTH));
+        let tasks = ports().map(|port| (port, task.clone())).collect();
+        let facts = NetworkFacts { ports: ports().collect(), tasks, ..NetworkFacts::default() };
+        let cdi: Vec<CdiName> = (0..4_000).map(|it| format!("v.com/gpu={it:04}").parse().expect("a name")).collect();
+        let description = registration(&describe(), &NodeOffers::default(), &facts, &cdi);
         assert_eq!(description.check_offers(), Ok(()));
+        let size = WireDescription::from(&description).encoded_len();
+        assert!(
+            size + (8 << 10) < NodeDescription::BYTES_BOUND,
+            "{size} bytes leave too little for what its owner sets"
+        );
     }
 
     #[test]

@@ -193,6 +193,8 @@ impl NodeDescription {
 
     /// Largest number of entries of each list that has a bound; real machines have far fewer.
     pub const ENTRIES_BOUND: usize = 4_096;
+    /// Largest size on the wire in bytes, so that the store and each message with all nodes stay small.
+    pub const BYTES_BOUND: usize = 64 << 10;
     /// Longest value of a label, in bytes.
     pub const LABEL_BOUND: usize = 4_096;
     /// Largest number of keys of a node: the one that it sends with, and the one that it will send with.

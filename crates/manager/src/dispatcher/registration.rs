@@ -26,8 +26,6 @@ use super::liveness::period;
 use crate::level;
 use crate::replica::Replica;
 
-/// Largest description of a node in bytes, so that the store and each message with all nodes stay small.
-const DESCRIPTION_BOUND: usize = 64 << 10;
 /// Largest number of images of a node; a session remembers them.
 const IMAGES_BOUND: usize = 10_000;
 /// Bytes of each text in a description that are kept.
@@ -172,8 +170,9 @@ fn storable(node: Node, tx: &mut WriteTx) -> Node {
 /// Returns the description if it keeps the bounds, with texts that can be shown.
 fn check(description: Option<WireDescription>) -> Result<NodeDescription, RegisterError> {
     let size = description.as_ref().map_or(0, Message::encoded_len);
-    if size > DESCRIPTION_BOUND {
-        let text = format!("description: it has {size} bytes, and {DESCRIPTION_BOUND} is the most");
+    let most = NodeDescription::BYTES_BOUND;
+    if size > most {
+        let text = format!("description: it has {size} bytes, and {most} is the most");
         return Err(RegisterError::Invalid(text));
     }
     let invalid = |error: Malformed| RegisterError::Invalid(error.to_string());
