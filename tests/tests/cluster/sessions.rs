@@ -7,7 +7,7 @@ use flota_api::proto::dispatcher::manager_message::Message as FromManager;
 use flota_api::proto::dispatcher::worker_message::Message as ToManager;
 use flota_api::proto::dispatcher::{Leaving, NotLeader, Register, StatusBatch, TaskReport};
 use flota_api::proto::specs::ServiceSpec;
-use flota_api::proto::types::{TaskState as WireState, TaskStatus};
+use flota_api::proto::types::{NodeDescription, TaskState as WireState, TaskStatus};
 use flota_api::state::TaskState;
 use flota_raft_store::raft::DiskFaults;
 use flota_tests::sim::cluster::SimCluster;
@@ -190,7 +190,11 @@ fn session_outlives_a_quorum_that_is_slow_to_write() {
         let status = TaskStatus { attempt: 1, state: WireState::Failed.into(), ..TaskStatus::default() };
         let reports = vec![TaskReport { task_id, status: Some(status) }];
         session.send(ToManager::Statuses(StatusBatch { sequence: 1_000, reports, ..StatusBatch::default() }));
-        // Heartbeats are answered only after the writes before them.
+        let described = |hostname: &str| NodeDescription { hostname: hostname.into(), ..NodeDescription::default() };
+        for hostname in ["renamed", "not a name", "renamed-again"] {
+            session.send(ToManager::Description(described(hostname)));
+        }
+        // Heartbeats are answered while the writes before them wait.
         it.pass(6_000);
         let end = session.end();
         assert!(end.is_err(), "the session continues: {end:?}");
@@ -198,6 +202,12 @@ fn session_outlives_a_quorum_that_is_slow_to_write() {
         it.wait("its reports are taken", 30_000, |_| {
             session.was_sent(|message| matches!(message, FromManager::StatusAck(ack) if ack.sequence == 1_000))
         });
+        it.wait("its newest description is taken", 30_000, |cluster| {
+            let hostname = node(cluster, 0)?.description.hostname.clone();
+            seen(hostname == "renamed-again", hostname)
+        });
+        session.send(ToManager::Description(described("not a name")));
+        it.pass(2_000);
         let end = session.end();
         assert!(end.is_err(), "the session continues: {end:?}");
     });

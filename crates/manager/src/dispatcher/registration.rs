@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use prost::Message;
+use tokio::sync::watch;
 
 use flota_api::Malformed;
 use flota_api::defaults::FIRST_EPOCH;
@@ -23,6 +24,7 @@ use flota_raft_store::{ProposeError, Tables, WriteTx};
 
 use super::image_report::with_holder;
 use super::liveness::period;
+use super::reports::until_written;
 use crate::level;
 use crate::replica::Replica;
 
@@ -125,22 +127,31 @@ fn adopted(id: &NodeId, certified: Option<CertifiedRole>, view: &Tables, now: Ti
     })
 }
 
-/// Writes the description of a node that has changed since it registered.
-///
-/// # Errors
-/// The node is not a member, its message is invalid, or this manager can't commit.
-pub(super) async fn describe(
+/// Writes the newest description of a node each time that it changes, until the sender is dropped. One that can't be taken is
+/// skipped: the node keeps the one before, and its session.
+pub(super) async fn write_descriptions(
     replica: &Replica,
     node_id: &NodeId,
-    description: WireDescription,
-) -> Result<(), RegisterError> {
-    let description = check(Some(description))?;
+    mut newest: watch::Receiver<Option<WireDescription>>,
+) {
+    while newest.changed().await.is_ok() {
+        let described = newest.borrow_and_update().clone();
+        match check(described) {
+            Ok(description) => until_written(node_id, || Box::pin(describe(replica, node_id, &description))).await,
+            Err(error) => tracing::warn!(node.id = %node_id, %error, "a node's new description was skipped"),
+        }
+    }
+}
+
+/// Writes the description of a node that has changed since it registered, if the node is still a member.
+async fn describe(replica: &Replica, node_id: &NodeId, description: &NodeDescription) -> Result<(), ProposeError> {
     let written = replica.write(|view| {
-        let node = view.node(node_id).ok_or(RegisterError::NotMember)?;
         let mut tx = WriteTx::new(view.clone(), None);
-        let new = storable(Node { description: description.clone(), ..node.as_ref().clone() }, &mut tx);
-        if new.description != node.description {
-            tx.update(new);
+        if let Some(node) = view.node(node_id) {
+            let new = storable(Node { description: description.clone(), ..node.as_ref().clone() }, &mut tx);
+            if new.description != node.description {
+                tx.update(new);
+            }
         }
         Ok((tx.finish(), ()))
     });
@@ -188,9 +199,9 @@ fn check(description: Option<WireDescription>) -> Result<NodeDescription, Regist
 /// Returns the image with the node among the holders that have yet to fetch it; `None` unless the node is a confirmed
 /// holder.
 fn without_confirmation(image: &Image, node: &NodeId) -> Option<Image> {
+    let index = image.holders.iter().position(|it| it.node_id == *node && it.confirmed)?;
     let mut image = image.clone();
-    let holder = image.holders.iter_mut().find(|it| it.node_id == *node && it.confirmed)?;
-    holder.confirmed = false;
+    image.holders[index].confirmed = false;
     Some(image)
 }
 

@@ -63,7 +63,10 @@ pub(super) async fn write_batches(
 }
 
 /// Repeats `write` until it succeeds or can never succeed.
-async fn until_written<F: Future<Output = Result<(), ProposeError>>>(node_id: &NodeId, write: impl Fn() -> F) {
+pub(super) async fn until_written<F>(node_id: &NodeId, write: impl Fn() -> F)
+where
+    F: Future<Output = Result<(), ProposeError>>,
+{
     let mut waits = false;
     loop {
         match write().await {

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -15,6 +15,7 @@ use flota_api::proto::dispatcher::dispatcher_server::{Dispatcher, DispatcherServ
 use flota_api::proto::dispatcher::manager_message::Message as ToWorker;
 use flota_api::proto::dispatcher::worker_message::Message as FromWorker;
 use flota_api::proto::dispatcher::{Heartbeat, Leaving, ManagerMessage, NotLeader, Register, WorkerMessage};
+use flota_api::proto::types::NodeDescription;
 use flota_identity::{CertifiedRole, Peer};
 
 use super::assignment_stream::send_assignments;
@@ -22,7 +23,7 @@ use super::clocks::ClockReports;
 use super::liveness::Liveness;
 use super::mailbox::{Mailbox, READ_WAIT};
 use super::programmed::Programmed;
-use super::registration::{RegisterError, describe, register};
+use super::registration::{RegisterError, register, write_descriptions};
 use super::reports::{self, BATCH_BOUND, write_batches};
 use super::sessions::{Outgoing, SessionOutbox, Sessions, outgoing};
 use super::status_sink::StatusSink;
@@ -145,8 +146,8 @@ impl DispatcherService {
         }
     }
 
-    /// Handles the worker's messages until it leaves or closes the session. Reports are written beside the other
-    /// messages, so that heartbeats behind them do not wait.
+    /// Handles the worker's messages until it leaves or closes the session. Reports and descriptions are written beside the
+    /// other messages, so that heartbeats behind them do not wait.
     async fn exchange(
         &self,
         node_id: &NodeId,
@@ -154,11 +155,14 @@ impl DispatcherService {
         outbox: &SessionOutbox,
     ) -> Result<(), Status> {
         let (batches, queue) = mpsc::channel(reports::QUEUE);
+        let (description, newest) = watch::channel(None);
         tokio::select! {
-            result = self.receive(node_id, inbox, outbox, &batches) => result,
+            result = self.receive(node_id, inbox, outbox, (&batches, &description)) => result,
             () = write_batches(&self.replica, &self.sink, node_id, queue, outbox) => {
                 Err(Status::cancelled("the worker has disconnected"))
             }
+            // It ends only when its sender is dropped, which is here.
+            () = write_descriptions(&self.replica, node_id, newest) => Ok(()),
         }
     }
 
@@ -167,7 +171,7 @@ impl DispatcherService {
         node_id: &NodeId,
         mut inbox: Box<Streaming<WorkerMessage>>,
         outbox: &SessionOutbox,
-        batches: &mpsc::Sender<reports::ReportBatch>,
+        (batches, description): (&mpsc::Sender<reports::ReportBatch>, &watch::Sender<Option<NodeDescription>>),
     ) -> Result<(), Status> {
         let mut clock_reports = ClockReports::default();
         while let Some(next) = inbox.message().await? {
@@ -187,10 +191,7 @@ impl DispatcherService {
                 {
                     return Err(Status::invalid_argument(format!("a batch has at most {BATCH_BOUND} reports")));
                 }
-                Some(FromWorker::Description(it)) => {
-                    let described = Box::pin(describe(&self.replica, node_id, it)).await;
-                    described.map_err(|error| Status::unavailable(error.to_string()))?;
-                }
+                Some(FromWorker::Description(it)) => drop(description.send_replace(Some(it))),
                 Some(FromWorker::Programmed(it)) => {
                     self.programmed.confirm(node_id, it.version).iter().for_each(|waits| self.sessions.wake(waits));
                 }
