@@ -82,7 +82,7 @@ pub fn registry_host(address: &str) -> &str {
     // Only an address with a scheme has a path that says nothing.
     let host = rest.map_or(address, |rest| rest.split('/').next().unwrap_or(rest));
     match host {
-        "index.docker.io" | "registry-1.docker.io" => HUB,
+        "index.docker.io" | "registry-1.docker.io" | "registry.hub.docker.com" => HUB,
         other => other,
     }
 }
@@ -118,6 +118,7 @@ mod tests {
             ("docker.io/web", "docker.io/library/web:latest"),
             ("index.docker.io/library/web", "docker.io/library/web:latest"),
             ("registry-1.docker.io/team/web:1", "docker.io/team/web:1"),
+            ("registry.hub.docker.com/library/web", "docker.io/library/web:latest"),
             ("localhost/web:x", "localhost/web:x"),
             ("ghcr.io/a/b/c:v1", "ghcr.io/a/b/c:v1"),
             (&at, &format!("docker.io/library/web@{digest}")),

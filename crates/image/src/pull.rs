@@ -10,7 +10,7 @@ use std::mem;
 use bytes::Buf;
 use futures::{StreamExt, TryStreamExt, stream};
 use oci_spec::image::Descriptor;
-use reqwest::{Method, Response};
+use reqwest::Response;
 
 use crate::blob_store::{BlobError, BlobWriter};
 use crate::manifest::{self, Document};
@@ -143,29 +143,9 @@ impl Pull<'_> {
     }
 
     async fn document_from(&self, endpoint: &Endpoint, version: &str) -> Result<Vec<u8>, PullError> {
-        let fail = |source| PullError::Registry { name: self.name.to_string(), source };
-        let mut tries = 1;
-        loop {
-            let mut response = endpoint.manifest(Method::GET, version).await.map_err(fail)?;
-            let mut bytes = Vec::new();
-            let broken = loop {
-                match response.chunk().await {
-                    Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-                    Ok(None) => return Ok(bytes),
-                    Err(error) => break error,
-                }
-                if bytes.len() as u64 > manifest::BOUND {
-                    return Err(
-                        self.content(endpoint, format!("has a manifest of more than {} bytes", manifest::BOUND))
-                    );
-                }
-            };
-            if tries == TRIES {
-                return Err(fail(endpoint.broken(broken)));
-            }
-            pause(tries, None).await;
-            tries += 1;
-        }
+        let document = endpoint.manifest(version).await;
+        let document = document.map_err(|source| PullError::Registry { name: self.name.to_string(), source })?;
+        document.ok_or_else(|| self.content(endpoint, format!("has a manifest of more than {} bytes", manifest::BOUND)))
     }
 
     /// Stores a blob, unless the store holds it.
@@ -219,7 +199,15 @@ impl Pull<'_> {
         let mut tries = 1;
         while download.offset() < download.size {
             let before = download.offset();
-            let (response, begins) = endpoint.get_from(&format!("blobs/{digest}"), before).await.map_err(fail)?;
+            let (response, begins) = match endpoint.get_from(&format!("blobs/{digest}"), before).await {
+                Ok(answer) => answer,
+                Err(error) if endpoint.is_interruption(&error) && tries < TRIES => {
+                    pause(tries, None).await;
+                    tries += 1;
+                    continue;
+                }
+                Err(error) => return Err(fail(error)),
+            };
             let Some(known) = before.checked_sub(begins) else {
                 return Err(self.content(endpoint, "sent another part of a blob than it was asked for"));
             };

@@ -1,8 +1,8 @@
 //! One endpoint of a registry, spoken to as the OCI distribution specification and Docker's registries require:
 //! credentials and tokens, redirects, retries.
 //!
-//! A request is repeated when another try may succeed: after a broken connection, 429 or 5xx, and with a new token when
-//! the registry no longer takes the old one. Redirects lead to other hosts without the credentials (reqwest removes
+//! A request is repeated when another try may succeed: after a broken connection, 429 or 5xx, when a host that has answered
+//! before can't be reached, and with a new token when the registry no longer takes the old one. Redirects lead to other hosts without the credentials (reqwest removes
 //! them), and never from HTTPS to HTTP.
 
 mod auth;
@@ -11,12 +11,15 @@ mod settings;
 
 use std::error::Error;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use oci_spec::image::{MediaType, ToDockerV2S2};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, DATE, HeaderValue, RANGE, RETRY_AFTER};
-use reqwest::{Client, Method, Response, StatusCode, redirect};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, redirect};
 use tokio::sync::Mutex;
+
+use crate::manifest::BOUND as DOCUMENT_BOUND;
 
 pub use auth::Credentials;
 pub use name::ImageName;
@@ -32,6 +35,8 @@ pub(crate) const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause, also if the registry asks for a longer one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// What a request accepts that is not for a manifest.
+static ANYTHING: HeaderValue = HeaderValue::from_static("*/*");
 /// Largest number of bytes of an error message that are read.
 const MESSAGE: usize = 4096;
 
@@ -104,13 +109,22 @@ pub(crate) struct Endpoint {
     pub(crate) is_registry: bool,
     /// The header that the registry took last.
     authorization: Mutex<Option<HeaderValue>>,
+    has_answered: AtomicBool,
 }
 
 impl Endpoint {
     /// Returns the registry at `base`, which is `https://HOST` or `http://HOST`.
     pub(crate) fn registry(base: &str, repository: &str, client: Client, credentials: Option<Credentials>) -> Self {
         let (url, repository) = (format!("{base}/v2/{repository}"), repository.to_owned());
-        Self { url, repository, client, credentials, is_registry: true, authorization: Mutex::default() }
+        Self {
+            url,
+            repository,
+            client,
+            credentials,
+            is_registry: true,
+            authorization: Mutex::default(),
+            has_answered: AtomicBool::new(false),
+        }
     }
 
     /// Returns a mirror at `base`.
@@ -123,8 +137,23 @@ impl Endpoint {
         RequestError::from_reqwest(&self.url, error)
     }
 
-    /// Requests the manifest or index with this tag or digest.
-    pub(crate) async fn manifest(&self, method: Method, version: &str) -> Result<Response, RequestError> {
+    /// Returns the manifest or index with this tag or digest; `None` if it is too large for one.
+    pub(crate) async fn manifest(&self, version: &str) -> Result<Option<Vec<u8>>, RequestError> {
+        whole(&self.url, DOCUMENT_BOUND, || self.manifest_answer(Method::GET, version)).await
+    }
+
+    /// Returns the config with this digest; `None` if it is too large for one.
+    pub(crate) async fn config(&self, digest: &str) -> Result<Option<Vec<u8>>, RequestError> {
+        let path = format!("blobs/{digest}");
+        whole(&self.url, DOCUMENT_BOUND, || self.request(Method::GET, &path, &ANYTHING, 0)).await
+    }
+
+    /// Asks whether there is a manifest or index with this tag or digest. Returns the answer, which has no body.
+    pub(crate) async fn has_manifest(&self, version: &str) -> Result<Response, RequestError> {
+        self.manifest_answer(Method::HEAD, version).await
+    }
+
+    async fn manifest_answer(&self, method: Method, version: &str) -> Result<Response, RequestError> {
         let kinds = [MediaType::ImageManifest, MediaType::ImageIndex];
         let docker = kinds.iter().map(|it| it.to_docker_v2s2().expect("Docker has both").to_owned());
         let accept = kinds.iter().map(ToString::to_string).chain(docker).collect::<Vec<_>>().join(", ");
@@ -135,7 +164,7 @@ impl Endpoint {
     /// Requests the rest of a blob from `offset` on. Returns the answer with the offset at which it begins: a registry
     /// need not support ranges.
     pub(crate) async fn get_from(&self, path: &str, offset: u64) -> Result<(Response, u64), RequestError> {
-        let response = self.request(Method::GET, path, &HeaderValue::from_static("*/*"), offset).await?;
+        let response = self.request(Method::GET, path, &ANYTHING, offset).await?;
         let begins = match response.status() {
             StatusCode::PARTIAL_CONTENT => start_of_range(&response).unwrap_or(offset),
             _ => 0,
@@ -151,33 +180,59 @@ impl Endpoint {
         offset: u64,
     ) -> Result<Response, RequestError> {
         let url = format!("{}/{path}", self.url);
-        let (mut tries, mut renewals) = (1, 0);
+        let mut renewals = 0;
         let mut authorization = self.authorization.lock().await.clone();
         loop {
-            let mut request = self.client.request(method.clone(), &url).header(ACCEPT, accept);
-            if offset > 0 {
-                request = request.header(RANGE, format!("bytes={offset}-"));
-            }
-            if let Some(value) = &authorization {
-                request = request.header(AUTHORIZATION, value);
-            }
-            let asked_pause = match request.send().await.map_err(|error| RequestError::from_reqwest(&url, error)) {
-                Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) if self.wants_credentials(&response) && renewals < 2 => {
-                    let new = self.renew(&response, authorization.as_ref(), renewals > 0).await?;
-                    if authorization.as_ref() == Some(&new) {
-                        return Err(refusal(url, response).await);
-                    }
-                    (authorization, renewals) = (Some(new), renewals + 1);
-                    continue;
+            let request = || {
+                let mut request = self.client.request(method.clone(), &url).header(ACCEPT, accept);
+                if offset > 0 {
+                    request = request.header(RANGE, format!("bytes={offset}-"));
                 }
+                match &authorization {
+                    Some(value) => request.header(AUTHORIZATION, value),
+                    None => request,
+                }
+            };
+            let response = self.answer(&url, request).await?;
+            if response.status().is_success() {
+                return Ok(response);
+            }
+            if !self.wants_credentials(&response) || renewals == 2 {
+                return Err(refusal(url, response).await);
+            }
+            let new = self.renew(&response, authorization.as_ref(), renewals > 0).await?;
+            if authorization.as_ref() == Some(&new) {
+                return Err(refusal(url, response).await);
+            }
+            (authorization, renewals) = (Some(new), renewals + 1);
+        }
+    }
+
+    /// Sends the request until another try would have no other result, or there were [`TRIES`] of them.
+    async fn answer(&self, url: &str, request: impl Fn() -> RequestBuilder) -> Result<Response, RequestError> {
+        let mut tries = 1;
+        loop {
+            let answer = request().send().await.map_err(|error| RequestError::from_reqwest(url, error));
+            self.has_answered.fetch_or(answer.is_ok(), Ordering::Relaxed);
+            let asked_pause = match answer {
                 Ok(response) if is_passing(response.status()) && tries < TRIES => retry_after(&response),
-                Ok(response) => return Err(refusal(url, response).await),
-                Err(RequestError::Broken { .. }) if tries < TRIES => None,
+                Ok(response) => return Ok(response),
+                Err(error) if self.is_interruption(&error) && tries < TRIES => None,
                 Err(error) => return Err(error),
             };
             pause(tries, asked_pause).await;
             tries += 1;
+        }
+    }
+
+    /// Returns whether another try may have another result. A host that has never answered may not exist, and another
+    /// endpoint is asked sooner.
+    pub(crate) fn is_interruption(&self, error: &RequestError) -> bool {
+        match error {
+            RequestError::Connect { .. } => self.has_answered.load(Ordering::Relaxed),
+            RequestError::Broken { .. } => true,
+            RequestError::Status { status, .. } => is_passing(*status),
+            RequestError::Challenge { .. } => false,
         }
     }
 
@@ -209,6 +264,34 @@ impl Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.url)
+    }
+}
+
+/// Returns the body of the answer to `request`, which is sent again when the answer breaks off; `None` if the body has more
+/// than `bound` bytes.
+async fn whole<F>(url: &str, bound: u64, request: impl Fn() -> F) -> Result<Option<Vec<u8>>, RequestError>
+where
+    F: Future<Output = Result<Response, RequestError>>,
+{
+    let mut tries = 1;
+    loop {
+        let mut response = request().await?;
+        let mut body = Vec::new();
+        let broken = loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => return Ok(Some(body)),
+                Err(error) => break error,
+            }
+            if body.len() as u64 > bound {
+                return Ok(None);
+            }
+        };
+        if tries == TRIES {
+            return Err(RequestError::from_reqwest(url, broken));
+        }
+        pause(tries, None).await;
+        tries += 1;
     }
 }
 

@@ -2,7 +2,6 @@
 //! once for all nodes.
 
 use oci_spec::image::Sha256Digest;
-use reqwest::{Method, Response};
 use sha2::{Digest, Sha256};
 
 use crate::manifest::{self, BOUND, ImagePlatform, ManifestError, NamedPlatforms};
@@ -84,14 +83,13 @@ pub async fn resolve(
 /// of the manifest. What answers may be no registry at all, such as the login page of a network.
 async fn digest_at(endpoint: &Endpoint, name: &ImageName) -> Result<String, ResolveError> {
     let fail = |source| ResolveError::Registry { name: name.to_string(), source };
-    let head = endpoint.manifest(Method::HEAD, &name.version).await.map_err(fail)?;
+    let head = endpoint.has_manifest(&name.version).await.map_err(fail)?;
     let sent = head.headers().get(DIGEST).and_then(|value| value.to_str().ok());
     let is_digest = |it: &&str| it.strip_prefix("sha256:").is_some_and(|hex| hex.parse::<Sha256Digest>().is_ok());
     if let Some(digest) = sent.filter(is_digest) {
         return Ok(digest.to_owned());
     }
-    let response = endpoint.manifest(Method::GET, &name.version).await.map_err(fail)?;
-    let bytes = body(endpoint, response).await.map_err(fail)?.ok_or_else(|| too_large(endpoint, name))?;
+    let bytes = endpoint.manifest(&name.version).await.map_err(fail)?.ok_or_else(|| too_large(endpoint, name))?;
     match manifest::platforms(&bytes) {
         Ok(_) => Ok(digest_of(&bytes)),
         Err(error) => Err(no_manifest(endpoint, name, error.to_string())),
@@ -104,18 +102,6 @@ fn no_manifest(endpoint: &Endpoint, name: &ImageName, why: String) -> ResolveErr
 
 fn too_large(endpoint: &Endpoint, name: &ImageName) -> ResolveError {
     no_manifest(endpoint, name, format!("it has more than {BOUND} bytes"))
-}
-
-/// Returns the body; `None` if it is too large for a document of an image.
-async fn body(endpoint: &Endpoint, mut response: Response) -> Result<Option<Vec<u8>>, RequestError> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| endpoint.broken(error))? {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() as u64 > BOUND {
-            return Ok(None);
-        }
-    }
-    Ok(Some(bytes))
 }
 
 fn digest_of(bytes: &[u8]) -> String {
@@ -147,27 +133,25 @@ pub async fn platforms(
 }
 
 async fn platforms_at(endpoint: &Endpoint, name: &ImageName) -> Result<Vec<ImagePlatform>, ResolveError> {
-    let fail = |source| ResolveError::Registry { name: name.to_string(), source };
-    let response = endpoint.manifest(Method::GET, &name.version).await.map_err(fail)?;
-    match manifest::platforms(&document(endpoint, name, response, &name.version).await?)? {
+    let index_or_manifest = endpoint.manifest(&name.version).await;
+    match manifest::platforms(&verified(endpoint, name, index_or_manifest, &name.version)?)? {
         NamedPlatforms::Index(named) => Ok(named),
         NamedPlatforms::Config(digest) => {
-            let (response, _) = endpoint.get_from(&format!("blobs/{digest}"), 0).await.map_err(fail)?;
-            let config = document(endpoint, name, response, &digest).await?;
+            let config = verified(endpoint, name, endpoint.config(&digest).await, &digest)?;
             Ok(manifest::config_platform(&config)?.into_iter().collect())
         }
     }
 }
 
-/// Returns the body, which must have this digest.
-async fn document(
+/// Returns the document that has come if it has this digest.
+fn verified(
     endpoint: &Endpoint,
     name: &ImageName,
-    response: Response,
+    document: Result<Option<Vec<u8>>, RequestError>,
     digest: &str,
 ) -> Result<Vec<u8>, ResolveError> {
     let (image, url) = (name.to_string(), endpoint.to_string());
-    match body(endpoint, response).await {
+    match document {
         Ok(Some(bytes)) if digest_of(&bytes) == digest => Ok(bytes),
         Ok(Some(_)) => Err(ResolveError::Digest { name: image, url, digest: digest.to_owned() }),
         Ok(None) => Err(too_large(endpoint, name)),

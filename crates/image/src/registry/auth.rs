@@ -7,12 +7,12 @@ use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Response, Url};
 use serde::Deserialize;
 
-use super::{Endpoint, RequestError, refusal};
+use super::{Endpoint, RequestError, refusal, whole};
 
 /// User name that marks the password as an identity token: what `docker login` keeps for registries that give one.
 const TOKEN_USER: &str = "<token>";
 /// Largest answer of a token server.
-const TOKEN_BOUND: usize = 1 << 20;
+const TOKEN_BOUND: u64 = 1 << 20;
 
 /// A login to a registry.
 #[derive(Clone, PartialEq, Eq)]
@@ -79,27 +79,24 @@ impl Endpoint {
         let own_scope = format!("repository:{}:pull", self.repository);
         let mut fields = vec![("scope", scope.unwrap_or(&own_scope))];
         fields.extend(service.map(|service| ("service", service)));
-        let request = match &self.credentials {
-            Some(login) if login.username == TOKEN_USER => {
-                fields.extend([("grant_type", "refresh_token"), ("client_id", "flota")]);
-                fields.push(("refresh_token", &login.password));
-                self.client.post(url).form(&fields)
+        let is_identity_token = self.credentials.as_ref().filter(|it| it.username == TOKEN_USER);
+        if let Some(login) = is_identity_token {
+            fields.extend([("grant_type", "refresh_token"), ("client_id", "flota")]);
+            fields.push(("refresh_token", &login.password));
+        }
+        let request = || match &self.credentials {
+            Some(_) if is_identity_token.is_some() => self.client.post(url.clone()).form(&fields),
+            Some(login) => {
+                self.client.get(url.clone()).query(&fields).basic_auth(&login.username, Some(&login.password))
             }
-            Some(login) => self.client.get(url).query(&fields).basic_auth(&login.username, Some(&login.password)),
-            None => self.client.get(url).query(&fields),
+            None => self.client.get(url.clone()).query(&fields),
         };
-        let mut response = request.send().await.map_err(|error| RequestError::from_reqwest(realm, error))?;
-        if !response.status().is_success() {
-            return Err(refusal(realm.to_owned(), response).await);
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| RequestError::from_reqwest(realm, error))? {
-            body.extend_from_slice(&chunk);
-            if body.len() > TOKEN_BOUND {
-                break;
-            }
-        }
-        let answer = serde_json::from_slice::<TokenAnswer>(&body).ok();
+        let answer = || async {
+            let response = self.answer(realm, request).await?;
+            if response.status().is_success() { Ok(response) } else { Err(refusal(realm.to_owned(), response).await) }
+        };
+        let answer =
+            whole(realm, TOKEN_BOUND, answer).await?.and_then(|body| serde_json::from_slice::<TokenAnswer>(&body).ok());
         let token = answer.and_then(|it| it.token.or(it.access_token)).filter(|it| !it.is_empty());
         let token = token.ok_or_else(|| self.challenged("gives no token for them"))?;
         Ok(secret(&format!("Bearer {token}")))

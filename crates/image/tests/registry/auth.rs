@@ -78,6 +78,19 @@ async fn token_that_is_refused_in_mid_pull_is_replaced() {
 }
 
 #[tokio::test]
+async fn token_server_that_is_busy_or_breaks_off_is_asked_again() {
+    let server = Server::start(|fixture, asked, count| match (asked.path.starts_with("/token"), count) {
+        (true, 1) => Answer::new(503, ""),
+        (true, 2) => Answer { cut: Some(3), ..with_token(fixture, asked, true) },
+        _ => with_token(fixture, asked, true),
+    })
+    .await;
+    pull(&server, None).await.unwrap();
+    let tokens = server.asked().iter().filter(|it| it.path.starts_with("/token")).count();
+    assert_eq!(tokens, 3);
+}
+
+#[tokio::test]
 async fn basic_is_answered_with_the_login() {
     let server = Server::start(|fixture, asked, _| match asked.header("authorization") {
         Some(LOGIN) => fixture.answer(asked),

@@ -1,6 +1,6 @@
 //! Registries that misbehave: retried with what is there kept, and a clear error at the end.
 
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use flota_image::Registries;
@@ -65,6 +65,23 @@ async fn blob_that_never_goes_on_is_given_up() {
     .await;
     let error = pull(&server, None).await.unwrap_err();
     assert!(error.contains("broke off"), "{error}");
+}
+
+#[tokio::test]
+async fn registry_that_restarts_is_waited_for_once_it_has_answered() {
+    let restart = Arc::new(OnceLock::<Box<dyn Fn() + Send + Sync>>::new());
+    let at_blob = Arc::clone(&restart);
+    let server = Server::start(move |fixture, asked, count| {
+        let cut = (fixture.is_large(asked) && count == 1).then_some(100_000);
+        if cut.is_some() {
+            at_blob.get().unwrap()();
+        }
+        Answer { cut, ..fixture.answer(asked) }
+    })
+    .await;
+    assert!(restart.set(Box::new(server.restart())).is_ok());
+    pull(&server, None).await.unwrap();
+    assert_eq!(ranges(&server).len(), 1, "the blob goes on where it broke off");
 }
 
 #[tokio::test]

@@ -12,7 +12,11 @@ use tar_core::builder::EntryBuilder;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
+
+/// How long a server is away that restarts: longer than the first pause of a client.
+const DOWN: Duration = Duration::from_millis(500);
 
 /// A request of a client.
 #[derive(Clone, Debug, Default)]
@@ -122,9 +126,16 @@ pub(crate) struct Server {
     /// `127.0.0.1:PORT`.
     pub(crate) address: String,
     asked: Arc<Mutex<Vec<SeenRequest>>>,
+    stop: Arc<Notify>,
 }
 
 impl Server {
+    /// Returns what makes the server refuse connections for the time that a restart takes.
+    pub(crate) fn restart(&self) -> impl Fn() + use<> {
+        let stop = Arc::clone(&self.stop);
+        move || stop.notify_one()
+    }
+
     /// Serves until the test ends. `answer` gets the fixture, the request, and the number of requests for that path.
     pub(crate) async fn start(
         answer: impl Fn(&Fixture, &SeenRequest, usize) -> Answer + Send + Sync + 'static,
@@ -136,13 +147,23 @@ impl Server {
         tls: Option<TlsAcceptor>,
         answer: impl Fn(&Fixture, &SeenRequest, usize) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let mut listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = Arc::new(Notify::new());
+        let stopped = Arc::clone(&stop);
         let asked = Arc::<Mutex<Vec<SeenRequest>>>::default();
         let (log, answer, fixture) = (Arc::clone(&asked), Arc::new(answer), Arc::new(Fixture::new()));
         tokio::spawn(async move {
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
+                let (stream, _) = tokio::select! {
+                    accepted = listener.accept() => accepted.unwrap(),
+                    () = stopped.notified() => {
+                        drop(listener);
+                        tokio::time::sleep(DOWN).await;
+                        listener = TcpListener::bind(address).await.unwrap();
+                        continue;
+                    }
+                };
                 let (log, answer, fixture) = (Arc::clone(&log), Arc::clone(&answer), Arc::clone(&fixture));
                 let reply = move |asked: SeenRequest| {
                     let mut log = log.lock().unwrap();
@@ -163,7 +184,7 @@ impl Server {
                 });
             }
         });
-        Self { address, asked }
+        Self { address: address.to_string(), asked, stop }
     }
 
     /// The requests so far.
