@@ -89,6 +89,8 @@ pub(crate) struct LinuxKernel {
     planned_subnet: Option<Ipv4Net>,
     /// The sockets of the node's own programs.
     listeners: Listeners,
+    /// The ports on which those listened at the last look, each with the control groups of its programs.
+    ports: BTreeMap<NodePort, BTreeSet<u64>>,
     balancer: Balancer,
     balancer_kind: BalancerKind,
     directory: Directory,
@@ -125,6 +127,7 @@ impl LinuxKernel {
             });
         Ok(Self {
             listeners: Listeners::open(&options.host).map_err(io::Error::other)?,
+            ports: BTreeMap::new(),
             options,
             networks: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -241,12 +244,17 @@ impl Kernel for LinuxKernel {
     }
 
     fn facts(&mut self) -> NetworkFacts {
-        let ports = self.listeners.ports().unwrap_or_else(|error| {
-            tracing::warn!(error = %super::Chain(&error), "the ports of this node's own programs are not known");
-            BTreeMap::new()
-        });
-        let ports = ports.into_iter().map(|(port, groups)| (gateway::node_port(port), groups));
-        let ports: BTreeMap<NodePort, BTreeSet<u64>> = ports.collect();
+        match self.listeners.ports() {
+            Ok(found) => {
+                self.ports = found.into_iter().map(|(port, groups)| (gateway::node_port(port), groups)).collect();
+            }
+            // To take a port from its program, such as sshd, would be worse than to leave it to one that has gone.
+            Err(error) => {
+                let error = super::Chain(&error);
+                tracing::warn!(%error, "failed to list this node's listening ports; those of the last time still count");
+            }
+        }
+        let ports = &self.ports;
         let tasks = self.tasks_of_groups();
         let subnet = self.bridge.as_ref().map(NodeBridge::subnet).or(self.planned_subnet);
         NetworkFacts {
@@ -256,7 +264,7 @@ impl Kernel for LinuxKernel {
                 .iter()
                 .filter_map(|(port, groups)| Some((*port, groups.iter().find_map(|it| tasks.get(it))?.clone())))
                 .collect(),
-            ports: ports.into_keys().collect(),
+            ports: ports.keys().copied().collect(),
             tunnel_keys: self.tunnels.ring.as_ref().map(KeyRing::public_keys).unwrap_or_default(),
         }
     }

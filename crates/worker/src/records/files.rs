@@ -46,26 +46,24 @@ impl FileRecords {
         Ok(records)
     }
 
-    /// Replaces the records of these tasks.
+    /// Replaces the record of a task.
     ///
     /// # Errors
-    /// An I/O error. Each task then has either this record or its previous one.
-    pub(super) fn save(&self, records: &[Record]) -> io::Result<()> {
-        records.iter().try_for_each(|record| {
-            let task = record.assignment.task_id.as_str();
-            self.put(task, &self.sealer.seal(&sealed_as(task), &record.encode()))
-        })
+    /// An I/O error. The task then has either this record or its previous one.
+    pub(super) fn save(&self, record: &Record) -> io::Result<()> {
+        let task = record.assignment.task_id.as_str();
+        self.put(task, &self.sealer.seal(&sealed_as(task), &record.encode()))
     }
 
-    /// Removes the records of these tasks.
+    /// Removes the record of a task, if it has one.
     ///
     /// # Errors
     /// An I/O error.
-    pub(super) fn remove(&self, tasks: &[TaskId]) -> io::Result<()> {
-        tasks.iter().try_for_each(|task| match fs_err::remove_file(self.file(task.as_str())?) {
+    pub(super) fn remove(&self, task: &TaskId) -> io::Result<()> {
+        match fs_err::remove_file(self.file(task.as_str())?) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
-        })
+        }
     }
 
     /// Returns every readable record. A damaged one is removed and logged; one that can't be read now is only logged.

@@ -22,10 +22,12 @@ pub(crate) struct QueuedRecords {
 }
 
 /// Changes that are not written yet, at most one for each task.
-#[derive(Debug, Default)]
-struct Pending {
-    /// The new record of each task; `None` if its record is to be removed.
-    changes: BTreeMap<TaskId, Option<Record>>,
+type Pending = BTreeMap<TaskId, Change>;
+
+#[derive(Debug)]
+struct Change {
+    /// The new record; `None` if the record is to be removed.
+    record: Option<Record>,
     waiting: Vec<oneshot::Sender<io::Result<()>>>,
 }
 
@@ -37,9 +39,10 @@ impl QueuedRecords {
     fn put(&self, task: TaskId, record: Option<Record>) -> BoxFuture<'static, io::Result<()>> {
         let (sender, written) = oneshot::channel();
         let mut pending = self.pending.lock().expect("no holder panics");
-        let is_first = pending.waiting.is_empty();
-        pending.changes.insert(task, record);
-        pending.waiting.push(sender);
+        let is_first = pending.is_empty();
+        let change = pending.entry(task).or_insert_with(|| Change { record: None, waiting: Vec::new() });
+        change.record = record;
+        change.waiting.push(sender);
         if is_first {
             let (store, pending) = (Arc::clone(&self.store), Arc::clone(&self.pending));
             self.disk.run(move || write(&store, &pending));
@@ -48,21 +51,19 @@ impl QueuedRecords {
     }
 }
 
-/// Writes all pending changes.
+/// Writes all pending changes. One that fails does not keep the others from the disk.
 fn write(store: &FileRecords, pending: &Mutex<Pending>) {
-    let Pending { changes, waiting } = std::mem::take(&mut *pending.lock().expect("no holder panics"));
-    let (mut saved, mut removed) = (Vec::new(), Vec::new());
-    for (task, record) in changes {
-        match record {
-            Some(record) => saved.push(record),
-            None => removed.push(task),
+    let changes = std::mem::take(&mut *pending.lock().expect("no holder panics"));
+    for (task, Change { record, waiting }) in changes {
+        let written = match record {
+            Some(record) => store.save(&record),
+            None => store.remove(&task),
+        };
+        for sender in waiting {
+            let copy = written.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()));
+            // A worker that was killed waits for nothing.
+            let _ = sender.send(copy);
         }
-    }
-    let written = store.save(&saved).and_then(|()| store.remove(&removed));
-    for sender in waiting {
-        let copy = written.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()));
-        // A worker that was killed waits for nothing.
-        let _ = sender.send(copy);
     }
 }
 
@@ -112,7 +113,7 @@ mod tests {
         saves.push(records.save(record("t7", 777)));
         saves.push(records.remove(&"t8".into()));
         assert!(saves.iter_mut().all(|save| save.now_or_never().is_none()), "the disk is busy");
-        assert_eq!(records.pending.lock().unwrap().changes.len(), 1_000, "one change for each task");
+        assert_eq!(records.pending.lock().unwrap().len(), 1_000, "one change for each task");
         drop(free);
         for save in saves {
             save.await.unwrap();
@@ -122,6 +123,30 @@ mod tests {
         assert_eq!((found.len(), found["t7"].assignment.slot), (999, 777));
         records.close();
         assert!(records.save(record("t", 1)).await.is_err(), "it is closed");
+    }
+
+    #[tokio::test]
+    async fn a_change_that_fails_keeps_no_other_from_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileRecords::open(dir.path(), Sealer::new(&[7; 32])).unwrap();
+        let disk = Arc::new(DiskThread::start().unwrap());
+        let records = QueuedRecords::new(store, Arc::clone(&disk));
+        records.save(record("t3", 3)).await.unwrap();
+        let (free, busy) = std::sync::mpsc::channel::<()>();
+        disk.run(move || {
+            let _ = busy.recv();
+        });
+        // A folder in its place is what a file can't replace.
+        std::fs::create_dir(dir.path().join("t1")).unwrap();
+        let [bad, good] = ["t1", "t2"].map(|task| records.save(record(task, 1)));
+        let removed = records.remove(&"t3".into());
+        drop(free);
+        assert!(bad.await.is_err());
+        good.await.unwrap();
+        removed.await.unwrap();
+        let found = records.load();
+        assert_eq!(found.iter().map(|it| it.assignment.task_id.as_str()).collect::<Vec<_>>(), ["t2"]);
+        records.close();
     }
 
     #[tokio::test]

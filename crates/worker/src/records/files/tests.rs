@@ -30,25 +30,26 @@ fn records_of_all_lengths_survive_and_nothing_is_in_clear_text() {
     let lengths = [0, 1, 4_095, 4_096, 4_097, 128 << 10, 3 << 20];
     let mut wanted: Vec<_> =
         lengths.iter().enumerate().map(|(number, length)| record(&format!("task{number}"), *length)).collect();
-    open(dir.path()).save(&wanted).expect("saved");
+    let records = open(dir.path());
+    wanted.iter().for_each(|it| records.save(it).expect("saved"));
     let records = open(dir.path());
     assert_eq!(records.load(), wanted);
     let bytes = std::fs::read(dir.path().join("task6")).expect("it is there");
     assert!(bytes.len() > 3 << 20 && !bytes.windows(64).any(|it| it.iter().all(|byte| *byte == b'x')));
     Sealer::new(&[8; 32]).open(&sealed_as("task6"), &bytes).expect_err("it needs the node's key");
-    records.remove(&["task3".into(), "unknown".into()]).expect("removed");
+    ["task3", "unknown"].into_iter().for_each(|task| records.remove(&task.into()).expect("removed"));
     wanted.remove(3);
     assert_eq!(open(dir.path()).load(), wanted);
     records.close();
-    assert!(records.save(&[record("b", 1)]).is_err(), "closed for good");
+    assert!(records.save(&record("b", 1)).is_err(), "closed for good");
 }
 
 #[test]
 fn a_record_takes_the_place_of_the_one_before_whole_or_not_at_all() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let records = open(dir.path());
-    records.save(&[record("a", 100)]).expect("saved");
-    records.save(&[record("a", 10)]).expect("saved");
+    records.save(&record("a", 100)).expect("saved");
+    records.save(&record("a", 10)).expect("saved");
     assert_eq!(names(dir.path()), ["a"]);
     // The daemon was killed while it wrote a record.
     std::fs::write(dir.path().join("a.new"), "half").expect("written");
@@ -56,7 +57,7 @@ fn a_record_takes_the_place_of_the_one_before_whole_or_not_at_all() {
     assert_eq!((records.load(), names(dir.path())), (vec![record("a", 10)], vec!["a".to_owned()]));
     // A folder is in the way of the unfinished file.
     std::fs::create_dir(dir.path().join("a.new")).expect("made");
-    records.save(&[record("a", 20)]).expect_err("it can't be written");
+    records.save(&record("a", 20)).expect_err("it can't be written");
     assert_eq!(records.load(), [record("a", 10)]);
 }
 
@@ -64,7 +65,7 @@ fn a_record_takes_the_place_of_the_one_before_whole_or_not_at_all() {
 fn a_damaged_record_is_dropped_and_the_others_stay() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let records = open(dir.path());
-    records.save(&[record("a", 10), record("b", 10), record("c", 10), record("d", 10)]).expect("saved");
+    ["a", "b", "c", "d"].into_iter().for_each(|task| records.save(&record(task, 10)).expect("saved"));
     // One record is that of another task, one is cut off, and one is far too long.
     std::fs::copy(dir.path().join("a"), dir.path().join("b")).expect("copied");
     std::fs::write(dir.path().join("c"), "nonsense").expect("written");
@@ -78,8 +79,8 @@ fn no_id_leads_out_of_the_folder() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let records = open(&dir.path().join("inner"));
     for task in ["../outer", "", ".", "a/b", "a.new"] {
-        records.save(&[record(task, 1)]).expect_err(task);
-        records.remove(&[task.into()]).expect_err(task);
+        records.save(&record(task, 1)).expect_err(task);
+        records.remove(&task.into()).expect_err(task);
     }
     assert_eq!(names(dir.path()), ["inner"]);
 }
@@ -106,7 +107,8 @@ fn the_database_of_an_earlier_version_is_taken_over() {
     let old: Vec<_> = (0..100).map(|number| record(&format!("task{number:03}"), 1_000 * number)).collect();
     write_sled(dir.path(), &old);
     // A crash has left some files of the import.
-    open(&dir.path().join("other")).save(&old[..7]).expect("saved");
+    let other = open(&dir.path().join("other"));
+    old[..7].iter().for_each(|it| other.save(it).expect("saved"));
     for number in 0..7 {
         let name = format!("task{number:03}");
         std::fs::rename(dir.path().join("other").join(&name), dir.path().join(name)).expect("moved");
@@ -120,7 +122,7 @@ fn the_database_of_an_earlier_version_is_taken_over() {
 #[test]
 fn a_damaged_database_of_an_earlier_version_is_dropped_and_files_stay() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    open(dir.path()).save(&[record("a", 1)]).expect("saved");
+    open(dir.path()).save(&record("a", 1)).expect("saved");
     write_sled(dir.path(), &(0..50).map(|number| record(&format!("task{number}"), 3_000)).collect::<Vec<_>>());
     let file = dir.path().join("sled/db");
     let mut bytes = std::fs::read(&file).expect("it is there");
