@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::error::StepError;
+use nix::errno::Errno;
+
+use crate::error::{Act, StepError};
 use crate::rootfs::RootDir;
 
 /// Largest user table in bytes.
@@ -20,20 +22,32 @@ pub(crate) struct ContainerUser {
     pub(crate) home: String,
 }
 
-fn table(root: &RootDir, path: &str) -> String {
+/// Returns the text of a table, which is empty if the image has none. A table that is there and can't be read is an error,
+/// because a user would lack groups, or count as unknown.
+fn table(root: &RootDir, path: &str) -> Result<String, StepError> {
+    let act = || format!("read the image's {path}");
     // O_NONBLOCK prevents the open from waiting if the path is a pipe.
-    let file = root.find(Path::new(path), libc::O_RDONLY | libc::O_NONBLOCK).map(File::from);
-    let file = file.ok().filter(|it| it.metadata().is_ok_and(|it| it.is_file() && it.len() <= BOUND));
+    let file = match root.find(Path::new(path), libc::O_RDONLY | libc::O_NONBLOCK) {
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(String::new()),
+        found => File::from(found.act(act)?),
+    };
+    let metadata = file.metadata().act(act)?;
+    if !metadata.is_file() {
+        return Ok(String::new());
+    }
+    if metadata.len() > BOUND {
+        return Err(StepError::refuse(act(), format!("it has more than {BOUND} bytes")));
+    }
     let mut bytes = Vec::new();
-    let read = file.and_then(|file| file.take(BOUND).read_to_end(&mut bytes).ok());
+    file.take(BOUND).read_to_end(&mut bytes).act(act)?;
     // A line in another encoding does not hide the others.
-    read.map_or_else(String::new, |_| String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Finds a user, who also gets the groups in `more`, by name or number.
 pub(crate) fn find(root: &RootDir, text: &str, more: &[String]) -> Result<ContainerUser, StepError> {
-    let group = table(root, "/etc/group");
-    let mut user = parse(text, &table(root, "/etc/passwd"), &group)?;
+    let group = table(root, "/etc/group")?;
+    let mut user = parse(text, &table(root, "/etc/passwd")?, &group)?;
     add_groups(&mut user, more, &group)?;
     Ok(user)
 }
@@ -100,6 +114,19 @@ mod tests {
         std::fs::write(dir.path().join("etc/passwd"), passwd).expect("a file");
         let root = RootDir::open(dir.path()).expect("it is there");
         assert_eq!(find(&root, "web", &[]).expect("known").uid, 33);
+    }
+
+    #[test]
+    fn table_that_is_absent_is_empty_and_one_that_cannot_be_read_is_an_error() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let root = RootDir::open(dir.path()).expect("it is there");
+        assert_eq!(find(&root, "33", &[]).expect("a number needs no table").uid, 33);
+        std::fs::create_dir(dir.path().join("etc")).expect("a folder");
+        std::os::unix::fs::symlink("passwd", dir.path().join("etc/passwd")).expect("a link");
+        assert_eq!(find(&root, "33", &[]).expect("a link to nothing is as good as none").uid, 33);
+        std::fs::File::create(dir.path().join("etc/group")).and_then(|it| it.set_len(BOUND + 1)).expect("a file");
+        let error = find(&root, "33", &[]).expect_err("it is too large").to_string();
+        assert_eq!(error, format!("failed to read the image's /etc/group: it has more than {BOUND} bytes"));
     }
 
     #[test]
