@@ -130,7 +130,7 @@ pub(crate) fn parse_config(bytes: &[u8]) -> Result<ImageConfig, ManifestError> {
     default(&mut value["rootfs"], "diff_ids", json!([]));
     let file: ImageConfiguration = serde_json::from_value(value).map_err(malformed("config"))?;
     let machine = Machine::this();
-    if *file.os() != Os::Linux || usual(file.architecture()) != machine.architecture {
+    if *file.os() != Os::Linux || !machine.runs(&usual(file.architecture())) {
         let found = format!("{}/{}", file.os(), file.architecture());
         return Err(ManifestError::Platform(machine.architecture.to_string(), found));
     }
@@ -168,15 +168,32 @@ impl Machine {
         Self { architecture: Arch::default(), variant: highest_variant() }
     }
 
-    /// Returns the variant of a platform that runs on this machine.
-    fn variant_of(&self, platform: &Platform) -> Option<u8> {
-        let lowest = if self.architecture == Arch::ARM64 { 8 } else { 1 };
+    /// Whether programs of this architecture run here: those of its own, and the 32-bit ones that nearly all such machines run
+    /// as well, as containerd assumes.
+    fn runs(&self, architecture: &Arch) -> bool {
+        let of_32_bits = match self.architecture {
+            Arch::Amd64 => Some(Arch::i386),
+            Arch::ARM64 => Some(Arch::ARM),
+            _ => None,
+        };
+        *architecture == self.architecture || of_32_bits.as_ref() == Some(architecture)
+    }
+
+    /// Returns how well a platform fits this machine; `None` if it does not run here. Its own architecture fits better than
+    /// one of 32 bits, and then a higher variant fits better.
+    fn fitness(&self, platform: &Platform) -> Option<(bool, u8)> {
+        let architecture = usual(platform.architecture());
+        let (lowest, highest) = match architecture {
+            Arch::ARM64 => (8, self.variant),
+            Arch::ARM if self.architecture == Arch::ARM64 => (1, 8),
+            _ => (1, self.variant),
+        };
         let variant = match platform.variant().as_deref() {
             None | Some("") => lowest,
             Some(text) => text.strip_prefix('v').unwrap_or(text).parse().ok()?,
         };
-        let fits = *platform.os() == Os::Linux && usual(platform.architecture()) == self.architecture;
-        (fits && (lowest..=self.variant).contains(&variant)).then_some(variant)
+        let fits = *platform.os() == Os::Linux && self.runs(&architecture);
+        (fits && (lowest..=highest).contains(&variant)).then_some((architecture == self.architecture, variant))
     }
 }
 
@@ -233,9 +250,9 @@ fn highest_variant() -> u8 {
 /// last; their configs say whether they fit.
 fn choose(manifests: &[Descriptor], machine: &Machine) -> Result<Vec<Descriptor>, ManifestError> {
     let known = |it: &Descriptor| it.platform().clone().filter(names_os);
-    let variant = |it: &&Descriptor| known(it).and_then(|platform| machine.variant_of(&platform));
-    let mut fitting: Vec<_> = manifests.iter().filter(|it| variant(it).is_some()).collect();
-    fitting.sort_by_key(|it| std::cmp::Reverse(variant(it)));
+    let fitness = |it: &&Descriptor| known(it).and_then(|platform| machine.fitness(&platform));
+    let mut fitting: Vec<_> = manifests.iter().filter(|it| fitness(it).is_some()).collect();
+    fitting.sort_by_key(|it| std::cmp::Reverse(fitness(it)));
     fitting.extend(manifests.iter().filter(|it| known(it).is_none() && is_image(it)));
     if fitting.is_empty() {
         let names: Vec<String> = manifests.iter().filter_map(known).map(|it| name(&it)).collect();
@@ -345,15 +362,19 @@ mod tests {
             entry(3, Some(("amd64", Some("v3")))),
             entry(4, Some(("amd64", Some("v2")))),
             entry(5, Some(("arm64", Some("v8")))),
-            entry(6, Some(("arm", Some("v7")))),
+            entry(6, Some(("arm", Some("v6")))),
+            entry(7, Some(("arm", Some("v7")))),
+            entry(8, Some(("386", None))),
         ];
         let chosen = |architecture: Arch, variant| {
             let chosen = choose(&manifests, &Machine { architecture, variant }).expect("one fits");
             chosen.iter().map(|it| it.digest().digest()[..4].parse().expect("a number")).collect::<Vec<u8>>()
         };
-        assert_eq!(chosen(Arch::Amd64, 3), [3, 4, 1, 0]);
-        assert_eq!(chosen(Arch::Amd64, 1), [1, 0]);
-        assert_eq!(chosen(Arch::ARM64, 8), [5, 0]);
+        assert_eq!(chosen(Arch::Amd64, 3), [3, 4, 1, 8, 0]);
+        assert_eq!(chosen(Arch::Amd64, 1), [1, 8, 0]);
+        assert_eq!(chosen(Arch::ARM64, 8), [5, 7, 6, 0]);
+        assert_eq!(chosen(Arch::ARM, 6), [6, 0]);
+        assert_eq!(chosen(Arch::i386, 1), [8, 0]);
     }
 
     #[test]
@@ -395,7 +416,7 @@ mod tests {
         for (name, variant, fits) in [("aarch64", "v8", true), ("arm64", "8", true), ("arm64", "v9", false)] {
             let platform = json!({ "os": "linux", "architecture": name, "variant": variant });
             let platform: Platform = serde_json::from_value(platform).expect("a platform");
-            assert_eq!(machine.variant_of(&platform).is_some(), fits, "{name} {variant}");
+            assert_eq!(machine.fitness(&platform).is_some(), fits, "{name} {variant}");
         }
     }
 

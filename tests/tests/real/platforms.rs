@@ -3,6 +3,7 @@
 use flota_tests::Cluster;
 use serde_json::{Value, json};
 
+use crate::archives::tar;
 use crate::registries::{Repository, architecture, digest_of, log_in, registry};
 
 /// The errors of the service's tasks.
@@ -56,6 +57,39 @@ fn a_task_waits_for_a_node_of_its_images_platform_and_runs_once_the_image_has_th
     );
     let refuses = format!("the image is not for linux/{own}: it is for linux/{other}");
     cluster.wait("the node refuses it", |it| errors(it, "blind").iter().any(|error| error.contains(&refuses)));
+}
+
+/// A 32-bit program for x86 that ends at once: exit(0) through `int 0x80`, in a file of one segment (elf(5)).
+#[cfg(target_arch = "x86_64")]
+fn program_of_32_bits() -> Vec<u8> {
+    const CODE: &[u8] = &[0xb8, 1, 0, 0, 0, 0x31, 0xdb, 0xcd, 0x80];
+    const HEADERS: u32 = 84;
+    const BASE: u32 = 0x0804_8000;
+    let size = HEADERS + u32::try_from(CODE.len()).unwrap();
+    let mut file = b"\x7fELF\x01\x01\x01".to_vec();
+    file.resize(16, 0);
+    file.extend([2u16, 3].iter().flat_map(|it| it.to_le_bytes()));
+    file.extend([1, BASE + HEADERS, 52, 0, 0].iter().flat_map(|it: &u32| it.to_le_bytes()));
+    file.extend([52u16, 32, 1, 0, 0, 0].iter().flat_map(|it| it.to_le_bytes()));
+    file.extend([1, 0, BASE, BASE, size, size, 5, 0x1000].iter().flat_map(|it: &u32| it.to_le_bytes()));
+    file.extend(CODE);
+    file
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_program_of_32_bits_runs_where_its_image_has_nothing_better() {
+    let cluster = Cluster::bare(1, 0);
+    let dir = tempfile::tempdir().unwrap();
+    let repository = Repository::new(dir.path(), "app");
+    let foreign = repository.image("s390x", b"no layer that anyone unpacks");
+    let old = repository.image("386", &tar(&[("whoami", &program_of_32_bits())]));
+    repository.tag("old", &repository.index(&[foreign, old]));
+    let _registry = registry(&cluster, "m1", dir.path());
+    log_in(&cluster);
+    cluster.ok("service create --mode replicated-job --name old localhost:5000/app:old");
+    assert_eq!(cluster.rows("service ps old")[0]["state"], "complete");
+    assert_eq!(inspected(&cluster, "old")["imagePlatforms"], json!(["linux/386", "linux/s390x"]));
 }
 
 #[test]

@@ -50,10 +50,13 @@ impl Platform {
     }
 
     /// Returns whether a program for this platform runs on a node of this operating system, architecture and newest variant.
-    /// A node that does not say which platform it has runs none for certain; one that does not say its variant may have any.
+    /// Nodes of 64 bits count as running the programs for their 32-bit predecessors, as nearly all of them do. A node that does not say which platform it has runs none for certain; one that does not say its variant may have any.
     pub(super) fn runs_on(&self, (os, architecture, variant): (&str, &str, &str)) -> bool {
         let variant = Some(variant).filter(|it| !it.is_empty());
         let Some(node) = Self::new(os, architecture, variant) else { return false };
+        if matches!((node.architecture.as_str(), self.architecture.as_str()), ("amd64", "386") | ("arm64", "arm")) {
+            return self.os == node.os;
+        }
         let has_variant = match (&self.variant, variant.map(variant_of).or(node.variant)) {
             (Some(needed), Some(newest)) => match (number_of(needed), number_of(&newest)) {
                 (Some(needed), Some(newest)) => needed <= newest,
@@ -163,7 +166,10 @@ mod tests {
             ("linux/arm/v7", "linux/arm/v6", false),
             ("linux/arm/v7", "linux/armv6l", false),
             ("linux/arm", "linux/arm/v6", true),
-            ("linux/arm/v7", "linux/arm64/v8", false),
+            ("linux/arm/v7", "linux/arm64/v8", true),
+            ("linux/386", "linux/amd64", true),
+            ("linux/amd64", "linux/386", false),
+            ("windows/386", "linux/amd64", false),
             ("linux/mips64/r6", "linux/mips64/r6", true),
             ("linux/mips64/r6", "linux/mips64/r5", false),
             ("linux/amd64", "/", false),

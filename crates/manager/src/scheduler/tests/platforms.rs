@@ -41,7 +41,8 @@ fn a_task_goes_only_where_its_image_runs() {
     assert_eq!(placed(&["linux/arm64"]), ["p1@arm", "p2@arm"]);
     assert_eq!(placed(&["linux/amd64", "linux/arm64"]), ["p1@amd", "p2@arm"]);
     assert_eq!(placed(&["linux/amd64/v3"]), ["p1@amd", "p2@amd"]);
-    assert_eq!(placed(&["linux/arm/v5", "linux/arm/v7"]), ["p1@pi", "p2@pi"]);
+    assert_eq!(placed(&["linux/arm/v5", "linux/arm/v7"]), ["p1@arm", "p2@pi"], "one of 64 bits runs it as well");
+    assert_eq!(placed(&["linux/386", "linux/arm/v8"]), ["p1@amd", "p2@arm"]);
 }
 
 #[test]
@@ -49,7 +50,7 @@ fn a_task_whose_image_runs_nowhere_says_for_which_machines_it_is() {
     let text = |image| format!("no node fits: 4 of 4 of another platform than the image's ({image})");
     let waits = |image| [format!("p1: {}", text(image)), format!("p2: {}", text(image))];
     assert_eq!(placed(&["linux/s390x"]), waits("linux/s390x"));
-    assert_eq!(placed(&["linux/amd64/v4", "linux/arm/v7"]), waits("linux/amd64/v4, linux/arm/v7"));
+    assert_eq!(placed(&["linux/amd64/v4", "linux/arm64/v9"]), waits("linux/amd64/v4, linux/arm64/v9"));
     let mut drained = with_platform("amd", "linux", "amd64", "v3");
     drained.spec.availability = Availability::Drain;
     let objects = [drained.into_object(), with_platform("arm", "linux", "arm64", "v8").into_object()];
