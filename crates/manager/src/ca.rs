@@ -76,7 +76,8 @@ impl CaService {
     }
 
     /// Signs this manager's own request with what its copy of the store knows, and writes nothing. This lets managers that
-    /// were all off for longer than their certificates lived elect a leader. The key must be the one that the store knows.
+    /// were all off for longer than their certificates lived elect a leader, however long that was. The key must be the one that
+    /// the store knows.
     ///
     /// # Errors
     /// The copy knows no cluster yet, or refuses the request as the leader would.

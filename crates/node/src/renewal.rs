@@ -3,6 +3,7 @@
 //! same way, because its key shows who it is. While the cluster's CA is replaced, the
 //! leader says which CAs the node is to trust; the node then renews at once, and confirms when it uses the answer.
 
+use std::mem;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -221,7 +222,8 @@ impl Renewals {
         let draw = |validity: Validity, begins| self.random.draw(|rng| Schedule::new(validity, begins, rng));
         let validity = self.credentials.identity().validity;
         let mut schedule = draw(validity, validity.issued_at);
-        let mut was_logged_as_expired = false;
+        // Each further failure of the same kind would say the same.
+        let mut logged = None;
         loop {
             let wait = |schedule: &Schedule| match self.has_other_role() {
                 true => schedule.pause(clock.now()),
@@ -251,22 +253,23 @@ impl Renewals {
                     let validity = settings.identity().validity;
                     self.credentials.install(settings);
                     schedule = draw(validity, clock.now());
-                    was_logged_as_expired = false;
+                    logged = None;
                     let role = self.credentials.identity().role;
                     tracing::info!(%role, expires_at = %validity.expires_at, "the node's certificate was renewed");
-                    self.certified.send_if_modified(|known| std::mem::replace(known, role) != role);
+                    self.certified.send_if_modified(|known| mem::replace(known, role) != role);
                     if self.has_other_role() {
                         // What the leader said last is not the newest: its next message is waited for.
                         self.random.draw(|rng| schedule.failed(clock.now(), rng));
                     }
                 }
-                // Each further failure of the same certificate would say the same.
                 Err(error) => {
                     let expires_at = self.credentials.identity().validity.expires_at;
-                    if has_expired && !was_logged_as_expired {
-                        was_logged_as_expired = true;
+                    let kind = Some((has_expired, mem::discriminant(&error)));
+                    if mem::replace(&mut logged, kind) == kind {
+                        tracing::debug!(%error, "failed to renew the node's certificate again");
+                    } else if has_expired {
                         tracing::error!(%error, %expires_at, "the node's certificate has expired and could not be renewed; retrying");
-                    } else if schedule.failures == 0 {
+                    } else {
                         tracing::warn!(%error, %expires_at, "failed to renew the node's certificate; retrying");
                     }
                     self.random.draw(|rng| schedule.failed(clock.now(), rng));

@@ -156,7 +156,10 @@ impl Agent {
                     continue;
                 }
                 End::Redirect(_) => {}
-                End::Broken(why) => tracing::info!(manager = address, why, "the session ended"),
+                End::Broken(why) if search.is_told(managers.len()) => {
+                    tracing::info!(manager = address, why, "the session ended");
+                }
+                End::Broken(_) => {}
             }
             // The pause is random, because after a change of leader every worker reconnects at the same time.
             let most = search.failed(managers.len());

@@ -99,6 +99,13 @@ impl Search {
         self.redirects <= managers.max(1)
     }
 
+    /// Whether to log that this try failed: those of the first round are logged, and then fewer and fewer, because a node may
+    /// be cut off for days.
+    pub(crate) fn is_told(self, managers: usize) -> bool {
+        let tries = self.failures.saturating_add(1);
+        usize::try_from(tries).is_ok_and(|tries| tries <= managers) || tries.is_power_of_two()
+    }
+
     /// Records a failed try. Returns the longest pause before the next one.
     pub(crate) fn failed(&mut self, managers: usize) -> Duration {
         let managers = u32::try_from(managers.max(1)).unwrap_or(u32::MAX);
@@ -131,6 +138,18 @@ mod tests {
                 assert!(lacks < Duration::from_micros(1), "{count} managers: {lacks:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_node_that_is_cut_off_for_a_day_logs_little() {
+        let (mut search, mut told) = (Search::default(), Vec::new());
+        for tries in 1..=130_000 {
+            told.extend(search.is_told(3).then_some(tries));
+            search.failed(3);
+        }
+        assert_eq!((&told[..6], told.len()), (&[1, 2, 3, 4, 8, 16][..], 18));
+        search.succeeded();
+        assert!(search.is_told(3));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use super::runbook::Runbook;
 
 /// Validity of the certificates: long enough that a slow machine renews them in time.
 const EXPIRY: Duration = Duration::from_secs(30);
+/// A short time for which an expired certificate can be renewed.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Starts a cluster whose certificates expire soon.
 fn brief(managers: usize, workers: usize) -> Cluster {
@@ -74,9 +76,9 @@ fn renewals(cluster: &Cluster, node: &str, count: usize) {
     });
 }
 
-/// Waits until every certificate that was issued before this call has expired.
-fn expiry() {
-    let until = SystemTime::now() + EXPIRY + Duration::from_secs(1);
+/// Waits until every certificate that was issued before this call has expired, and then this long.
+fn expiry_and(more: Duration) {
+    let until = SystemTime::now() + EXPIRY + more + Duration::from_secs(1);
     wait_for(
         "the certificates expire",
         || {
@@ -149,7 +151,7 @@ fn a_node_that_was_off_until_its_certificate_expired_comes_back() {
     let off = names(3, 0).into_iter().find(|name| *name != cluster.leader()).unwrap();
     let before = ["w1", &off].map(|node| inspect(&cluster, node)["id"].clone());
     cluster.sandbox_ok(&format!("stop w1 {off}"));
-    expiry();
+    expiry_and(Duration::ZERO);
     cluster.ok("service create --detach --name web --replicas 0 whoami");
     cluster.sandbox_ok(&format!("start w1 {off}"));
     cluster.wait_state("w1", "ready");
@@ -159,7 +161,7 @@ fn a_node_that_was_off_until_its_certificate_expired_comes_back() {
     // One that was removed meanwhile does not.
     cluster.sandbox_ok("stop w1");
     cluster.ok("node rm --force w1");
-    expiry();
+    expiry_and(Duration::ZERO);
     cluster.sandbox_ok("start w1");
     cluster.wait("it is told why", |it| it.sandbox("logs w1").stdout.contains("is not in the cluster any more"));
     assert!(cluster.rows("node ls --filter name=w1").is_empty());
@@ -174,7 +176,7 @@ fn a_cluster_that_was_off_until_all_its_certificates_expired_comes_back() {
     cluster.ok(&format!("image pack --tag whoami {}", programs().join("whoami").display()));
     cluster.ok("service create --name web whoami");
     cluster.sandbox_ok("stop w1 m1 m2 m3");
-    expiry();
+    expiry_and(Duration::ZERO);
     cluster.sandbox_ok("start m1 m2 m3 w1");
     for node in names(3, 1) {
         cluster.wait(&format!("{node} is ready"), |it| {
@@ -190,4 +192,29 @@ fn a_cluster_that_was_off_until_all_its_certificates_expired_comes_back() {
     cluster.kill("w1");
     page.ok(&cluster, "m1", &remove.replace("GONE", "w1"));
     assert!(!page.ok(&cluster, "m2", &nodes).contains("w1"));
+}
+
+#[test]
+#[ignore = "longer than a minute: make test-long"]
+fn a_cluster_that_was_off_for_longer_than_the_grace_comes_back_with_a_longer_one() {
+    let cluster = brief(3, 1);
+    let before = inspect(&cluster, "w1")["id"].clone();
+    cluster.ok(&format!("swarm update --cert-renewal-grace {}s", GRACE.as_secs()));
+    cluster.sandbox_ok("stop w1 m1 m2 m3");
+    expiry_and(GRACE);
+    cluster.sandbox_ok("start m1 m2 m3 w1");
+    for node in names(3, 0) {
+        cluster.wait(&format!("{node} is ready"), |it| {
+            let listed = it.ctl(&format!("node ls --filter name={node} --filter state=ready -q"));
+            listed.code == 0 && !listed.stdout.trim().is_empty()
+        });
+    }
+    cluster.wait("the worker says why it is refused", |it| {
+        it.sandbox("logs w1").stdout.contains("and can be renewed for 0 hours after that")
+    });
+    let page = Runbook::open("all-nodes-off.md");
+    let [longer] = <[String; 1]>::try_from(page.blocks("manager-late")).expect("one block");
+    page.ok(&cluster, "m2", &longer);
+    cluster.wait_state("w1", "ready");
+    assert_eq!(inspect(&cluster, "w1")["id"], before);
 }

@@ -61,7 +61,9 @@ pub(super) fn judge(view: &Tables, renewal: &Renewal, now: Timestamp) -> Result<
         return Err(RenewalRefusal::OtherKey);
     }
     let grace = view.cluster().map_or(RENEWAL_GRACE, |cluster| cluster.renewal_grace());
-    if shown.expires_at.until(now) > grace {
+    // A manager has the CA's key on its disk, so a refusal would protect nothing. And if all were off for so long, no owner
+    // could make the grace longer.
+    if node.role == Role::Worker && shown.expires_at.until(now) > grace {
         return Err(RenewalRefusal::TooLate { expired_at: shown.expires_at, grace });
     }
     Ok(Arc::clone(node))
@@ -118,6 +120,9 @@ mod tests {
         assert!(judge(&view, &at(ago(DAY)), NOW).is_ok());
         let too_late = RenewalRefusal::TooLate { expired_at: ago(2 * DAY), grace: DAY };
         assert_eq!(judge(&view, &at(ago(2 * DAY)), NOW).map(drop), Err(too_late));
+        let certificates = vec![certificate("k", NOW)];
+        view.put(Node { id: "n".into(), role: Role::Manager, certificates, ..Node::default() }.into_object());
+        assert_eq!(judge(&view, &at(ago(2 * DAY)), NOW).map(drop), Ok(()), "a manager");
     }
 
     #[test]
