@@ -118,7 +118,7 @@ pub fn incoming(
     let (sender, receiver) = mpsc::channel(16);
     let (raft_sender, raft_receiver) = mpsc::channel(16);
     let door = Door { credentials, raft, sources, sender, raft_sender };
-    tokio::spawn(accept(listener, door, HANDSHAKES));
+    tokio::spawn(accept(listener, door));
     (receiver, raft_receiver)
 }
 
@@ -129,8 +129,8 @@ struct Handshake {
     is_known: Arc<AtomicBool>,
 }
 
-/// Accepts connections, with so many handshakes at once, until the receiver is dropped.
-async fn accept(listener: TcpListener, door: Door, most: usize) {
+/// Accepts connections until the receiver is dropped.
+async fn accept(listener: TcpListener, door: Door) {
     let mut handshakes: VecDeque<Handshake> = VecDeque::new();
     loop {
         let accepted = tokio::select! {
@@ -146,10 +146,10 @@ async fn accept(listener: TcpListener, door: Door, most: usize) {
             tracing::debug!(%address, "too many handshakes of this address at once");
             continue;
         };
-        if handshakes.len() >= most {
+        if handshakes.len() >= HANDSHAKES {
             handshakes.retain(|it| !it.is_known.load(Ordering::Relaxed) && !it.task.is_finished());
         }
-        if handshakes.len() >= most {
+        if handshakes.len() >= HANDSHAKES {
             handshakes.pop_front().inspect(|it| it.task.abort());
         }
         let is_known = Arc::new(AtomicBool::new(false));

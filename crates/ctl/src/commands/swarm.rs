@@ -48,7 +48,7 @@ pub(crate) struct Defaults {
     /// Validity of the certificates that nodes get from then on (default 90 days)
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     cert_expiry: Option<Duration>,
-    /// How long a node that was off can renew its certificate after that has expired (default 365 days)
+    /// How long a worker that was off can renew its certificate after that has expired (default 365 days)
     #[arg(long, value_name = "TIME", value_parser = parse::duration)]
     cert_renewal_grace: Option<Duration>,
     /// Time after which a manager that is down is replaced by a node that may be one; 0 for never (default)
