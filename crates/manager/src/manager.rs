@@ -102,6 +102,12 @@ impl Manager {
         self.dispatcher.sessions().count()
     }
 
+    /// Returns the number of tasks, since this daemon started, that were told to stop although nodes had not confirmed that they
+    /// send them no more connections.
+    pub fn unconfirmed_stops(&self) -> u64 {
+        self.dispatcher.programmed().unconfirmed_stops()
+    }
+
     /// Returns counts of what the control loops have done here.
     pub fn loop_statistics(&self) -> LoopStatistics {
         self.loops.read()

@@ -49,6 +49,8 @@ pub(crate) struct ObservedManager {
     /// Number of nodes in each state.
     pub(crate) nodes: BTreeMap<&'static str, usize>,
     pub(crate) sessions: usize,
+    /// Number of tasks that were told to stop although nodes had not confirmed that they send them no more connections.
+    pub(crate) unconfirmed_stops: u64,
     pub(crate) loops: LoopStatistics,
     /// When its newest backup was written, as the time since 1970; `None` if its settings have no schedule.
     pub(crate) newest_backup: Option<Timestamp>,
@@ -95,6 +97,7 @@ impl ObservedManager {
             tasks,
             nodes,
             sessions: manager.sessions(),
+            unconfirmed_stops: manager.unconfirmed_stops(),
             loops: manager.loop_statistics(),
             newest_backup,
         }
@@ -167,6 +170,7 @@ mod tests {
             tasks: BTreeMap::new(),
             nodes: BTreeMap::new(),
             sessions: 0,
+            unconfirmed_stops: 0,
             loops: LoopStatistics::default(),
             newest_backup: None,
         }

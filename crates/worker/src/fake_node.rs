@@ -118,7 +118,11 @@ impl Daemon {
     }
 
     pub(crate) fn assign_spec(&self, spec: &ServiceSpec, desired: DesiredState, not_before: Option<Timestamp>) {
-        let task = Assignment { spec: Arc::new(spec.clone()), desired_state: desired, not_before, ..task("t") };
+        self.assign_task(Assignment { spec: Arc::new(spec.clone()), desired_state: desired, not_before, ..task("t") });
+    }
+
+    /// Assigns this task alone.
+    pub(crate) fn assign_task(&self, task: Assignment) {
         self.pool.assign(full_set(vec![task]), Duration::ZERO);
     }
 

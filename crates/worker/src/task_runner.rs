@@ -204,7 +204,8 @@ impl TaskRunner {
                 Step::Stop if self.container.ended().now_or_never().is_some() => {}
                 Step::Stop => {
                     self.stop_container().await;
-                    self.set(TaskState::Shutdown, "stopped").await;
+                    let message = stopped(&self.orders.borrow().assignment.unconfirmed_nodes);
+                    self.set(TaskState::Shutdown, &message).await;
                 }
                 Step::Suspend => {
                     self.stop_container().await;
@@ -517,6 +518,14 @@ async fn complete(prepared: &mut Prepared, assignment: &Assignment, digest: Opti
             }
             other => return other,
         }
+    }
+}
+
+/// Returns the message of a task that was stopped although these nodes might still send it connections.
+fn stopped(unconfirmed: &[String]) -> String {
+    match unconfirmed {
+        [] => "stopped".to_owned(),
+        nodes => format!("stopped, although these nodes may still have sent it connections: {}", nodes.join(", ")),
     }
 }
 

@@ -116,6 +116,7 @@ impl Session {
         // From here on, a confirmation wakes this session.
         programmed.set_holding(node_id, true);
         messages.extend(self.tasks.tell(&view, &granter, &withdrawal, now).into_iter().map(Message::Assignments));
+        programmed.count_unconfirmed_stops(self.tasks.take_unconfirmed_stops());
         let new_key = new_key(node).filter(|key| self.known_key != Some(*key));
         let known = new_key.filter(|_| programmed.knows_keys(node, &view));
         if let Some(key) = known {

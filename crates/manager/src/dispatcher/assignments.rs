@@ -38,6 +38,8 @@ pub(super) struct Told {
     /// The tasks that are not told yet to stop, or that they may stop because they are unhealthy, since nodes may still send
     /// them connections.
     delayed: BTreeMap<TaskId, Delayed>,
+    /// Number of tasks that were told to stop although nodes had not confirmed that they send them no more connections.
+    unconfirmed_stops: u64,
     /// The images that the node is to fetch or, if it has them already, to report.
     images: Vec<Arc<ImageSource>>,
     /// Sources of the images of its tasks and of those that it is to fetch, by digest.
@@ -185,6 +187,12 @@ impl Told {
         self.tasks.binary_search_by(|(other, _)| other.cmp(id)).ok().map(|index| &self.tasks[index].1)
     }
 
+    /// Takes the number of tasks that were told to stop, since the last call, although nodes had not confirmed that they send
+    /// them no more connections.
+    pub(super) fn take_unconfirmed_stops(&mut self) -> u64 {
+        std::mem::take(&mut self.unconfirmed_stops)
+    }
+
     /// Returns the earliest time at which a stop is not held back any longer; `None` if none is held back.
     pub(super) fn held_until(&self) -> Option<Timestamp> {
         self.delayed.values().map(|it| it.until).min()
@@ -213,6 +221,7 @@ impl Told {
             return (before, Vec::new());
         }
         tracing::warn!(task.id = %task.id, ?nodes, "a task stops although nodes may still send it connections");
+        self.unconfirmed_stops += 1;
         let name = |id: &NodeId| view.node(id.as_str()).map(|node| node.description.hostname.clone());
         (task.desired_state, nodes.iter().filter_map(name).collect())
     }

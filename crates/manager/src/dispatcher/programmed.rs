@@ -37,6 +37,8 @@ impl Progress {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Number of tasks that were told to stop without the confirmation of all nodes.
+    unconfirmed_stops: u64,
     /// All changes up to this version are among the news of the sessions; `None` before the first term.
     version: Option<Version>,
     sessions: BTreeMap<NodeId, Progress>,
@@ -102,6 +104,18 @@ impl Programmed {
                 *it = Progress { number, news, news_since, sent: VecDeque::new() };
             });
         });
+    }
+
+    /// Counts tasks that were told to stop although nodes had not confirmed that they send them no more connections.
+    pub(super) fn count_unconfirmed_stops(&self, more: u64) {
+        if more > 0 {
+            self.with(|state| state.unconfirmed_stops += more);
+        }
+    }
+
+    /// Returns the number of those tasks since this daemon started.
+    pub(crate) fn unconfirmed_stops(&self) -> u64 {
+        self.with(|state| state.unconfirmed_stops)
     }
 
     /// Removes a session that has ended. Returns the nodes whose sessions may have waited for it.

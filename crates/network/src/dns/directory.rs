@@ -207,21 +207,21 @@ impl Directory {
     /// Sets an entry of a network and replaces the one with that key, in one step for whoever looks up a name.
     ///
     /// # Errors
-    /// There is no such network, or a name is not a DNS name; nothing is changed then.
+    /// There is no such network; nothing is changed then. Or a name is not a DNS name; it is left out then.
     pub fn set(&self, network: &str, key: &str, entry: Entry) -> Result<(), DirectoryError> {
         let entry = entry.normal();
         let mut networks = self.write();
         let found = networks.get_mut(network).ok_or_else(|| DirectoryError::NoNetwork(network.to_owned()))?;
         let longest = entry.ports.iter().map(|it| it.labels.len() + 1).max().unwrap_or_default() + found.name.len() + 1;
-        if let Some(bad) = entry.names.iter().find(|it| !is_valid(it) || it.len() + longest > LONGEST_NAME) {
-            return Err(DirectoryError::InvalidName(bad.clone()));
-        }
+        let (names, bad): (_, Vec<_>) =
+            entry.names.into_iter().partition(|it| is_valid(it) && it.len() + longest <= LONGEST_NAME);
+        let entry = Entry { names, ..entry };
         if let Some(old) = found.entries.remove(key) {
             found.take(&old);
         }
         found.add(&entry);
         found.entries.insert(key.to_owned(), entry);
-        Ok(())
+        bad.into_iter().next().map_or(Ok(()), |name| Err(DirectoryError::InvalidName(name)))
     }
 
     /// Removes an entry, if there is one.

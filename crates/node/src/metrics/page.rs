@@ -70,6 +70,8 @@ fn of_manager(it: &ObservedManager, out: &mut Out<'_, '_>) -> fmt::Result {
     out.gauges("tasks", "Tasks in the store by their state.", labelled("state", &it.tasks))?;
     out.gauges("nodes", "Nodes in the store by their state.", labelled("state", &it.nodes))?;
     out.gauge("sessions", "Workers that have a session with this manager.", it.sessions as f64)?;
+    let help = "Tasks that were told to stop although nodes had not confirmed that they send them no more connections.";
+    out.counter("unconfirmed_stops", help, it.unconfirmed_stops as f64)?;
     out.counter(
         "control_loop_passes",
         "Passes of the control loops since this daemon started.",
@@ -163,6 +165,7 @@ mod tests {
             tasks: [("running", 2)].into(),
             nodes: [("ready", 3)].into(),
             sessions: 3,
+            unconfirmed_stops: 2,
             loops: LoopStatistics { passes: 9, proposals: 8, conflicts: 1 },
             newest_backup: Some(Timestamp(1_700_000_000_000)),
         };

@@ -441,6 +441,18 @@ async fn a_signal_that_can_not_be_sent_is_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_that_stops_without_the_confirmation_of_some_nodes_names_them() {
+    let node = Node::new();
+    let mut daemon = node.daemon();
+    daemon.assign(&RestartPolicy::default(), DesiredState::Running);
+    daemon.is(TaskState::Running).await;
+    let unconfirmed_nodes = vec!["w2".to_owned(), "w3".to_owned()];
+    daemon.assign_task(Assignment { desired_state: DesiredState::Shutdown, unconfirmed_nodes, ..task("t") });
+    let status = daemon.is(TaskState::Shutdown).await;
+    assert_eq!(status.message, "stopped, although these nodes may still have sent it connections: w2, w3");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_that_does_not_end_after_its_kill_is_ended_through_its_control_groups() {
     let (status, times) = stopped(OnStop::Hang, 0).await;
     assert_eq!(status.exit_code, Some(137));

@@ -291,7 +291,7 @@ fn a_stop_is_held_back_until_it_is_confirmed_or_its_time_is_over_which_the_worke
     assert_eq!(told.held_until(), Some(end));
     let confirmed = told.tell(&state(true), &granter, &|_, _| None, Timestamp(5)).remove(0);
     assert_eq!((confirmed.tasks[0].desired_state, told.held_until()), (stopping, None));
-    assert!(confirmed.tasks[0].unconfirmed_nodes.is_empty());
+    assert!(confirmed.tasks[0].unconfirmed_nodes.is_empty() && told.take_unconfirmed_stops() == 0);
 
     let mut told = nothing_told(&[]);
     told.tell(&state(false), &granter, &waits, Timestamp(0));
@@ -299,6 +299,7 @@ fn a_stop_is_held_back_until_it_is_confirmed_or_its_time_is_over_which_the_worke
     let late = told.tell(&state(true), &granter, &waits, end).remove(0);
     assert_eq!((late.tasks[0].desired_state, &late.tasks[0].unconfirmed_nodes[..]), (stopping, &["w9".to_owned()][..]));
     assert!(told.tell(&state(true), &granter, &|_, _| None, end).is_empty(), "what was said stays");
+    assert_eq!([told.take_unconfirmed_stops(), told.take_unconfirmed_stops()], [1, 0]);
 
     let mut told = nothing_told(&[]);
     let first = told.tell(&state(true), &granter, &waits, Timestamp(0)).remove(0);

@@ -141,13 +141,15 @@ fn a_large_answer_is_cut_to_what_the_client_takes() {
 }
 
 #[test]
-fn names_that_dns_can_not_carry_are_refused_and_change_nothing() {
-    let directory = Directory::default();
-    directory.set_network(NETWORK, "front").unwrap();
+fn names_that_dns_can_not_carry_are_refused_and_take_no_other_name_away() {
+    let machine = Machine::start();
+    let directory = &machine.directory;
     let long = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(56));
     for bad in ["", "a..b", ".web", "web.", "a b", "ä", "a/b", &"a".repeat(64), &long, "a\0"] {
         let refused = directory.set(NETWORK, "web", entry(&["web", bad], &["10.0.0.2"]));
         assert_eq!(refused, Err(DirectoryError::InvalidName(bad.to_lowercase())), "{bad}");
+        assert_eq!(machine.addresses("web"), ["10.0.0.2"], "{bad}");
+        directory.remove(NETWORK, "web");
         assert!(directory.set_network("other", bad).is_err() || bad == long, "{bad}");
     }
     directory.set(NETWORK, "web", entry(&["web", &long[1..]], &[])).expect("253 bytes with the network's name");

@@ -88,7 +88,8 @@ impl LinuxKernel {
         Ok(())
     }
 
-    /// Sets names. One that DNS can't carry is logged: the others work.
+    /// Sets names. One that DNS can't carry is logged: the others work. A network that has no names here, such as `host`, gets
+    /// none.
     pub(super) fn set_names(
         &self,
         network: &KnownNetwork,
@@ -102,7 +103,7 @@ impl LinuxKernel {
                 Err(error @ DirectoryError::InvalidName(_)) => {
                     tracing::warn!(network.id = %network.config.id, %error, "a name is left out");
                 }
-                other => other?,
+                Ok(()) | Err(DirectoryError::NoNetwork(_)) => {}
             }
         }
         Ok(())

@@ -8,8 +8,8 @@ use std::time::Duration;
 use nix::mount::{MntFlags, umount2};
 
 use flota_api::model::{
-    Attachment, Endpoint, INGRESS, NetworkConfig, NetworkNode, NetworkService, NetworkUpdate, PublishMode,
-    PublishedPort, Subnet as ApiSubnet,
+    Attachment, Endpoint, INGRESS, NetworkConfig, NetworkDriver, NetworkNode, NetworkService, NetworkUpdate,
+    PublishMode, PublishedPort, Subnet as ApiSubnet,
 };
 use flota_network::{Connection, Veth};
 
@@ -263,6 +263,28 @@ fn tasks_on_two_nodes_reach_each_other_by_name_and_nothing_is_left_of_them() {
         let folder = folder(pair.dir.path(), number);
         assert!(folder.tasks().is_empty() && folder.networks().is_empty());
     }
+}
+
+#[test]
+fn a_service_in_a_network_without_names_holds_up_no_confirmation() {
+    let mut pair = Pair::start();
+    let (mut update, host) = (view().to_update(), "hhhhhhhhhhhhhhhhhhhhhhhh1");
+    update.networks.push(NetworkConfig {
+        name: "host".into(),
+        driver: NetworkDriver::Host,
+        vni: None,
+        ..network(host)
+    });
+    update.services.push(NetworkService {
+        network: host.into(),
+        virtual_ips: Vec::new(),
+        ..update.services[0].clone()
+    });
+    update.endpoints.push(Endpoint { addresses: Vec::new(), ..endpoint(host, TASKS[0], 0, true) });
+    let mut view = View::default();
+    view.apply(update);
+    pair.program(0, &view);
+    pair.program(0, &view);
 }
 
 #[test]
