@@ -189,6 +189,17 @@ impl Gateway {
         Ok(())
     }
 
+    /// Names the ports that an earlier process had published. Connections to targets that are gone since then end with
+    /// [`Self::end_outdated`].
+    pub fn succeed(&mut self, former: &BTreeMap<HostPort, PublishedPort>) {
+        for (port, old) in former {
+            self.outdated.extend(ports::outdated(*port, Some(old), self.ports.get(port)));
+        }
+        for wanted in self.ports.iter().flat_map(|(port, published)| ports::wanted(*port, published)) {
+            self.outdated.remove(&wanted);
+        }
+    }
+
     /// Ends the connections that earlier changes have made wrong, most of all those to targets that are gone. The kernel
     /// looks through all tracked connections of the machine for them, which takes milliseconds.
     ///

@@ -78,6 +78,7 @@ impl From<&Endpoint> for pd::Endpoint {
             node: it.node.to_string(),
             vtep: it.vtep.map(|it| it.to_string()).unwrap_or_default(),
             serving: it.serving,
+            lost: it.lost,
             tunnel_keys: it.tunnel_keys.iter().map(Into::into).collect(),
         }
     }
@@ -95,6 +96,7 @@ impl TryFrom<pd::Endpoint> for Endpoint {
             node: it.node.into(),
             vtep: parse_filled(&it.vtep, "endpoints.vtep")?,
             serving: it.serving,
+            lost: it.lost,
             tunnel_keys: all(it.tunnel_keys)?,
         })
     }
@@ -234,6 +236,7 @@ mod tests {
                 node: "w".into(),
                 vtep: Some(address("198.18.0.3")),
                 serving: true,
+                lost: true,
                 tunnel_keys: vec![TunnelKey { public: [7; 32], port: 51_820 }],
             }],
             removed_endpoints: vec![("n".into(), "u".into())],

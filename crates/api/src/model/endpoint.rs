@@ -67,6 +67,8 @@ pub struct Endpoint {
     pub vtep: Option<IpAddr>,
     /// Whether connections are sent to it. If not, it can still be reached by its address.
     pub serving: bool,
+    /// Whether that node is down, so that connections to the task end. It may live and come back: packets still reach it.
+    pub lost: bool,
     /// The keys of that node, oldest first; only in an encrypted network.
     pub tunnel_keys: Vec<TunnelKey>,
 }

@@ -191,6 +191,7 @@ fn endpoint(network: &Network, task: &Task, seen_by: &NodeId, view: &Tables) -> 
     let is_near = |node: &&NodeId| network.spec.driver != NetworkDriver::Bridge || *node == seen_by;
     let node_id = task.node_id.as_ref().filter(|_| !task.status.state.is_terminal()).filter(is_near)?;
     let node = view.node(node_id.as_str());
+    let is_lost = node.is_some_and(|node| node.state == NodeState::Down);
     let keys = node.filter(|_| network.spec.encrypted).map(|node| node.description.tunnel_keys.clone());
     Some(Endpoint {
         network: network.id.clone(),
@@ -200,7 +201,8 @@ fn endpoint(network: &Network, task: &Task, seen_by: &NodeId, view: &Tables) -> 
         addresses: attachment.addresses.clone(),
         node: node_id.clone(),
         vtep: node.and_then(|node| node.data_address()),
-        serving: task.is_serving() && node.is_some_and(|node| node.state != NodeState::Down),
+        serving: task.is_serving() && !is_lost && node.is_some(),
+        lost: is_lost,
         tunnel_keys: keys.unwrap_or_default(),
     })
 }

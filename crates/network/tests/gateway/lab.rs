@@ -158,6 +158,22 @@ impl Lab {
         self.gateways[A].end_outdated().expect("connections are tracked");
     }
 
+    /// Replaces a machine's gateway and mesh by new ones, with other targets than the ones before had.
+    pub(crate) fn succeed(
+        &mut self,
+        machine: usize,
+        protocol: Protocol,
+        former: &[(usize, bool)],
+        targets: &[(usize, bool)],
+    ) {
+        (self.gateways[machine], self.meshes[machine]) =
+            self.start(machine, published_change(machine, protocol, targets, false));
+        let former = published_change(machine, protocol, former, false).ports;
+        let former = former.into_iter().filter_map(|(port, published)| Some((port, published?))).collect();
+        self.gateways[machine].succeed(&former);
+        self.gateways[machine].end_outdated().expect("connections are tracked");
+    }
+
     /// Replaces a machine's gateway and mesh by new ones that should do the same: the port leads to the task of B.
     pub(crate) fn restart(&mut self, machine: usize) {
         let wanted = published_change(machine, Protocol::Tcp, &[(B, true)], false);

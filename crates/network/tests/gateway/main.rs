@@ -102,6 +102,16 @@ fn datagrams_of_one_socket_leave_a_target_that_is_gone() {
 }
 
 #[test]
+fn datagrams_of_one_socket_leave_a_target_that_went_while_no_process_ran() {
+    let mut lab = Lab::new();
+    lab.publish(Protocol::Udp, &[(A, true)], false);
+    let socket = lab.udp(CLIENT);
+    assert_eq!(lab.exchange(&socket, V4[0]).as_deref(), Some("a"));
+    lab.succeed(A, Protocol::Udp, &[(A, true)], &[(B, true)]);
+    assert_eq!(lab.exchange(&socket, V4[0]).as_deref(), Some("b"));
+}
+
+#[test]
 fn datagrams_that_came_before_the_port_was_published_reach_the_target_afterwards() {
     let mut lab = Lab::new();
     let socket = lab.udp(CLIENT);

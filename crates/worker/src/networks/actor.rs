@@ -226,12 +226,14 @@ impl<K: Kernel> Actor<K> {
     }
 
     fn update(&mut self, update: NetworkUpdate, now: Instant) {
+        let recorded = self.recorded_until.filter(|_| update.full).map(|_| self.view.clone());
         if update.full {
             // What an earlier view had is removed even if this daemon does not know that it is there.
             self.todo.networks.extend(self.kernel.networks());
             (self.is_known, self.recorded_until) = (true, None);
         }
         self.todo.extend(self.view.apply(update));
+        recorded.iter().for_each(|recorded| self.kernel.succeed(recorded, &self.view));
         (self.is_news, self.retry_at) = (true, None);
         self.save_at.get_or_insert(now + SAVE);
     }

@@ -27,6 +27,8 @@ pub(crate) struct Machine {
     pub(crate) facts: NetworkFacts,
     /// The key that it makes next.
     pub(crate) new_key: Option<TunnelKey>,
+    /// The version of the record of an earlier daemon.
+    pub(crate) succeeded: Option<u64>,
     /// The ports that are left to the node's own programs.
     pub(crate) left: BTreeSet<NodePort>,
 }
@@ -67,6 +69,10 @@ impl Kernel for FakeKernel {
             }
         }
         Ok(())
+    }
+
+    fn succeed(&mut self, recorded: &View, _: &View) {
+        self.machine().succeeded = Some(recorded.version);
     }
 
     fn settle(&mut self) {}

@@ -114,6 +114,10 @@ pub(crate) trait Kernel: Send + 'static {
     /// The first error; the rest was tried as well.
     fn program(&mut self, view: &View, tasks: &[&Assignment], todo: &mut Touched) -> Result<(), KernelError>;
 
+    /// Compares what an earlier daemon knew last with the first view of this one. Connections of its tasks and ports to what has
+    /// gone since then end.
+    fn succeed(&mut self, recorded: &View, view: &View);
+
     /// Does what may come after a version is programmed.
     fn settle(&mut self);
 

@@ -21,7 +21,7 @@ use flota_api::clock::Clock;
 use flota_api::id::{NetworkId, NodeId, TaskId, is_id};
 use flota_api::model::{Assignment, Balancer as BalancerKind, NodePort};
 use flota_network::dns::{Directory, DnsServer};
-use flota_network::{Audit, Balancer, Listeners, Namespace, SecretKey, Wanted};
+use flota_network::{Audit, Balancer, HostPort, Listeners, Namespace, PublishedPort, SecretKey, Wanted};
 
 use super::NetworkFacts;
 use super::check::CheckPlan;
@@ -45,7 +45,7 @@ use gateway::Gate;
 use networks::MadeNetwork;
 use reach::Member;
 use services::{open_balancer, wanted_pools};
-use tasks::JoinedTask;
+use tasks::{JoinedTask, addresses};
 use tunnels::TunnelState;
 
 /// The UDP port of VXLAN (RFC 7348), the same on every node.
@@ -101,6 +101,10 @@ pub(crate) struct LinuxKernel {
     managers: BTreeSet<IpAddr>,
     /// What has to be made in networks that a task got, and was not.
     unfinished: Touched,
+    /// The addresses in each network that have gone while no daemon ran. Tasks that are adopted may have connections to them.
+    gone: BTreeMap<NetworkId, BTreeSet<IpAddr>>,
+    /// The published ports of an earlier daemon, until this one publishes its own.
+    former_ports: BTreeMap<HostPort, PublishedPort>,
 }
 
 impl LinuxKernel {
@@ -141,6 +145,8 @@ impl LinuxKernel {
             tunnels: TunnelState::new(ring),
             managers: BTreeSet::new(),
             unfinished: Touched::default(),
+            gone: BTreeMap::new(),
+            former_ports: BTreeMap::new(),
         })
     }
 
@@ -163,7 +169,16 @@ impl LinuxKernel {
             }
             _ => self.directory.remove(id.as_str(), &names::endpoint_key(task)),
         }
-        self.set_remotes(view, id, vec![Member::Task(task.clone())])
+        self.set_remotes(view, id, vec![Member::Task(task.clone())])?;
+        let lost = view.network(id).and_then(|it| it.endpoints.get(task)).filter(|it| it.lost);
+        if let Some(made) = self.networks.get_mut(id) {
+            match lost {
+                Some(endpoint) if made.lost.insert(task.clone()) => self.abort_to(id, &endpoint.addresses),
+                Some(_) => {}
+                None => drop(made.lost.remove(task)),
+            }
+        }
+        Ok(())
     }
 
     /// Makes the services, tasks and nodes that `todo` names what they are in the view, and takes from it what is done.
@@ -235,6 +250,12 @@ impl Kernel for LinuxKernel {
             steps.done(self.set_gateway(view, tasks));
         }
         steps.result()
+    }
+
+    fn succeed(&mut self, recorded: &View, view: &View) {
+        let gone = |id: &NetworkId| &addresses(recorded, id) - &addresses(view, id);
+        self.gone = recorded.networks.keys().map(|id| (id.clone(), gone(id))).collect();
+        self.former_ports = self.ports_in(recorded);
     }
 
     fn settle(&mut self) {

@@ -143,6 +143,16 @@ fn a_large_network_comes_in_parts_with_nothing_lost() {
 }
 
 #[test]
+fn the_tasks_of_a_node_that_is_down_are_lost_and_still_there() {
+    let mut view = view();
+    for (state, expected) in [(NodeState::Unknown, (true, false)), (NodeState::Down, (false, true))] {
+        view.put(Node { id: "n".into(), state, ..Node::default() }.into_object());
+        let told = ToldNetworks::default().tell(&"n".into(), News::Everything, 1, &view).remove(0);
+        assert_eq!((told.endpoints[0].serving, told.endpoints[0].lost), expected, "{state:?}");
+    }
+}
+
+#[test]
 fn an_event_changes_the_parts_that_differ_and_no_other() {
     let view = view();
     let update = |old: Object, new: Object| changed_by(&Event::Updated { old, new }, &view);

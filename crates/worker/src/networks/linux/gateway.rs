@@ -196,15 +196,17 @@ impl LinuxKernel {
                 self.gate.change(outdated.senders, services, tasks)
             }
             _ => {
-                let was_alone = self.gate.is_alone;
+                let (was_alone, is_new) = (self.gate.is_alone, self.gate.gateway.is_none());
                 let wanted = self.wanted_gateway(view, tasks);
-                let set = self.gate.set(&self.options, wanted);
-                if self.gate.is_alone == was_alone {
-                    set
-                } else {
+                let mut set = self.gate.set(&self.options, wanted);
+                if self.gate.is_alone != was_alone {
                     let wanted = self.wanted_gateway(view, tasks);
-                    self.gate.set(&self.options, wanted)
+                    set = self.gate.set(&self.options, wanted);
                 }
+                if is_new && let Some(gateway) = &mut self.gate.gateway {
+                    gateway.succeed(&std::mem::take(&mut self.former_ports));
+                }
+                set
             }
         };
         self.gate.outdated.everything = done.is_err();
@@ -253,6 +255,13 @@ impl LinuxKernel {
         adopt(&mut wanted.ports, &mut wanted.of_services, services);
     }
 
+    /// Returns the published ports of every node in a view.
+    pub(super) fn ports_in(&self, view: &View) -> BTreeMap<HostPort, PublishedPort> {
+        let mut wanted = Wanted::default();
+        view.networks.values().filter(|it| it.is_ingress()).for_each(|it| self.want_ingress(it, &mut wanted));
+        wanted.ports
+    }
+
     /// Returns the addresses of a task of another node, with the bridge of that node.
     fn addresses_of(&self, network: &KnownNetwork, task: &TaskId) -> BTreeMap<IpAddr, Mac> {
         let elsewhere = network.endpoints.get(task).filter(|it| it.node != self.options.node);
@@ -273,7 +282,7 @@ impl LinuxKernel {
         let free = ports.filter(|(_, key)| !self.gate.left.contains(key) && !host_ports.contains(key));
         let published = free.map(|(port, key)| {
             let reached = |it: &&Endpoint| it.node == *own || !self.gate.is_alone;
-            let targets = network.endpoints_of(service).filter(reached).flat_map(|it| {
+            let targets = network.endpoints_of(service).filter(|it| !it.lost).filter(reached).flat_map(|it| {
                 let (local, accepts) = (it.node == *own, it.serving);
                 let target = move |address: &IpAddr| SocketAddr::new(*address, port.target);
                 it.addresses.iter().map(move |address| Target { address: target(address), local, accepts })

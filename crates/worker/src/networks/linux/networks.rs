@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
-use flota_api::id::{NetworkId, ServiceId};
+use flota_api::id::{NetworkId, ServiceId, TaskId};
 use flota_api::model::{NetworkDriver, Subnet as KnownSubnet};
 use flota_network::{Driver, LocalNetwork, LocalNetworkSpec, Namespace, Remote, Subnet, Underlay};
 
@@ -21,6 +21,8 @@ pub(super) struct MadeNetwork {
     pub(super) local: LocalNetwork,
     /// What other nodes have in it.
     pub(super) remotes: BTreeMap<Member, Remote>,
+    /// The tasks of nodes that are down.
+    pub(super) lost: BTreeSet<TaskId>,
     /// Whether the last change of the remotes has failed, so that the kernel may lack any of them.
     pub(super) has_failed: bool,
     /// Whether the last change of the spec has failed.
@@ -100,6 +102,7 @@ impl LinuxKernel {
                 let made = MadeNetwork {
                     local,
                     remotes,
+                    lost: BTreeSet::new(),
                     is_encrypted,
                     virtual_ips: BTreeMap::new(),
                     has_failed: false,
@@ -170,13 +173,18 @@ impl LinuxKernel {
         admitted?;
         changed?;
         released?;
-        // A task that has ended on another node may not have closed its connections, which would hang for minutes.
+        self.abort_to(id, &gone);
+        Ok(())
+    }
+
+    /// Ends the connections that this node's tasks have to these addresses of a network. A task that has ended on another node
+    /// may not have closed them, and they would hang for minutes.
+    pub(super) fn abort_to(&mut self, id: &NetworkId, gone: &[IpAddr]) {
         let mut clients = self.tasks.values_mut().filter(|task| !gone.is_empty() && task.is_in(&key(id)));
-        let aborted = clients.try_for_each(|task| task.abort_to(&mut self.balancer, &gone));
+        let aborted = clients.try_for_each(|task| task.abort_to(&mut self.balancer, gone));
         if let Err(error) = aborted {
             tracing::warn!(error = %Chain(&error), "connections to tasks that are gone were not ended");
         }
-        Ok(())
     }
 
     /// Makes a network what it is in the view, and adds to `todo` what has to be made in a new one.

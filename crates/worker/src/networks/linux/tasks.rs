@@ -1,6 +1,7 @@
 //! The networks of tasks: a namespace with an interface in each network, the sockets of its DNS server, and membership
 //! in the balancer. What a daemon has made here, the next one adopts.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use flota_api::id::{NetworkId, TaskId};
@@ -67,7 +68,12 @@ impl LinuxKernel {
             let (udp, tcp) = (UdpSocket::from(udp.try_clone()?), TcpListener::from(tcp.try_clone()?));
             self.serve(view, task, DnsSockets { udp, tcp });
         }
-        self.connect(view, task, &Namespace::at(&self.options.folder.task(&task.task_id)))
+        self.connect(view, task, &Namespace::at(&self.options.folder.task(&task.task_id)))?;
+        for id in task.attachments.iter().map(|it| &it.network) {
+            let gone = self.gone.get(id).map(|gone| gone - &addresses(view, id)).unwrap_or_default();
+            self.abort_to(id, &Vec::from_iter(gone));
+        }
+        Ok(())
     }
 
     /// Connects the namespace of a task to its networks and to the balancer.
@@ -193,6 +199,12 @@ fn without_interfaces(view: &View, task: &Assignment) -> Result<Option<TaskNetwo
         return Err(AttachError::Exclusive(driver));
     }
     Ok(Some(if driver == NetworkDriver::Host { TaskNetwork::Host } else { TaskNetwork::Loopback }))
+}
+
+/// Returns the addresses of the tasks in a network whose nodes are not down.
+pub(super) fn addresses(view: &View, id: &NetworkId) -> BTreeSet<IpAddr> {
+    let endpoints = view.network(id).into_iter().flat_map(|it| it.endpoints.values());
+    endpoints.filter(|it| !it.lost).flat_map(|it| it.addresses.iter().copied()).collect()
 }
 
 /// Returns the attachment through which a task's default route leads. Connections to published ports come from anywhere and

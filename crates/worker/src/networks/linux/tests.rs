@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, umount2};
 
 use flota_api::model::{
     Attachment, Endpoint, INGRESS, NetworkConfig, NetworkDriver, NetworkNode, NetworkService, NetworkUpdate,
-    PublishMode, PublishedPort, Subnet as ApiSubnet,
+    PublishMode, PublishedPort as ApiPort, Subnet as ApiSubnet,
 };
 use flota_network::{Connection, Veth};
 
@@ -196,7 +196,7 @@ fn published() -> View {
     }
     for service in &mut update.services {
         (service.network, service.virtual_ips) = (INGRESS_ID.into(), Vec::new());
-        service.ports.push(PublishedPort { target: 80, published: Some(8080), protocol, mode });
+        service.ports.push(ApiPort { target: 80, published: Some(8080), protocol, mode });
     }
     let mut view = View::default();
     view.apply(update);
@@ -285,6 +285,55 @@ fn a_service_in_a_network_without_names_holds_up_no_confirmation() {
     view.apply(update);
     pair.program(0, &view);
     pair.program(0, &view);
+}
+
+/// What becomes of a task of another node.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum End {
+    /// It is gone, or its node is down, while the daemon runs.
+    Gone,
+    Lost,
+    /// It is gone by the time that another daemon starts.
+    GoneMeanwhile,
+}
+
+#[test]
+fn connections_to_a_task_that_is_gone_or_lost_end_at_once() {
+    for end in [End::Gone, End::Lost, End::GoneMeanwhile] {
+        let mut pair = Pair::start();
+        let mut view = view();
+        let mut sockets = Vec::new();
+        for number in 0..2 {
+            pair.program(number, &view);
+            sockets.push(pair.node(number).attach(&view, &task(number)).unwrap().sockets);
+        }
+        let [client, server] = [0, 1].map(|number| pair.namespace(number, TASKS[number]));
+        let listener = server.enter(|| Ok(TcpListener::bind((host_address(1), 80)))).unwrap().unwrap();
+        let target = (host_address(1), 80).into();
+        let mut stream = client.enter(|| Ok(TcpStream::connect_timeout(&target, PATIENCE))).unwrap().unwrap();
+        let accepted = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (id, recorded): (TaskId, _) = (TASKS[1].into(), view.clone());
+        let endpoint = view.network(&NETWORK.into()).unwrap().endpoints[&id].clone();
+        let mut todo = view.apply(match end {
+            End::Lost => {
+                NetworkUpdate { endpoints: vec![Endpoint { lost: true, ..endpoint }], ..NetworkUpdate::default() }
+            }
+            _ => NetworkUpdate { removed_endpoints: vec![(NETWORK.into(), id)], ..NetworkUpdate::default() },
+        });
+        if end == End::GoneMeanwhile {
+            drop(pair.nodes[0].take());
+            pair.start_node(0);
+            pair.node(0).succeed(&recorded, &view);
+            pair.program(0, &view);
+            pair.node(0).adopt(&view, &task(0), &sockets[0]).unwrap();
+        } else {
+            pair.node(0).program(&view, &[], &mut todo).unwrap();
+        }
+        let ended = stream.read(&mut [0]).unwrap_err();
+        assert_eq!(ended.kind(), std::io::ErrorKind::ConnectionAborted, "{end:?}: {ended}");
+        drop(accepted);
+    }
 }
 
 #[test]

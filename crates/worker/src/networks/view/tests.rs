@@ -28,6 +28,7 @@ pub(in crate::networks) fn endpoint(network: &str, task: &str, last: u8, serving
         node: "w1".into(),
         vtep: Some([198, 18, 0, 3].into()),
         serving,
+        lost: false,
         tunnel_keys: Vec::new(),
     }
 }

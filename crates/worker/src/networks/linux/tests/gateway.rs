@@ -6,7 +6,7 @@ use super::*;
 
 /// Returns a service in `ingress` with these ports.
 fn service(id: &str, ports: &[u16]) -> NetworkService {
-    let port = |number: &u16| PublishedPort {
+    let port = |number: &u16| ApiPort {
         target: 80,
         published: Some(*number),
         protocol: Protocol::Tcp,
