@@ -225,6 +225,7 @@ fn a_daemon_that_starts_takes_nothing_away_that_was_told_after_its_record() {
     assert_eq!(second.networks(), ["n", "new"]);
     second.handle(update(4, &["n", "new"]));
     assert_eq!((second.networks(), *second.programmed.borrow()), (vec!["n".to_owned(), "new".to_owned()], 4));
+    assert_eq!(kernel.machine().succeeded, Some(3), "what has gone since the record is known");
 }
 
 #[test]
