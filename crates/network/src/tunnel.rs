@@ -187,22 +187,26 @@ impl Tunnels {
     /// The kernel refuses. A part of the change may then be made; it can be made again.
     pub fn change(&mut self, change: TunnelsChange) -> Result<(), NetworkError> {
         let mut peers = BTreeMap::new();
-        for (key, endpoint) in change.peers {
+        for (key, endpoint) in &change.peers {
             let changed = match endpoint {
-                Some(endpoint) if self.peers.insert(key, endpoint).is_some() => PeerChange::Move(endpoint),
-                Some(endpoint) => PeerChange::Add(endpoint),
-                None => {
-                    self.peers.remove(&key);
-                    PeerChange::Remove
-                }
+                Some(endpoint) if self.peers.contains_key(key) => PeerChange::Move(*endpoint),
+                Some(endpoint) => PeerChange::Add(*endpoint),
+                None => PeerChange::Remove,
             };
-            peers.insert(key, changed);
+            peers.insert(*key, changed);
         }
         let rules: Vec<Change> = sender_changes(&change.senders).collect();
         let changed = if rules.is_empty() { Ok(()) } else { self.tables.apply(rules) };
         let devices = self.keys.iter().map(TunnelKey::device).chain(self.retired.iter().flatten().cloned());
         if let Some(wireguard) = self.wireguard.as_mut().filter(|_| !peers.is_empty()) {
             devices.into_iter().try_for_each(|name| wireguard.change_peers(&name, &peers))?;
+        }
+        // A peer that could not be added is new at the next try as well: a move gives it no addresses.
+        for (key, endpoint) in change.peers {
+            match endpoint {
+                Some(endpoint) => self.peers.insert(key, endpoint),
+                None => self.peers.remove(&key),
+            };
         }
         changed
     }

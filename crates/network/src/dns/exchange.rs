@@ -13,7 +13,7 @@ use tokio::time::{error::Elapsed, timeout};
 use super::cache::Key;
 use super::message::encode_query;
 
-/// The longest wait for a datagram, and for a whole exchange over TCP.
+/// The longest wait for a reply, over UDP and TCP together.
 const WAIT: Duration = Duration::from_millis(1500);
 /// The size of datagrams that pass every path in one piece (DNS flag day 2020).
 const PAYLOAD: u16 = 1232;
@@ -46,8 +46,11 @@ pub(super) async fn ask(server: SocketAddr, key: &Key, with_edns: bool) -> Resul
     let id = rand::random();
     let extension = with_edns.then_some((PAYLOAD, key.dnssec_ok));
     let query = encode_query(id, &key.query, key.checking_disabled, extension).ok_or(ExchangeError::Encode)?;
-    let answered = timeout(WAIT, over_udp(server, &query, id, key)).await??;
-    if answered.message.truncation { timeout(WAIT, over_tcp(server, &query, id, key)).await? } else { Ok(answered) }
+    let exchange = async {
+        let answered = over_udp(server, &query, id, key).await?;
+        if answered.message.truncation { over_tcp(server, &query, id, key).await } else { Ok(answered) }
+    };
+    timeout(WAIT, exchange).await?
 }
 
 async fn over_udp(server: SocketAddr, query: &[u8], id: u16, key: &Key) -> Result<Answered, ExchangeError> {

@@ -88,20 +88,14 @@ impl Forwarder {
         let servers = self.in_order(&key.servers, Instant::now());
         let mut with_edns = true;
         for server in servers.iter().cycle().take(ATTEMPTS) {
-            let mut answered = ask(*server, key, with_edns).await;
-            if let Ok(Answered { message, .. }) = &answered
-                && matches!(message.response_code, ResponseCode::FormErr | ResponseCode::NotImp)
-                && with_edns
-            {
-                // The resolver may be older than EDNS.
-                with_edns = false;
-                answered = ask(*server, key, with_edns).await;
-            }
-            match answered {
+            match ask(*server, key, with_edns).await {
                 Ok(answered) => {
                     self.silent.borrow_mut().remove(server);
-                    if matches!(answered.message.response_code, ResponseCode::NoError | ResponseCode::NXDomain) {
-                        return Some(answered);
+                    match answered.message.response_code {
+                        ResponseCode::NoError | ResponseCode::NXDomain => return Some(answered),
+                        // The resolver may be older than EDNS.
+                        ResponseCode::FormErr | ResponseCode::NotImp => with_edns = false,
+                        _ => {}
                     }
                 }
                 Err(error) => self.note_silence(*server, &error, Instant::now()),

@@ -127,6 +127,22 @@ fn a_question_that_nobody_answers_fails_before_clients_give_up() {
 }
 
 #[test]
+fn a_resolver_that_is_older_than_edns_is_asked_again_without_it() {
+    let machine = Machine::start();
+    machine.set_resolvers(&["127.0.0.53"]);
+    let answers = answering("192.0.2.1", 60);
+    let old = Resolver::start(&machine, FIRST, move |question, transport| {
+        if question.edns.is_none() {
+            return answers(question, transport);
+        }
+        let mut refusal = reply_to(question);
+        refusal.metadata.response_code = ResponseCode::FormErr;
+        vec![refusal.to_vec().unwrap()]
+    });
+    assert_eq!((machine.addresses("example.com"), old.asked()), (vec!["192.0.2.1".to_owned()], 2));
+}
+
+#[test]
 fn a_resolv_conf_that_changes_is_read_again() {
     let machine = Machine::start();
     Resolver::start(&machine, FIRST, answering("192.0.2.1", 0));
